@@ -1,0 +1,227 @@
+"""One tree of errors, and the one table between HTTP status and class that client and gateway share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BlossomError",
+    "ConfigurationError",
+    "Conflict",
+    "Gone",
+    "InvalidRequest",
+    "NotFound",
+    "NotRun",
+    "Overloaded",
+    "PaymentRequired",
+    "PermissionDenied",
+    "ProviderFailed",
+    "RateLimited",
+    "Rejected",
+    "ResponseError",
+    "ServerFailed",
+    "TimedOut",
+    "TransportError",
+    "Unauthenticated",
+    "class_for_status",
+    "nearest",
+]
+
+
+class BlossomError(Exception):
+    """Every error this package raises on purpose."""
+
+
+class InvalidRequest(BlossomError, ValueError):
+    """A value that cannot be honoured, found before anything was sent.
+
+    ``field`` names it, ``value`` is what was seen, ``allowed`` says what would be accepted.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str, *, seen: str | None = None) -> None:
+        super().__init__(field, value, allowed, seen)
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        self.seen = seen if seen is not None else _shown(value)
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.seen} cannot be used; allowed: {self.allowed}"
+
+    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[object, ...]]:
+        return _rebuild_invalid_request, (type(self), *self.args)  # type: ignore[return-value]
+
+
+class ConfigurationError(BlossomError):
+    """The set-up, not the request, is at fault: an address, a key, a folder, a port, a missing extra."""
+
+
+class TransportError(BlossomError):
+    """No answer came from the gateway: refused, reset, unresolved."""
+
+
+class TimedOut(TransportError, TimeoutError):
+    """The time allowed for one attempt ran out before the answer was complete."""
+
+
+class ResponseError(BlossomError):
+    """The gateway answered, and the answer was no.
+
+    ``status`` HTTP status · ``code`` stable word for programs · ``detail`` sentence for people ·
+    ``field`` the option at fault, if one is · ``request_id`` names the exchange in the gateway's log ·
+    ``retry_after_s`` seconds the gateway asked to wait, if it did.
+    """
+
+    status: int = 500
+    code: str = "error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        field: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = type(self).status if status is None else status
+        self.code = type(self).code if code is None else code
+        self.field = field
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        trace = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.detail} ({self.status} {self.code}{trace})"
+
+
+class Unauthenticated(ResponseError):
+    """The API key is missing or unknown."""
+
+    status = 401
+    code = "unauthenticated"
+
+
+class PaymentRequired(ResponseError):
+    """The account has no money or budget left."""
+
+    status = 402
+    code = "payment_required"
+
+
+class PermissionDenied(ResponseError):
+    """The key is known and may not do this."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class NotFound(ResponseError, LookupError):
+    """The gateway has no such picture."""
+
+    status = 404
+    code = "not_found"
+
+
+class Conflict(ResponseError):
+    """Another request is doing, or has done, something that excludes this one."""
+
+    status = 409
+    code = "conflict"
+
+
+class Gone(ResponseError):
+    """The picture existed and has expired or was deleted."""
+
+    status = 410
+    code = "gone"
+
+
+class Rejected(ResponseError):
+    """The gateway understood the request and will not carry it out as written."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class RateLimited(ResponseError):
+    """Too many requests for now; ``retry_after_s`` says how long to wait when that is known."""
+
+    status = 429
+    code = "rate_limited"
+
+
+class ServerFailed(ResponseError):
+    """The gateway failed; the same request may succeed later."""
+
+    status = 500
+    code = "server_failed"
+
+
+class ProviderFailed(ServerFailed):
+    """The image provider behind the gateway failed or answered with something that is no picture."""
+
+    status = 502
+    code = "provider_failed"
+
+
+class Overloaded(ServerFailed):
+    """The gateway cannot take more work now, or has no room to store it."""
+
+    status = 503
+    code = "overloaded"
+
+
+class NotRun(BlossomError):
+    """This item of a batch was never tried; ``reason`` says why the batch stopped before it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not tried: {self.reason}"
+
+
+_BY_STATUS: dict[int, type[ResponseError]] = {
+    error.status: error
+    for error in (
+        Unauthenticated,
+        PaymentRequired,
+        PermissionDenied,
+        NotFound,
+        Conflict,
+        Gone,
+        Rejected,
+        RateLimited,
+        ServerFailed,
+        ProviderFailed,
+        Overloaded,
+    )
+}
+
+
+def class_for_status(status: int) -> type[ResponseError]:
+    """The error class an HTTP status of 400 or above stands for."""
+    return _BY_STATUS.get(status, ServerFailed if status >= 500 else ResponseError)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'width'?`` for a name that is close to a known one, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _rebuild_invalid_request(
+    cls: type[InvalidRequest], field: str, value: object, allowed: str, seen: str | None
+) -> InvalidRequest:
+    return cls(field, value, allowed, seen=seen)
