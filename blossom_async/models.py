@@ -336,5 +336,5 @@ def from_json(data: bytes, kind: type[T]) -> T:
     """
     try:
         return _answer_converter.structure(orjson.loads(data), kind)
-    except (cattrs.BaseValidationError, TypeError, KeyError, AttributeError) as exc:
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise ValueError(f"not a {kind.__name__}") from exc
