@@ -1,0 +1,125 @@
+"""Options are checked in one place, strictly, and say what is wrong."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blossom_async import ImageInfo, ImageOptions, ImageRequest, InvalidRequest
+from blossom_async.models import from_json, image_request, to_json
+
+INFO = (
+    b'{"url":"http://127.0.0.1/image/a","id":"a","width":16,"height":16,"format":"png","file_size":1,'
+    b'"quality":"standard","cost":1,"created_at":"2026-11-22T10:00:00+00:00","expires_at":null,'
+    b'"time_remaining":null,"tracking_id":null,"metadata":{},"sha256":"00","provider":"offline",'
+    b'"model":"scenery-1","seed":7}'
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "said"),
+    [
+        ({"prompt": ""}, "prompt", "an empty text cannot be used; allowed: a text of 1 to 32,000 characters"),
+        ({"prompt": " \n"}, "prompt", "an empty text"),
+        ({"prompt": "x" * 40_000}, "prompt", "a text of 40,000 characters"),
+        ({"prompt": 3}, "prompt", "3 cannot be used"),
+        ({"prompt": "a\ud800"}, "prompt", "half of a surrogate pair at character 1"),
+        ({"width": -5}, "width", "-5 cannot be used; allowed: a whole number of pixels from 16 to 4096"),
+        ({"width": "1024"}, "width", "'1024' cannot be used"),
+        ({"width": 10**9}, "width", "1000000000 cannot be used"),
+        ({"width": float("nan")}, "width", "nan cannot be used"),
+        ({"width": True}, "width", "True cannot be used"),
+        ({"height": 1024.0}, "height", "1024.0 cannot be used"),
+        ({"quality": "best"}, "quality", "allowed: one of standard, hd, ultra"),
+        ({"format": "gif"}, "format", "'gif' cannot be used; allowed: one of jpg, png, webp"),
+        ({"format": "jpeg"}, "format", "Did you mean 'jpg'?"),
+        ({"transparency": "false"}, "transparency", "'false' cannot be used; allowed: True or False"),
+        ({"transparency": True, "format": "jpg"}, "transparency", "False with format jpg"),
+        ({"model": "a b"}, "model", "a model name"),
+        ({"seed": -1}, "seed", "from 0 to 2147483647"),
+        ({"negative_prompt": ""}, "negative_prompt", "an empty text"),
+        ({"expires_in": 0}, "expires_in", "seconds from 1"),
+        ({"cache_control": "public\r\nSet-Cookie: a=b"}, "cache_control", "Cache-Control directives"),
+        ({"cache_control": "max-age = 3"}, "cache_control", "Cache-Control directives"),
+        ({"etag": 'a"b'}, "etag", "without quotes"),
+        ({"etag": "*"}, "etag", "without quotes"),
+        ({"tracking_id": "a\nb"}, "tracking_id", "one line"),
+        ({"metadata": {"a": 1}}, "metadata['a']", "pairs of text"),
+        ({"metadata": "a"}, "metadata", "pairs of text"),
+        ({"use_custom_cdn": 1}, "use_custom_cdn", "True or False"),
+    ],
+)
+def test_bad_values_name_field_value_and_what_is_allowed(
+    options: dict[str, Any], field: str, said: str
+) -> None:
+    """A bad value raises ``InvalidRequest`` with the field, what was seen and what is allowed."""
+    with pytest.raises(InvalidRequest) as caught:
+        image_request({"prompt": "a lake", **options})
+    assert caught.value.field == field
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_option_names_the_nearest_one() -> None:
+    """An unknown option is a ``TypeError`` that names the one that was probably meant."""
+    with pytest.raises(TypeError, match=r"unknown option 'widht'\. Did you mean 'width'\?"):
+        image_request({"prompt": "a lake", "widht": 3})
+
+
+def test_missing_prompt_is_said() -> None:
+    """Without a prompt there is nothing to draw."""
+    with pytest.raises(TypeError, match="'prompt' is missing"):
+        image_request({"width": 64})
+
+
+def test_invalid_request_is_a_value_error_that_can_be_pickled() -> None:
+    """Callers may catch the builtin, and worker processes may send it home."""
+    error = InvalidRequest("width", -5, "more")
+    assert isinstance(error, ValueError)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (again.field, again.value, str(again)) == ("width", -5, str(error))
+
+
+def test_options_for_editors_are_the_fields_of_the_request() -> None:
+    """``ImageOptions`` and ``ImageRequest`` cannot drift apart."""
+    fields = [field.name for field in attrs.fields(ImageRequest) if field.name != "prompt"]
+    assert list(ImageOptions.__annotations__) == fields
+
+
+@given(
+    st.builds(
+        ImageRequest,
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
+        width=st.integers(16, 4096),
+        height=st.integers(16, 4096),
+        quality=st.sampled_from(["standard", "hd", "ultra"]),
+        format=st.sampled_from(["jpg", "png", "webp"]),
+        seed=st.none() | st.integers(0, 2_147_483_647),
+        expires_in=st.none() | st.integers(1, 315_360_000),
+        metadata=st.dictionaries(st.text("abc", min_size=1, max_size=9), st.text("äöü 漢", max_size=9)),
+    )
+)
+def test_a_request_survives_the_wire(request: ImageRequest) -> None:
+    """What is sent is what was asked for."""
+    import orjson
+
+    assert image_request(orjson.loads(to_json(request))) == request
+
+
+def test_info_is_read_from_a_gateways_answer() -> None:
+    """Times are aware, and keys a newer gateway adds are ignored."""
+    info = from_json(INFO[:-1] + b',"thumbhash":"x"}', ImageInfo)
+    assert info.created_at.utcoffset() is not None
+    assert info.seed == 7
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", INFO.replace(b'"width":16', b'"width":"16"')])
+def test_an_answer_of_another_shape_is_a_value_error(data: bytes) -> None:
+    """What is no ``ImageInfo`` is not taken for one."""
+    with pytest.raises(ValueError, match="not a ImageInfo"):
+        from_json(data, ImageInfo)
