@@ -1,0 +1,210 @@
+"""The bytes: one file on local disk for each picture, complete and durable or not there at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.models import FORMATS
+
+__all__ = ["LocalBlobs"]
+
+_ID = re.compile(r"[0-9A-Za-z]{22}", re.ASCII)
+_PART = re.compile(r"\.[0-9A-Za-z]{22}\.[0-9a-f]{16}\.part", re.ASCII)
+_PART_KEPT_S = 86_400.0  # a leftover this old belongs to no running process
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
+
+T = TypeVar("T")
+
+
+class LocalBlobs:
+    """Files below ``root``: ``ab/abcdef….png`` for the id ``abcdef…``.
+
+    The folder is the first two characters of the id in lower case, so the layout is the same on file
+    systems that ignore case; the name is the id itself. Files are written once and never changed.
+
+    An id that is not 22 characters of base62, or an unknown extension, raises ``ValueError`` before any
+    path is built.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blossom-blobs")
+        self._lock = threading.Lock()
+        self._durable_folders: set[str] = set()
+
+    async def open(self) -> None:
+        """The folder, there and writable, without the leftovers of writes that died over a day ago.
+
+        Raises ``ConfigurationError`` when it cannot be made or written.
+        """
+        await self._in_thread(self._prepare)
+
+    async def close(self) -> None:
+        """Waits for writes under way, then ends the threads."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+    def path(self, image_id: str, extension: str) -> Path:
+        """Where the file of a picture is, or would be."""
+        if not _ID.fullmatch(image_id):
+            raise ValueError(f"{image_id!r} is no picture id: 22 characters of 0-9, A-Z, a-z")
+        if extension not in FORMATS:
+            raise ValueError(f"{extension!r} is no picture format: one of {', '.join(FORMATS)}")
+        return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
+
+    async def put(self, image_id: str, extension: str, data: bytes) -> None:
+        """Store the bytes; when this returns they survive a power cut.
+
+        Raises ``Overloaded`` with code ``storage_full`` when the disk has no room and ``storage_failed``
+        for any other failure; then nothing is left behind. A caller cancelled while it waits may leave the
+        file.
+        """
+        await self._in_thread(self._write, self.path(image_id, extension), data)
+
+    async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes from ``start`` up to ``stop``, by default all; fewer when the file ends before.
+
+        Raises ``FileNotFoundError`` when there is no such file, ``Overloaded`` (``storage_failed``) when it
+        cannot be read.
+        """
+        return await self._in_thread(_read, self.path(image_id, extension), start, stop)
+
+    async def size(self, image_id: str, extension: str) -> int:
+        """Bytes in the file. Raises as ``read``."""
+        return await self._in_thread(_size, self.path(image_id, extension))
+
+    async def delete(self, image_id: str, extension: str) -> None:
+        """The file is gone for good, whether or not it was there.
+
+        Raises ``Overloaded`` (``storage_failed``) when it cannot be removed.
+        """
+        await self._in_thread(_delete, self.path(image_id, extension))
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def _prepare(self) -> None:
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            probe = self._root / f".{secrets.token_hex(8)}.probe"
+            probe.touch(mode=0o600)
+            probe.unlink()
+            for leftover in _leftovers(self._root, older_than=time.time() - _PART_KEPT_S):
+                leftover.unlink(missing_ok=True)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"The picture folder {self._root} cannot be used ({exc.strerror}). "
+                "Choose a data folder that this user may write to."
+            ) from exc
+
+    def _write(self, target: Path, data: bytes) -> None:
+        part = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part")
+        try:
+            self._make_durable_folder(target.parent)
+            try:
+                _write_synced(part, data)
+                part.rename(target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
+            _sync_folder(target.parent)
+        except OSError as exc:
+            raise _storage_error("stored", exc) from exc
+
+    def _make_durable_folder(self, folder: Path) -> None:
+        # A folder another process has just made may not be on the disk yet, so the first use of each one
+        # syncs its parent, not only the use that makes it.
+        with self._lock:
+            if folder.name in self._durable_folders:
+                return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(folder.parent)
+        with self._lock:
+            self._durable_folders.add(folder.name)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, start: int, stop: int | None) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(-1 if stop is None else stop - start)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise _storage_error("read", exc) from exc
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise _storage_error("read", exc) from exc
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink()
+        _sync_folder(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise _storage_error("deleted", exc) from exc
+
+
+def _leftovers(root: Path, *, older_than: float) -> list[Path]:
+    found = []
+    for folder in os.scandir(root):
+        if not folder.is_dir(follow_symlinks=False):
+            continue
+        found += [
+            Path(file.path)
+            for file in os.scandir(folder)
+            if _PART.fullmatch(file.name) and file.stat(follow_symlinks=False).st_mtime < older_than
+        ]
+    return found
+
+
+def _storage_error(done: str, exc: OSError) -> Overloaded:
+    if exc.errno in _FULL:
+        return Overloaded(
+            "The disk that holds the pictures is full; make room, then send the request again.",
+            code="storage_full",
+        )
+    return Overloaded(
+        f"The picture could not be {done} ({exc.strerror}); send the request again.", code="storage_failed"
+    )

@@ -1,0 +1,266 @@
+"""LocalBlobs: a file is whole or not there, and no path is built from unchecked input."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.blobs import LocalBlobs
+
+ID = "Ab3" + "x" * 19
+
+
+@pytest.fixture
+async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobs]:
+    opened = LocalBlobs(tmp_path / "images")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_bytes_come_back_as_they_were_put(blobs: LocalBlobs) -> None:
+    """`read` gives exactly the bytes of `put`, and `size` their number."""
+    data = os.urandom(300_001)
+    await blobs.put(ID, "png", data)
+    assert await blobs.read(ID, "png") == data
+    assert await blobs.size(ID, "png") == 300_001
+
+
+async def test_a_part_can_be_read(blobs: LocalBlobs) -> None:
+    """`read` with bounds gives those bytes, and fewer where the file ends."""
+    await blobs.put(ID, "png", b"0123456789")
+    assert await blobs.read(ID, "png", 2, 5) == b"234"
+    assert await blobs.read(ID, "png", 8, 20) == b"89"
+    assert await blobs.read(ID, "png", 4) == b"456789"
+
+
+async def test_one_file_for_each_picture_in_a_folder_of_its_first_two_characters(
+    blobs: LocalBlobs, tmp_path: Path
+) -> None:
+    """The file is root/ab/<id>.<extension>; the folder's name is in lower case."""
+    await blobs.put(ID, "webp", b"x")
+    assert files_below(tmp_path) == [tmp_path / "images" / "ab" / f"{ID}.webp"]
+    assert blobs.path(ID, "webp") == tmp_path / "images" / "ab" / f"{ID}.webp"
+
+
+async def test_files_are_for_their_owner_only(blobs: LocalBlobs) -> None:
+    """Pictures may be private: files are mode 0600, folders 0700."""
+    await blobs.put(ID, "png", b"x")
+    file = blobs.path(ID, "png")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent, file.parent.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+async def test_putting_again_replaces_the_file_whole(blobs: LocalBlobs) -> None:
+    """A repeated `put`, as after a crash, ends with one file and the newer bytes."""
+    await blobs.put(ID, "png", b"first")
+    await blobs.put(ID, "png", b"second")
+    assert await blobs.read(ID, "png") == b"second"
+    assert [path.name for path in blobs.path(ID, "png").parent.iterdir()] == [f"{ID}.png"]
+
+
+async def test_many_puts_at_once_all_land(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """200 concurrent puts into few folders store 200 files and leave no temporary ones."""
+    ids = [f"{n % 3}{n:021d}" for n in range(200)]
+    await asyncio.gather(*(blobs.put(image_id, "png", image_id.encode()) for image_id in ids))
+    assert [await blobs.read(image_id, "png") for image_id in ids] == [i.encode() for i in ids]
+    assert len(files_below(tmp_path)) == 200
+
+
+async def test_delete_is_idempotent(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """Deleting removes the file; deleting again, or what never was, is no error."""
+    await blobs.put(ID, "png", b"x")
+    for _ in range(2):
+        await blobs.delete(ID, "png")
+        assert files_below(tmp_path) == []
+    await blobs.delete("9" * 22, "jpg")
+
+
+async def test_a_missing_file_is_file_not_found(blobs: LocalBlobs) -> None:
+    """`read` and `size` of what is not there raise FileNotFoundError; the caller knows what that means."""
+    for ask in (blobs.read, blobs.size):
+        with pytest.raises(FileNotFoundError):
+            await ask(ID, "png")
+
+
+BAD_IDS = [
+    "",
+    "a" * 21,
+    "a" * 23,
+    "../../../../etc/passwd",
+    "a" * 20 + "/a",
+    "a" * 21 + "\0",
+    "a" * 21 + "\n",
+    "a" * 22 + "\n",
+    "a" * 20 + "..",
+    "é" + "a" * 21,
+    "１" * 22,
+    "a" * 21 + "-",
+]
+
+
+@pytest.mark.parametrize("image_id", BAD_IDS)
+async def test_an_unchecked_id_never_becomes_a_path(blobs: LocalBlobs, image_id: str) -> None:
+    """Anything but 22 characters of base62 is a ValueError in every method."""
+    with pytest.raises(ValueError, match="no picture id"):
+        blobs.path(image_id, "png")
+    with pytest.raises(ValueError, match="no picture id"):
+        await blobs.put(image_id, "png", b"x")
+    for ask in (blobs.read, blobs.size, blobs.delete):
+        with pytest.raises(ValueError, match="no picture id"):
+            await ask(image_id, "png")
+
+
+@pytest.mark.parametrize("extension", ["", "gif", "PNG", "png/../x", "png\0", "png\n", ".png"])
+async def test_an_unknown_extension_never_becomes_a_path(blobs: LocalBlobs, extension: str) -> None:
+    """Only the three formats are extensions; anything else is a ValueError."""
+    with pytest.raises(ValueError, match="no picture format"):
+        blobs.path(ID, extension)
+
+
+@given(image_id=st.text(max_size=30), extension=st.text(max_size=8) | st.sampled_from(["jpg", "png", "webp"]))
+def test_a_path_is_always_two_levels_below_the_root(image_id: str, extension: str) -> None:
+    """For any text, `path` raises ValueError or stays inside the root."""
+    try:
+        path = LocalBlobs(Path("/root-of-blobs")).path(image_id, extension)
+    except ValueError:
+        return
+    assert path.parent.parent == Path("/root-of-blobs")
+    assert path.name == f"{image_id}.{extension}"
+
+
+async def test_a_symbolic_link_is_not_followed(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """A link in the place of a picture is not read through."""
+    await blobs.put(ID, "png", b"x")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    target = blobs.path(ID, "png")
+    target.unlink()
+    target.symlink_to(secret)
+    with pytest.raises(Overloaded) as caught:
+        await blobs.read(ID, "png")
+    assert caught.value.code == "storage_failed"
+
+
+async def test_opening_removes_leftovers_older_than_a_day_and_nothing_else(tmp_path: Path) -> None:
+    """Temporary files of writes that died are swept after a day; younger ones and pictures stay."""
+    folder = tmp_path / "images" / "ab"
+    folder.mkdir(parents=True)
+    old, young = folder / f".{ID}.0123456789abcdef.part", folder / f".{ID}.fedcba9876543210.part"
+    picture, foreign = folder / f"{ID}.png", folder / "notes.part"
+    for path in (old, young, picture, foreign):
+        path.write_bytes(b"x")
+    for path in (old, picture, foreign):
+        os.utime(path, (0, 0))
+    blobs = LocalBlobs(tmp_path / "images")
+    await blobs.open()
+    await blobs.close()
+    assert set(files_below(tmp_path)) == {young, picture, foreign}
+
+
+async def test_a_folder_that_cannot_be_used_is_a_configuration_error(tmp_path: Path) -> None:
+    """A root below a file: one line that names it and says to choose another folder."""
+    (tmp_path / "file").touch()
+    blobs = LocalBlobs(tmp_path / "file" / "images")
+    with pytest.raises(ConfigurationError, match=r"images cannot be used .* Choose a data folder"):
+        await blobs.open()
+    await blobs.close()
+
+
+async def test_a_write_that_fails_is_overloaded_and_leaves_nothing(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """When the file system refuses the file, the caller gets `storage_failed` and no file stays."""
+    (tmp_path / "images" / "ab").write_bytes(b"a file where the folder should be")
+    with pytest.raises(Overloaded, match="could not be stored") as caught:
+        await blobs.put(ID, "png", b"x")
+    assert caught.value.code == "storage_failed"
+    assert isinstance(caught.value.__cause__, OSError)
+    assert files_below(tmp_path) == [tmp_path / "images" / "ab"]
+
+
+def test_a_file_cut_short_by_a_limit_is_overloaded_and_leaves_nothing(tmp_path: Path) -> None:
+    """A real limit in the middle of a write: `storage_failed`, nothing left, and the next put works."""
+    code = f"""
+        import asyncio, pathlib, resource
+        from blossom_async.errors import Overloaded
+        from blossom_async.gateway.blobs import LocalBlobs
+        root = pathlib.Path({str(tmp_path)!r}) / "images"
+        async def main():
+            blobs = LocalBlobs(root)
+            await blobs.open()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+            try:
+                await blobs.put({ID!r}, "png", bytes(150_000))
+            except Overloaded as exc:
+                assert exc.code == "storage_failed", exc
+            else:
+                raise AssertionError("stored beyond the limit")
+            assert not [path for path in root.rglob("*") if path.is_file()]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            await blobs.put({ID!r}, "png", bytes(150_000))
+            assert await blobs.size({ID!r}, "png") == 150_000
+            await blobs.close()
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_cancelling_a_put_leaves_a_whole_file_or_none(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """A caller that gives up never leaves half a file behind."""
+    puts = [asyncio.ensure_future(blobs.put(f"{n:022d}", "png", bytes(200_000))) for n in range(40)]
+    await asyncio.sleep(0)
+    for put in puts:
+        put.cancel()
+    await asyncio.gather(*puts, return_exceptions=True)
+    await blobs.close()  # waits for the writes that had begun
+    assert {path.stat().st_size for path in files_below(tmp_path)} <= {200_000}
+
+
+async def test_close_ends_the_threads(tmp_path: Path) -> None:
+    """After `close` none of its threads runs."""
+    blobs = LocalBlobs(tmp_path / "images")
+    await blobs.open()
+    await blobs.put(ID, "png", b"x")
+    await blobs.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blossom-blobs")]
+
+
+async def test_only_a_full_disk_is_called_full(blobs: LocalBlobs) -> None:
+    """Too many open files is `storage_failed`, since making room would not help."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    await blobs.put(ID, "png", b"x")
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(Overloaded) as caught:
+            await blobs.put(ID, "png", b"x")
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.code == "storage_failed"
