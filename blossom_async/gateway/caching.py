@@ -1,0 +1,205 @@
+"""What caches may do with a picture, and which of its bytes a request wants. Decides only; no I/O.
+
+RFC numbers: 9110 is HTTP semantics, 9111 caching, 8246 ``immutable``, 5861 ``stale-*``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import attrs
+from multidict import MultiMapping
+
+__all__ = ["Plan", "cache_control", "evaluate", "http_date"]
+
+YEAR_S = 31_536_000
+
+_AGES = frozenset({"max-age", "s-maxage"})
+# What a wish may hold for a picture that expires: none of these lets a cache keep it for longer.
+_LOWERING = frozenset(
+    {"public", "private", "no-cache", "no-store", "no-transform", "must-revalidate", "proxy-revalidate"}
+)
+_DIRECTIVE = re.compile(r'\s*([^\s=,;"]+)\s*(?:=\s*("[^"]*"|[^\s,"]*))?\s*(?:,|$)')
+_ENTITY_TAG = re.compile(r'[\s,]*((?:W/)?"[^"\x00-\x20\x7f]*")[ \t]*(?=,|$)')
+_RANGE = re.compile(r"bytes=[ \t,]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t,]*", re.ASCII | re.IGNORECASE)
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_MONTH = rf"(?P<month>{'|'.join(_MONTHS)})"
+_DATES = tuple(  # 9110, 5.6.7: the form to send, and two that must still be understood
+    re.compile(form, re.ASCII)
+    for form in (
+        rf"(?:{'|'.join(_DAYS)}), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT",
+        rf"(?:{'|'.join(_WEEKDAYS)}), (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_CLOCK} GMT",
+        rf"(?:{'|'.join(_DAYS)}) {_MONTH} (?P<day>[ 0-9][0-9]) {_CLOCK} (?P<year>[0-9]{{4}})",
+    )
+)
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """How to answer: the status and the bytes from ``start`` up to ``stop`` (none with 304, 412 and 416).
+
+    ``content_range`` is the header of a 206 or 416, else None.
+    """
+
+    status: int
+    start: int = 0
+    stop: int = 0
+    content_range: str | None = None
+
+
+def cache_control(asked: str | None, expires_at: datetime | None, now: datetime) -> str:
+    """The ``Cache-Control`` of a public picture that has not expired.
+
+    ``asked`` is the wish of whoever made it; it may lower anything. Every ``max-age`` and ``s-maxage`` is at
+    most what is left until ``expires_at``, or a year without one. A picture that expires carries nothing
+    that lets a cache serve it later: no ``immutable``, no ``stale-*``, no directive unknown here.
+    """
+    left = YEAR_S if expires_at is None else max(0, (expires_at - now) // timedelta(seconds=1))
+    if asked is None:
+        asked = "public, immutable" if expires_at is None else "public"
+    directives = list(_directives(asked))
+    names = {name for name, _ in directives}
+    kept = []
+    for name, value in directives:
+        if name in _AGES:
+            kept.append(f"{name}={min(_seconds(value), left)}")
+        elif expires_at is None:
+            kept.append(name if value is None else f"{name}={value}")
+        elif name in _LOWERING:
+            # Without its argument it is only stricter; and some caches search the text, quotes and all, for
+            # "max-age=".
+            kept.append(name)
+    if "no-store" not in names:
+        if "max-age" not in names:  # else a cache may guess how long it is fresh (9111, 4.2.2)
+            kept.insert(1 if names & {"public", "private"} else 0, f"max-age={left}")
+        if expires_at is not None and "must-revalidate" not in names:
+            kept.append("must-revalidate")
+    return ", ".join(kept)
+
+
+def evaluate(
+    method: str,
+    headers: MultiMapping[str],
+    *,
+    etag: str,
+    last_modified: datetime,
+    size: int,
+    now: datetime,
+) -> Plan:
+    """How a GET or HEAD with these headers is answered, every access check passed (9110, 13.2.2).
+
+    ``etag`` is the strong entity tag with its quotes. Only one range is served; a request for several, an
+    unknown unit or a malformed range gets the whole picture.
+    """
+    whole = Plan(status=200, stop=size)
+    changed = last_modified.replace(microsecond=0)
+    if "If-Match" in headers:
+        if not _matches(headers, "If-Match", etag, weakly=False):
+            return Plan(status=412)
+    elif (limit := _date(headers, "If-Unmodified-Since", now)) and changed > limit:
+        return Plan(status=412)
+    if "If-None-Match" in headers:
+        if _matches(headers, "If-None-Match", etag, weakly=True):
+            return Plan(status=304)
+    elif (since := _date(headers, "If-Modified-Since", now)) and changed <= since <= now:
+        return Plan(status=304)
+    if method != "GET" or "Range" not in headers or not _range_applies(headers, etag, changed, now):
+        return whole
+    return _part(headers.getall("Range"), size) or whole
+
+
+def http_date(moment: datetime) -> str:
+    """An aware time as an HTTP date: ``Sun, 06 Nov 1994 08:49:37 GMT`` (9110, 5.6.7)."""
+    utc = moment.astimezone(UTC)
+    day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]  # not strftime: that speaks the user's language
+    return f"{day}, {utc.day:02} {month} {utc.year:04} {utc:%H:%M:%S} GMT"
+
+
+def _directives(text: str) -> Iterator[tuple[str, str | None]]:
+    for found in _DIRECTIVE.finditer(text):
+        yield found[1].lower(), found[2]
+
+
+def _seconds(value: str | None) -> int:
+    digits = (value or "").strip('"')
+    # Freshness that cannot be read counts as none (9111, 4.2.1).
+    return _whole(digits) if re.fullmatch("[0-9]+", digits, re.ASCII) else 0
+
+
+def _whole(digits: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else 10**18  # beyond any size, and int() refuses 4,300 digits
+
+
+def _matches(headers: MultiMapping[str], name: str, etag: str, *, weakly: bool) -> bool:
+    value = ", ".join(headers.getall(name)).strip()
+    if value == "*":
+        return True
+    position = 0
+    tags = []
+    while found := _ENTITY_TAG.match(value, position):
+        tags.append(found[1])
+        position = found.end()
+    if value[position:].strip(" \t,"):
+        return False  # not a list of entity tags
+    return etag in tags or (weakly and f"W/{etag}" in tags)
+
+
+def _date(headers: MultiMapping[str], name: str, now: datetime) -> datetime | None:
+    values = headers.getall(name, [])
+    return _http_date(values[0].strip(), now) if len(values) == 1 else None
+
+
+def _http_date(text: str, now: datetime) -> datetime | None:
+    for form in _DATES:
+        if found := form.fullmatch(text):
+            year = int(found["year"])
+            if len(found["year"]) == 2:  # more than 50 years ahead means the past century (9110, 5.6.7)
+                year += now.year // 100 * 100
+                year -= 100 if year > now.year + 50 else 0
+            try:
+                return datetime(
+                    year,
+                    _MONTHS.index(found["month"]) + 1,
+                    int(found["day"]),
+                    int(found["hour"]),
+                    int(found["minute"]),
+                    int(found["second"]),
+                    tzinfo=UTC,
+                )
+            except ValueError:
+                return None
+    return None
+
+
+def _range_applies(headers: MultiMapping[str], etag: str, changed: datetime, now: datetime) -> bool:
+    values = headers.getall("If-Range", [])
+    if not values:
+        return True
+    if len(values) > 1:
+        return False
+    # The bytes under an id never change, so its date is as strong a validator as its tag (9110, 8.8.2.2).
+    return values[0].strip() == etag or _http_date(values[0].strip(), now) == changed
+
+
+def _part(values: list[str], size: int) -> Plan | None:
+    """The plan for a single byte range; None when there is none to serve and the whole is sent."""
+    found = _RANGE.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if found is None:
+        return None
+    if found[3] is not None:
+        start, stop = max(0, size - _whole(found[3])), size
+    else:
+        start = _whole(found[1])
+        last = _whole(found[2]) if found[2] else size - 1
+        if found[2] and last < start:
+            return None  # malformed (9110, 14.1.2)
+        stop = min(last + 1, size)
+    if start >= stop:
+        return Plan(status=416, content_range=f"bytes */{size}")
+    return Plan(status=206, start=start, stop=stop, content_range=f"bytes {start}-{stop - 1}/{size}")
