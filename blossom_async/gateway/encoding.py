@@ -27,7 +27,8 @@ def warm_up() -> None:
 def encode(pixels: NDArray[np.uint8], file_format: str, *, notes: str) -> bytes:
     """The file for uint8 pixels of shape (height, width, 3), or 4 with alpha.
 
-    png and webp are lossless, jpg is lossy. ``notes`` (ASCII) is written into the file as its software tag. The GIL is free for nearly all of it.
+    png and webp are lossless, jpg is lossy. ``notes`` (ASCII) is written into the file as its software tag.
+    The GIL is free for nearly all of it.
     Raises ``ValueError`` for pixels of another shape, an unknown format, or alpha with jpg.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in {3, 4}:
