@@ -101,7 +101,9 @@ def test_options_for_editors_are_the_fields_of_the_request() -> None:
         format=st.sampled_from(["jpg", "png", "webp"]),
         seed=st.none() | st.integers(0, 2_147_483_647),
         expires_in=st.none() | st.integers(1, 315_360_000),
-        metadata=st.dictionaries(st.text("abc", min_size=1, max_size=9), st.text("äöü 漢", max_size=9), max_size=8),
+        metadata=st.dictionaries(
+            st.text("abc", min_size=1, max_size=9), st.text("äöü 漢", max_size=9), max_size=8
+        ),
     )
 )
 def test_a_request_survives_the_wire(request: ImageRequest) -> None:

@@ -81,7 +81,9 @@ _requests = st.builds(
     seed=st.none() | st.integers(0, 2**31 - 1),
     expires_in=st.none() | st.integers(1, 10**8),
     etag=st.none() | st.just("v,1"),
-    metadata=st.dictionaries(st.text("aé日\"'\\", min_size=1, max_size=9), st.text("x{}:", max_size=9), max_size=8),
+    metadata=st.dictionaries(
+        st.text("aé日\"'\\", min_size=1, max_size=9), st.text("x{}:", max_size=9), max_size=8
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from blossom_async.errors import Gone, NotFound, Overloaded, ResponseError, ServerFailed
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date
+from blossom_async.gateway.encoding import CONTENT_TYPES
 from blossom_async.gateway.records import ImageRecord, Records
 
 __all__ = ["Public"]
@@ -23,7 +24,6 @@ _PATH = re.compile(
     r"/image/(?P<id>[0-9A-Za-z]{22})|/generated/(?P<cdn_id>[0-9A-Za-z]{22})\.(?P<extension>jpg|png|webp)",
     re.ASCII,
 )
-_CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -247,7 +247,7 @@ def _plan(request: web.Request, record: ImageRecord, etag: str, now: datetime) -
 def _headers(record: ImageRecord, now: datetime) -> dict[str, str]:
     wish = record.request
     return {
-        "Content-Type": _CONTENT_TYPES[wish.format],
+        "Content-Type": CONTENT_TYPES[wish.format],
         "Content-Disposition": f'inline; filename="{record.id}.{wish.format}"',
         "ETag": f'"{wish.etag or record.sha256}"',
         "Last-Modified": http_date(record.created_at),
