@@ -1,0 +1,45 @@
+"""The built-in offline renderer: a stand-in for a model that needs no network and costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from functools import partial
+
+from blossom_async.errors import InvalidRequest
+from blossom_async.gateway.providers import Artwork
+from blossom_async.gateway.providers.scenery import paint
+from blossom_async.models import ImageRequest
+
+__all__ = ["Offline"]
+
+MODEL = "scenery-1"
+
+
+class Offline:
+    """Draws scenes from the words of a prompt. The same request and seed give the same bytes."""
+
+    name = "offline"
+
+    def __init__(self, workers: Executor) -> None:
+        self._workers = workers
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises ``InvalidRequest`` for a model other than its one."""
+        if request.model not in {None, MODEL}:
+            raise InvalidRequest("model", request.model, f"{MODEL!r} or none: this gateway draws offline")
+
+    async def generate(self, request: ImageRequest, seed: int) -> Artwork:
+        """The picture, drawn in a worker thread."""
+        draw = partial(
+            paint,
+            request.prompt,
+            width=request.width,
+            height=request.height,
+            seed=seed,
+            quality=request.quality,
+            transparency=request.transparency,
+            negative_prompt=request.negative_prompt,
+        )
+        pixels = await asyncio.get_running_loop().run_in_executor(self._workers, draw)
+        return Artwork(pixels=pixels, model=MODEL, notes=f"blossom_async offline renderer ({MODEL})")
