@@ -1,0 +1,117 @@
+"""The only wiring: which parts the gateway is made of, and how it is served."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import orjson
+from aiohttp import web
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.access import ApiKeys
+from blossom_async.gateway.api import MAX_BODY, Api
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.encoding import warm_up
+from blossom_async.gateway.generation import Generation
+from blossom_async.gateway.problems import problems
+from blossom_async.gateway.providers.offline import Offline
+from blossom_async.gateway.public import Public
+from blossom_async.gateway.records import Records
+from blossom_async.gateway.settings import Settings, is_loopback
+
+__all__ = ["create_app", "listen", "serving"]
+
+_KEEPALIVE_S = 75.0  # longer than the client's, so that the client is the one to close an idle connection
+_DRAIN_S = 30.0
+
+
+def create_app(settings: Settings, *, public_url: str, instance: str = "") -> web.Application:
+    """The gateway as an aiohttp application. ``public_url`` is what the URLs it gives out begin with.
+
+    ``instance`` is answered by ``/healthz``, so that a process can tell its own gateway from another.
+    Raises ``ConfigurationError`` when it would listen beyond loopback without API keys, and when it starts
+    if the data folder cannot be used.
+    """
+    if not settings.api_keys and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host {settings.host} can be reached from other machines, and no API key is set; "
+            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
+        )
+    renderers = ThreadPoolExecutor(settings.render_threads, thread_name_prefix="blossom-render")
+    # Threads of their own: in one queue with the renders, the first picture would wait for the last.
+    encoders = ThreadPoolExecutor(settings.render_threads, thread_name_prefix="blossom-encode")
+    records = Records(settings.data_dir / "records.sqlite")
+    blobs = LocalBlobs(settings.data_dir / "images")
+    generation = Generation(Offline(renderers), records, blobs, encoders, now=_now)
+    api = Api(ApiKeys(settings.api_keys), generation, records, blobs, public_url=public_url, now=_now)
+    public = Public(records, blobs, now=_now)
+
+    async def parts(_: web.Application) -> AsyncIterator[None]:
+        await blobs.open()
+        await records.open()
+        encoders.submit(warm_up)
+        try:
+            yield
+        finally:
+            await generation.settle()
+            await records.close()
+            await blobs.close()
+            renderers.shutdown(wait=False)  # idle by now
+            encoders.shutdown(wait=False)
+
+    async def healthz(_: web.Request) -> web.Response:
+        body = {"service": "blossom", "status": "ok", "instance": instance}
+        return web.Response(
+            body=orjson.dumps(body), content_type="application/json", headers={"Cache-Control": "no-store"}
+        )
+
+    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app.cleanup_ctx.append(parts)
+    app.on_response_prepare.append(_name_server)
+    app.add_routes([web.get("/healthz", healthz), *api.routes(), *public.routes()])
+    return app
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ``ConfigurationError`` when the address is taken or not this machine's."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {exc.strerror or exc}; "
+            "choose another with --port or BLOSSOM_PORT (0 takes any free one)"
+        ) from exc
+
+
+@asynccontextmanager
+async def serving(settings: Settings, sock: socket.socket, *, instance: str = "") -> AsyncIterator[str]:
+    """Serves on the socket while the block runs; gives the URL that pictures are reached under.
+
+    On leaving, requests under way have 30 s to finish.
+    """
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
+    app = create_app(settings, public_url=public_url, instance=instance or secrets.token_hex(8))
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_DRAIN_S)
+    try:
+        await runner.setup()
+        await web.SockSite(runner, sock).start()
+        yield public_url
+    finally:
+        await runner.cleanup()
+        sock.close()
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "blossom"  # without versions
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

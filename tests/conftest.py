@@ -1,0 +1,66 @@
+"""What the tests share: a real gateway on a free port of loopback, and clients of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from unittest.mock import Mock
+
+import aiohttp
+import aioresponses.core
+import attrs
+import pytest
+
+from blossom_async import BlossomClient
+from blossom_async.gateway.app import listen, serving
+from blossom_async.gateway.settings import Settings
+
+KEY = "a-key-of-the-tests-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's settings, data folder or port."""
+    for name in ("BLOSSOM_BASE_URL", "BLOSSOM_API_KEY", "BLOSSOM_API_KEYS", "BLOSSOM_PUBLIC_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("BLOSSOM_PORT", "0")
+
+
+@attrs.frozen
+class RunningGateway:
+    """A gateway that listens, and where."""
+
+    base_url: str
+    data_dir: Path
+    api_key: str = KEY
+
+    def client(self, **options: object) -> BlossomClient:
+        """A client of it."""
+        return BlossomClient(self.base_url, api_key=self.api_key, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running_gateway(data_dir: Path) -> AsyncIterator[RunningGateway]:
+    """A real gateway in this loop. Use it with ``async with`` inside the test."""
+    settings = Settings(data_dir=data_dir, api_keys=(KEY,))
+    async with serving(settings, listen("127.0.0.1", 0)) as base_url:
+        yield RunningGateway(base_url, data_dir)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> AbstractAsyncContextManager[RunningGateway]:
+    """``async with gateway as running:`` - entered in the test's own task."""
+    return running_gateway(tmp_path / "data")
+
+
+class _Answer(aiohttp.ClientResponse):
+    """aioresponses builds responses without the ``stream_writer`` that aiohttp 3.14 and later require."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        kwargs.setdefault("stream_writer", Mock(output_size=0))
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+
+aioresponses.core.ClientResponse = _Answer
