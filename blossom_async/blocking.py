@@ -1,0 +1,160 @@
+"""The methods of ``client.image`` for code without an event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Protocol, Unpack
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from blossom_async.batch import Outcome, Progress
+from blossom_async.batch.gate import RateLimitLike
+from blossom_async.images import Images, Request, UrlBatch
+from blossom_async.models import ImageInfo, ImageOptions, PreloadReport
+
+__all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
+
+
+class LoopThread:
+    """An event loop in a daemon thread, and the portal into it.
+
+    Unlike anyio's ``start_blocking_portal()`` it may be forgotten: that one stops its loop when it is
+    collected, which at interpreter exit waits for ever for a thread that no longer runs.
+    """
+
+    def __init__(self) -> None:
+        self._started: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(target=self._run, name="blossom-client", daemon=True)
+        self._thread.start()
+        self.portal = self._started.result()
+
+    def end(self) -> None:
+        """Stops the loop and waits for its thread."""
+        self.portal.call(self.portal.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        anyio.run(self._serve)
+
+    async def _serve(self) -> None:
+        async with BlockingPortal() as portal:
+            self._started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+
+class BlockingClient(Protocol):
+    """What ``with BlossomClient() as client`` gives: the same client, its methods blocking."""
+
+    @property
+    def image(self) -> BlockingImages:
+        """The methods."""
+
+    @property
+    def base_url(self) -> str | None:
+        """As ``BlossomClient.base_url``."""
+
+    @property
+    def api_key(self) -> str | None:
+        """As ``BlossomClient.api_key``."""
+
+
+class BlockingImages:
+    """As ``Images``, each method waiting for its result. May be used from several threads."""
+
+    def __init__(self, images: Images, portal: BlockingPortal) -> None:
+        self._images = images
+        self._portal = portal
+
+    def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
+        """As ``Images.generate_url``."""
+        return self._portal.call(lambda: self._images.generate_url(prompt, **options))
+
+    def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
+        """As ``Images.generate_url_with_info``."""
+        return self._portal.call(lambda: self._images.generate_url_with_info(prompt, **options))
+
+    def generate_urls_batch(
+        self,
+        prompts: Iterable[str],
+        *,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> UrlBatch:
+        """As ``Images.generate_urls_batch``; ``on_progress`` is called in the client's own thread."""
+        return self.generate_urls_batch_custom(
+            prompts,
+            max_concurrency=max_concurrency,
+            rate_limit=rate_limit,
+            on_progress=on_progress,
+            **options,
+        )
+
+    def generate_urls_batch_custom(
+        self,
+        requests: Iterable[Request],
+        *,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **defaults: Unpack[ImageOptions],
+    ) -> UrlBatch:
+        """As ``Images.generate_urls_batch_custom``; ``on_progress`` as above."""
+        return self._portal.call(
+            lambda: self._images.generate_urls_batch_custom(
+                requests,
+                max_concurrency=max_concurrency,
+                rate_limit=rate_limit,
+                on_progress=on_progress,
+                **defaults,
+            )
+        )
+
+    @contextmanager
+    def stream_urls(
+        self,
+        requests: Iterable[Request],
+        *,
+        ordered: bool = False,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **defaults: Unpack[ImageOptions],
+    ) -> Iterator[Iterator[Outcome[Request, ImageInfo]]]:
+        """As ``Images.stream_urls``, giving a plain iterator."""
+        streaming = self._images.stream_urls(
+            requests,
+            ordered=ordered,
+            max_concurrency=max_concurrency,
+            rate_limit=rate_limit,
+            on_progress=on_progress,
+            **defaults,
+        )
+        with self._portal.wrap_async_context_manager(streaming) as outcomes:
+            yield self._following(outcomes)
+
+    def _following(
+        self, outcomes: AsyncIterator[Outcome[Request, ImageInfo]]
+    ) -> Iterator[Outcome[Request, ImageInfo]]:
+        async def following() -> Outcome[Request, ImageInfo] | None:
+            return await anext(outcomes, None)
+
+        while (outcome := self._portal.call(following)) is not None:
+            yield outcome
+
+    def validate_url(self, url: str) -> bool:
+        """As ``Images.validate_url``."""
+        return self._portal.call(self._images.validate_url, url)
+
+    def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
+        """As ``Images.regenerate_from_url``."""
+        return self._portal.call(lambda: self._images.regenerate_from_url(url, **overrides))
+
+    def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
+        """As ``Images.preload_urls``."""
+        return self._portal.call(lambda: self._images.preload_urls(urls, method=method))

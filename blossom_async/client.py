@@ -1,0 +1,225 @@
+"""``BlossomClient``: opens, owns and closes everything a call needs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import warnings
+import weakref
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, cast
+
+import aiohttp
+
+from blossom_async import embedded
+from blossom_async.batch import Gate, Slots
+from blossom_async.batch.gate import RateLimitLike, rate_limits
+from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
+from blossom_async.errors import ConfigurationError
+from blossom_async.images import Images
+from blossom_async.transport import Transport, http_session, http_url
+
+__all__ = ["BlossomClient"]
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class BlossomClient:
+    """A client of one gateway, for one event loop or for none.
+
+    ``async with BlossomClient() as client`` gives coroutines, ``with BlossomClient() as client`` the same
+    methods blocking. Without a ``with`` the client opens at the first call: coroutines inside a running
+    event loop, blocking outside of one; close it with ``aclose()`` or ``close()``.
+
+    ``base_url`` is the gateway's address, or ``"embedded"`` for one inside this process. Without it
+    ``BLOSSOM_BASE_URL`` counts, and without that the embedded gateway is used, with a warning that says so.
+    ``api_key`` is by default ``BLOSSOM_API_KEY``. ``cdn_prefix`` is what URLs begin with under
+    ``use_custom_cdn``. At most ``max_concurrency`` calls are under way at once, and no window of a
+    ``rate_limit`` holds more starts than it states ("600/min", "10/s", a number per second, a ``RateLimit``,
+    or several). ``timeout_s`` is for one call, from its start to the last byte. A ``session`` that is given
+    is used and left open.
+
+    Raises ``ConfigurationError`` for an address that is none and ``ValueError`` for a bad limit.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        cdn_prefix: str | None = None,
+        max_concurrency: int = 64,
+        rate_limit: RateLimitLike | None = None,
+        timeout_s: float = 300.0,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s: {timeout_s!r} cannot be used; allowed: seconds above 0")
+        self._asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL") or None
+        if self._asked_url not in {None, "embedded"}:
+            http_url(str(self._asked_url), "base_url")
+        self._asked_key = api_key or os.environ.get("BLOSSOM_API_KEY") or None
+        self._session = session
+        self._timeout_s = timeout_s
+        self._transport: Transport | None = None
+        self._resources = AsyncExitStack()
+        self._opening: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        limits = rate_limits(rate_limit)
+        self._images = Images(
+            self._open,
+            cdn_prefix=_cdn_prefix(cdn_prefix),
+            max_concurrency=max_concurrency,
+            slots=Slots(max_concurrency),
+            gates=(Gate(*limits),) if limits else (),
+            timeout_s=timeout_s,
+        )
+
+    @property
+    def image(self) -> Images:
+        """The methods: coroutines inside a running event loop, blocking in a ``with`` or outside of one.
+
+        The type is that of the coroutines; ``with BlossomClient() as client`` has the blocking one.
+        """
+        if self._thread is None and _in_event_loop():
+            return self._images
+        return cast(Images, BlockingImages(self._images, self._loop_thread().portal))
+
+    @property
+    def base_url(self) -> str | None:
+        """The gateway's address, None before the client has opened an embedded one."""
+        if self._transport is not None:
+            return self._transport.base_url
+        return None if self._asked_url == "embedded" else self._asked_url
+
+    @property
+    def api_key(self) -> str | None:
+        """The API key in force, None while there is none."""
+        return self._transport.api_key if self._transport is not None else self._asked_key
+
+    def __repr__(self) -> str:
+        return f"<BlossomClient {self.base_url or 'embedded'}>"
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes what the client opened: session and embedded gateway. Safe to call twice."""
+        self._transport = None
+        await self._resources.aclose()
+
+    def __enter__(self) -> BlockingClient:
+        if _in_event_loop():
+            raise RuntimeError(
+                "`with BlossomClient()` would block the running event loop; use `async with BlossomClient()`"
+            )
+        try:
+            self._loop_thread().portal.call(self._open)
+        except BaseException:
+            self.close()
+            raise
+        return cast(BlockingClient, self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As ``aclose()``, for a client that is used without an event loop."""
+        self._transport = None
+        if self._finalizer is not None:
+            self._finalizer()
+            self._thread = self._finalizer = None
+            self._loop = self._opening = None
+
+    def _loop_thread(self) -> LoopThread:
+        if self._thread is None:
+            self._thread = LoopThread()
+            self._finalizer = weakref.finalize(self, _end, self._thread, self._resources)
+            self._finalizer.atexit = False
+        return self._thread
+
+    async def _open(self) -> Transport:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._transport is not None:
+                raise RuntimeError(
+                    "this BlossomClient was opened in another event loop; make one client for each "
+                    "asyncio.run(), or close it first"
+                )
+            self._loop = loop
+            self._opening = asyncio.Lock()
+        if self._transport is not None:
+            return self._transport
+        assert self._opening is not None  # noqa: S101 - for the type checker; set with the loop above
+        async with self._opening:
+            if self._transport is None:
+                async with AsyncExitStack() as opened:
+                    transport = await self._connect(opened)
+                    self._resources.push_async_callback(opened.pop_all().aclose)
+                    self._transport = transport
+        return self._transport
+
+    async def _connect(self, opened: AsyncExitStack) -> Transport:
+        session = self._session
+        if session is None:
+            session = await opened.enter_async_context(http_session(self._timeout_s))
+        if self._asked_url in {None, "embedded"}:
+            if self._asked_url is None:
+                warnings.warn(
+                    "BlossomClient has no base_url: using the embedded gateway and its offline renderer. "
+                    "Set BLOSSOM_BASE_URL for a gateway of your own, or say base_url='embedded'.",
+                    stacklevel=2,
+                )
+            gateway = await opened.enter_async_context(embedded.found_or_started(session))
+            transport = Transport(gateway.base_url, gateway.api_key, session)
+            if not gateway.own:
+                transport.successor = partial(self._succeed, session)
+            return transport
+        transport = Transport(str(self._asked_url), self._asked_key, session)
+        await transport.probe()
+        return transport
+
+    async def _succeed(self, session: aiohttp.ClientSession) -> tuple[str, str]:
+        """The process whose gateway this client used has ended: find another one, or become it."""
+        gateway = await self._resources.enter_async_context(embedded.found_or_started(session))
+        return gateway.base_url, gateway.api_key
+
+
+def _cdn_prefix(prefix: str | None) -> str | None:
+    if prefix is None:
+        return None
+    url = http_url(prefix, "cdn_prefix")
+    if url.scheme != "https" and url.host not in _LOOPBACK:
+        raise ConfigurationError(f"cdn_prefix: {prefix!r} is not https")
+    return str(url).rstrip("/")
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _end(thread: LoopThread, resources: AsyncExitStack) -> None:
+    if sys.is_finalizing():
+        # The threads a clean close needs have been stopped. Nothing is lost: what was answered is on disk.
+        return
+    try:
+        thread.portal.call(resources.aclose)
+    finally:
+        thread.end()

@@ -1,0 +1,189 @@
+"""The gateway inside this process: the only module of the library that knows ``gateway/``."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib
+import ipaddress
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import attrs
+import orjson
+
+from blossom_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from blossom_async.gateway.settings import Settings
+
+__all__ = ["Gateway", "announced", "announcement", "claimed", "found_or_started", "own_key", "running"]
+
+_FILE = "gateway.json"
+_HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+
+
+@attrs.frozen
+class Gateway:
+    """Where a gateway listens, and the key that opens it. ``own`` is False when another process runs it."""
+
+    base_url: str
+    api_key: str = attrs.field(repr=False)
+    own: bool
+
+
+@asynccontextmanager
+async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gateway]:
+    """A gateway for this process: the one that already serves the data folder, or a new one in this loop.
+
+    A new one listens on loopback at the usual port, or at a free one if something else has that, and says
+    so. It stops when the block is left; its pictures stay in the data folder and ``blossom serve`` brings
+    their URLs back. Raises ``ConfigurationError`` when the extra is not installed or the data folder cannot
+    be used.
+    """
+    try:  # in a thread: the first import takes the better part of a second
+        await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.app")
+    except ImportError as exc:
+        raise ConfigurationError(
+            "there is no base_url, and the embedded gateway is not installed; set BLOSSOM_BASE_URL, or "
+            "pip install 'blossom-async[gateway]'"
+        ) from exc
+    from blossom_async.gateway.settings import load
+
+    settings = load()
+    async with AsyncExitStack() as opened:
+        async with claimed(settings.data_dir):
+            gateway = await running(settings.data_dir, session)
+            if gateway is None:
+                gateway = await opened.enter_async_context(_started(settings))
+        yield gateway
+
+
+@asynccontextmanager
+async def _started(settings: Settings) -> AsyncIterator[Gateway]:
+    from blossom_async.gateway.app import serving
+
+    sock = _loopback_socket(settings.port)
+    keys = (own_key(settings.data_dir), *settings.api_keys)
+    local = attrs.evolve(settings, host="127.0.0.1", api_keys=keys)
+    instance = secrets.token_hex(8)
+    async with serving(local, sock, instance=instance):
+        with announced(settings.data_dir, sock, keys[0], instance) as base_url:
+            yield Gateway(base_url, keys[0], own=True)
+
+
+@contextmanager
+def announced(data_dir: Path, sock: socket.socket, api_key: str, instance: str) -> Iterator[str]:
+    """Writes where the gateway of this data folder listens, for its owner's other processes.
+
+    The file can be read by the owner only and is removed on leaving. Gives the address on this machine.
+    """
+    base_url = _address(sock)
+    path = data_dir / _FILE
+    told = {"base_url": base_url, "api_key": api_key, "instance": instance, "pid": os.getpid()}
+    _write_private(path, orjson.dumps(told))
+    try:
+        yield base_url
+    finally:
+        if announcement(data_dir).get("instance") == instance:
+            path.unlink(missing_ok=True)
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:  # listens on every address, loopback among them
+        host = "::1" if ":" in host else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def own_key(data_dir: Path) -> str:
+    """The gateway's own API key, made on first use and kept in a file that only its owner can read."""
+    path = data_dir / "api_key"
+    try:
+        key = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        key = ""
+    if not key:
+        key = secrets.token_urlsafe(32)
+        _write_private(path, key.encode())
+    return key
+
+
+async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | None:
+    """The gateway that serves this data folder now, if one answers under the announced name."""
+    told = announcement(data_dir)
+    base_url, key = told.get("base_url"), told.get("api_key")
+    if base_url is None or key is None:
+        return None
+    try:
+        async with session.get(f"{base_url}/healthz", timeout=_HEALTH_TIMEOUT) as response:
+            health = orjson.loads(await response.read())
+    except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError):
+        return None
+    if not isinstance(health, dict) or health.get("instance") != told.get("instance"):
+        return None
+    return Gateway(base_url, key, own=False)
+
+
+def announcement(data_dir: Path) -> dict[str, Any]:
+    """What the gateway of a data folder has told of itself: base_url, api_key, instance, pid; or nothing."""
+    try:
+        told = orjson.loads((data_dir / _FILE).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+@asynccontextmanager
+async def claimed(data_dir: Path) -> AsyncIterator[None]:
+    """Keeps two processes from starting a gateway on one data folder at the same moment."""
+    try:
+        lock = await asyncio.to_thread(_lock_file, data_dir)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"data folder {data_dir}: {exc.strerror}; choose another with BLOSSOM_DATA_DIR"
+        ) from exc
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock_file(data_dir: Path) -> int:
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.open(data_dir / "starting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _loopback_socket(port: int) -> socket.socket:
+    from blossom_async.gateway.app import listen
+
+    try:
+        return listen("127.0.0.1", port)
+    except ConfigurationError:
+        sock = listen("127.0.0.1", 0)
+        warnings.warn(
+            f"port {port} is taken: the embedded gateway listens on 127.0.0.1 port {sock.getsockname()[1]}",
+            stacklevel=2,
+        )
+        return sock
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)

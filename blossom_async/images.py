@@ -1,0 +1,320 @@
+"""What ``client.image`` is: prompts in, picture URLs out."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Unpack, overload
+
+import attrs
+from yarl import URL
+
+from blossom_async.batch import BatchResult, Gate, Outcome, Progress, Slots, run, stream
+from blossom_async.batch.engine import attempt_once
+from blossom_async.batch.gate import RateLimitLike
+from blossom_async.errors import ConfigurationError, InvalidRequest
+from blossom_async.models import (
+    ImageInfo,
+    ImageOptions,
+    ImageRequest,
+    PreloadReport,
+    PreloadResult,
+    image_request,
+    to_json,
+)
+from blossom_async.transport import Transport
+from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
+
+__all__ = ["Images", "Request", "UrlBatch"]
+
+Request = ImageRequest | Mapping[str, Any] | str
+"""One entry of a batch: a request, a mapping of its options, or a prompt alone."""
+
+_PATH = re.compile(r".*/(?:image/([0-9A-Za-z]{22})|generated/([0-9A-Za-z]{22})\.[a-z]+)", re.ASCII)
+_DEFAULTS = {
+    field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
+}
+_PRELOAD_AT_ONCE = 32
+
+
+class UrlBatch(Sequence[str | None]):
+    """The URLs of a batch in input order, None where an item failed.
+
+    ``infos`` has the ``ImageInfo`` in the same places, ``outcomes`` an ``Outcome`` each.
+    """
+
+    def __init__(self, result: BatchResult[Request, ImageInfo]) -> None:
+        self._result = result
+        self.infos: tuple[ImageInfo | None, ...] = tuple(result)
+        self.outcomes: tuple[Outcome[Request, ImageInfo], ...] = result.outcomes
+        self.elapsed_s: float = result.elapsed_s
+
+    @property
+    def failures(self) -> tuple[Outcome[Request, ImageInfo], ...]:
+        """Outcomes of the items that were tried and failed."""
+        return self._result.failures
+
+    @property
+    def not_run(self) -> tuple[Outcome[Request, ImageInfo], ...]:
+        """Outcomes of the items that were never tried because the batch stopped."""
+        return self._result.not_run
+
+    @property
+    def cost(self) -> int:
+        """Credits of the pictures made."""
+        return sum(info.cost for info in self.infos if info is not None)
+
+    def raise_for_failures(self) -> None:
+        """Raises an ``ExceptionGroup`` when any item has no URL; each leaf's note names index and prompt."""
+        self._result.raise_for_failures()
+
+    @overload
+    def __getitem__(self, index: int) -> str | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str | None]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
+        if isinstance(index, slice):
+            return [info.url if info else None for info in self.infos[index]]
+        info = self.infos[index]
+        return info.url if info else None
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __repr__(self) -> str:
+        return f"<UrlBatch: {len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s>"
+
+
+class Images:
+    """Pictures by URL. Every call opens the client if need be and shares its limits.
+
+    Wherever options are taken they are the fields of ``ImageRequest``, checked before anything is sent: an
+    unknown one raises ``TypeError``, a bad value ``InvalidRequest``. Calls to the gateway raise
+    ``TransportError`` without an answer, ``TimedOut``, the ``ResponseError`` of the answer's status, and
+    ``ConfigurationError`` when no gateway can be had or something else answers in its place.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Transport]],
+        *,
+        cdn_prefix: str | None,
+        max_concurrency: int,
+        slots: Slots,
+        gates: Sequence[Gate],
+        timeout_s: float,
+    ) -> None:
+        self._connect = connect
+        self._cdn_prefix = cdn_prefix
+        self._max_concurrency = max_concurrency
+        self._slots = slots
+        self._gates = gates
+        self._timeout_s = timeout_s
+
+    async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
+        """The URL of a new picture, which exists when this returns."""
+        return (await self.generate_url_with_info(prompt, **options)).url
+
+    async def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
+        """As ``generate_url``, with all the gateway knows of the picture."""
+        request = self._checked({"prompt": prompt, **options})
+        return await attempt_once(self._create, request, self._slots, self._gates)
+
+    async def generate_urls_batch(
+        self,
+        prompts: Iterable[str] | AsyncIterable[str],
+        *,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> UrlBatch:
+        """One picture for each prompt, with the same options for all.
+
+        A prompt that fails is None in the result and loses no other; bad options fail the whole call before
+        anything is sent. ``max_concurrency`` and ``rate_limit`` narrow the client's own for this batch.
+        """
+        return await self.generate_urls_batch_custom(
+            prompts,
+            max_concurrency=max_concurrency,
+            rate_limit=rate_limit,
+            on_progress=on_progress,
+            **options,
+        )
+
+    async def generate_urls_batch_custom(
+        self,
+        requests: Iterable[Request] | AsyncIterable[Request],
+        *,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **defaults: Unpack[ImageOptions],
+    ) -> UrlBatch:
+        """As ``generate_urls_batch``, with settings of each request's own, which win over the defaults.
+
+        Of an ``ImageRequest`` the fields that differ from the class's defaults are its own. A request that is
+        not valid fails alone.
+        """
+        result = await run(
+            self._attempt(defaults),
+            _several(requests),
+            max_concurrency=max_concurrency or self._max_concurrency,
+            rate_limit=rate_limit,
+            on_progress=on_progress,
+            slots=self._slots,
+            gates=self._gates,
+        )
+        return UrlBatch(result)
+
+    def stream_urls(
+        self,
+        requests: Iterable[Request] | AsyncIterable[Request],
+        *,
+        ordered: bool = False,
+        max_concurrency: int | None = None,
+        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+        **defaults: Unpack[ImageOptions],
+    ) -> AbstractAsyncContextManager[AsyncIterator[Outcome[Request, ImageInfo]]]:
+        """Outcomes as they come, or in input order, pulled lazily and in constant memory.
+
+        ``async with client.image.stream_urls(requests) as outcomes: async for outcome in outcomes: ...``
+        Each outcome's ``value`` is an ``ImageInfo``. Leaving the block ends what is under way.
+        """
+        return stream(
+            self._attempt(defaults),
+            _several(requests),
+            ordered=ordered,
+            max_concurrency=max_concurrency or self._max_concurrency,
+            rate_limit=rate_limit,
+            on_progress=on_progress,
+            slots=self._slots,
+            gates=self._gates,
+        )
+
+    async def validate_url(self, url: str) -> bool:
+        """True or False as the server says; an outage raises instead of passing for "invalid".
+
+        Connects to this client's gateway, to its ``cdn_prefix`` and to public addresses only. Raises
+        ``InvalidRequest`` for what is no http(s) URL, ``TransportError`` and, for 429 and 5xx,
+        ``ResponseError``.
+        """
+        checked = check_url(url)
+        transport = await self._connect()
+        async with warmup_session(self._own_hosts(transport), self._timeout_s) as session:
+            return await validate(session, checked)
+
+    async def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
+        """The URL of a new picture from the request behind one of the gateway's URLs, expired ones included.
+
+        Without overrides the same picture is made again, under a new id; another ``seed`` gives a variation.
+        The URL may be any form: plain, under a CDN, with a query. Raises ``InvalidRequest`` when there is
+        no picture id in it, ``NotFound`` when the gateway does not know it and ``Gone`` when it was deleted.
+        """
+        image_id = _image_id(url)
+        request = self._checked({"prompt": "-", **overrides})
+        changes = {name: value for name, value in overrides.items() if name != "use_custom_cdn"}
+        transport = await self._connect()
+
+        async def again(_: object) -> ImageInfo:
+            return await transport.post(
+                f"/v1/images/{image_id}/regenerate",
+                to_json(changes),
+                ImageInfo,
+                idempotency_key=uuid.uuid4().hex,
+            )
+
+        info = await attempt_once(again, None, self._slots, self._gates)
+        return self._placed(info, request).url
+
+    async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
+        """Warms URLs up, concurrently: each one's status, time, size and cache state, in the order given.
+
+        ``method`` is ``HEAD``, ``GET`` (the whole picture) or ``auto`` (HEAD, and the first byte by GET where
+        HEAD is refused). A URL given twice is fetched once. What goes wrong with a URL is in its result.
+        Connects as ``validate_url``. Raises ``InvalidRequest`` before any request for what is no http(s) URL.
+        """
+        if method not in METHODS:
+            raise InvalidRequest("method", method, f"one of {', '.join(METHODS)}")
+        if isinstance(urls, str):
+            raise TypeError("preload_urls takes a list of URLs, not one string; put it in a list")
+        given = [check_url(url) for url in urls]
+        transport = await self._connect()
+        async with warmup_session(self._own_hosts(transport), self._timeout_s) as session:
+
+            async def preload(url: URL) -> PreloadResult:
+                return await preload_one(session, url, method)
+
+            distinct = list(dict.fromkeys(given))
+            fetched = await run(preload, distinct, max_concurrency=_PRELOAD_AT_ONCE)
+        fetched.raise_for_failures()
+        by_url = dict(zip(distinct, fetched, strict=True))
+        results = tuple(result for url in given if (result := by_url[url]) is not None)
+        return PreloadReport(results=results, elapsed_s=fetched.elapsed_s)
+
+    def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
+        request = image_request(options)
+        if request.use_custom_cdn and self._cdn_prefix is None:
+            raise ConfigurationError(
+                "use_custom_cdn needs BlossomClient(cdn_prefix='https://cdn.example.com')"
+            )
+        return request
+
+    def _attempt(self, defaults: ImageOptions) -> Callable[[Request], Awaitable[ImageInfo]]:
+        self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
+
+        async def attempt(item: Request) -> ImageInfo:
+            return await self._create(self._checked({**defaults, **_own_settings(item)}))
+
+        return attempt
+
+    async def _create(self, request: ImageRequest) -> ImageInfo:
+        transport = await self._connect()
+        body = to_json(attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request)
+        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=uuid.uuid4().hex)
+        return self._placed(info, request)
+
+    def _placed(self, info: ImageInfo, request: ImageRequest) -> ImageInfo:
+        if not request.use_custom_cdn:
+            return info
+        return attrs.evolve(info, url=f"{self._cdn_prefix}/generated/{info.id}.{info.format}")
+
+    def _own_hosts(self, transport: Transport) -> frozenset[str]:
+        addresses = [transport.base_url, *([self._cdn_prefix] if self._cdn_prefix else [])]
+        return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
+
+
+def _own_settings(item: Request) -> Mapping[str, Any]:
+    if isinstance(item, str):
+        return {"prompt": item}
+    if isinstance(item, ImageRequest):
+        settings = attrs.asdict(item, recurse=False)
+        return {
+            name: value for name, value in settings.items() if value != _DEFAULTS.get(name, attrs.NOTHING)
+        }
+    if isinstance(item, Mapping):
+        return item
+    raise TypeError(f"{item!r:.80} is no request; allowed: a prompt, a mapping of options or an ImageRequest")
+
+
+def _several(requests: Any) -> Any:
+    if isinstance(requests, str | bytes | Mapping | ImageRequest):
+        raise TypeError(
+            f"a batch takes several requests, not one {type(requests).__name__}; put it in a list"
+        )
+    if not isinstance(requests, Iterable | AsyncIterable):
+        raise TypeError(f"a batch takes an iterable of requests, not {type(requests).__name__}")
+    return requests
+
+
+def _image_id(url: object) -> str:
+    path = url.partition("?")[0].partition("#")[0] if isinstance(url, str) else ""
+    found = _PATH.fullmatch(path)
+    if not found:
+        raise InvalidRequest(
+            "url", url, "a URL this gateway gave out: .../image/{id} or .../generated/{id}.png"
+        )
+    return found[1] or found[2]

@@ -1,0 +1,183 @@
+"""One HTTP exchange with a gateway: authentication, JSON, and status to error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from blossom_async.errors import (
+    ConfigurationError,
+    ResponseError,
+    TimedOut,
+    TransportError,
+    class_for_status,
+)
+from blossom_async.models import from_json
+
+__all__ = ["Transport", "http_session", "http_url"]
+
+T = TypeVar("T")
+
+# Below the idle time of the usual servers and proxies, so that this side closes first: a POST on a
+# connection the server has just closed fails.
+_KEEPALIVE_S = 15.0
+
+
+def http_session(timeout_s: float) -> aiohttp.ClientSession:
+    """The one session of a client. Its pool has no limit: the batch engine owns the queue, the pool never."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(30.0, timeout_s)),
+        auto_decompress=False,
+    )
+
+
+def http_url(value: str, name: str) -> URL:
+    """An absolute http(s) URL without user, query or fragment. Raises ``ConfigurationError``."""
+    try:
+        url = URL(value)
+        sound = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
+        sound = sound and value.isprintable() and " " not in value  # yarl drops line breaks silently
+    except (ValueError, TypeError):
+        sound = False
+    if not sound or url.user or url.password or url.query_string or url.fragment:
+        raise ConfigurationError(
+            f"{name}: {value!r} is no address; allowed: http(s)://host[:port][/path], for example "
+            "https://images.example.com"
+        )
+    return url
+
+
+class Transport:
+    """Talks to one gateway over a session it does not own.
+
+    ``successor``, when set, is asked once for another address and key if no answer comes from this one.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
+        """Raises ``ConfigurationError`` when ``base_url`` is no http(s) address."""
+        self.base_url = str(http_url(base_url, "base_url")).rstrip("/")
+        self.api_key = api_key
+        self.session = session
+        self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
+        self._moving = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Transport {self.base_url}>"
+
+    async def probe(self) -> None:
+        """Makes sure that a Blossom gateway answers. Raises ``TransportError`` or ``ConfigurationError``."""
+        health = _json(await self._answer("GET", "/healthz"))
+        if not isinstance(health, dict) or health.get("service") != "blossom":
+            raise self._stranger("200 without a gateway's health report")
+
+    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str | None = None) -> T:
+        """The answer to a JSON body. Raises as ``get``."""
+        headers = {"Content-Type": "application/json"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        return self._structured(await self._answer("POST", path, body, headers), kind)
+
+    async def get(self, path: str, kind: type[T]) -> T:
+        """The answer of the gateway.
+
+        Raises ``TransportError`` when none came, ``TimedOut`` when it took too long, the ``ResponseError``
+        of its status, and ``ConfigurationError`` when something other than a gateway answered.
+        """
+        return self._structured(await self._answer("GET", path), kind)
+
+    async def delete(self, path: str) -> None:
+        """Raises as ``get``."""
+        await self._answer("DELETE", path)
+
+    def _structured(self, data: bytes, kind: type[T]) -> T:
+        try:
+            return from_json(data, kind)
+        except ValueError as exc:
+            raise self._stranger(f"a body that is {exc}") from exc
+
+    async def _answer(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        asked = self.base_url
+        try:
+            return await self._exchange(method, path, body, headers)
+        except TransportError as exc:
+            if self.successor is None or isinstance(exc, TimedOut):
+                raise
+            async with self._moving:
+                if self.base_url == asked:
+                    self.base_url, self.api_key = await self.successor()
+            return await self._exchange(method, path, body, headers)
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        all_headers = {"Accept": "application/json", **(headers or {})}
+        if self.api_key is not None:
+            all_headers["Authorization"] = f"Bearer {self.api_key}"
+        try:
+            async with self.session.request(
+                method, self.base_url + path, data=body, headers=all_headers, allow_redirects=False
+            ) as response:
+                data = await response.read()
+        except TimeoutError as exc:  # aiohttp's timeouts are among its ClientErrors too: these first
+            raise TimedOut(f"no complete answer from {self.base_url} in the time allowed") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise TransportError(f"no answer from {self.base_url}: {_reason(exc)}") from exc
+        if response.status >= 300:
+            raise self._refusal(response, data)
+        return data
+
+    def _refusal(self, response: aiohttp.ClientResponse, data: bytes) -> ResponseError | ConfigurationError:
+        status = response.status
+        problem = _json(data) if response.content_type == "application/problem+json" else None
+        if isinstance(problem, dict):
+            return class_for_status(status)(
+                str(problem.get("detail", "")),
+                status=status,
+                code=str(problem.get("code", "error")),
+                field=_text_or_none(problem.get("field")),
+                request_id=_text_or_none(problem.get("request_id")),
+                retry_after_s=_seconds(response.headers.get("Retry-After")),
+            )
+        if status == 429 or status >= 500:  # a proxy before the gateway may say this in its own words
+            return class_for_status(status)(
+                f"{self.base_url} answered {status} {response.content_type}",
+                status=status,
+                retry_after_s=_seconds(response.headers.get("Retry-After")),
+            )
+        return self._stranger(f"{status} {response.content_type}")
+
+    def _stranger(self, answer: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.base_url} answered {answer}: that is no Blossom gateway; "
+            "check base_url or BLOSSOM_BASE_URL"
+        )
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(value: str | None) -> float | None:
+    return float(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def _reason(exc: BaseException) -> str:
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return exc.strerror or str(exc.os_error)
+    return str(exc) or type(exc).__name__

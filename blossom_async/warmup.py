@@ -1,0 +1,171 @@
+"""Guarded requests to URLs that callers give us: is it valid, and warm it up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable, Collection
+
+import aiohttp
+from aiohappyeyeballs import AddrInfoType
+from yarl import URL
+
+from blossom_async.errors import InvalidRequest, TimedOut, TransportError, class_for_status
+from blossom_async.models import PreloadResult
+
+__all__ = ["METHODS", "check_url", "is_public", "preload_one", "validate", "warmup_session"]
+
+METHODS = ("auto", "HEAD", "GET")
+_PER_HOST = 8
+_HEAD_REFUSED = {403, 405, 501}
+_DRAIN = 64 * 1024
+_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet.
+
+    IPv4 addresses inside IPv6 ones (mapped, compatible, 6to4, NAT64, Teredo) are judged by what they lead
+    to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        if any(ip in network for network in _NAT64):
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and int(ip) >> 32 == 0:
+            inner = ipaddress.IPv4Address(int(ip))
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def warmup_session(own_hosts: Collection[str], timeout_s: float) -> aiohttp.ClientSession:
+    """A session for strangers' URLs: it connects to public addresses and to ``own_hosts`` ("host:port").
+
+    The rule is applied to the address that is about to be connected to, so that it holds for literals, for
+    every DNS answer and for each redirect. It carries no credentials, cookies or proxies.
+    """
+    own_addresses: set[tuple[str, int]] = set()
+
+    class Resolver(aiohttp.ThreadedResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[aiohttp.abc.ResolveResult]:
+            answers = await super().resolve(host, port, family)
+            if f"{host}:{port}" in own_hosts:
+                own_addresses.update((answer["host"], port) for answer in answers)
+            return answers
+
+    def guarded_socket(info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = info
+        host, port = str(address[0]), int(address[1])
+        allowed = f"{host}:{port}" in own_hosts or (host, port) in own_addresses or is_public(host)
+        if not allowed:
+            raise PermissionError(errno.EACCES, f"{host} is not a public address")
+        return socket.socket(family, kind, protocol)
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0, limit_per_host=_PER_HOST, resolver=Resolver(), socket_factory=guarded_socket
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        auto_decompress=False,
+    )
+
+
+def check_url(value: object) -> URL:
+    """An http(s) URL without a user in it. Raises ``InvalidRequest``."""
+    allowed = "an http(s) URL without user and password"
+    if not isinstance(value, str):
+        raise InvalidRequest("url", value, allowed)
+    try:
+        url = URL(value)
+        sound = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
+    except ValueError:
+        sound = False
+    if not sound or url.user or url.password:
+        raise InvalidRequest("url", value, allowed)
+    return url
+
+
+async def validate(session: aiohttp.ClientSession, url: URL) -> bool:
+    """Whether the URL answers: False when the server says no (4xx), an error when it says nothing clear.
+
+    Raises ``TransportError`` without an answer, ``TimedOut``, and the ``ResponseError`` of a 429 or 5xx: an
+    outage is not "invalid".
+    """
+    try:
+        status = await _status(session, url)
+    except TimeoutError as exc:
+        raise TimedOut(f"no answer from {url.host} in the time allowed") from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        raise TransportError(f"no answer from {url.host}: {exc}") from exc
+    if status == 429 or status >= 500:
+        raise class_for_status(status)(f"{url.host} answered {status}; whether the URL is valid is unknown")
+    return status < 400
+
+
+async def _status(session: aiohttp.ClientSession, url: URL) -> int:
+    async with session.head(url, max_redirects=3, allow_redirects=True) as response:
+        if response.status not in {405, 501}:
+            return response.status
+    async with session.get(url, max_redirects=3, headers={"Range": "bytes=0-0"}) as response:
+        return response.status
+
+
+async def preload_one(session: aiohttp.ClientSession, url: URL, method: str) -> PreloadResult:
+    """One warm-up request. What goes wrong is in the result, nothing is raised.
+
+    ``auto`` sends HEAD, and GET of the first byte to servers that refuse HEAD; ``GET`` fetches it all.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    status: int | None = None
+    received = 0
+    cache = "unknown"
+    error: str | None = None
+    try:
+        first = "HEAD" if method == "auto" else method
+        status, received, cache = await _fetch(session, url, first, {})
+        if method == "auto" and status in _HEAD_REFUSED:
+            status, received, cache = await _fetch(session, url, "GET", {"Range": "bytes=0-0"})
+        if status >= 400:
+            error = f"answered {status}"
+    except TimeoutError:
+        error = "no complete answer in the time allowed"
+    except (aiohttp.ClientError, OSError) as exc:
+        error = str(exc) or type(exc).__name__
+    ms = (clock() - started) * 1000
+    return PreloadResult(url=str(url), status=status, ms=ms, bytes=received, cache=cache, error=error)
+
+
+async def _fetch(
+    session: aiohttp.ClientSession, url: URL, method: str, headers: dict[str, str]
+) -> tuple[int, int, str]:
+    received = 0
+    async with session.request(
+        method, url, headers=headers, max_redirects=3, allow_redirects=True
+    ) as response:
+        whole = not headers and method == "GET"
+        async for chunk in response.content.iter_any():
+            received += len(chunk)
+            if not whole and received > _DRAIN:
+                break
+        return response.status, received, _cache_state(response.headers.get)
+
+
+def _cache_state(header: Callable[[str], str | None]) -> str:
+    for name in ("Cache-Status", "X-Cache", "X-Cache-Status", "CF-Cache-Status"):
+        said = (header(name) or "").lower()
+        if "hit" in said:
+            return "hit"
+        if "miss" in said or "fwd" in said:
+            return "miss"
+    return "hit" if (header("Age") or "0") not in {"", "0"} else "unknown"

@@ -1,0 +1,353 @@
+"""``BlossomClient`` against a real gateway, in its coroutine and its blocking form."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import urllib.request
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from blossom_async import (
+    BlossomClient,
+    ConfigurationError,
+    Gone,
+    ImageRequest,
+    InvalidRequest,
+    NotFound,
+    Progress,
+    TransportError,
+    UrlBatch,
+)
+from tests.conftest import RunningGateway
+
+Gateway = AbstractAsyncContextManager[RunningGateway]
+TINY = {"width": 32, "height": 32}
+PROMPTS = [
+    "sunset over ocean",
+    "forest in autumn",
+    "city skyline at night",
+    "mountain landscape",
+    "flower garden",
+]
+
+
+async def fetch(url: str) -> tuple[int, str, bytes]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, response.content_type, await response.read()
+
+
+async def test_generate_url_gives_a_url_that_opens(gateway: Gateway) -> None:
+    """The picture exists when the call returns."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url(prompt="a beautiful sunset over mountains", **TINY)
+        status, kind, data = await fetch(url)
+    assert (status, kind) == (200, "image/png")
+    assert data.startswith(b"\x89PNG")
+
+
+async def test_generate_url_with_info_tells_size_and_format(gateway: Gateway) -> None:
+    """The guide's fields are there, and file_size is the size of what the URL serves."""
+    async with gateway as running, running.client() as client:
+        result = await client.image.generate_url_with_info(
+            prompt="professional headshot", quality="hd", format="webp", width=64, height=32
+        )
+        _, kind, data = await fetch(result.url)
+    assert (result.width, result.height, result.format, result.quality) == (64, 32, "webp", "hd")
+    assert (kind, len(data)) == ("image/webp", result.file_size)
+
+
+async def test_expiry_is_told_and_kept(gateway: Gateway) -> None:
+    """``expires_at`` and ``time_remaining`` follow ``expires_in``."""
+    async with gateway as running, running.client() as client:
+        result = await client.image.generate_url_with_info(prompt="test image", expires_in=86_400, **TINY)
+        endless = await client.image.generate_url_with_info(prompt="test image", **TINY)
+    assert result.expires_at is not None
+    assert (result.expires_at - result.created_at).total_seconds() == 86_400
+    assert result.time_remaining is not None
+    assert 86_300 < result.time_remaining <= 86_400
+    assert (endless.expires_at, endless.time_remaining) == (None, None)
+
+
+async def test_batch_keeps_the_order(gateway: Gateway) -> None:
+    """URLs come in the order of the prompts, whichever was ready first."""
+    sizes = [16, 512, 32, 256, 64, 128]
+    async with gateway as running, running.client() as client:
+        urls = await client.image.generate_urls_batch_custom(
+            [{"prompt": f"a lake {size}", "width": size} for size in sizes], height=16
+        )
+        assert isinstance(urls, UrlBatch)
+        assert [info and info.width for info in urls.infos] == sizes
+        assert [info and info.url for info in urls.infos] == list(urls)
+    assert urls.cost == len(sizes)
+    assert urls[1:3] == list(urls)[1:3]
+
+
+async def test_a_failed_item_loses_no_other(gateway: Gateway) -> None:
+    """A bad prompt is None in its place, with its error in the outcome."""
+    async with gateway as running, running.client() as client:
+        urls = await client.image.generate_urls_batch(["a lake", "", "a forest", "x" * 40_000], **TINY)
+    assert [url is None for url in urls] == [False, True, False, True]
+    assert [failure.index for failure in urls.failures] == [1, 3]
+    assert isinstance(urls.failures[0].error, InvalidRequest)
+    with pytest.raises(ExceptionGroup) as caught:
+        urls.raise_for_failures()
+    assert "item 1: ''" in caught.value.exceptions[0].__notes__
+
+
+async def test_bad_options_fail_the_batch_before_anything_is_sent(gateway: Gateway) -> None:
+    """An option that is wrong for all is the call's error, not every item's."""
+    async with gateway as running, running.client() as client:
+        with pytest.raises(InvalidRequest, match="width"):
+            await client.image.generate_urls_batch(PROMPTS, width=-5)
+        with pytest.raises(TypeError, match="Did you mean 'height'"):
+            await client.image.generate_urls_batch(PROMPTS, heigth=5)  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="not one str"):
+            await client.image.generate_urls_batch("sunset over ocean")
+        assert not list(running.data_dir.glob("images/*/*"))
+
+
+async def test_requests_win_over_defaults(gateway: Gateway) -> None:
+    """Each request's own settings count first, for mappings and for ``ImageRequest``."""
+    async with gateway as running, running.client() as client:
+        urls = await client.image.generate_urls_batch_custom(
+            requests=[
+                {"prompt": "portrait", "height": 48},
+                ImageRequest("landscape", width=48),
+                "square",
+                {"prompt": "no such", "widht": 3},
+            ],
+            quality="hd",
+            **TINY,
+        )
+    infos = [info and (info.width, info.height, info.quality) for info in urls.infos]
+    assert infos == [(32, 48, "hd"), (48, 32, "hd"), (32, 32, "hd"), None]
+    assert isinstance(urls.failures[0].error, TypeError)
+
+
+async def test_progress_counts_to_the_end(gateway: Gateway) -> None:
+    """``on_progress`` sees every item end."""
+    seen: list[Progress] = []
+    async with gateway as running, running.client() as client:
+        await client.image.generate_urls_batch([*PROMPTS, ""], on_progress=seen.append, **TINY)
+    assert [progress.done + progress.failed for progress in seen] == list(range(1, 7))
+    assert (seen[-1].total, seen[-1].done, seen[-1].failed, seen[-1].running) == (6, 5, 1, 0)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_stream_gives_every_outcome_once(gateway: Gateway, ordered: bool) -> None:
+    """All items come, in input order when asked, from a lazy source too."""
+
+    async def requests() -> Any:
+        for number in range(20):
+            yield {"prompt": f"a lake {number}", "width": 16 + 16 * (number % 3), "height": 16}
+
+    async with (
+        gateway as running,
+        running.client() as client,
+        client.image.stream_urls(requests(), ordered=ordered) as outcomes,
+    ):
+        seen = [outcome async for outcome in outcomes]
+    indexes = [outcome.index for outcome in seen]
+    assert (indexes if ordered else sorted(indexes)) == list(range(20))
+    assert all(outcome.value and outcome.value.width == 16 + 16 * (outcome.index % 3) for outcome in seen)
+
+
+async def test_leaving_a_stream_early_leaves_nothing_running(gateway: Gateway) -> None:
+    """After ``break`` no task of the batch is left."""
+    async with gateway as running, running.client() as client:
+        async with client.image.stream_urls((f"a lake {n}" for n in range(1000)), **TINY) as outcomes:
+            async for _ in outcomes:
+                break
+        assert not [task for task in asyncio.all_tasks() if "batch/engine" in repr(task)]
+        assert client.image._slots.in_use == 0
+
+
+async def test_validate_url_tells_true_from_false(gateway: Gateway) -> None:
+    """A URL that serves is valid; an unknown and a deleted one are not."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("test image", **TINY)
+        assert await client.image.validate_url(url)
+        assert not await client.image.validate_url(f"{running.base_url}/image/{'a' * 22}")
+        assert not await client.image.validate_url(f"{running.base_url}/elsewhere")
+
+
+async def test_an_outage_is_not_invalid(gateway: Gateway) -> None:
+    """When nobody answers, ``validate_url`` raises instead of saying False."""
+    async with gateway as running:
+        async with running.client() as client:
+            url = await client.image.generate_url("test image", **TINY)
+        offline = running.client()
+    try:
+        with pytest.raises(TransportError):
+            await offline.image.validate_url(url)
+    finally:
+        await offline.aclose()
+
+
+async def test_regenerate_from_any_form_of_url(gateway: Gateway) -> None:
+    """Plain, CDN and signed forms lead to the same request; the new picture has the same bytes."""
+    async with gateway as running, running.client(cdn_prefix="https://cdn.myapp.com") as client:
+        info = await client.image.generate_url_with_info("test image", **TINY)
+        _, _, original = await fetch(info.url)
+        for url in (
+            info.url,
+            f"https://cdn.myapp.com/generated/{info.id}.png",
+            f"{info.url}?exp=1&sig=2",
+            f"https://other.example/prefix/image/{info.id}#top",
+        ):
+            new_url = await client.image.regenerate_from_url(url)
+            assert new_url != info.url
+            assert (await fetch(new_url))[2] == original
+        varied = await client.image.regenerate_from_url(info.url, seed=1, format="jpg")
+        assert (await fetch(varied))[1] == "image/jpeg"
+
+
+async def test_regenerate_says_what_it_cannot_do(gateway: Gateway) -> None:
+    """No id, an unknown id, a bad override: each its own error."""
+    async with gateway as running, running.client() as client:
+        with pytest.raises(InvalidRequest, match="url"):
+            await client.image.regenerate_from_url("https://example.com/cat.png")
+        with pytest.raises(NotFound):
+            await client.image.regenerate_from_url(f"https://example.com/image/{'a' * 22}")
+        with pytest.raises(InvalidRequest, match="width"):
+            await client.image.regenerate_from_url(f"https://example.com/image/{'a' * 22}", width=1)
+
+
+async def test_custom_cdn_puts_urls_under_the_prefix(gateway: Gateway) -> None:
+    """The path under the prefix is one the gateway serves."""
+    async with gateway as running, running.client(cdn_prefix="https://cdn.myapp.com/") as client:
+        url = await client.image.generate_url("test image", use_custom_cdn=True, format="jpg", **TINY)
+        assert url.startswith("https://cdn.myapp.com/generated/")
+        assert url.endswith(".jpg")
+        status, kind, _ = await fetch(url.replace("https://cdn.myapp.com", running.base_url))
+    assert (status, kind) == (200, "image/jpeg")
+
+
+async def test_custom_cdn_without_a_prefix_is_refused(gateway: Gateway) -> None:
+    """Nothing is made when the URL could not be what was asked for."""
+    async with gateway as running, running.client() as client:
+        with pytest.raises(ConfigurationError, match="cdn_prefix"):
+            await client.image.generate_url("test image", use_custom_cdn=True)
+        assert not list(running.data_dir.glob("images/*/*"))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "cdn.x",
+        "//cdn.x",
+        "javascript:alert(1)",
+        "https://cdn.x@evil",
+        "https://a\r\n",
+        "http://cdn.x",
+        "https://x?a",
+    ],
+)
+def test_a_cdn_prefix_must_be_an_https_address(prefix: str) -> None:
+    """What would send viewers elsewhere is refused at once."""
+    with pytest.raises(ConfigurationError, match="cdn_prefix"):
+        BlossomClient("embedded", cdn_prefix=prefix)
+
+
+async def test_preload_reports_each_url_in_order(gateway: Gateway) -> None:
+    """Status, time and errors come for every URL given, duplicates included."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("test image", **TINY)
+        missing = f"{running.base_url}/image/{'a' * 22}"
+        report = await client.image.preload_urls([url, missing, url])
+        whole = await client.image.preload_urls([url], method="GET")
+    assert [(result.url, result.status) for result in report.results] == [
+        (url, 200),
+        (missing, 404),
+        (url, 200),
+    ]
+    assert [result.url for result in report.failures] == [missing]
+    assert report.results[0].bytes == 0
+    assert whole.results[0].bytes > 0
+
+
+async def test_one_session_is_shared_and_left_open(gateway: Gateway) -> None:
+    """A session that is given belongs to its giver."""
+    async with gateway as running, aiohttp.ClientSession() as session:
+        async with running.client(session=session) as client:
+            await client.image.generate_url("test image", **TINY)
+        assert not session.closed
+
+
+async def test_opens_on_first_use_and_closes(gateway: Gateway) -> None:
+    """Without ``async with`` the first call opens the client, once."""
+    async with gateway as running:
+        client = running.client()
+        urls = await asyncio.gather(*(client.image.generate_url(f"lake {n}", **TINY) for n in range(5)))
+        await client.aclose()
+        await client.aclose()
+    assert len(set(urls)) == 5
+
+
+async def test_rate_limit_and_concurrency_are_checked_when_given() -> None:
+    """A limit that is none is refused before anything happens."""
+    for bad in ({"rate_limit": "fast"}, {"rate_limit": -1}, {"max_concurrency": 0}, {"timeout_s": 0}):
+        with pytest.raises(ValueError, match="allowed"):
+            BlossomClient("embedded", **bad)
+
+
+async def test_the_blocking_form_refuses_a_running_loop() -> None:
+    """``with`` inside a coroutine would block it, and says what to write instead."""
+    with pytest.raises(RuntimeError, match="async with"):
+        BlossomClient("embedded").__enter__()
+
+
+def test_the_blocking_form_does_the_same() -> None:
+    """Every method waits for its result; the embedded gateway serves meanwhile."""
+    with BlossomClient("embedded") as client:
+        info = client.image.generate_url_with_info("a lake", **TINY)
+        with urllib.request.urlopen(info.url) as response:  # noqa: S310 - loopback
+            assert len(response.read()) == info.file_size
+        assert client.image.validate_url(info.url)
+        assert client.image.regenerate_from_url(info.url) != info.url
+        urls = client.image.generate_urls_batch(PROMPTS, **TINY)
+        assert None not in urls
+        with client.image.stream_urls(PROMPTS, ordered=True, **TINY) as outcomes:
+            assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3, 4]
+        assert not client.image.preload_urls(list(filter(None, urls))).failures
+        assert client.base_url
+        assert client.api_key
+        assert client.api_key not in repr(client)
+
+
+def test_without_with_a_script_ends_by_itself() -> None:
+    """A client that was never closed does not keep the interpreter from ending, and prints nothing odd."""
+    script = (
+        "from blossom_async import BlossomClient\n"
+        "client = BlossomClient('embedded', cdn_prefix='https://cdn.myapp.com')\n"
+        "url = client.image.generate_url(prompt='test image', use_custom_cdn=True, width=32, height=32)\n"
+        "print(url)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.startswith("https://cdn.myapp.com/generated/")
+    assert ended.stderr == ""
+
+
+def test_no_base_url_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded gateway is the default, and one warning says so."""
+    monkeypatch.delenv("BLOSSOM_BASE_URL", raising=False)
+    with pytest.warns(UserWarning, match="embedded gateway") as caught, BlossomClient() as client:
+        client.image.generate_url("a lake", **TINY)
+    assert len(caught) == 1
+
+
+async def test_gone_pictures_are_not_regenerated(gateway: Gateway) -> None:
+    """What was deleted stays deleted."""
+    async with gateway as running, running.client() as client:
+        info = await client.image.generate_url_with_info("test image", **TINY)
+        transport = await client._open()
+        await transport.delete(f"/v1/images/{info.id}")
+        with pytest.raises(Gone):
+            await client.image.regenerate_from_url(info.url)

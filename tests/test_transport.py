@@ -1,0 +1,210 @@
+"""One exchange with a gateway, against servers that answer well, badly or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from aioresponses import aioresponses
+
+from blossom_async.errors import (
+    BlossomError,
+    ConfigurationError,
+    Gone,
+    NotFound,
+    Overloaded,
+    ProviderFailed,
+    RateLimited,
+    Rejected,
+    ResponseError,
+    ServerFailed,
+    TimedOut,
+    TransportError,
+    Unauthenticated,
+    class_for_status,
+)
+from blossom_async.models import ImageInfo
+from blossom_async.transport import Transport, http_session
+from tests.test_models import INFO
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def answering(handler: Handler, timeout_s: float = 10.0) -> AsyncIterator[Transport]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    async with TestServer(app) as server, http_session(timeout_s) as session:
+        yield Transport(str(server.make_url("")).rstrip("/"), "a-key", session)
+
+
+def always(**answer: Any) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(**answer)
+
+    return handler
+
+
+async def test_an_answer_becomes_a_model() -> None:
+    """What a gateway says of a picture is structured."""
+    async with answering(always(body=INFO, content_type="application/json")) as transport:
+        info = await transport.get("/v1/images/a", ImageInfo)
+    assert info.id == "a"
+
+
+async def test_the_key_and_the_idempotency_key_are_sent() -> None:
+    """Every call carries the API key, a creating one its Idempotency-Key."""
+    seen: dict[str, str | None] = {}
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.update(
+            auth=request.headers.get("Authorization"),
+            key=request.headers.get("Idempotency-Key"),
+            body=(await request.read()).decode(),
+        )
+        return web.Response(body=INFO, content_type="application/json")
+
+    async with answering(handler) as transport:
+        await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+    assert seen == {"auth": "Bearer a-key", "key": "k", "body": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, Unauthenticated),
+        (404, NotFound),
+        (410, Gone),
+        (422, Rejected),
+        (429, RateLimited),
+        (500, ServerFailed),
+        (502, ProviderFailed),
+        (503, Overloaded),
+        (418, ResponseError),
+        (599, ServerFailed),
+    ],
+)
+async def test_each_status_has_its_error(status: int, error: type[ResponseError]) -> None:
+    """The problem's words arrive as fields of the error of that status."""
+    body = b'{"detail":"why","code":"c","field":"width","request_id":"r1","status":%d}' % status
+    answer = always(
+        status=status,
+        body=body,
+        content_type="application/problem+json",
+        headers={"Retry-After": "7"},
+    )
+    async with answering(answer) as transport:
+        with pytest.raises(error) as caught:
+            await transport.get("/v1/images/a", ImageInfo)
+    told = caught.value
+    assert type(told) is error
+    assert (told.status, told.code, told.detail, told.field) == (status, "c", "why", "width")
+    assert (told.request_id, told.retry_after_s) == ("r1", 7.0)
+    assert "why" in str(told)
+    assert "r1" in str(told)
+
+
+def test_statuses_and_classes_agree() -> None:
+    """The one table between status and class holds both ways."""
+    for status in range(400, 600):
+        assert class_for_status(status).status in {status, 500}
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_proxy_that_fails_is_an_outage(status: int) -> None:
+    """A 5xx in a proxy's own words is the error of its status, not a wrong address."""
+    async with answering(always(status=status, text="<html>", content_type="text/html")) as transport:
+        with pytest.raises(class_for_status(status)):
+            await transport.get("/v1/images/a", ImageInfo)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"text": "<html>hello", "content_type": "text/html"},
+        {"body": b"[]", "content_type": "application/json"},
+        {"body": b'{"service":"other"}', "content_type": "application/json"},
+        {"status": 404, "text": "nginx", "content_type": "text/html"},
+        {"status": 302, "headers": {"Location": "http://127.0.0.1:9/"}},
+    ],
+)
+async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> None:
+    """What is no gateway is a configuration error in one line that names the address."""
+    async with answering(always(**answer)) as transport:
+        with pytest.raises(ConfigurationError, match="that is no Blossom gateway; check base_url") as caught:
+            await transport.probe()
+        assert transport.base_url in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+async def test_nobody_there_is_a_transport_error() -> None:
+    """A refused connection says where nobody answered."""
+    async with http_session(5.0) as session:
+        with pytest.raises(TransportError, match=r"no answer from http://127\.0\.0\.1:1") as caught:
+            await Transport("http://127.0.0.1:1", None, session).probe()
+    assert not isinstance(caught.value, TimedOut)
+
+
+async def test_a_connection_cut_mid_answer_is_a_transport_error() -> None:
+    """Half an answer is none."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with answering(handler) as transport:
+        with pytest.raises(TransportError):
+            await transport.probe()
+
+
+async def test_too_slow_is_timed_out() -> None:
+    """The time for one call includes the last byte; the error is a ``TimeoutError`` too."""
+    waiting = asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        await waiting.wait()
+        return web.Response()
+
+    async with answering(handler, timeout_s=0.05) as transport:
+        with pytest.raises(TimedOut) as caught:
+            await transport.probe()
+        waiting.set()
+    assert isinstance(caught.value, TimeoutError)
+    assert isinstance(caught.value, BlossomError)
+
+
+async def test_an_answer_with_another_type_of_value_is_no_gateway() -> None:
+    """An odd single answer, without a server: aioresponses stands in for one."""
+    async with http_session(5.0) as session:
+        transport = Transport("http://gateway.test", None, session)
+        with aioresponses() as mocked:
+            mocked.get("http://gateway.test/v1/images/a", body=b'{"url":3}', content_type="application/json")
+            with pytest.raises(ConfigurationError, match="a body that is not a ImageInfo"):
+                await transport.get("/v1/images/a", ImageInfo)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "images.example.com", "ftp://x", "http://", "http://u:p@x", "http://x?y=1", "http://x:99999"],
+)
+async def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """base_url must be an http(s) address, said before anything is sent."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ConfigurationError, match="base_url"):
+            Transport(address, None, session)
+
+
+async def test_a_key_has_no_repr() -> None:
+    """A transport in a log gives no key away."""
+    async with aiohttp.ClientSession() as session:
+        assert "secret" not in repr(Transport("http://x", "secret", session))
