@@ -1,0 +1,52 @@
+"""The progress bar of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.text import Text
+
+from blossom_async.batch import Progress as Standing
+from blossom_async.cli.words import duration
+
+__all__ = ["bar"]
+
+_HZ = 10
+_WIDE = 22  # with the texts less than 80, or the ^C of a terminal would push it to a second line
+
+
+@contextmanager
+def bar(console: Console, total: int | None) -> Iterator[Callable[[Standing], None]]:
+    """A bar while the block runs; gives what to call with each new standing.
+
+    The bar is drawn ten times a second, however often it is called, and is gone afterwards.
+    """
+    columns = [SpinnerColumn(style="magenta"), BarColumn(_WIDE, complete_style="magenta"), _Count(), _Pace()]
+    with Progress(*columns, console=console, transient=True, refresh_per_second=_HZ) as drawn:
+        task = drawn.add_task("", total=total, failed=0)
+
+        def update(standing: Standing) -> None:
+            drawn.update(task, completed=standing.done + standing.failed, failed=standing.failed)
+
+        yield update
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        failed = task.fields["failed"]
+        of = f" of {task.total:,.0f}" if task.total is not None else ""
+        text = Text(f"{task.completed - failed:,.0f}{of}")
+        text.append(f", {failed:,} failed", style="red" if failed else "dim")
+        return text
+
+
+class _Pace(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        if not task.speed:
+            return Text("")
+        left = task.time_remaining
+        ending = f", {duration(left)} left" if left is not None else ""
+        return Text(f"{task.speed:.1f}/s{ending}", style="dim")

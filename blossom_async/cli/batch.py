@@ -1,0 +1,268 @@
+"""``blossom batch``: a file of prompts becomes pictures behind URLs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from blossom_async.cli.options import (
+    PICTURE,
+    gateway_options,
+    help_settings,
+    opened_client,
+    picture_options,
+    picture_settings,
+)
+from blossom_async.cli.words import CannotStart, duration, plural, say
+from blossom_async.errors import BlossomError, ConfigurationError, Unauthenticated
+
+if TYPE_CHECKING:
+    from blossom_async.cli.gallery import Gallery
+    from blossom_async.cli.prompts import Entry, PromptFile
+    from blossom_async.cli.results import JsonLines, Result
+
+__all__ = ["batch"]
+
+_FORMATS = ("txt", "csv", "tsv", "jsonl")
+_STOPPED = 130
+
+
+@click.command("batch", cls=click.RichCommand, context_settings=help_settings)
+@click.argument("prompts", metavar="PROMPTS")
+@click.option("--input-format", type=click.Choice(_FORMATS), help="When the file's name does not tell.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N prompts only.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON for each item.")
+@click.option(
+    "--gallery", type=click.Path(path_type=Path), metavar="FILE", help="One HTML page with all pictures."
+)
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each item on stdout, no table.")
+@click.option("--all", "all_rows", is_flag=True, help="Every row in the table.")
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(min=1),
+    default=64,
+    metavar="N",
+    help="Calls under way at once; 64 unless said.",
+)
+@click.option(
+    "--rate-limit", multiple=True, metavar="N/TIME", help="Such as 600/min or 10/s; may be repeated."
+)
+@gateway_options
+@picture_options
+@click.option_panel("Files", options=["--input-format", "--limit", "--out", "--gallery", "--json", "--all"])
+@click.option_panel(
+    "Gateway", options=["--max-concurrency", "--rate-limit", "--base-url", "--api-key-file", "--timeout"]
+)
+@click.option_panel("Picture", options=PICTURE)
+def batch(prompts: str, **given: Any) -> int:
+    """Make a picture of every prompt in PROMPTS and print its URL.
+
+    PROMPTS is a file, or - for standard input:
+
+    \b
+    .txt         a prompt a line; # begins a comment
+    .csv, .tsv   a column "prompt"; columns named as options are each item's own
+    .jsonl       an object of options a line, or a string
+
+    A line that cannot be used fails alone. Exit status: 0 all done, 1 some items failed, 2 nothing could
+    start, 130 stopped by Ctrl-C.
+    """
+    from blossom_async.batch.gate import rate_limits
+    from blossom_async.cli.prompts import PromptFile
+
+    settings = picture_settings(given)
+    try:
+        limits = rate_limits(given["rate_limit"])
+    except ValueError as exc:
+        raise CannotStart(f"--rate-limit: {exc}") from exc
+    with PromptFile(prompts, given["input_format"]) as source:
+        return _Batch(source, {**settings, "rate_limit": limits}, given).status()
+
+
+class _Batch:
+    """One run of the command: its source, and all the places its results go to."""
+
+    def __init__(self, source: PromptFile, settings: dict[str, Any], given: dict[str, Any]) -> None:
+        from rich.console import Console
+
+        from blossom_async.cli.results import Shown, Tally
+
+        self._source = source
+        self._settings = settings
+        self._given = given
+        self._limit: int | None = given["limit"]
+        self._stderr = Console(stderr=True)
+        self._tally = Tally()
+        self._shown = Shown(all_rows=given["all_rows"])
+        self._note = ""
+        self._out: JsonLines | None = None
+        self._gallery: Gallery | None = None
+
+    def status(self) -> int:
+        """Makes the pictures, says what became of them, and gives the exit status."""
+        from blossom_async.cli.loop import run
+
+        failure: Exception | None = None
+        stopped = False
+        try:
+            self._open_files()
+            try:
+                run(self._make())
+            except KeyboardInterrupt:
+                stopped = True
+            except (BlossomError, CannotStart) as exc:
+                failure = exc
+            if failure is not None and not self._tally.done:
+                raise failure
+            self._report(ended=not stopped and failure is None)
+        finally:
+            self._close_files()
+        if failure is not None:
+            raise failure
+        if stopped:
+            return _STOPPED
+        return 1 if self._tally.failed else 0
+
+    def _open_files(self) -> None:
+        """Finds out before any picture is made whether its results can be written."""
+        from blossom_async.cli.gallery import Gallery
+        from blossom_async.cli.results import JsonLines
+
+        out, page = self._given["out"], self._given["gallery"]
+        for name, path in (("--out", out), ("--gallery", page)):
+            if path is not None and self._source.is_same(path):
+                raise CannotStart(f"{name} {path}: that is the file with the prompts")
+        if out is not None and page is not None and out.resolve() == page.resolve():
+            raise CannotStart(f"--gallery {page}: that is the file of --out")
+        if page is not None:
+            self._gallery = Gallery(page)
+        if out is not None:
+            self._out = JsonLines(out)
+
+    def _close_files(self) -> None:
+        if self._out is not None:
+            self._out.close()
+        if self._gallery is not None:
+            self._gallery.close()
+
+    async def _make(self) -> None:
+        import asyncio
+
+        from blossom_async.cli.serve import own_gateway
+        from blossom_async.transport import http_session
+
+        entries = self._source.entries(self._limit, say)
+        first = await anext(entries, None)
+        if first is None:
+            raise ConfigurationError(f"{self._source.name}: there is no prompt in it")
+        async with (
+            http_session(self._given["timeout"]) as session,
+            opened_client(self._given, session, max_concurrency=self._given["max_concurrency"]) as client,
+        ):
+            base_url = str(client.base_url)
+            self._note = own_gateway(base_url)
+            try:
+                await self._stream(client, session, base_url, _all(first, entries))
+            except asyncio.CancelledError:
+                say("stopping; Ctrl-C again does not wait for pictures under way")
+                raise
+
+    async def _stream(self, client: Any, session: Any, base_url: str, entries: AsyncIterator[Entry]) -> None:
+        import asyncio
+        from contextlib import AsyncExitStack
+
+        from blossom_async.batch import Progress
+        from blossom_async.cli.results import Result
+        from blossom_async.cli.thumbs import Thumbs
+
+        clock = asyncio.get_running_loop().time
+        tally = self._tally
+        started = clock()
+        standing: Progress | None = None
+        async with AsyncExitStack() as opened:
+            show = self._bar(opened)
+
+            def progressed(now: Progress) -> None:
+                nonlocal standing
+                standing = now
+                show(now)
+
+            thumbs = None
+            if self._gallery is not None:
+                thumbs = await opened.enter_async_context(Thumbs(self._gallery, session, base_url))
+            outcomes = await opened.enter_async_context(
+                client.image.stream_urls(entries, ordered=True, on_progress=progressed, **self._settings)
+            )
+            try:
+                async for outcome in outcomes:
+                    if isinstance(outcome.error, Unauthenticated) and not tally.done:
+                        raise outcome.error  # the others would hear the same
+                    result = Result.of(outcome, Path(self._source.name).name)
+                    self._write(result)
+                    if thumbs is not None:
+                        await thumbs.add(result)
+            finally:
+                tally.elapsed_s = clock() - started
+                if standing is not None:
+                    tally.unlisted = standing.done - tally.done
+        tally.elapsed_s = clock() - started
+
+    def _bar(self, opened: Any) -> Any:
+        """What to call with each new standing: a bar's update when a person looks at stderr."""
+        if not self._stderr.is_terminal:
+            return lambda _: None
+        from blossom_async.cli.bar import bar
+
+        self._tally.total = self._source.count(self._limit)
+        return opened.enter_context(bar(self._stderr, self._tally.total))
+
+    def _write(self, result: Result) -> None:
+        from blossom_async.cli.results import json_stdout
+
+        if self._out is not None:
+            self._out.add(result)
+        self._tally.add(result)
+        if self._given["as_json"]:
+            json_stdout(result)
+        else:
+            self._shown.add(result)
+
+    def _report(self, *, ended: bool) -> None:
+        from rich.console import Console
+
+        tally = self._tally
+        if not self._given["as_json"]:
+            self._shown.write(Console(soft_wrap=False))
+        sentence = tally.sentence(ended=ended)
+        say(sentence if ended else f"stopped: {sentence}")
+        if tally.unlisted:
+            say(f"{plural(tally.unlisted, 'more picture')} came out of turn and are not listed")
+        if self._note and tally.done:
+            say(self._note)
+        if self._gallery is not None and (tally.done or tally.failed):
+            self._finish_page(ended=ended)
+
+    def _finish_page(self, *, ended: bool) -> None:
+        from datetime import UTC, datetime
+
+        assert self._gallery is not None  # noqa: S101 - for the type checker
+        tally = self._tally
+        made = (
+            f"{tally.done:,} of {tally.done + tally.failed:,}" if ended else f"{tally.done:,}, then stopped"
+        )
+        facts = [("Pictures", made), ("Time", duration(tally.elapsed_s))]
+        if tally.elapsed_s > 0:
+            facts.append(("Pace", f"{tally.done / tally.elapsed_s:.1f}/s"))
+        facts.append(("Credits", f"{tally.credits:,}"))
+        title, source = plural(tally.done, "picture"), Path(self._source.name).name
+        self._gallery.finish(title, source, facts, self._note, datetime.now(UTC))
+        say(f"gallery: {self._given['gallery']}")
+
+
+async def _all(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
+    yield first
+    async for entry in rest:
+        yield entry

@@ -1,0 +1,255 @@
+"""Writes a batch as one self-contained page: thumbnails, prompts, failures and links."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import math
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import attrs
+
+from blossom_async.cli.results import Result
+from blossom_async.cli.words import CannotStart, plural, size
+from blossom_async.errors import ConfigurationError
+
+__all__ = ["Gallery", "Thumbnail", "thumbnail"]
+
+_WIDE, _HIGH = 480, 720  # the widest a card gets, on screens of usual density
+_LONG = 110  # characters; longer prompts fold
+_LINKED_FAILURES = 40
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_SHAPES = {"narrow": 9 / 16, "tall": 2 / 3, "square": 1.0, "broad": 4 / 3, "wide": 16 / 9}
+_CODE = re.compile("`([^`]+)`")
+
+
+@attrs.frozen
+class Thumbnail:
+    """A small picture. ``clear`` says that its ground shows through."""
+
+    data_uri: str = attrs.field(repr=False)
+    width: int
+    height: int
+    clear: bool
+
+
+def thumbnail(data: bytes) -> Thumbnail:
+    """A thumbnail of a picture, for a page of its own. CPU-bound: call it in a thread.
+
+    Raises ``OSError`` for bytes that are no png, jpg or webp, and ``ValueError`` for a picture that is too
+    large or broken.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as picture:
+            picture.draft("RGB", (_WIDE, _HIGH))
+            clear = picture.has_transparency_data
+            small = picture.convert("RGBA" if clear else "RGB")
+    except (Image.DecompressionBombError, SyntaxError) as exc:  # what Pillow says of some broken files
+        raise ValueError(str(exc)) from exc
+    small.thumbnail((_WIDE, _HIGH), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    encoded = BytesIO()
+    small.save(encoded, "WEBP", quality=80, method=2)
+    data_uri = "data:image/webp;base64," + base64.b64encode(encoded.getbuffer()).decode("ascii")
+    return Thumbnail(data_uri, small.width, small.height, clear)
+
+
+class Gallery:
+    """A page that grows card by card beside its place and takes it when it is finished.
+
+    The cards wait in a file without a name, so memory stays constant and nothing is left behind when the
+    process dies. Raises ``CannotStart`` when the page cannot be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failures: list[int] = []
+        self._failed = 0
+        self._shapes: set[str] = set()
+        if path.exists() and not path.is_file():
+            raise CannotStart(f"--gallery {path}: that is a folder or a device; name a file")
+        try:
+            import PIL  # noqa: F401 - only to know it is there, before any picture is made
+        except ImportError as exc:
+            raise ConfigurationError("--gallery needs Pillow; pip install 'blossom-async[gateway]'") from exc
+        try:
+            self._cards: IO[str] = tempfile.TemporaryFile("w+", dir=path.parent, encoding="utf-8")  # noqa: SIM115 - closed by close()
+        except OSError as exc:
+            raise self._failure(exc) from exc
+
+    def add(self, result: Result, thumb: Thumbnail | None) -> None:
+        """Adds a card; without a thumbnail the picture is only linked to."""
+        if result.info is None:
+            self._failed += 1
+            if len(self._failures) < _LINKED_FAILURES:
+                self._failures.append(result.index + 1)
+        else:
+            self._shapes.add(_shape(result.info.width / result.info.height))
+        try:
+            self._cards.write(_card(result, thumb))
+        except OSError as exc:
+            raise self._failure(exc) from exc
+
+    def finish(
+        self, title: str, source: str, facts: Sequence[tuple[str, str]], note: str, when: datetime
+    ) -> None:
+        """Puts the page in its place, in one step. In the note, what stands in backticks is code."""
+        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as page:
+                    page.write(self._head(title, source, facts, note, when))
+                    self._cards.seek(0)
+                    shutil.copyfileobj(self._cards, page, 1 << 20)
+                    page.write(_FOOT)
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as exc:
+            raise self._failure(exc) from exc
+
+    def close(self) -> None:
+        """Lets go of the cards."""
+        self._cards.close()
+
+    def _failure(self, exc: OSError) -> CannotStart:
+        return CannotStart(f"--gallery {self._path}: {exc.strerror or exc}")
+
+    def _head(
+        self, title: str, source: str, facts: Sequence[tuple[str, str]], note: str, when: datetime
+    ) -> str:
+        rows = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+        date = f"{when:%-d %B %Y, %H:%M} UTC"
+        return _HEAD.format(
+            title=_text(title),
+            source=_text(source),
+            csp=_CSP,
+            style=_STYLE,
+            when=f'<time datetime="{when.isoformat(timespec="seconds")}">{date}</time>',
+            facts=rows,
+            note=_note(note) if note else "",
+            failures=self._failure_links(),
+            shape=self._shapes.pop() if len(self._shapes) == 1 else "square",
+        )
+
+    def _failure_links(self) -> str:
+        if not self._failed:
+            return ""
+        links = " ".join(f'<a href="#p{number}">#{number}</a>' for number in self._failures)
+        more = self._failed - len(self._failures)
+        rest = f" and {more:,} more" if more else ""
+        return f'<p class="note bad"><b>{plural(self._failed, "prompt")} failed:</b> {links}{rest}</p>'
+
+
+def _card(result: Result, thumb: Thumbnail | None) -> str:
+    number = result.index + 1
+    prompt = result.prompt or ""
+    if result.info is None:
+        top = f'<p class="frame broken"><b>No picture</b>{_text(result.error or "")}</p>'
+        return _CARD.format(number=number, kind=' class="bad"', top=top, prompt=_prompt(prompt), below="")
+    info = result.info
+    if thumb is None:
+        inside = "The picture is made; its thumbnail is not."
+        picture = f'<span class="blank">{inside}</span>'
+    else:
+        clear = ' class="clear"' if thumb.clear else ""
+        alt = _text(prompt if len(prompt) <= 200 else prompt[:199] + "…")
+        picture = (
+            f'<img src="{thumb.data_uri}" width="{thumb.width}" height="{thumb.height}" alt="{alt}"'
+            f' loading="lazy" decoding="async"{clear}>'
+        )
+    facts = (
+        f"<li>{info.width} × {info.height}</li><li>{_text(info.format)}</li><li>{_text(info.quality)}</li>"
+        f"<li>{size(info.file_size)}</li><li>seed {info.seed}</li>"
+    )
+    link, shown = _link(info.url)
+    top = f'<a class="frame"{link}>{picture}</a>'
+    below = f'<ul>{facts}</ul><a class="url"{link}>{_text(shown)}</a>'
+    return _CARD.format(number=number, kind="", top=top, prompt=_prompt(prompt), below=below)
+
+
+def _prompt(prompt: str) -> str:
+    if len(prompt) <= _LONG and "\n" not in prompt:
+        return f'<p class="prompt" dir="auto">{_text(prompt) or "<i>no prompt</i>"}</p>'
+    return f'<details class="prompt"><summary dir="auto"><span>{_text(prompt)}</span></summary></details>'
+
+
+def _shape(ratio: float) -> str:
+    """The frame of the style sheet that is nearest to a picture's width by height."""
+    return min(_SHAPES, key=lambda shape: abs(math.log(ratio / _SHAPES[shape])))
+
+
+def _note(note: str) -> str:
+    code = _CODE.sub(r"<code>\1</code>", _text(note[:1].upper() + note[1:]))
+    return f'<p class="note">{code}.</p>'
+
+
+def _link(url: str) -> tuple[str, str]:
+    """The attributes of a link to the picture, and how its address is shown."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"}:  # an address comes from a gateway, and is no better than it
+        return "", url
+    return f' href="{_text(url)}" rel="noreferrer"', url.removeprefix(f"{parts.scheme}://")
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+_STYLE = resources.files("blossom_async.cli").joinpath("gallery.css").read_text("utf-8")
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
+_CSP = (
+    f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{csp}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{title} from {source}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<svg viewBox="-12 -12 24 24" aria-hidden="true"><g class="petals">\
+<path d="M0 0C-6-3-5-11 0-10 5-11 6-3 0 0Z"/>\
+<path d="M0 0C-6-3-5-11 0-10 5-11 6-3 0 0Z" transform="rotate(72)"/>\
+<path d="M0 0C-6-3-5-11 0-10 5-11 6-3 0 0Z" transform="rotate(144)"/>\
+<path d="M0 0C-6-3-5-11 0-10 5-11 6-3 0 0Z" transform="rotate(216)"/>\
+<path d="M0 0C-6-3-5-11 0-10 5-11 6-3 0 0Z" transform="rotate(288)"/></g><circle r="2.2"/></svg>
+<div><h1>{title}</h1><p>from <span dir="auto">{source}</span>, {when}</p></div>
+<dl>{facts}</dl>
+{note}
+{failures}
+</header>
+<main>
+<ol role="list" class="{shape}">
+"""
+_CARD = """<li id="p{number}"{kind}><article>{top}<div class="words"><span class="number">{number}</span>\
+{prompt}{below}</div></article></li>
+"""
+_FOOT = """</ol>
+</main>
+<footer>Made with blossom_async</footer>
+</body>
+</html>
+"""

@@ -1,0 +1,162 @@
+"""Options that several commands take: what the picture shall be, and which gateway makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+from blossom_async.cli.words import CannotStart
+from blossom_async.errors import BlossomError, ConfigurationError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from blossom_async.client import BlossomClient
+    from blossom_async.models import ImageOptions
+
+__all__ = [
+    "PICTURE",
+    "gateway_options",
+    "help_settings",
+    "opened_client",
+    "picture_options",
+    "picture_settings",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+help_settings = {
+    "help_option_names": ["-h", "--help"],
+    "rich_help_config": click.RichHelpConfiguration(max_width=100, text_markup="rich"),
+}
+
+_PICTURE = (
+    click.option("--width", type=int, metavar="PIXELS", help="16 to 4096; 1024 unless said."),
+    click.option("--height", type=int, metavar="PIXELS", help="As --width."),
+    click.option(
+        "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; standard unless said."
+    ),
+    click.option("--format", metavar="png|jpg|webp", help="png unless said."),
+    click.option("--transparency", is_flag=True, help="A subject on a transparent ground; not with jpg."),
+    click.option("--model", metavar="NAME", help="A model the gateway offers."),
+    click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
+    click.option("--negative-prompt", metavar="TEXT", help="What shall not be in it."),
+    click.option("--expires-in", type=int, metavar="SECONDS", help="The URL answers 410 after this time."),
+    click.option("--cache-control", metavar="VALUE", help="Cache-Control header of the picture."),
+    click.option("--etag", metavar="VALUE", help="ETag header of the picture, without quotes."),
+    click.option("--tracking-id", metavar="NAME", help="What views are counted under."),
+    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Kept with it; may be repeated."),
+    click.option("--cdn-prefix", metavar="URL", help="Where URLs begin under --use-custom-cdn."),
+    click.option("--use-custom-cdn", is_flag=True, help="URLs under the --cdn-prefix."),
+)
+PICTURE = [
+    *("--width", "--height", "--quality", "--format", "--transparency", "--model", "--seed"),
+    *("--negative-prompt", "--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata"),
+    *("--cdn-prefix", "--use-custom-cdn"),
+]
+"""The names of these options, for the panel of a command's help."""
+
+_GATEWAY = (
+    click.option("--base-url", metavar="URL", help="The gateway, or 'embedded'. [BLOSSOM_BASE_URL]"),
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File with the API key; else BLOSSOM_API_KEY counts.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=300.0,
+        metavar="SECONDS",
+        help="For one picture; 300 unless said.",
+    ),
+)
+
+
+def picture_options(command: Command) -> Command:
+    """Adds the options of a picture."""
+    return _with(_PICTURE, command)
+
+
+def gateway_options(command: Command) -> Command:
+    """Adds the options that say which gateway, and how to reach it."""
+    return _with(_GATEWAY, command)
+
+
+def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
+    """The settings of a picture that were given, checked.
+
+    Raises ``InvalidRequest`` for one that cannot be honoured and ``CannotStart`` for metadata without ``=``
+    and for a CDN without a prefix.
+    """
+    from blossom_async.models import ImageOptions, image_request
+
+    settings = {name: given[name] for name in ImageOptions.__annotations__ if _was_given(given.get(name))}
+    if pairs := given["metadata"]:
+        settings["metadata"] = dict(_pair(text) for text in pairs)
+    if settings.get("use_custom_cdn") and given["cdn_prefix"] is None:
+        raise CannotStart("--use-custom-cdn needs --cdn-prefix https://cdn.example.com")
+    image_request({"prompt": "-", **settings})
+    return settings  # type: ignore[return-value]
+
+
+def _was_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()  # 0 is a value, if often a wrong one
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CannotStart(f"--metadata: {text!r} is no pair; allowed: name=value")
+    return name, value
+
+
+def opened_client(
+    given: Mapping[str, Any], session: aiohttp.ClientSession, *, max_concurrency: int = 64
+) -> BlossomClient:
+    """A client of the gateway that was asked for, by option or environment, else of the embedded one.
+
+    Raises ``ConfigurationError`` for an address or a key file that cannot be used and ``CannotStart`` for
+    a number outside its range.
+    """
+    import os
+
+    from blossom_async.client import BlossomClient
+
+    try:
+        return BlossomClient(
+            given["base_url"] or os.environ.get("BLOSSOM_BASE_URL") or "embedded",
+            api_key=_key(given["api_key_file"]),
+            cdn_prefix=given["cdn_prefix"],
+            max_concurrency=max_concurrency,
+            timeout_s=given["timeout"],
+            session=session,
+        )
+    except BlossomError:
+        raise
+    except ValueError as exc:
+        raise CannotStart(str(exc)) from exc
+
+
+def _key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text("ascii").split()
+    except OSError as exc:
+        raise ConfigurationError(f"API key file {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"API key file {path}: it holds more than ASCII text") from exc
+    if len(lines) != 1:
+        raise ConfigurationError(f"API key file {path}: it holds {len(lines)} words; allowed: the key alone")
+    return lines[0]

@@ -1,0 +1,111 @@
+"""``blossom serve``: the gateway as a process of its own. The one command that reaches into ``gateway``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from blossom_async.cli.options import help_settings
+from blossom_async.cli.words import CannotStart, say
+from blossom_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from blossom_async.gateway.settings import Settings
+
+__all__ = ["own_gateway", "serve"]
+
+
+@click.command("serve", cls=click.RichCommand, context_settings=help_settings)
+@click.option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 unless said.")
+@click.option("--port", type=int, metavar="PORT", help="8765 unless said; 0 takes any free one.")
+@click.option("--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="Pictures and records.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom.")
+@click.option("--public-url", metavar="URL", help="Where URLs begin, if viewers use another name.")
+def serve(config: Path | None, **given: Any) -> int:
+    """Run the gateway: serve the pictures of the data folder and take calls for new ones.
+
+    Every setting may also stand in the environment as BLOSSOM_ and its name, or in a TOML file. Beyond
+    loopback it needs BLOSSOM_API_KEYS. Ctrl-C or SIGTERM ends it once the requests under way are answered.
+    """
+    from blossom_async.cli.loop import run
+
+    try:
+        from blossom_async.gateway.settings import load
+    except ImportError as exc:
+        raise ConfigurationError(
+            "the gateway is not installed; pip install 'blossom-async[gateway]'"
+        ) from exc
+    settings = load(config, **given)
+    try:
+        run(_serve(settings))
+    except KeyboardInterrupt:  # before the signal had a handler
+        say("stopped")
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    import secrets
+    from contextlib import AsyncExitStack
+
+    import attrs
+
+    from blossom_async import embedded
+    from blossom_async.cli.loop import stop_signals
+    from blossom_async.gateway.app import listen, serving
+    from blossom_async.gateway.settings import is_loopback
+
+    if not settings.api_keys and not is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host {settings.host} can be reached from other machines, and no API key is set; "
+            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
+        )
+    async with AsyncExitStack() as opened:
+        with stop_signals() as stop:
+            async with embedded.claimed(settings.data_dir):
+                await _refuse_second(settings)
+                key_file = "BLOSSOM_API_KEYS or the configuration"
+                if not settings.api_keys:
+                    settings = attrs.evolve(settings, api_keys=(embedded.own_key(settings.data_dir),))
+                    key_file = f"{settings.data_dir / 'api_key'}"
+                sock = listen(settings.host, settings.port)
+                instance = secrets.token_hex(8)
+                public_url = await opened.enter_async_context(serving(settings, sock, instance=instance))
+                key = settings.api_keys[0]
+                opened.enter_context(embedded.announced(settings.data_dir, sock, key, instance))
+            click.echo(f"Blossom gateway on {public_url}")
+            click.echo(f"  data folder  {settings.data_dir}")
+            click.echo(f"  API key      in {key_file}")
+            click.echo("  Ctrl-C stops it")
+            await stop.wait()
+        say("stopping once the requests under way are answered")
+    say("stopped")
+
+
+async def _refuse_second(settings: Settings) -> None:
+    from blossom_async import embedded
+    from blossom_async.transport import http_session
+
+    async with http_session(5.0) as session:
+        first = await embedded.running(settings.data_dir, session)
+    if first is not None:
+        raise CannotStart(f"data folder {settings.data_dir}: a gateway on {first.base_url} serves it already")
+
+
+def own_gateway(base_url: str) -> str:
+    """What there is to say of a gateway that ends with this process; empty for any other."""
+    from blossom_async import embedded
+
+    try:
+        from blossom_async.gateway.settings import load
+    except ImportError:
+        return ""
+    settings = load()
+    told = embedded.announcement(settings.data_dir)
+    if told.get("pid") != os.getpid() or told.get("base_url") != base_url:
+        return ""
+    port = base_url.rpartition(":")[2]
+    again = "blossom serve" if port == str(settings.port) else f"blossom serve --port {port}"
+    return f"the pictures are in {settings.data_dir}; their URLs work while `{again}` runs"

@@ -1,0 +1,82 @@
+"""Fetches the pictures of a batch and puts their thumbnails on the page, in order, while it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
+from blossom_async.cli.results import Result
+
+__all__ = ["Thumbs"]
+
+_MAX_PICTURE = 128 * 1024 * 1024  # bytes; 4096 x 4096 of raw RGBA is half of that
+_AT_ONCE = 8
+
+
+class Thumbs:
+    """Cards for a gallery, a few of them under way at once. Leaving the block writes what is left of them.
+
+    A thumbnail that cannot be had leaves its card without one: the picture is there all the same. When the
+    block is cancelled, cards under way get none.
+    """
+
+    def __init__(self, gallery: Gallery, session: aiohttp.ClientSession, base_url: str) -> None:
+        self._gallery = gallery
+        self._session = session
+        self._base_url = base_url
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="blossom-thumbs")
+        self._under_way: deque[tuple[Result, asyncio.Task[Thumbnail | None] | None]] = deque()
+
+    async def add(self, result: Result) -> None:
+        """Begins a card; waits while too many are under way."""
+        making = asyncio.create_task(self._make(result.info.id)) if result.info is not None else None
+        self._under_way.append((result, making))
+        while len(self._under_way) > _AT_ONCE:
+            await self._write_first()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._under_way:
+                await self._write_first()
+        finally:
+            await self._give_up()
+
+    async def _write_first(self) -> None:
+        result, making = self._under_way[0]
+        thumb = await making if making is not None else None
+        self._under_way.popleft()
+        self._gallery.add(result, thumb)
+
+    async def _give_up(self) -> None:
+        """Cards of what is left, without waiting for thumbnails."""
+        making = [task for _, task in self._under_way if task is not None]
+        for task in making:
+            task.cancel()
+        for result, _ in self._under_way:
+            self._gallery.add(result, None)
+        self._under_way.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.gather(*making, return_exceptions=True)
+
+    async def _make(self, image_id: str) -> Thumbnail | None:
+        # By the gateway's own address, as a public URL or a CDN need not be reachable from here.
+        try:
+            async with self._session.get(f"{self._base_url}/image/{image_id}") as response:
+                if response.status != 200 or (response.content_length or 0) > _MAX_PICTURE:
+                    return None
+                data = await response.read()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, thumbnail, data)
+        except (aiohttp.ClientError, OSError, ValueError):
+            return None

@@ -1,0 +1,649 @@
+"""The ``blossom`` command: as a process of its own where signals and pipes count, else inside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import orjson
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blossom_async.cli import commands
+from blossom_async.cli.words import duration, plural, said, size
+from blossom_async.models import ImageOptions
+from tests.conftest import KEY, RunningGateway
+
+BLOSSOM = (sys.executable, "-m", "blossom_async.cli")
+TINY = ("--width", "32", "--height", "32")
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@attrs.frozen
+class Ended:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def process(*args: object, stdin: str = "") -> Ended:
+    """Runs the command as a process, to its end."""
+    ran = subprocess.run(
+        [*BLOSSOM, *map(str, args)], input=stdin, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert "Traceback" not in ran.stderr, ran.stderr
+    return Ended(ran.returncode, ran.stdout, ran.stderr)
+
+
+def blossom(*args: object, **env: str) -> Ended:
+    """Runs the command inside this process, which is quicker."""
+    ran = CliRunner().invoke(commands, [str(arg) for arg in args], env=env)
+    assert isinstance(ran.exception, SystemExit | None), ran.exception
+    return Ended(ran.exit_code, ran.stdout, ran.stderr)
+
+
+def refused(*args: object, says: str) -> None:
+    """Asserts that the command says one line, and that with status 2."""
+    result = CliRunner().invoke(commands, [str(arg) for arg in args])
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert re.search(says, result.stderr), result.stderr
+    assert result.stderr.startswith("blossom: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@contextmanager
+def running(*args: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command, while it runs."""
+    process = subprocess.Popen(
+        [*BLOSSOM, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        **options,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What the process says on stderr until its end."""
+    _, err = process.communicate(timeout=50)
+    assert "Traceback" not in err, err
+    return err
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Callable[..., Path]:
+    """``prompts("a lake", "a sea")`` is a file with these lines."""
+
+    def write(*texts: str, name: str = "prompts.txt") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+        return path
+
+    return write
+
+
+Prompts = Callable[..., Path]
+
+
+class TestHelp:
+    """What the command says of itself."""
+
+    def test_help_waits_for_nothing_heavy(self) -> None:
+        """``blossom --help`` imports no HTTP, no terminal toolkit and no gateway."""
+        code = (
+            "import sys\nfrom blossom_async.cli import commands\n"
+            "try:\n    commands.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+            "heavy = {'aiohttp', 'anyio', 'asyncio', 'attrs', 'rich', 'rich_click', 'PIL', 'numpy'}\n"
+            "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=50)
+
+    def test_every_command_is_there_and_has_help(self) -> None:
+        """Each stands in the list and explains its options."""
+        listed = CliRunner().invoke(commands, ["--help"]).output
+        for name in commands.list_commands(click.Context(commands)):
+            assert name in listed
+            shown = CliRunner().invoke(commands, [name, "--help"], terminal_width=100)
+            assert shown.exit_code == 0
+            command = commands.get_command(click.Context(commands), name)
+            assert command is not None
+            for option in command.params:
+                if isinstance(option, click.Option):
+                    assert option.opts[0] in shown.output
+                    assert option.help
+
+    @pytest.mark.parametrize("name", ["batch", "url"])
+    def test_every_option_of_a_picture_can_be_given(self, name: str) -> None:
+        """What ``ImageRequest`` takes, the command line takes."""
+        command = commands.get_command(click.Context(commands), name)
+        assert command is not None
+        assert set(ImageOptions.__annotations__) <= {param.name for param in command.params}
+
+    def test_without_a_command_it_shows_help(self) -> None:
+        """On stderr, since nothing was done."""
+        result = process()
+        assert (result.status, result.stdout) == (2, "")
+        assert "Usage: blossom" in result.stderr
+
+    def test_a_wrong_command_or_option_names_the_nearest(self) -> None:
+        """And where to read on."""
+        refused("bach", says=r"No such command 'bach'\. Did you mean 'batch'\?.*See blossom --help")
+        refused("url", "x", "--widht", "3", says=r"No such option '--widht'.*--width.*See blossom url --help")
+
+    def test_version(self) -> None:
+        """One line."""
+        assert CliRunner().invoke(commands, ["--version"]).output.startswith("blossom ")
+
+
+class TestBatch:
+    """``blossom batch``."""
+
+    def test_prompts_become_pictures_in_order(self, prompts: Prompts, tmp_path: Path) -> None:
+        """The main job: URLs, their file, the page, the sum, and status 0."""
+        path = prompts("# three", "a lake at dawn", "", "a stormy sea", "a wood in autumn")
+        out, page = tmp_path / "urls.jsonl", tmp_path / "page.html"
+        result = process("batch", path, *TINY, "--out", out, "--gallery", page)
+        assert result.status == 0
+        written = lines(out)
+        assert [line["prompt"] for line in written] == ["a lake at dawn", "a stormy sea", "a wood in autumn"]
+        assert [line["index"] for line in written] == [0, 1, 2]
+        assert list(written[0]) == [
+            *(
+                "index",
+                "prompt",
+                "url",
+                "id",
+                "width",
+                "height",
+                "format",
+                "file_size",
+                "cost",
+                "seed",
+                "error",
+            )
+        ]
+        assert all(line["url"] in result.stdout for line in written)
+        assert re.search(r"blossom: 3 of 3 pictures in [0-9.]+ s \([0-9.]+/s\), 3 credits\n", result.stderr)
+        assert re.search(r"the pictures are in .*data; their URLs work while `blossom serve", result.stderr)
+        text = page.read_text("utf-8")
+        assert text.count("data:image/webp") == 3
+        assert all(line["url"] in text for line in written)
+
+    def test_json_is_all_there_is_on_stdout(self, prompts: Prompts) -> None:
+        """A line for each item in input order, failures too, for programs."""
+        path = prompts('"a lake"', '{"prompt": "a sea", "width": 48}', "{", '{"prompt": ""}', name="p.jsonl")
+        result = blossom("batch", path, *TINY, "--json")
+        assert result.status == 1
+        made = [orjson.loads(line) for line in result.stdout.splitlines()]
+        assert [line["index"] for line in made] == [0, 1, 2, 3]
+        assert [line["width"] for line in made] == [32, 48, None, None]
+        assert [bool(line["url"]) for line in made] == [True, True, False, False]
+        assert made[2]["error"].startswith("p.jsonl:3: the line is not JSON")
+        assert made[3]["error"].startswith("p.jsonl:4: prompt: an empty text cannot be used")
+
+    def test_failures_say_where_and_lose_nothing(self, prompts: Prompts, tmp_path: Path) -> None:
+        """File, line, value and what is allowed; the rest is made; status 1."""
+        path = prompts(
+            *("prompt,width,format", "a lake,,", "a sea,-5,", "a wood,1e9,", "a city,,gif", '"x', "a moor,,"),
+            name="p.csv",
+        )
+        out, page = tmp_path / "urls.jsonl", tmp_path / "page.html"
+        result = blossom("batch", path, *TINY, "--out", out, "--gallery", page)
+        assert result.status == 1
+        errors = [line["error"] for line in lines(out)]
+        assert [error is None for error in errors] == [True, False, False, False, False, True]
+        allowed = "cannot be used; allowed: a whole number of pixels from 16 to 4096"
+        assert errors[1] == f"p.csv:3: width: -5 {allowed}"
+        assert errors[2] == f"p.csv:4: width: '1e9' {allowed}"
+        assert errors[3].startswith("p.csv:5: format: 'gif' cannot be used; allowed: one of jpg, png, webp")
+        assert errors[4].startswith("p.csv:6: the line is not CSV")
+        assert "2 of 6 pictures" in result.stderr
+        assert "2 credits, 4 failed" in result.stderr
+        assert "4 prompts failed" in page.read_text("utf-8")
+
+    def test_an_unknown_option_in_jsonl_names_the_nearest(self, prompts: Prompts) -> None:
+        """Fail closed: it is not ignored."""
+        result = blossom("batch", prompts('{"prompt": "a", "widht": 9}', name="p.jsonl"), "--json")
+        assert result.status == 1
+        assert "unknown option 'widht'. Did you mean 'width'?" in orjson.loads(result.stdout)["error"]
+
+    def test_a_prompt_of_40000_characters_fails_alone(self, prompts: Prompts) -> None:
+        """And is not sent."""
+        result = blossom("batch", prompts("a lake", "x" * 40_000), *TINY, "--json")
+        assert result.status == 1
+        errors = [orjson.loads(line)["error"] for line in result.stdout.splitlines()]
+        assert errors[0] is None
+        assert "prompts.txt:2: prompt: a text of 40,000 characters cannot be used" in errors[1]
+
+    def test_standard_input_and_limit(self) -> None:
+        """``-`` reads prompts as they come, the first ``--limit`` of them."""
+        result = process("batch", "-", *TINY, "--json", "--limit", 2, stdin="a lake\na sea\na wood\n")
+        assert [orjson.loads(line)["prompt"] for line in result.stdout.splitlines()] == ["a lake", "a sea"]
+
+    def test_options_of_the_picture_and_the_pace(self, prompts: Prompts) -> None:
+        """They hold for every item that has none of its own."""
+        result = blossom(
+            *("batch", prompts("prompt,format", "a lake,", "a sea,webp", name="p.csv"), *TINY),
+            *("--json", "--format", "jpg", "--seed", 7, "--quality", "hd", "--metadata", "page=1"),
+            *("--rate-limit", "600/min", "--rate-limit", "50/s", "--max-concurrency", 2),
+            *("--cdn-prefix", "https://cdn.example.com", "--use-custom-cdn"),
+        )
+        made = [orjson.loads(line) for line in result.stdout.splitlines()]
+        assert [(line["format"], line["seed"], line["cost"]) for line in made] == [
+            ("jpg", 7, 2),
+            ("webp", 7, 2),
+        ]
+        assert made[0]["url"] == f"https://cdn.example.com/generated/{made[0]['id']}.jpg"
+
+    def test_the_table_shows_some_rows_of_many(self, prompts: Prompts) -> None:
+        """The first ones and the failures; ``--all`` shows every row."""
+        path = prompts(
+            "prompt,width", *[f"lake {n},{'x' if n == 38 else ''}" for n in range(40)], name="p.csv"
+        )
+        result = blossom("batch", path, *TINY)
+        assert "lake 0 " in result.stdout
+        assert "lake 20 " not in result.stdout
+        assert "p.csv:40: width: 'x' cannot be used" in " ".join(result.stdout.split())
+        assert "and 27 more; --all shows every row" in result.stdout
+        every = blossom("batch", path, *TINY, "--all").stdout
+        assert all(f"lake {n} " in every for n in range(40))
+
+    @pytest.mark.parametrize("columns", ["40", "80", "200"])
+    def test_no_line_is_wider_than_the_terminal(self, prompts: Prompts, columns: str) -> None:
+        """URLs are whole where they fit, and folded where not."""
+        result = blossom("batch", prompts("a lake " * 40, "木" * 50), *TINY, COLUMNS=columns)
+        assert max(map(len, result.stdout.splitlines())) <= int(columns)
+        assert (
+            len(re.findall("/image/[0-9A-Za-z]{22}", result.stdout.replace("\n   ", "").replace(" ", "")))
+            == 2
+        )
+
+    def test_prompts_cannot_steer_the_terminal(self, prompts: Prompts) -> None:
+        """Escape sequences and overrides of direction are shown as what they are."""
+        result = blossom(
+            "batch", prompts("\x1b]0;owned\x07\x1b[2Ja lake \u202eevil", "[red]a sea[/red]"), *TINY
+        )
+        assert result.status == 0
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", result.stdout + result.stderr)
+        assert "[red]a sea[/red]" in result.stdout
+
+    def test_out_replaces_what_an_earlier_run_wrote(self, prompts: Prompts, tmp_path: Path) -> None:
+        """But only once there is something to write."""
+        out = tmp_path / "urls.jsonl"
+        out.write_text("earlier\n")
+        path = prompts("a lake")
+        assert blossom("batch", path, "--out", out, "--base-url", "http://127.0.0.1:9").status == 2
+        assert out.read_text() == "earlier\n"
+        assert blossom("batch", path, *TINY, "--out", out).status == 0
+        assert [line["prompt"] for line in lines(out)] == ["a lake"]
+
+    def test_a_person_at_a_terminal_sees_a_bar(self, prompts: Prompts) -> None:
+        """Done, failed, and of how many; gone when the sum is said."""
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*BLOSSOM, "batch", str(prompts(*["a lake"] * 8)), *TINY],
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
+        ) as there:
+            os.close(theirs)
+            seen = b""
+            try:
+                while part := os.read(ours, 4096):
+                    seen += part
+            except OSError:  # Linux says EIO when the other side is closed
+                pass
+            os.close(ours)
+        assert there.returncode == 0
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+        assert "of 8, 0 failed" in shown
+        assert "8 of 8 pictures" in shown
+
+    def test_a_reader_that_has_seen_enough_ends_it_quietly(self, prompts: Prompts) -> None:
+        """As ``blossom batch --json | head -1``."""
+        with running("batch", prompts(*["a lake"] * 2000), *TINY, "--json") as there:
+            assert there.stdout is not None
+            there.stdout.readline()
+            there.stdout.close()
+            assert there.stderr is not None
+            assert there.stderr.read() == ""
+            assert there.wait(timeout=50) == 141
+
+
+class TestCtrlC:
+    """Stopping."""
+
+    def test_it_stops_cleanly_and_says_what_is_done(self, prompts: Prompts, tmp_path: Path) -> None:
+        """Status 130; every line that was written stays, whole and in order; the page has them too."""
+        out, page = tmp_path / "urls.jsonl", tmp_path / "page.html"
+        path = prompts(*[f"lake {number}" for number in range(5000)])
+        with running("batch", path, *TINY, "--json", "--out", out, "--gallery", page) as there:
+            assert there.stdout is not None
+            first = there.stdout.readline()
+            there.send_signal(signal.SIGINT)
+            said_last = ended(there)
+        assert there.returncode == 130
+        written = lines(out)
+        assert written[0] == orjson.loads(first)
+        assert [line["index"] for line in written] == list(range(len(written)))
+        assert len(written) < 5000
+        assert f"stopped: {len(written):,} picture" in said_last
+        assert "blossom serve" in said_last
+        assert page.read_text("utf-8").count("<article>") == len(written)
+
+    def test_it_stops_while_it_waits_for_input(self) -> None:
+        """A pipe that says nothing holds nothing up."""
+        with running("batch", "-", *TINY, "--json", stdin=subprocess.PIPE) as there:
+            assert there.stdin is not None
+            assert there.stdout is not None
+            there.stdin.write("a lake\n")
+            there.stdin.flush()
+            assert orjson.loads(there.stdout.readline())["error"] is None
+            there.send_signal(signal.SIGINT)
+            assert there.wait(timeout=50) == 130
+            assert there.stderr is not None
+            assert "stopped: 1 picture" in there.stderr.read()
+
+
+class TestBadInput:
+    """Each is one line that says what to do, and status 2."""
+
+    def test_prompt_files(self, tmp_path: Path, prompts: Prompts) -> None:
+        """Missing, a folder, binary, empty, without prompts, of an unknown format."""
+        refused("batch", tmp_path / "no.txt", says=r"no\.txt: there is no such file")
+        refused("batch", tmp_path, says="Is a directory")
+        binary = tmp_path / "a.txt"
+        binary.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+        refused("batch", binary, says=r"a\.txt: it is binary; allowed: UTF-8 text")
+        binary.write_bytes("a lake".encode("utf-16"))
+        refused("batch", binary, says="it is UTF-16; allowed: UTF-8")
+        refused("batch", prompts(), says=r"prompts\.txt: there is no prompt in it")
+        refused("batch", prompts("# nothing", ""), says="there is no prompt in it")
+        refused(
+            "batch", prompts("text,width", "x,3", name="p.csv"), says=r"no column 'prompt'.*has text, width"
+        )
+        refused(
+            "batch", prompts("a", name="p.docx"), says=r"cannot be told from '\.docx'; say --input-format"
+        )
+
+    def test_no_input_at_all(self) -> None:
+        """An empty pipe is like an empty file."""
+        result = process("batch", "-")
+        assert (result.status, result.stderr) == (2, "blossom: stdin: there is no prompt in it\n")
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (
+                ["--width", "-5"],
+                "width: -5 cannot be used; allowed: a whole number of pixels from 16 to 4096",
+            ),
+            (["--width", "NaN"], "'NaN' is not a valid integer"),
+            (["--width", "1000000000"], "width: 1000000000 cannot be used"),
+            (["--format", "gif"], "format: 'gif' cannot be used; allowed: one of jpg, png, webp"),
+            (["--format", "jpg", "--transparency"], "transparency: True cannot be used; allowed: False with"),
+            (["--quality", "ultr"], "Did you mean 'ultra'"),
+            (["--seed", "-1"], "seed: -1 cannot be used"),
+            (["--expires-in", "0"], "expires_in: 0 cannot be used"),
+            (["--cache-control", "x\ny"], "cache_control: .* cannot be used"),
+            (["--metadata", "page"], "--metadata: 'page' is no pair; allowed: name=value"),
+            (["--use-custom-cdn"], "--use-custom-cdn needs --cdn-prefix"),
+            (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "cdn_prefix: .* is not https"),
+            (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is no address"),
+            (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
+            (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
+            (["--timeout", "nan"], "timeout_s: nan cannot be used"),
+            (["--api-key-file", "/no/such/file"], "API key file /no/such/file: No such file or directory"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["url", "batch"])
+    def test_options(self, command: str, options: list[str], says: str, prompts: Prompts) -> None:
+        """Found before anything is made."""
+        refused(command, prompts("a lake") if command == "batch" else "a lake", *options, says=says)
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--rate-limit", "fast"], "--rate-limit: rate limit: 'fast'; allowed: .*'600/min'"),
+            (["--max-concurrency", "0"], "'--max-concurrency': 0 is not in the range"),
+            (["--limit", "0"], "'--limit': 0 is not in the range"),
+            (["--out", "/no/such/folder/x"], "--out /no/such/folder/x: No such file or directory"),
+            (["--gallery", "/no/such/folder/x"], "--gallery /no/such/folder/x: No such file or directory"),
+            (["--gallery", "/"], "--gallery /: that is a folder or a device; name a file"),
+        ],
+    )
+    def test_options_of_batch(self, options: list[str], says: str, prompts: Prompts) -> None:
+        """As above."""
+        refused("batch", prompts("a lake"), *options, says=says)
+
+    @pytest.mark.parametrize("option", ["--out", "--gallery"])
+    def test_results_never_replace_the_prompts(self, prompts: Prompts, option: str) -> None:
+        """A slip of the hand costs nothing."""
+        path = prompts("a lake")
+        refused("batch", path, option, path, says="that is the file with the prompts")
+        assert path.read_text("utf-8") == "a lake\n"
+
+    def test_two_results_never_share_a_file(self, prompts: Prompts, tmp_path: Path) -> None:
+        """One would replace the other."""
+        same = tmp_path / "same"
+        refused("batch", prompts("a"), "--out", same, "--gallery", same, says="that is the file of --out")
+
+    def test_a_full_disk_under_out(self, prompts: Prompts) -> None:
+        """What cannot be written is said, not lost silently."""
+        refused(
+            "batch", prompts("a lake"), *TINY, "--out", "/dev/full", says="--out /dev/full: No space left"
+        )
+
+    @pytest.mark.parametrize("prompt", ["", " ", "x" * 40_000])
+    def test_prompts_of_url(self, prompt: str) -> None:
+        """Too little and too much."""
+        refused("url", prompt, says="prompt: .* cannot be used; allowed: a text of 1 to 32,000 characters")
+
+    def test_a_data_folder_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Says how to choose another."""
+        monkeypatch.setenv("BLOSSOM_DATA_DIR", "/dev/null/data")
+        for command in (["url", "a lake"], ["serve"]):
+            refused(*command, says="data folder /dev/null/data: .*; choose another with BLOSSOM_DATA_DIR")
+
+    async def test_something_else_at_the_address(self, prompts: Prompts) -> None:
+        """A web server that is no gateway is named as such."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            result = await asyncio.to_thread(blossom, "batch", prompts("a lake"), "--base-url", url)
+        assert result.status == 2
+        assert "that is no Blossom gateway; check base_url or BLOSSOM_BASE_URL" in result.stderr
+
+    def test_a_bug_still_shows_a_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only errors raised on purpose become one line."""
+        monkeypatch.setattr("blossom_async.cli.options.picture_settings", lambda _: 1 / 0)
+        monkeypatch.setattr("blossom_async.cli.url.picture_settings", lambda _: 1 / 0)
+        assert isinstance(CliRunner().invoke(commands, ["url", "a lake"]).exception, ZeroDivisionError)
+
+
+class TestKeys:
+    """Which key goes to which gateway."""
+
+    async def test_a_key_in_a_file_opens_the_gateway(
+        self, gateway: AbstractAsyncContextManager[RunningGateway], prompts: Prompts, tmp_path: Path
+    ) -> None:
+        """The key itself is never on the command line."""
+        key = tmp_path / "key"
+        key.write_text(f"{KEY}\n")
+        async with gateway as there:
+            args = ("batch", prompts("a lake"), *TINY, "--base-url", there.base_url, "--api-key-file", key)
+            result = await asyncio.to_thread(blossom, *args)
+        assert result.status == 0
+        assert there.base_url in result.stdout
+        assert "blossom serve" not in result.stderr  # that gateway goes on
+
+    async def test_a_wrong_key_is_said_once(
+        self, gateway: AbstractAsyncContextManager[RunningGateway], prompts: Prompts
+    ) -> None:
+        """Nothing could start: the others would hear the same."""
+        async with gateway as there:
+            args = ("batch", prompts(*["a lake"] * 50), "--base-url", there.base_url)
+            result = await asyncio.to_thread(blossom, *args, BLOSSOM_API_KEY="wrong-" + KEY)
+        assert result.status == 2
+        assert "check BLOSSOM_API_KEY" in result.stderr
+        assert result.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize(("text", "says"), [("", "it holds 0 words"), ("a b", "it holds 2 words")])
+    def test_a_key_file_holds_one_key(self, tmp_path: Path, text: str, says: str) -> None:
+        """Anything else is a mistake."""
+        path = tmp_path / "key"
+        path.write_text(text)
+        refused("url", "a lake", "--api-key-file", path, says=says)
+
+
+class TestUrl:
+    """``blossom url``."""
+
+    def test_the_url_is_all_there_is_on_stdout(self) -> None:
+        """So that it can be used in other commands."""
+        result = process("url", "a lake", *TINY)
+        assert result.status == 0
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/image/[0-9A-Za-z]{22}\n", result.stdout)
+        assert "URLs work while `blossom serve" in result.stderr
+        assert "or with --keep" in result.stderr
+
+    def test_info_and_json_say_all(self) -> None:
+        """As a table and for programs."""
+        told = orjson.loads(blossom("url", "a lake", *TINY, "--json", "--expires-in", 60).stdout)
+        assert (told["width"], told["expires_at"] is None) == (32, False)
+        shown = blossom("url", "a lake", *TINY, "--info", "--metadata", "page=1").stdout
+        assert "32 x 32, png" in shown
+        assert "page=1" in shown
+        refused("url", "a lake", "--info", "--json", says="exclude each other")
+
+    def test_keep_serves_it_until_ctrl_c(self) -> None:
+        """The URL opens as long as the command runs."""
+        with running("url", "a lake", *TINY, "--keep") as there:
+            assert there.stdout is not None
+            assert there.stderr is not None
+            url = there.stdout.readline().strip()
+            assert there.stderr.readline() == "blossom: serving it until Ctrl-C\n"
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own gateway
+                assert answer.status == 200
+            there.send_signal(signal.SIGINT)
+            ended(there)
+        assert there.returncode == 0
+
+
+class TestServe:
+    """``blossom serve``."""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_urls_of_earlier_runs_come_back(self, number: signal.Signals, tmp_path: Path) -> None:
+        """It serves the data folder, says where, never says the key, and stops cleanly."""
+        earlier = orjson.loads(blossom("url", "a lake", *TINY, "--json").stdout)
+        with running("serve", "--port", "0", "--data-dir", tmp_path / "data") as there:
+            assert there.stdout is not None
+            banner = "".join(there.stdout.readline() for _ in range(4))
+            address = re.search(r"http://127\.0\.0\.1:[0-9]+", banner)
+            assert address
+            with urllib.request.urlopen(f"{address[0]}/image/{earlier['id']}", timeout=10) as answer:  # noqa: S310 - our own gateway
+                assert len(answer.read()) == earlier["file_size"]
+            assert f"{tmp_path / 'data'}" in banner
+            assert f"{tmp_path / 'data' / 'api_key'}" in banner
+            assert (tmp_path / "data" / "api_key").read_text() not in banner
+            second = blossom("serve")
+            assert second.status == 2
+            assert f"a gateway on {address[0]} serves it already" in second.stderr
+            used = blossom("url", "a sea", *TINY)
+            assert used.stdout.startswith(address[0])
+            assert used.stderr == ""
+            there.send_signal(number)
+            assert "stopped" in ended(there)
+        assert there.returncode == 0
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"{address[0]}/healthz", timeout=10)  # noqa: S310 - our own gateway
+
+    def test_a_port_that_is_taken(self) -> None:
+        """Says how to choose another."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            refused("serve", "--port", port, says=f"cannot listen on 127.0.0.1 port {port}: .*--port")
+
+    def test_beyond_loopback_it_needs_keys(self) -> None:
+        """Nothing is open to strangers by accident."""
+        refused("serve", "--host", "0.0.0.0", says="no API key is set; set BLOSSOM_API_KEYS")
+
+    def test_settings_that_cannot_be_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each is named."""
+        refused("serve", "--port", "99999", says="port: 99999 is no port")
+        refused("serve", "--config", tmp_path / "no.toml", says="there is no such file")
+        (tmp_path / "bad.toml").write_text("[blossom]\nporrt = 3\n")
+        refused("serve", "--config", tmp_path / "bad.toml", says="porrt")
+        monkeypatch.setenv("BLOSSOM_PORT", "many")
+        refused("serve", says="many")
+
+    def test_settings_come_from_a_file_too(self, tmp_path: Path) -> None:
+        """And the public URL is what the gateway says of itself."""
+        config = tmp_path / "blossom.toml"
+        config.write_text('[blossom]\npublic_url = "https://images.example.com"\n')
+        with running("serve", "--config", config) as there:
+            assert there.stdout is not None
+            assert there.stdout.readline() == "Blossom gateway on https://images.example.com\n"
+            there.send_signal(signal.SIGTERM)
+            ended(there)
+        assert there.returncode == 0
+
+
+class TestWords:
+    """How numbers and texts are said."""
+
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [(0.04, "0.0 s"), (1.94, "1.9 s"), (99.9, "99.9 s"), (99.96, "1 min 40 s"), (3600, "1 h 0 min")],
+    )
+    def test_durations(self, seconds: float, words: str) -> None:
+        """In the unit a person would use."""
+        assert duration(seconds) == words
+
+    def test_counts_and_sizes(self) -> None:
+        """With separators, and one is one."""
+        assert (plural(1, "picture"), plural(1632, "picture")) == ("1 picture", "1,632 pictures")
+        assert [size(n) for n in (999, 1000, 999_499, 999_500)] == ["999 B", "1 kB", "999 kB", "1.0 MB"]
+
+    @given(st.text())
+    def test_nothing_said_steers_a_terminal(self, text: str) -> None:
+        """Whatever the text, it is one line of printable characters."""
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", said(text))
+        said(text).encode()

@@ -1,0 +1,291 @@
+"""The gallery page: what it shows, and what it never lets in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from blossom_async import ImageInfo
+from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
+from blossom_async.cli.results import Result
+from blossom_async.cli.words import CannotStart
+
+WHEN = datetime(2026, 11, 22, 14, 23, tzinfo=UTC)
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</span></summary></details></article></li></ol></main><h1>mine</h1>",
+    "{title} {0} {{}} %s &amp; &lt;",
+    "<!-- -->]]><style>*{display:none}</style>",
+    "שקיעה מעל הים",
+    "🌸 a branch 👩‍🚀 at night",
+    "x" * 400,
+    "two\nlines",
+]
+
+
+def info(**changes: object) -> ImageInfo:
+    known: dict[str, object] = {
+        "url": "http://127.0.0.1:8765/image/abc",
+        "id": "abc",
+        "width": 1024,
+        "height": 1024,
+        "format": "png",
+        "file_size": 123_456,
+        "quality": "standard",
+        "cost": 1,
+        "created_at": WHEN,
+        "expires_at": None,
+        "time_remaining": None,
+        "tracking_id": None,
+        "metadata": {},
+        "sha256": "0" * 64,
+        "provider": "offline",
+        "model": "scenery-1",
+        "seed": 7,
+    }
+    return ImageInfo(**{**known, **changes})  # type: ignore[arg-type]
+
+
+def made(index: int = 0, prompt: str = "a lake", **changes: object) -> Result:
+    return Result(index, f"prompts.txt:{index + 1}", prompt, info(**changes), None)
+
+
+def failed(index: int = 0, prompt: str | None = "a lake", error: str = "prompts.txt:1: no") -> Result:
+    return Result(index, f"prompts.txt:{index + 1}", prompt, None, error)
+
+
+SMALL = Thumbnail("data:image/webp;base64,AAAA", 480, 480, clear=False)
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (1024, 512), kind: str = "PNG") -> bytes:
+    data = BytesIO()
+    Image.new(mode, size, (200, 80, 120, 128) if mode == "RGBA" else (200, 80, 120)).save(data, kind)
+    return data.getvalue()
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.prompts: list[str] = []
+        self.text = ""
+        self._in_prompt = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if ("class", "prompt") in attrs:
+            self._in_prompt = tag
+            self.prompts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._in_prompt:
+            self._in_prompt = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._in_prompt:
+            self.prompts[-1] += data
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[..., str]:
+    """``page(results)`` is the text of a finished page."""
+
+    def write(
+        results: list[tuple[Result, Thumbnail | None]], note: str = "", source: str = "prompts.txt"
+    ) -> str:
+        path = tmp_path / "gallery.html"
+        gallery = Gallery(path)
+        for result, thumb in results:
+            gallery.add(result, thumb)
+        gallery.finish("2 pictures", source, [("Time", "1.9 s")], note, WHEN)
+        gallery.close()
+        return path.read_text("utf-8")
+
+    return write
+
+
+PageOf = Callable[..., str]
+
+
+@pytest.mark.parametrize("prompt", HOSTILE)
+def test_a_hostile_prompt_stays_text(page: PageOf, prompt: str) -> None:
+    """It adds no tag and no attribute, in a picture's card and in a failure's."""
+    plain = re.sub(r"[^\n]", "x", prompt)
+    harmless, hostile = (
+        Page(page([(made(prompt=text), SMALL), (failed(1, text, f"{text} failed"), None)]))
+        for text in (plain, prompt)
+    )
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
+    assert not [name for _, attrs in hostile.tags for name in attrs if name.startswith("on")]
+    assert hostile.prompts == [prompt, prompt]
+    assert f"{prompt} failed" in hostile.text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), min_size=1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_prompt_is_shown_as_it_is(page: PageOf, prompt: str) -> None:
+    """Whatever its characters."""
+    found = Page(page([(made(prompt=prompt), SMALL)]))
+    assert found.prompts == [prompt]
+    assert next(attrs["alt"] for tag, attrs in found.tags if tag == "img") in {prompt, prompt[:199] + "…"}
+
+
+def test_a_hostile_file_name_or_folder_stays_text(page: PageOf) -> None:
+    """They are not the page's own words either."""
+    found = Page(page([(made(), SMALL)], note="in <b>/x</b>; `a&b` runs", source="<i>.txt"))
+    assert "<i>.txt" in found.text
+    assert "In <b>/x</b>; a&b runs." in found.text
+    assert not [tag for tag, _ in found.tags if tag in {"b", "i"}]
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "//x/y"])
+def test_only_web_addresses_become_links(page: PageOf, url: str) -> None:
+    """A gateway cannot put a script behind a picture."""
+    found = Page(page([(made(url=url), SMALL)]))
+    assert not [attrs for tag, attrs in found.tags if tag == "a" and "href" in attrs]
+
+
+def test_the_page_is_self_contained(page: PageOf) -> None:
+    """No script, nothing loaded from elsewhere, and a policy that would refuse both."""
+    text = page([(made(), SMALL), (failed(1), None)])
+    found = Page(text)
+    assert {attrs["src"] for tag, attrs in found.tags if "src" in attrs} == {SMALL.data_uri}
+    assert not [tag for tag, _ in found.tags if tag in {"script", "link", "iframe", "object", "base"}]
+    assert not [attrs for _, attrs in found.tags if "style" in attrs]
+    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
+    style = re.search("<style>(.*?)</style>", text, re.DOTALL)
+    assert style
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert policy is not None
+    assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in policy
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_a_card_says_what_the_picture_is(page: PageOf) -> None:
+    """Prompt, size, format, quality, weight and seed, and a link to it."""
+    found = Page(page([(made(prompt="a lake", quality="hd"), SMALL)]))
+    for fact in ("1024 × 1024", "png", "hd", "123 kB", "seed 7", "127.0.0.1:8765/image/abc"):
+        assert fact in found.text
+    links = [attrs for tag, attrs in found.tags if tag == "a"]
+    assert {link["href"] for link in links} == {"http://127.0.0.1:8765/image/abc"}
+    assert {link["rel"] for link in links} == {"noreferrer"}
+
+
+def test_failures_are_cards_and_are_found_from_the_top(page: PageOf) -> None:
+    """Each has its error in its place, and a link at the head of the page."""
+    text = page([(made(), SMALL), (failed(1, None, "prompts.csv:3: the line is not CSV"), None)])
+    found = Page(text)
+    assert "prompts.csv:3: the line is not CSV" in found.text
+    assert "1 prompt failed: #2" in found.text
+    assert "#p2" in {attrs.get("href") for tag, attrs in found.tags if tag == "a"}
+    assert 'id="p2"' in text
+
+
+def test_many_failures_do_not_fill_the_head(page: PageOf) -> None:
+    """The first forty are linked, the rest counted."""
+    assert "#40 and 60 more" in Page(page([(failed(number), None) for number in range(100)])).text
+
+
+def test_a_picture_without_a_thumbnail_is_linked_to(page: PageOf) -> None:
+    """The picture is there all the same."""
+    found = Page(page([(made(), None)]))
+    assert "The picture is made; its thumbnail is not." in found.text
+    assert "http://127.0.0.1:8765/image/abc" in {attrs.get("href") for _, attrs in found.tags}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ([(1024, 1024)], "square"),
+        ([(1280, 720), (1920, 1080)], "wide"),
+        ([(600, 900)], "tall"),
+        ([(1280, 720), (600, 900)], "square"),
+        ([], "square"),
+    ],
+)
+def test_frames_have_the_shape_of_the_pictures(
+    page: PageOf, sizes: list[tuple[int, int]], shape: str
+) -> None:
+    """Of all of them if they have one, else they are square."""
+    results = [(made(width=width, height=height), SMALL) for width, height in sizes]
+    assert {attrs.get("class") for tag, attrs in Page(page(results)).tags if tag == "ol"} == {shape}
+
+
+def test_the_page_takes_its_place_in_one_step(tmp_path: Path) -> None:
+    """Until it is finished the old page stays, and nothing else is ever left in the folder."""
+    path = tmp_path / "gallery.html"
+    path.write_text("old", "utf-8")
+    gallery = Gallery(path)
+    gallery.add(made(), SMALL)
+    assert path.read_text("utf-8") == "old"
+    gallery.finish("1 picture", "prompts.txt", [], "", WHEN)
+    gallery.close()
+    assert path.read_text("utf-8").startswith("<!doctype html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    """As after a kill."""
+    gallery = Gallery(tmp_path / "gallery.html")
+    gallery.add(made(), SMALL)
+    gallery.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["missing/gallery.html", "."])
+def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path: Path, place: str) -> None:
+    """Before any picture is made."""
+    with pytest.raises(CannotStart, match="--gallery"):
+        Gallery(tmp_path / place)
+
+
+def test_thumbnails_are_small_and_keep_their_shape() -> None:
+    """At most 480 pixels wide, in a format of the web."""
+    small = thumbnail(picture(size=(2048, 1024)))
+    assert (small.width, small.height, small.clear) == (480, 240, False)
+    kind, _, encoded = small.data_uri.partition(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(BytesIO(base64.b64decode(encoded))) as again:
+        assert (again.format, again.size) == ("WEBP", (480, 240))
+
+
+def test_small_pictures_are_not_enlarged() -> None:
+    """The browser can do that."""
+    assert (thumbnail(picture(size=(16, 16))).width) == 16
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_transparent_ground_stays_transparent(kind: str) -> None:
+    """And the page is told, to put a pattern behind it."""
+    assert thumbnail(picture("RGBA", kind=kind)).clear
+
+
+def test_jpg_is_read() -> None:
+    """In less detail than it has, for speed."""
+    assert thumbnail(picture(kind="JPEG", size=(2048, 2048))).width == 480
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(40)])
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    """A card can do without."""
+    with pytest.raises((OSError, ValueError)):
+        thumbnail(data)

@@ -1,0 +1,307 @@
+"""The reader of prompt files."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blossom_async import ConfigurationError
+from blossom_async.cli.prompts import MAX_LINE, MAX_RECORD, BrokenLine, Entry, PromptFile, entries
+
+# What a person may write on one line: any text without line ends, not a comment, not blank.
+PROMPTS = (
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=60)
+    .map(str.strip)
+    .filter(lambda text: text and not text.startswith(("#", "\ufeff")))
+)
+PLAIN = st.text(st.characters(categories=("Lu", "Ll", "Nd")), min_size=1, max_size=20)
+
+
+def read(data: bytes | str, kind: str, notices: list[str] | None = None) -> list[Entry]:
+    raw = data.encode() if isinstance(data, str) else data
+    notice = notices.append if notices is not None else lambda _: None
+    return list(entries(io.BufferedReader(io.BytesIO(raw)), kind, "prompts", notice))
+
+
+def problem(entry: Entry) -> str:
+    with pytest.raises(BrokenLine) as caught:
+        dict(entry)
+    return str(caught.value)
+
+
+def test_txt_has_a_prompt_a_line() -> None:
+    """Blank lines and comments are skipped, and the lines keep their numbers."""
+    found = read("# lakes\n\na lake \r\n  # not this\n\ta sea # 2\n", "txt")
+    assert [(entry.line, dict(entry)) for entry in found] == [
+        (3, {"prompt": "a lake"}),
+        (5, {"prompt": "a sea # 2"}),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl"])
+def test_a_byte_order_mark_is_no_text(kind: str) -> None:
+    """A file saved by a Windows editor reads like any other."""
+    text = {"txt": "a lake", "csv": "prompt\na lake", "tsv": "prompt\na lake", "jsonl": '"a lake"'}[kind]
+    assert [entry.prompt for entry in read(b"\xef\xbb\xbf" + text.encode(), kind)] == ["a lake"]
+
+
+def test_the_last_line_needs_no_end() -> None:
+    """A file may end without a newline."""
+    assert [entry.prompt for entry in read("a lake\na sea", "txt")] == ["a lake", "a sea"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl"])
+def test_a_line_that_is_no_text_fails_alone(kind: str) -> None:
+    """Bytes that are not UTF-8 cost their own line and say where they are."""
+    quote = '"' if kind == "jsonl" else ""
+    lines = [f"{quote}a lake{quote}".encode(), b"caf\xe9", f"{quote}a sea{quote}".encode()]
+    found = read(b"\n".join([b"prompt", *lines] if kind in {"csv", "tsv"} else lines), kind)
+    assert [entry.prompt for entry in found] == ["a lake", None, "a sea"]
+    assert "the line is not UTF-8 (byte 0xe9 at 4)" in problem(found[1])
+
+
+def test_a_line_without_an_end_in_sight_fails_alone() -> None:
+    """A line of more than a mebibyte is skipped without being held in memory."""
+    found = read(b"a lake\n" + b"x" * (2 * MAX_LINE + 5) + b"\na sea\n", "txt")
+    assert [(entry.line, entry.prompt) for entry in found] == [(1, "a lake"), (2, None), (3, "a sea")]
+    assert "longer than 1,048,576 bytes" in problem(found[1])
+
+
+def test_columns_named_as_options_are_an_items_own() -> None:
+    """Cells become what their option takes; an empty cell is no setting."""
+    found = read(
+        "Prompt,width,Negative Prompt,seed,transparency,metadata,format\n"
+        'a lake, 640 ,boats,7,TRUE,"{""page"": ""1""}",webp\n'
+        "a sea,,,,no,,\n",
+        "csv",
+    )
+    assert dict(found[0]) == {
+        "prompt": "a lake",
+        "width": 640,
+        "negative_prompt": "boats",
+        "seed": 7,
+        "transparency": True,
+        "metadata": {"page": "1"},
+        "format": "webp",
+    }
+    assert dict(found[1]) == {"prompt": "a sea", "transparency": False}
+
+
+@pytest.mark.parametrize("cell", ["1024px", "1e3", "10.0", "0x10", "١٠", "9" * 5000, "NaN"])
+def test_a_cell_that_is_no_number_stays_text(cell: str) -> None:
+    """So that ``ImageRequest`` refuses it in its own words, and nothing is guessed."""
+    assert read(f"prompt,width\na lake,{cell}\n", "csv")[0]["width"] == cell
+
+
+def test_columns_that_are_no_options_are_said_once() -> None:
+    """They are ignored, and a person can see that they are."""
+    notices: list[str] = []
+    found = read("Prompt\tCategory\tNote\na lake\tx\t\na sea\ty\t\n", "tsv", notices)
+    assert [dict(entry) for entry in found] == [{"prompt": "a lake"}, {"prompt": "a sea"}]
+    assert notices == ["prompts: columns that are no options and not used: Category, Note"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize("header", ["text,width", "", "\n"])
+def test_a_table_needs_a_column_of_prompts(kind: str, header: str) -> None:
+    """Without it there is nothing to make pictures of."""
+    with pytest.raises(ConfigurationError, match="there is no column 'prompt'; the first line has"):
+        read(f"{header}\nx,y\n", kind)
+
+
+def test_a_column_twice_is_refused() -> None:
+    """Which one counts is not guessed."""
+    with pytest.raises(ConfigurationError, match="column 'width' is there twice"):
+        read("prompt,width,Width\n", "csv")
+
+
+@pytest.mark.parametrize("row", ["a lake", "a lake,640,7,8"])
+def test_a_row_with_fields_missing_or_left_over_fails_alone(row: str) -> None:
+    """Its cells cannot be told apart."""
+    found = read(f"prompt,width,seed\n{row}\na sea,,\n", "csv")
+    assert "fields; allowed: 3, as the header" in problem(found[0])
+    assert found[1].prompt == "a sea"
+
+
+def test_a_quoted_field_may_span_lines() -> None:
+    """RFC 4180: quotes keep commas, quotes and line ends."""
+    found = read('prompt,seed\n"a lake,\nwith ""boats""",7\na sea,8\n', "csv")
+    assert [(entry.line, entry.prompt) for entry in found] == [(2, 'a lake,\nwith "boats"'), (4, "a sea")]
+
+
+@pytest.mark.parametrize("broken", ['"a lake', '"a lake" x', 'a,"b"c'])
+def test_a_broken_line_of_csv_costs_only_itself(broken: str) -> None:
+    """A quote that was forgotten does not swallow the rest of the file."""
+    rest = "".join(f"picture {number},\n" for number in range(2 * MAX_RECORD))
+    found = read(f"prompt,seed\nfirst,\n{broken}\n{rest}", "csv")
+    assert "the line is not CSV" in problem(found[1])
+    assert [entry.line for entry in found] == list(range(2, 2 * MAX_RECORD + 4))
+    assert all(entry.prompt for entry in found if entry.line != 3)
+
+
+def test_quotes_in_tsv_are_text() -> None:
+    """As in the lists people publish; only a spreadsheet's quoting is undone."""
+    found = read('prompt\n"GIGGLE" in thick letters\n"say ""hi"""\n5" of snow\n', "tsv")
+    assert [entry.prompt for entry in found] == ['"GIGGLE" in thick letters', 'say "hi"', '5" of snow']
+
+
+def test_jsonl_has_an_object_or_a_string_a_line() -> None:
+    """Objects are options as they are, unknown ones included, for the batch to refuse."""
+    found = read('{"prompt": "a lake", "width": 640}\n\n"a sea"\n{"widht": 1}\n', "jsonl")
+    assert [(entry.line, dict(entry)) for entry in found] == [
+        (1, {"prompt": "a lake", "width": 640}),
+        (3, {"prompt": "a sea"}),
+        (4, {"widht": 1}),
+    ]
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "a', "[1]", "7", "null", '{"width": NaN}', '"\\ud800"'])
+def test_a_broken_line_of_jsonl_fails_alone(line: str) -> None:
+    """What is no object and no string says what it is."""
+    found = read(f'{line}\n"a sea"\n', "jsonl")
+    assert "the line is" in problem(found[0])
+    assert found[1].prompt == "a sea"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it is binary"), ("a lake".encode("utf-16"), "it is UTF-16")],
+)
+def test_what_is_no_text_is_refused_whole(data: bytes, message: str) -> None:
+    """A picture given for a prompt file does not become a thousand failures."""
+    with pytest.raises(ConfigurationError, match=message):
+        read(data, "txt")
+
+
+def test_reading_is_lazy() -> None:
+    """No more is read than was asked for, whatever the file's length."""
+
+    class Endless(io.RawIOBase):
+        taken = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            part = (b"a lake\n" * (len(buffer) // 7 + 1))[: len(buffer)]
+            buffer[:] = part
+            self.taken += len(part)
+            return len(part)
+
+    endless = Endless()
+    found: Iterator[Entry] = entries(io.BufferedReader(endless), "txt", "prompts")
+    for _ in range(10_000):
+        next(found)
+    assert endless.taken < 10_000 * 7 + 3 * io.DEFAULT_BUFFER_SIZE
+
+
+@given(st.lists(PROMPTS))
+def test_txt_keeps_every_prompt(prompts: list[str]) -> None:
+    """Whatever the script."""
+    assert [entry.prompt for entry in read("\n".join(prompts), "txt")] == prompts
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0")),
+            st.integers(0, 2**31 - 1),
+        )
+    )
+)
+def test_csv_keeps_what_a_writer_wrote(rows: list[tuple[str, int]]) -> None:
+    """Every prompt and setting comes back."""
+    written = io.StringIO()
+    writer = csv.writer(written)
+    writer.writerow(["prompt", "seed"])
+    writer.writerows(rows)
+    found = [dict(entry) for entry in read(written.getvalue(), "csv")]
+    assert found == [{"prompt": prompt.strip(), "seed": seed} for prompt, seed in rows]
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=8), st.none() | st.integers(-9, 9) | st.text(max_size=8))))
+def test_jsonl_keeps_what_a_writer_wrote(objects: list[dict[str, object]]) -> None:
+    """Every object comes back."""
+    lines = b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in objects)
+    assert [dict(entry) for entry in read(lines, "jsonl")] == objects
+
+
+@given(st.binary(max_size=400), st.sampled_from(["txt", "csv", "tsv", "jsonl"]))
+def test_no_bytes_break_the_reader(data: bytes, kind: str) -> None:
+    """Anything is entries with rising line numbers, or no prompt file."""
+    try:
+        found = read(b"prompt,seed\n" + data if kind == "csv" else data, kind)
+    except ConfigurationError:
+        return
+    lines = [entry.line for entry in found]
+    assert lines == sorted(set(lines))
+
+
+@given(
+    st.lists(PLAIN, min_size=1, max_size=8), st.integers(0, 7), st.sampled_from(['"', '"x', 'x,"', '"a"b'])
+)
+def test_a_broken_row_never_costs_another(prompts: list[str], at: int, broken: str) -> None:
+    """All the rows around it are read."""
+    rows = [f"{prompt}," for prompt in prompts]
+    rows.insert(at % (len(rows) + 1), broken)
+    found = read("prompt,seed\n" + "\n".join(rows), "csv")
+    assert [entry.prompt for entry in found if entry.prompt is not None] == prompts
+    assert len(found) == len(rows)
+
+
+async def test_a_file_is_read_from_its_beginning_after_counting(tmp_path: Path) -> None:
+    """The count is for the progress bar and takes nothing away."""
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt\na lake\na sea\na wood\n", "utf-8")
+    with PromptFile(str(path)) as source:
+        assert source.count(None) == 3
+        assert source.count(2) == 2
+        assert [entry.prompt async for entry in source.entries(2, lambda _: None)] == ["a lake", "a sea"]
+
+
+async def test_a_pipe_is_read_once_in_a_thread(tmp_path: Path) -> None:
+    """It cannot be counted, and waiting for its next line does not hold the event loop up."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    opened = asyncio.create_task(asyncio.to_thread(PromptFile, str(path)))
+    with await asyncio.to_thread(path.open, "w") as writer, await opened as source:
+        assert source.count(None) is None
+        found = source.entries(None, lambda _: None)
+        writer.write("a lake\n")
+        writer.flush()
+        assert (await anext(found)).prompt == "a lake"
+        writer.write("a sea")
+        writer.close()
+        assert [entry.prompt async for entry in found] == ["a sea"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.txt", "txt"), ("a.CSV", "csv"), ("a.tsv", "tsv"), ("a.ndjson", "jsonl"), ("a", "txt")],
+)
+def test_the_name_tells_the_format(tmp_path: Path, name: str, kind: str) -> None:
+    """As people name such files; without a suffix it is text."""
+    (tmp_path / name).touch()
+    with PromptFile(str(tmp_path / name)) as source:
+        assert source.kind == kind
+
+
+def test_the_examples_are_read_whole() -> None:
+    """24 prompts of our own and the 1,632 of PartiPrompts."""
+    examples = Path(__file__).parent.parent / "examples"
+    for name, count in (("prompts.txt", 24), ("partiprompts.tsv", 1632)):
+        with PromptFile(str(examples / name)) as source, (examples / name).open("rb") as file:
+            assert source.count(None) == count
+            found = list(entries(file, source.kind, name))
+        assert len(found) == count
+        assert all(entry.prompt and not entry.prompt.startswith('""') for entry in found)
+        assert len({entry.prompt for entry in found}) >= count - 3  # PartiPrompts has a few twice
