@@ -1,0 +1,129 @@
+"""Every code block of README and docs runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SET_UP = "python3 -m pip install -q --target .uv uv && .uv/bin/uv run --extra all "
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    for page in PAGES:
+        for number, (kind, code) in enumerate(BLOCK.findall(page.read_text("utf-8")), 1):
+            yield f"{page.relative_to(ROOT)}-{number}", kind, code
+
+
+def of_kind(kind: str) -> list[object]:
+    return [pytest.param(code, id=name) for name, found, code in blocks() if found == kind]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with the examples in it, and an environment whose first command is ours."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "BLOSSOM_DATA_DIR": str(tmp_path / "data"),
+    }
+    return tmp_path, environment
+
+
+def test_every_block_says_what_it_is() -> None:
+    """A block is python or sh and runs, or text and is output."""
+    assert {kind for _, kind, _ in blocks()} <= {"python", "sh", "text"}
+
+
+@pytest.mark.parametrize("code", of_kind("python"))
+def test_python_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> None:
+    """Each block is a program of its own that ends well and warns of nothing."""
+    folder, environment = workplace
+    (folder / "block.py").write_text(code, "utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "block.py"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("code", of_kind("sh"))
+def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> None:
+    """Each line ends well; ``blossom serve`` runs beside the lines that follow it and ends on SIGTERM."""
+    folder, environment = workplace
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = str(sock.getsockname()[1])
+    environment["BLOSSOM_PORT"] = port
+    serving: subprocess.Popen[str] | None = None
+    try:
+        for line in code.replace("8765", port).splitlines():
+            command = line.removeprefix(SET_UP)
+            if command == "pytest":
+                continue  # this very run
+            if shutil.which(program := command.split()[0], path=environment["PATH"]) is None:
+                pytest.skip(f"this machine has no {program}")
+            if command == "blossom serve":
+                serving = subprocess.Popen(
+                    ["blossom", "serve"],
+                    cwd=folder,
+                    env={**environment, "PYTHONUNBUFFERED": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+                assert serving.stdout is not None
+                while port not in (said := serving.stdout.readline()):
+                    assert said, "blossom serve ended before it said where it listens"
+                continue
+            ended = subprocess.run(
+                ["bash", "-c", command],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+    finally:
+        if serving is not None:
+            serving.send_signal(signal.SIGTERM)
+            serving.communicate(timeout=60)
+    assert serving is None or serving.returncode == 0
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """``.ci/run`` ends with the very command that README gives."""
+    command = f"{SET_UP}pytest"
+    assert command in (ROOT / "README.md").read_text("utf-8").splitlines()
+    assert (ROOT / ".ci" / "run").read_text("utf-8").splitlines()[-1] == command
+
+
+def test_readme_starts_with_the_two_commands() -> None:
+    """Under 150 lines, the two commands first, then a short example."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) < 150
+    kinds = [kind for kind, _ in BLOCK.findall(text)]
+    assert kinds[:3] == ["sh", "sh", "python"]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """No page links to a file that is not there."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
