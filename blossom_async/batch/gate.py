@@ -1,4 +1,4 @@
-"""When the next attempt may start: rate limits, strict over every window and first come, first served."""
+"""When the next attempt may start: strict rate limits and pauses, first come, first served."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 import math
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from aiolimiter import AsyncLimiter
 
-__all__ = ["Gate", "RateLimit", "RateLimitLike", "rate_limits"]
+__all__ = ["Gate", "RateLimit", "RateLimitLike", "pass_gates", "rate_limits"]
 
 _UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86_400}
 _SPELLED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*([a-z]+)\s*", re.ASCII)
@@ -20,6 +20,10 @@ _SPELLED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*
 # the stated window so that its edge holds on the other side too.
 _MARGIN = 1.005
 _CATCH_UP_S = 0.01  # timers fire up to a millisecond late; the meter lets this much be made good
+
+# All that waited for the end of a pause would start in one instant and run into the next one.
+_RAMP_S = 1.0
+_RAMP_STEP_S = 1 / 64
 
 
 @attrs.frozen
@@ -88,10 +92,12 @@ def rate_limits(spelled: RateLimitLike | Iterable[RateLimitLike] | None) -> tupl
 class _Window:
     """The last ``amount`` starts of one limit: exact, whatever the pace."""
 
-    def __init__(self, limit: RateLimit) -> None:
+    def __init__(self, limit: RateLimit, starts: Iterable[float] = ()) -> None:
         self._length = limit.per_s * _MARGIN
         self._starts = array("d", [-math.inf]) * limit.amount
         self._next = 0
+        for start in starts:
+            self.take(start)
 
     def ready_at(self) -> float:
         return self._starts[self._next] + self._length
@@ -100,38 +106,135 @@ class _Window:
         self._starts[self._next] = now
         self._next = (self._next + 1) % len(self._starts)
 
+    def starts(self) -> list[float]:
+        in_order = self._starts[self._next :] + self._starts[: self._next]
+        return [start for start in in_order if start > -math.inf]
+
 
 class Gate:
-    """Lets attempts start no faster than every one of its limits allows.
+    """Lets attempts start no faster than every one of its limits allows, and none during a pause.
 
     For each limit aiolimiter meters the pace, so that starts are spread over the window instead of coming
     in one burst, and a ring of the last starts makes the limit exact: aiolimiter alone lets nearly twice
     the stated number into a window (a full burst, and what leaks meanwhile). Only the head of the line
-    waits on a meter, which keeps the order and spares aiolimiter's wake-ups.
+    waits, on a timer of the gate's own; the meters are never waited on, which keeps the order, lets limits
+    change at any time and spares aiolimiter's wake-ups.
+
+    Belongs to the event loop it is first waited on in.
     """
 
     def __init__(self, *limits: RateLimit) -> None:
-        self.limits = limits
-        self._turnstile: asyncio.Lock | None = None
-        self._windows = [_Window(limit) for limit in limits]
+        self._limits: tuple[RateLimit, ...] = ()
+        self._turnstile = asyncio.Lock()
+        self._windows: list[_Window] = []
         self._meters: list[AsyncLimiter] = []
+        self._head: asyncio.Future[None] | None = None  # set while the head of the line waits
+        self._paused_until = -math.inf
+        self._ramp_until = -math.inf
+        self._ramp_next = -math.inf
+        self.closed = False
+        """Whether an attempt has to wait its turn in ``acquire``: always with limits, else while paused."""
+        self.change(*limits)
+
+    def __repr__(self) -> str:
+        return f"<Gate: {', '.join(f'{x.amount} in {x.per_s:g} s' for x in self._limits) or 'no limit'}>"
+
+    @property
+    def limits(self) -> tuple[RateLimit, ...]:
+        """The limits in force."""
+        return self._limits
+
+    def change(self, *limits: RateLimit) -> None:
+        """From now on these limits hold. The starts still remembered count against them."""
+        starts = max((window.starts() for window in self._windows), key=len, default=[])
+        self._limits = limits
+        self._windows = [_Window(limit, starts[-limit.amount :]) for limit in limits]
+        self._meters = [_meter(limit) for limit in limits]
+        self.closed = self.closed or bool(limits)
+        self._look_again()
+
+    def pause(self, seconds: float) -> None:
+        """No attempt starts for so many seconds from now. A pause only ever extends one under way.
+
+        Numbers that are no time to wait (nan, infinite, zero or less) are ignored. After the pause what
+        waited starts spread over as long again, at most a second.
+        """
+        if not (math.isfinite(seconds) and seconds > 0):
+            return
+        until = asyncio.get_running_loop().time() + seconds
+        if until > self._paused_until:
+            self._paused_until = until
+            self._ramp_next = until
+            self._ramp_until = until + min(_RAMP_S, seconds)
+            self.closed = True
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the pause ends, 0 when there is none."""
+        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
 
     async def acquire(self) -> None:
         """Returns when one attempt may start; start it before the next ``await``."""
-        if not self.limits:
-            return
-        if self._turnstile is None:  # made here because both belong to the running loop
-            self._turnstile = asyncio.Lock()
-            self._meters = [_meter(limit) for limit in self.limits]
-        loop = asyncio.get_running_loop()
-        async with self._turnstile:
+        await pass_gates((self,))
+
+    def _ready_at(self, now: float) -> float:
+        """When to look again: not after ``now`` when an attempt may start."""
+        at = max(self._paused_until, self._ramp_next if now < self._ramp_until else -math.inf)
+        for window in self._windows:
+            at = max(at, window.ready_at())
+        if at <= now:
             for meter in self._meters:
-                await meter.acquire()
-            while (wait := max(w.ready_at() for w in self._windows) - loop.time()) > 0:  # noqa: ASYNC110 - timers may be a tick early
-                await asyncio.sleep(wait)
+                if not meter.has_capacity():
+                    # One start leaks out of the bucket in this time, and a hair more: were the level a
+                    # rounding error too high then, the wait would be doubled.
+                    at = max(at, now + 1.000001 * meter.time_period / meter.max_rate)
+        return at
+
+    async def _take(self, now: float) -> None:
+        for meter in self._meters:
+            await meter.acquire()  # has capacity, so this does not wait
+        for window in self._windows:
+            window.take(now)
+        if now < self._ramp_until:
+            self._ramp_next = now + _RAMP_STEP_S
+        elif not self._limits:
+            self.closed = False
+
+    async def _wait_until(self, at: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._head = loop.create_future()
+        timer = loop.call_at(at, self._look_again)
+        try:
+            await self._head
+        finally:
+            timer.cancel()
+            self._head = None
+
+    def _look_again(self) -> None:
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+
+async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
+    """Returns when one attempt may start under all gates at once; start it before the next ``await``.
+
+    Gates go from the narrowest (of one run) to the widest (of a client). A gate's own line waits while its
+    head stands in the line of the next, never the other way round: so each start is stamped at every gate
+    in the instant it happens, and a slow run does not hold up a fast one at the gate they share.
+    """
+    if first == len(gates):
+        return
+    gate = gates[first]
+    loop = asyncio.get_running_loop()
+    async with gate._turnstile:
+        while True:
+            while (at := gate._ready_at(loop.time())) > loop.time():
+                await gate._wait_until(at)
+            await pass_gates(gates, first + 1)
             now = loop.time()
-            for window in self._windows:
-                window.take(now)
+            if gate._ready_at(now) <= now:  # else it was paused while this waited further on
+                break
+        await gate._take(now)
 
 
 def _meter(limit: RateLimit) -> AsyncLimiter:
