@@ -21,6 +21,7 @@ __all__ = [
     "Rejected",
     "ResponseError",
     "ServerFailed",
+    "StaleConnection",
     "TimedOut",
     "TransportError",
     "Unauthenticated",
@@ -59,6 +60,13 @@ class ConfigurationError(BlossomError):
 
 class TransportError(BlossomError):
     """No answer came from the gateway: refused, reset, unresolved."""
+
+
+class StaleConnection(TransportError):
+    """A kept-alive connection was found closed before the first byte of the answer.
+
+    The request most likely never reached the gateway; it may be repeated at once.
+    """
 
 
 class TimedOut(TransportError, TimeoutError):

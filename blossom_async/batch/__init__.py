@@ -1,18 +1,42 @@
 """The batch engine: many calls of one coroutine function, bounded, paced and kept in order."""
 
+from blossom_async.batch.attempts import Attempt, current_attempt, run_one
 from blossom_async.batch.engine import run, stream
 from blossom_async.batch.gate import Gate, RateLimit, rate_limits
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
+from blossom_async.batch.retry import (
+    Fail,
+    Fatal,
+    Retry,
+    RetryAtOnce,
+    RetryBudget,
+    RetryPolicy,
+    Throttle,
+    Verdict,
+    classify,
+)
 from blossom_async.batch.slots import Slots
 
 __all__ = [
+    "Attempt",
     "BatchResult",
+    "Fail",
+    "Fatal",
     "Gate",
     "Outcome",
     "Progress",
     "RateLimit",
+    "Retry",
+    "RetryAtOnce",
+    "RetryBudget",
+    "RetryPolicy",
     "Slots",
+    "Throttle",
+    "Verdict",
+    "classify",
+    "current_attempt",
     "rate_limits",
     "run",
+    "run_one",
     "stream",
 ]

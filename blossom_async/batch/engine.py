@@ -1,255 +1,503 @@
-"""Runs a coroutine function over many items: workers, order, back-pressure, cancellation."""
+"""Runs a coroutine function over many items: workers, order, back-pressure, stopping, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Sequence,
-    Sized,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-import anyio
-from anyio.abc import TaskGroup
-
+from blossom_async.batch.attempts import Attempts, Call, new_run_id
+from blossom_async.batch.attempts import run_one as attempt_once
 from blossom_async.batch.gate import Gate, RateLimitLike, rate_limits
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
+from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classify
 from blossom_async.batch.slots import Slots
+from blossom_async.batch.source import Source
+from blossom_async.errors import NotRun, TimedOut
 
 __all__ = ["attempt_once", "run", "stream"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-Attempt = Callable[[Item], Awaitable[Value]]
 OnProgress = Callable[[Progress], object]
 
-_EXHAUSTED = object()
 _PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the loop to themselves
 
 
 async def run(
-    attempt: Attempt[Item, Value],
+    attempt: Callable[[Item], Awaitable[Value]],
     items: Iterable[Item] | AsyncIterable[Item],
     *,
     max_concurrency: int = 64,
     rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+    retry: RetryPolicy | None = None,
+    classify: Classify = classify,
+    timeout_s: float | None = None,
+    deadline_s: float | None = None,
     on_progress: OnProgress | None = None,
     slots: Slots | None = None,
     gates: Sequence[Gate] = (),
+    budget: RetryBudget | None = None,
 ) -> BatchResult[Item, Value]:
     """The outcome of ``attempt(item)`` for every item, in input order.
 
-    At most ``max_concurrency`` attempts are under way at once and no window of a ``rate_limit`` holds more
-    starts than it states. ``slots`` and ``gates`` add limits shared with other runs. An exception of an
-    attempt is that item's outcome and ends nothing else; an exception of ``items`` itself is raised when
-    what was under way has ended. ``on_progress`` is called after each item; what it raises goes to the
-    loop's exception handler. Cancelling ends all attempts and waits for them.
+    At most ``max_concurrency`` attempts are under way at once, fewer while the server refuses more, and no
+    window of a ``rate_limit`` holds more starts than it states. ``slots``, ``gates`` and ``budget`` are
+    limits shared with other runs. An exception of an attempt is that item's outcome unless ``classify``
+    says to try again and ``retry`` allows it; it ends nothing else. An exception of ``items`` itself is
+    raised when what was under way has ended.
+
+    ``timeout_s`` seconds for one attempt, waiting for its turn not included; past it the attempt is
+    cancelled and fails with ``TimedOut``. ``deadline_s`` seconds for the whole batch. At the deadline
+    attempts are cancelled and fail with ``TimedOut``; an error that ``classify`` calls fatal lets those
+    under way end. Either way nothing new starts, items that would be tried again keep their last error, and
+    untried ones have ``NotRun``: all the rest of a synchronous input, of an async one those already taken.
+
+    ``on_progress`` is called after each item; what it raises goes to the loop's exception handler.
+    Cancelling ends all attempts and waits for them.
 
     Raises ``ValueError`` for a bad limit.
     """
     ended: list[Outcome[Item, Value]] = []
-    batch = _Batch(attempt, items, max_concurrency, rate_limit, on_progress, slots, gates, ended.append)
+    batch = _Batch(
+        Source(items),
+        ended.append,
+        attempt=attempt,
+        max_concurrency=max_concurrency,
+        rate_limit=rate_limit,
+        retry=retry,
+        classify=classify,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
+        on_progress=on_progress,
+        slots=slots,
+        gates=gates,
+        budget=budget,
+    )
     started = asyncio.get_running_loop().time()
-    async with anyio.create_task_group() as workers:
-        batch.start(workers)
-    batch.raise_for_source()
+    async with batch.under_way():
+        await batch.end
+    batch.raise_for_failure()
     ended.sort(key=lambda outcome: outcome.index)
-    return BatchResult(ended, asyncio.get_running_loop().time() - started)
+    return BatchResult(ended, asyncio.get_running_loop().time() - started, batch.stopped)
 
 
 @asynccontextmanager
 async def stream(
-    attempt: Attempt[Item, Value],
+    attempt: Callable[[Item], Awaitable[Value]],
     items: Iterable[Item] | AsyncIterable[Item],
     *,
     ordered: bool = False,
     window: int | None = None,
     max_concurrency: int = 64,
     rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
+    retry: RetryPolicy | None = None,
+    classify: Classify = classify,
+    timeout_s: float | None = None,
+    deadline_s: float | None = None,
     on_progress: OnProgress | None = None,
     slots: Slots | None = None,
     gates: Sequence[Gate] = (),
+    budget: RetryBudget | None = None,
 ) -> AsyncIterator[AsyncIterator[Outcome[Item, Value]]]:
     """As ``run``, lazily and in constant memory: the outcomes as they come, or in input order.
 
     Items are pulled from the input only while fewer than ``window`` (default four times
     ``max_concurrency``) are taken and not yet consumed. Leaving the block ends all attempts and waits for
-    them.
+    them; an async generator given as ``items`` is closed then. When the batch stops early, the untried rest
+    comes as ``NotRun`` from an input that knows its length; one that does not is not pulled further.
 
     Raises ``ValueError`` for a bad limit.
     """
-    if window is None:
-        window = 4 * max_concurrency
-    if window < 1:
+    if window is not None and (isinstance(window, bool) or window < 1):
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
     outcomes: _Outcomes[Item, Value] = _Outcomes(ordered)
     batch = _Batch(
-        attempt, items, max_concurrency, rate_limit, on_progress, slots, gates, outcomes.put, window=window
+        Source(items),
+        outcomes.put,
+        lazy=True,
+        window=window,
+        attempt=attempt,
+        max_concurrency=max_concurrency,
+        rate_limit=rate_limit,
+        retry=retry,
+        classify=classify,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
+        on_progress=on_progress,
+        slots=slots,
+        gates=gates,
+        budget=budget,
     )
-    outcomes.batch = batch
-    failure: BaseException | None = None
-    async with anyio.create_task_group() as workers:
-        batch.start(workers)
-        try:
-            yield outcomes
-        except BaseException as exc:  # noqa: BLE001 - raised again below, outside the group that would wrap it
-            failure = exc
-        workers.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    outcomes.attach(batch)
+    async with batch.under_way():
+        yield outcomes
 
 
-async def attempt_once(
-    attempt: Attempt[Item, Value], item: Item, slots: Slots | None, gates: Sequence[Gate]
-) -> Value:
-    """One attempt under the limits: slot first, rate token last, then the call with no wait between.
+class _Worker:
+    """A task that takes one call after the other."""
 
-    A token taken before waiting for a slot would be stamped too early, and old tokens would go out together.
-    """
-    if slots is not None:
-        await slots.acquire()
-    try:
-        for gate in gates:
-            await gate.acquire()
-        return await attempt(item)
-    finally:
-        if slots is not None:
-            slots.release()
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None]
+        self.call: Call[object, object] | None = None
+        self.pulling = False
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """Cancels what the worker waits for, not the worker."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.task.cancel()
+
+    def resume(self) -> bool:
+        """Whether a cancellation was this interruption and nothing else; then it is over."""
+        if not self.interrupted:
+            return False
+        self.interrupted = False
+        return self.task.uncancel() == 0
 
 
 class _Batch(Generic[Item, Value]):
-    """The workers of one run: they pull from one shared input, so no item costs a task."""
+    """One run: its workers pull calls from one shared place, so no item costs a task.
+
+    A call is due for another attempt, or made from the next item while fewer than ``window`` items are
+    taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has.
+    """
 
     def __init__(
         self,
-        attempt: Attempt[Item, Value],
-        items: Iterable[Item] | AsyncIterable[Item],
+        source: Source[Item],
+        hand_over: Callable[[Outcome[Item, Value]], None],
+        *,
+        lazy: bool = False,
+        window: int | None = None,
+        attempt: Callable[[Item], Awaitable[Value]],
         max_concurrency: int,
         rate_limit: RateLimitLike | Iterable[RateLimitLike] | None,
+        retry: RetryPolicy | None,
+        classify: Classify,
+        timeout_s: float | None,
+        deadline_s: float | None,
         on_progress: OnProgress | None,
         slots: Slots | None,
         gates: Sequence[Gate],
-        deliver: Callable[[Outcome[Item, Value]], None],
-        window: int | None = None,
+        budget: RetryBudget | None,
     ) -> None:
+        if deadline_s is not None and not deadline_s > 0:
+            raise ValueError(f"deadline_s: {deadline_s!r} cannot be used; allowed: seconds above 0")
         own_limits = rate_limits(rate_limit)
-        self._attempt = attempt
-        self._input = _Input(items)
-        self._max_workers = Slots(max_concurrency).limit
-        self._gates = (*gates, Gate(*own_limits)) if own_limits else tuple(gates)
-        self._slots = slots
+        own_slots = Slots(max_concurrency)
+        self._attempts = Attempts(
+            attempt,
+            slots=slots if slots is not None else own_slots,
+            gates=(Gate(*own_limits), *gates) if own_limits or not gates else tuple(gates),
+            retry=retry,
+            classify=classify,
+            timeout_s=timeout_s,
+            budget=budget,
+        )
+        self._source = source
+        self._hand_over = hand_over
+        self._lazy = lazy
+        self._window = 4 * max_concurrency if window is None else window
+        self._deadline_s = deadline_s
         self._on_progress = on_progress
-        self._deliver = deliver
-        self._window = window
-        self._workers: TaskGroup | None = None
-        self._working = 0
+        self._run_id = new_run_id()
+
+        self._group: asyncio.TaskGroup | None = None
+        self._workers: set[_Worker] = set()
+        self._max_workers = own_slots.limit
+        self._parked: deque[asyncio.Future[None]] = deque()
+        self._pulling = False
+        self._since_yield = 0
+        self._retries: list[tuple[float, int, Call[Item, Value]]] = []
+        self._retry_timer: asyncio.TimerHandle | None = None
+
         self._pulled = 0
         self._consumed = 0
         self._done = 0
         self._failed = 0
-        self._parked: deque[asyncio.Future[None]] = deque()
+        self._not_run = 0
+        self._reused = 0
+        self._failure: Exception | None = None
+        self.stopped: str | None = None
+
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
-        self._source_error: Exception | None = None
-        self.when_ended: Callable[[], None] | None = None
+        self.end = self._loop.create_future()
 
-    def start(self, workers: TaskGroup) -> None:
-        self._workers = workers
-        self._add_worker()
+    @asynccontextmanager
+    async def under_way(self) -> AsyncIterator[None]:
+        """The batch works while this block runs. When it ends all attempts do, and they are waited for."""
+        failure: BaseException | None = None
+        deadline: asyncio.TimerHandle | None = None
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                if self._deadline_s is not None:
+                    deadline = self._loop.call_later(self._deadline_s, self._expire)
+                self._add_worker()
+                try:
+                    yield
+                except BaseException as exc:  # noqa: BLE001 - raised below, outside the group that would wrap it
+                    failure = exc
+                for worker in self._workers:
+                    worker.task.cancel()
+        finally:
+            for timer in (deadline, self._retry_timer):
+                if timer is not None:
+                    timer.cancel()
+            await self._source.aclose()
+        if failure is not None:
+            raise failure
 
-    @property
-    def ended(self) -> bool:
-        return self._working == 0
-
-    def raise_for_source(self) -> None:
-        if self._source_error is not None:
-            raise self._source_error
+    def raise_for_failure(self) -> None:
+        """Raises what ended the batch from without: an exception of its input."""
+        if self._failure is not None:
+            raise self._failure
 
     def consumed(self) -> None:
         """One outcome has left the window: a parked worker may go on."""
         self._consumed += 1
+        if self._parked:
+            self._wake_one()
+
+    # Workers
+
+    def _add_worker(self) -> None:
+        assert self._group is not None  # noqa: S101 - for the type checker; under_way() sets it
+        worker = _Worker()
+        self._workers.add(worker)
+        worker.task = self._group.create_task(self._work(worker))
+
+    def _call_in_help(self) -> None:
+        """Sees to it that somebody looks for work: who waits for some, else a new worker if one may be."""
+        if not self._wake_one() and len(self._workers) - self._pulling < self._max_workers:
+            self._add_worker()
+
+    def _wake_one(self) -> bool:
         while self._parked:
             turn = self._parked.popleft()
             if not turn.done():
                 turn.set_result(None)
-                return
+                return True
+        return False
 
-    def _add_worker(self) -> None:
-        assert self._workers is not None  # noqa: S101 - for the type checker; start() sets it
-        self._working += 1
-        self._workers.start_soon(self._work)
+    def _wake_all(self) -> None:
+        while self._wake_one():
+            pass
 
-    async def _work(self) -> None:
+    async def _work(self, worker: _Worker) -> None:
         try:
-            while await self._one():
-                pass
+            while (call := self._take() or await self._wait_for_call(worker)) is not None:
+                if self._more_to_do():
+                    self._call_in_help()
+                worker.call = call  # type: ignore[assignment]
+                try:
+                    due = await self._attempts.once(call)
+                except asyncio.CancelledError as exc:
+                    due = None
+                    self._cut_short(worker, call, exc)
+                else:
+                    worker.resume()  # an attempt may end well in spite of an interruption
+                worker.call = None
+                if due is not None and self.stopped is None:
+                    self._park(call, due)
+                else:
+                    self._settle(call)
         finally:
-            self._working -= 1
-            if self._working == 0 and self.when_ended is not None:
-                self.when_ended()
+            self._workers.discard(worker)
+            self._end_if_done()
 
-    async def _one(self) -> bool:
-        """Takes one item to its end; False when the input has no more."""
-        while self._window is not None and self._pulled - self._consumed >= self._window:
-            turn = self._loop.create_future()
-            self._parked.append(turn)
-            await turn
-        if self._pulled % _PULLS_BETWEEN_YIELDS == 0:
-            await asyncio.sleep(0)
-        pulled = await self._pull()
-        if pulled is None:
-            return False
-        index, item = pulled
-        if self._working < self._max_workers:
-            self._add_worker()
-        started = self._loop.time()
-        value: Value | None = None
-        error: Exception | None = None
-        try:
-            value = await attempt_once(self._attempt, item, self._slots, self._gates)
-        except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
-            error = exc
-        self._end(Outcome(index, item, value, error, 1, self._loop.time() - started))
-        return True
+    def _cut_short(self, worker: _Worker, call: Call[Item, Value], cancelled: asyncio.CancelledError) -> None:
+        """Gives a call whose attempt was cancelled its error; raises when the worker itself was meant."""
+        if not worker.resume():
+            if worker.task.cancelling():
+                raise cancelled
+            call.error = RuntimeError("the attempt ended with a CancelledError that nobody had asked for")
+            call.error.__cause__ = cancelled
+        elif call.number == 0:
+            call.error = NotRun(self.stopped or "")
+        elif not call.waiting:  # else it keeps the error of its last attempt
+            call.error = TimedOut(f"cancelled under way: {self.stopped}")
 
-    async def _pull(self) -> tuple[int, Item] | None:
-        if self._source_error is not None:
+    def _end_if_done(self) -> None:
+        if not self._workers and not self._retries and not self.end.done():
+            self.end.set_result(None)
+
+    # Calls
+
+    def _has_room(self) -> bool:
+        return not self._source.ended and self._pulled - self._consumed < self._window
+
+    def _more_to_do(self) -> bool:
+        if self._retries and self._retries[0][0] <= self._loop.time():
+            return True
+        return self._has_room() and not self._pulling
+
+    def _take(self) -> Call[Item, Value] | None:
+        """A call to make now, without waiting; None when there is none, or others should have their turn."""
+        if self._retries and self._retries[0][0] <= self._loop.time():
+            call = heapq.heappop(self._retries)[2]
+            self._arm_retry_timer()
+            return call
+        if self._source.waits:
             return None
+        while self._has_room() and self._since_yield < _PULLS_BETWEEN_YIELDS:
+            self._since_yield += 1
+            try:
+                admitted = self._admit(self._source.next())
+            except StopIteration:
+                self._input_ended()
+            except Exception as exc:  # noqa: BLE001 - raised to the caller once the running items have ended
+                self._fail(exc)
+            else:
+                if admitted is not None:
+                    return admitted
+        return None
+
+    async def _wait_for_call(self, worker: _Worker) -> Call[Item, Value] | None:
+        """As ``_take``, waiting; None when this worker is no longer needed."""
+        while True:
+            call: Call[Item, Value] | None = None
+            if self._since_yield >= _PULLS_BETWEEN_YIELDS:
+                self._since_yield = 0
+                await asyncio.sleep(0)
+            elif self._source.ended:
+                return None
+            elif not self._has_room() or self._pulling:
+                turn = self._loop.create_future()
+                self._parked.append(turn)
+                await turn
+            elif self._source.waits:
+                call = await self._pull(worker)
+            if call is None:
+                call = self._take()
+            if call is not None:
+                return call
+
+    async def _pull(self, worker: _Worker) -> Call[Item, Value] | None:
+        """A call made from the next item of an async input, if another worker is not needed more."""
+        self._pulling = worker.pulling = True
+        call = None
         try:
-            item = await self._input.next()
-        except Exception as exc:  # noqa: BLE001 - raised to the caller once the running items have ended
-            self._source_error = exc
+            call = self._admit(await self._source.anext())
+        except StopAsyncIteration:
+            self._input_ended()
+        except asyncio.CancelledError as exc:
+            if not worker.resume():
+                if worker.task.cancelling():
+                    raise
+                self._fail(RuntimeError("the input ended with a CancelledError that nobody had asked for"))
+                self._failure.__cause__ = exc  # type: ignore[union-attr]
+            self._input_ended()
+        except Exception as exc:  # noqa: BLE001 - as in _take
+            self._fail(exc)
+        finally:
+            self._pulling = worker.pulling = False
+        worker.resume()
+        if call is not None and len(self._workers) > self._max_workers:
+            # While this one pulled, all the others came to have calls: one of them makes this call too.
+            heapq.heappush(self._retries, (self._loop.time(), call.index, call))
             return None
-        if item is _EXHAUSTED:
-            return None
-        index = self._pulled
+        return call
+
+    def _admit(self, item: Item) -> Call[Item, Value] | None:
+        """A call for the next item; None when it has ended without one."""
+        call: Call[Item, Value] = Call(self._pulled, item, self._loop.time(), self._run_id)
         self._pulled += 1
-        return index, item  # type: ignore[return-value]
+        if self.stopped is not None:
+            call.error = NotRun(self.stopped)
+            self._settle(call)
+            return None
+        return call
 
-    def _end(self, outcome: Outcome[Item, Value]) -> None:
+    def _park(self, call: Call[Item, Value], due: float) -> None:
+        heapq.heappush(self._retries, (due, call.index, call))
+        if self._retries[0][2] is call:
+            self._arm_retry_timer()
+
+    def _arm_retry_timer(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        if self._retries:
+            self._retry_timer = self._loop.call_at(self._retries[0][0], self._retry_due)
+
+    def _retry_due(self) -> None:
+        if self._retries and self._retries[0][0] <= self._loop.time():
+            self._retry_timer = None
+            self._call_in_help()  # if all workers are busy, the first to be free takes it
+        else:
+            self._arm_retry_timer()
+
+    # Stopping
+
+    def _input_ended(self) -> None:
+        self._source.ended = True
+        self._wake_all()
+
+    def _fail(self, failure: Exception) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self._input_ended()
+
+    def _expire(self) -> None:
+        self._stop(f"the deadline of {self._deadline_s:g} s has passed", cancel=True)
+
+    def _stop(self, reason: str, *, cancel: bool = False) -> None:
+        """Starts nothing new. Attempts under way end by themselves, or are cancelled."""
+        if self.stopped is None:
+            self.stopped = reason
+            if self._source.waits or (self._lazy and self._source.total is None):
+                self._source.ended = True
+        for worker in self._workers:
+            call = worker.call
+            if worker.pulling or (call is not None and (call.waiting or cancel)):
+                worker.interrupt()
+        retries, self._retries = self._retries, []
+        for _, _, waiting in retries:
+            if waiting.number == 0:
+                waiting.error = NotRun(reason)
+            self._settle(waiting)
+        self._wake_all()
+        self._end_if_done()
+
+    # Outcomes
+
+    def _settle(self, call: Call[Item, Value]) -> None:
+        if call.fatal is not None:
+            self._stop(call.fatal)
+        elapsed_s = self._loop.time() - call.started
+        value = call.value if call.error is None else None
+        self._deliver(Outcome(call.index, call.item, value, call.error, call.number, elapsed_s))
+
+    def _deliver(self, outcome: Outcome[Item, Value]) -> None:
         if outcome.error is None:
             self._done += 1
+        elif isinstance(outcome.error, NotRun):
+            self._not_run += 1
         else:
             self._failed += 1
-        self._deliver(outcome)
+        if not self._lazy:
+            self.consumed()
+        self._hand_over(outcome)
         if self._on_progress is not None:
             self._report(self._on_progress)
 
     def _report(self, on_progress: OnProgress) -> None:
         progress = Progress(
-            total=self._input.total,
+            total=self._source.total,
             done=self._done,
             failed=self._failed,
-            running=self._pulled - self._done - self._failed,
+            not_run=self._not_run,
+            running=self._pulled - self._done - self._failed - self._not_run,
+            waiting=len(self._retries),
+            reused=self._reused,
             elapsed_s=self._loop.time() - self._started_at,
+            stopped=self.stopped,
         )
         try:
             on_progress(progress)
@@ -257,43 +505,19 @@ class _Batch(Generic[Item, Value]):
             self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
 
 
-class _Input(Generic[Item]):
-    """One item after the other from an iterable or an async iterable, for many workers."""
-
-    def __init__(self, items: Iterable[Item] | AsyncIterable[Item]) -> None:
-        self.total = len(items) if isinstance(items, Sized) else None
-        self._ended = False
-        self._sync: Iterator[Item] | None = None
-        self._async: AsyncIterator[Item] | None = None
-        if isinstance(items, AsyncIterable):
-            self._async = aiter(items)
-            self._turn = asyncio.Lock()  # a generator refuses a second anext() while one is under way
-        else:
-            self._sync = iter(items)
-
-    async def next(self) -> Item | object:
-        if self._ended:
-            return _EXHAUSTED
-        if self._sync is not None:
-            item: Item | object = next(self._sync, _EXHAUSTED)
-        else:
-            assert self._async is not None  # noqa: S101 - for the type checker
-            async with self._turn:
-                item = _EXHAUSTED if self._ended else await anext(self._async, _EXHAUSTED)
-        self._ended = item is _EXHAUSTED
-        return item
-
-
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
     """What the consumer of a stream iterates over: finished items, as they come or put in order."""
 
     def __init__(self, ordered: bool) -> None:
-        self.batch: _Batch[Item, Value]
         self._ordered = ordered
         self._head = 0
         self._ready: deque[Outcome[Item, Value]] = deque()
         self._early: dict[int, Outcome[Item, Value]] = {}
         self._waiting: asyncio.Future[None] | None = None
+
+    def attach(self, batch: _Batch[Item, Value]) -> None:
+        self._batch = batch
+        batch.end.add_done_callback(self._wake)
 
     def put(self, outcome: Outcome[Item, Value]) -> None:
         if not self._ordered:
@@ -306,7 +530,7 @@ class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
         if self._ready:
             self._wake()
 
-    def _wake(self) -> None:
+    def _wake(self, _: object = None) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -314,15 +538,14 @@ class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
         if self._waiting is not None:
             raise RuntimeError("this stream is already being read; read it from one task")
         while not self._ready:
-            if self.batch.ended:
-                self.batch.raise_for_source()
+            if self._batch.end.done():
+                self._batch.raise_for_failure()
                 raise StopAsyncIteration
-            self.batch.when_ended = self._wake
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting
             finally:
                 self._waiting = None
         outcome = self._ready.popleft()
-        self.batch.consumed()
+        self._batch.consumed()
         return outcome

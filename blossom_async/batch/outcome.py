@@ -20,7 +20,8 @@ class Outcome(Generic[Item, Value]):
     """The end of one item: a value or an error, never both.
 
     ``index`` is its place in the input, ``attempts`` how often it was tried, ``elapsed_s`` the seconds from
-    being taken from the input to its end, waiting for a slot and for the rate limit included.
+    being taken from the input to its end, waiting for a slot and for the rate limit included. With a value,
+    ``attempts`` is 0 when nothing was sent for it: the journal or an equal item had the answer.
     """
 
     index: int
@@ -40,22 +41,35 @@ class Outcome(Generic[Item, Value]):
 class Progress:
     """Where a batch stands. ``total`` is None when the input does not know its length.
 
-    ``done`` counts successes, ``failed`` failures, ``running`` items taken and not yet ended.
+    ``done`` counts successes, ``failed`` failures, ``not_run`` items given up untried, ``running`` items
+    taken and not yet ended, of which ``waiting`` have failed and will be tried again. ``reused`` of the
+    ``done`` came from the journal or from an equal item. ``stopped`` says why nothing new is started.
     """
 
     total: int | None
     done: int
     failed: int
+    not_run: int
     running: int
+    waiting: int
+    reused: int
     elapsed_s: float
+    stopped: str | None
 
 
 class BatchResult(Sequence[Value | None], Generic[Item, Value]):
-    """The values of a batch in input order, None where an item failed."""
+    """The values of a batch in input order, None where an item failed or was not run.
 
-    def __init__(self, outcomes: Sequence[Outcome[Item, Value]], elapsed_s: float) -> None:
+    ``outcomes`` has an ``Outcome`` in the same places, ``elapsed_s`` the seconds the batch took, ``stopped``
+    why it ended before its input did, if it did.
+    """
+
+    def __init__(
+        self, outcomes: Sequence[Outcome[Item, Value]], elapsed_s: float, stopped: str | None = None
+    ) -> None:
         self.outcomes = tuple(outcomes)
         self.elapsed_s = elapsed_s
+        self.stopped = stopped
 
     @property
     def failures(self) -> tuple[Outcome[Item, Value], ...]:

@@ -1,19 +1,29 @@
-"""How many attempts may be under way at once: a bounded, first-come-first-served semaphore."""
+"""How many attempts may be under way at once: a fair semaphore whose limit follows what the server takes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from types import TracebackType
 
 __all__ = ["Slots"]
 
+# Growth after a cut follows the curve of CUBIC (RFC 9438, 4.2), counted in round trips (as many successes as
+# there are slots) instead of seconds, so that it fits answers of 20 ms and of 20 s: fast back to where the
+# server last refused, slow past it, fast again when it no longer refuses. With 0.004 a server that takes 4
+# at once refuses 1 in 50, one that takes 50 refuses 1 in 300.
+_CURVE = 0.004
+_STEPS = (0.9, 0.8, 0.65, 0.5)  # of the slots in use; the later ones for cuts without a good round between
+
 
 class Slots:
-    """``limit`` slots. ``async with slots:`` holds one; waiters are served in the order they came.
+    """``limit`` slots, of which ``allowed`` may be used now. ``async with slots:`` holds one.
 
-    Belongs to the event loop it is first waited on in. Cancelling a waiter loses no slot: one that was just
-    handed to it goes on to the next in line.
+    Waiters are served in the order they came. ``allowed`` begins at the limit, falls when attempts say that
+    the server is overloaded, at most once per round trip, and grows back while attempts succeed; it never
+    leaves 1..``limit``. Belongs to the event loop it is first waited on in. Cancelling a waiter loses no
+    slot: one that was just handed to it goes on to the next in line.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,12 +31,21 @@ class Slots:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
         self.limit = limit
+        self.allowed = limit
         self.in_use = 0
+        self.cuts = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._refused_at = float(limit)  # where the curve is flat
+        self._rounds = 0.0  # round trips on the curve; 0 is its flat point
+        self._successes = 0  # since the last cut
+        self._steps = 0  # cuts without a good round between
+
+    def __repr__(self) -> str:
+        return f"<Slots: {self.in_use} in use, {self.allowed} of {self.limit} allowed>"
 
     def try_acquire(self) -> bool:
         """Takes a slot if one is free and nobody waits; never blocks."""
-        if self.in_use >= self.limit or self._waiters:
+        if self.in_use >= self.allowed or self._waiters:
             return False
         self.in_use += 1
         return True
@@ -43,7 +62,8 @@ class Slots:
             if turn.done() and not turn.cancelled():
                 self.release()
             else:
-                self._waiters.remove(turn)
+                with suppress(ValueError):  # a slot given back meanwhile has passed it by and dropped it
+                    self._waiters.remove(turn)
             raise
 
     def release(self) -> None:
@@ -51,7 +71,44 @@ class Slots:
         if self.in_use < 1:
             raise RuntimeError("a slot was released that nobody held")
         self.in_use -= 1
-        while self._waiters and self.in_use < self.limit:
+        if self._waiters:
+            self._hand_out()
+
+    def succeeded(self) -> None:
+        """An attempt that holds a slot was answered: towards more at once, if that many are wanted."""
+        if self.allowed >= self.limit or self.in_use * 2 < self.allowed:
+            return
+        self._successes += 1
+        if self._successes >= self.allowed:
+            self._steps = 0
+        self._rounds += 1 / self.allowed
+        self._allow(int(self._refused_at + _CURVE * self._rounds**3))
+
+    def overloaded(self, cuts: int) -> None:
+        """An attempt that holds a slot was refused, or timed out: towards fewer at once.
+
+        ``cuts`` is what ``self.cuts`` was when it started. An attempt from before the last cut says nothing
+        about the slots allowed since, so a hundred refusals in one round trip make one cut.
+        """
+        if cuts != self.cuts:
+            return
+        self.cuts += 1
+        refused_at = min(self.in_use, self.allowed)
+        kept = int(refused_at * _STEPS[min(self._steps, len(_STEPS) - 1)])
+        self._steps += 1
+        self._successes = 0
+        self.allowed = max(1, min(kept, refused_at - 1))
+        self._refused_at = float(max(1, refused_at - 1))
+        self._rounds = -(((self._refused_at - self.allowed) / _CURVE) ** (1 / 3))
+
+    def _allow(self, slots: int) -> None:
+        grown = max(self.allowed, min(slots, self.limit))
+        if grown > self.allowed:
+            self.allowed = grown
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiters and self.in_use < self.allowed:
             turn = self._waiters.popleft()
             if not turn.done():
                 self.in_use += 1

@@ -1,0 +1,247 @@
+"""One attempt at one item, from slot to verdict: the same way for a batch and for a single call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from hashlib import blake2b
+from typing import Generic, TypeVar
+
+import attrs
+
+from blossom_async.batch.gate import Gate, pass_gates
+from blossom_async.batch.retry import (
+    Classify,
+    Fail,
+    Fatal,
+    Retry,
+    RetryAtOnce,
+    RetryBudget,
+    RetryPolicy,
+    Throttle,
+    classify,
+)
+from blossom_async.batch.slots import Slots
+from blossom_async.errors import TimedOut
+
+__all__ = ["Attempt", "Attempts", "Call", "current_attempt", "new_run_id", "run_one"]
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_NO_RETRY = RetryPolicy(max_attempts=1, budget=0)
+
+
+@attrs.frozen
+class Attempt:
+    """The attempt that is being made. ``index`` of its item in the input, ``number`` from 1 up.
+
+    ``key`` is 32 hexadecimal digits, the same for all attempts of one item and for no other item, also when
+    a batch is resumed from its journal: what to send as ``Idempotency-Key``.
+    """
+
+    index: int
+    number: int
+    key: str
+
+
+class Call(Generic[Item, Value]):
+    """One item on its way to a value or an error."""
+
+    number = 0  # of the attempt under way or last made
+    counted = 0  # attempts that count against the policy's max_attempts
+    throttled = 0
+    throttled_since: float | None = None
+    stale = False  # was repeated at once
+    waiting = True  # for a slot or at a gate
+    fatal: str | None = None
+    value: Value | None = None
+    error: Exception | None = None
+
+    def __init__(self, index: int, item: Item, started: float, run_id: str, item_key: str = "") -> None:
+        self.index = index
+        self.item = item
+        self.started = started
+        self.run_id = run_id
+        self.item_key = item_key
+
+
+_current: ContextVar[Call[object, object]] = ContextVar("blossom_async_call")
+
+
+def current_attempt() -> Attempt:
+    """The attempt that the running code is part of. Raises ``LookupError`` outside of one."""
+    call = _current.get(None)
+    if call is None:
+        raise LookupError("no attempt is under way here; call this in the function given to run()")
+    name = f"{call.run_id}\n{call.index}\n{call.item_key}".encode("utf-8", "surrogatepass")
+    return Attempt(call.index, call.number, blake2b(name, digest_size=16).hexdigest())
+
+
+def new_run_id() -> str:
+    """What no other run has: 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+class Attempts(Generic[Item, Value]):
+    """Makes single attempts under shared limits and says what is to come of each."""
+
+    def __init__(
+        self,
+        attempt: Callable[[Item], Awaitable[Value]],
+        *,
+        slots: Slots,
+        gates: Sequence[Gate],
+        retry: RetryPolicy | None,
+        classify: Classify = classify,
+        timeout_s: float | None = None,
+        budget: RetryBudget | None = None,
+    ) -> None:
+        """Raises ``ValueError`` for a timeout that is not above 0."""
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError(f"timeout_s: {timeout_s!r} cannot be used; allowed: seconds above 0")
+        self._attempt = attempt
+        self._slots = slots
+        self._gates = gates
+        self._repeats = retry is not None
+        self._policy = retry or _NO_RETRY
+        self._classify = classify
+        self._timeout_s = timeout_s
+        self._budget = budget or RetryBudget(self._policy.budget)
+
+    async def once(self, call: Call[Item, Value]) -> float | None:
+        """Tries once. None: the call has ended, with a value or an error; else when to try again.
+
+        Slot first, rate token last, then the call with no wait between: a token taken before waiting for a
+        slot would be stamped too early, and old tokens would go out together.
+        """
+        call.waiting = True
+        slots = self._slots
+        if not slots.try_acquire():
+            await slots.acquire()
+        try:
+            for gate in self._gates:
+                if gate.closed:
+                    await pass_gates(self._gates)
+                    break
+            call.waiting = False
+            call.number += 1
+            if call.number == 1:
+                self._budget.first_attempt()
+            cuts = slots.cuts
+            _current.set(call)  # type: ignore[arg-type]
+            try:
+                if self._timeout_s is None:
+                    call.value = await self._attempt(call.item)
+                else:
+                    call.value = await self._in_time(call.item, self._timeout_s)
+            except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
+                call.error = exc
+                return self._decide(call, exc, cuts)
+            call.error = None
+            if slots.allowed < slots.limit:
+                slots.succeeded()
+            return None
+        finally:
+            slots.release()
+
+    async def _in_time(self, item: Item, timeout_s: float) -> Value:
+        try:
+            async with asyncio.timeout(timeout_s) as allowed:
+                return await self._attempt(item)
+        except TimeoutError as exc:
+            if not allowed.expired():
+                raise
+            raise TimedOut(f"no result within the {timeout_s:g} s allowed for one attempt") from exc
+
+    def _decide(self, call: Call[Item, Value], error: Exception, cuts: int) -> float | None:
+        try:
+            verdict = self._classify(error)
+        except Exception as exc:  # noqa: BLE001 - becomes the item's outcome, with the error it was asked about
+            exc.__context__ = error
+            call.error = exc
+            return None
+        match verdict:
+            case Fail():
+                return None
+            case Fatal(reason):
+                call.fatal = reason
+                return None
+            case Throttle(pause_s):
+                self._slots.overloaded(cuts)
+                return self._throttled(call, error, pause_s)
+            case RetryAtOnce() if self._repeats and not call.stale:
+                call.stale = True
+                return asyncio.get_running_loop().time()
+            case Retry(overloaded=True):
+                self._slots.overloaded(cuts)
+        return self._repeated(call, error)
+
+    def _throttled(self, call: Call[Item, Value], error: Exception, pause_s: float | None) -> float | None:
+        asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0
+        longest = self._policy.max_throttle_s
+        if asked > longest:
+            call.fatal = f"the server asks for a pause of {asked:g} s; waited for are at most {longest:g} s"
+            return None
+        for gate in self._gates:
+            gate.pause(asked)
+        if not self._repeats:
+            return None
+        now = asyncio.get_running_loop().time()
+        if call.throttled_since is None:
+            call.throttled_since = now
+        call.throttled += 1
+        due = now + max(asked, self._policy.wait_s(call.throttled))
+        if due - call.throttled_since > longest:
+            error.add_note(f"not tried again: the server has held this item off for {longest:g} s")
+            return None
+        return due
+
+    def _repeated(self, call: Call[Item, Value], error: Exception) -> float | None:
+        call.counted += 1
+        if call.counted >= self._policy.max_attempts:
+            return None
+        if not self._budget.take():
+            error.add_note("not tried again: too many items fail, the retry budget is used up")
+            return None
+        return asyncio.get_running_loop().time() + self._policy.wait_s(call.counted)
+
+
+async def run_one(
+    attempt: Callable[[Item], Awaitable[Value]],
+    item: Item,
+    slots: Slots | None = None,
+    gates: Sequence[Gate] = (),
+    *,
+    retry: RetryPolicy | None = None,
+    classify: Classify = classify,
+    timeout_s: float | None = None,
+    budget: RetryBudget | None = None,
+) -> Value:
+    """The value of ``attempt(item)``, tried as one item of a batch would be, under the same limits.
+
+    Raises the error of the last attempt. Waiting for the next attempt holds no slot. Arguments as for
+    ``run``.
+    """
+    attempts = Attempts(
+        attempt,
+        slots=slots if slots is not None else Slots(1),
+        gates=gates or (Gate(),),
+        retry=retry,
+        classify=classify,
+        timeout_s=timeout_s,
+        budget=budget,
+    )
+    loop = asyncio.get_running_loop()
+    call: Call[Item, Value] = Call(0, item, loop.time(), new_run_id())
+    while (due := await attempts.once(call)) is not None:  # noqa: ASYNC110 - waits for a time, not a state
+        await asyncio.sleep(due - loop.time())
+    if call.error is not None:
+        try:
+            raise call.error
+        finally:
+            del call  # the error's traceback holds this frame: without this they would keep each other
+    return call.value  # type: ignore[return-value]
