@@ -3,6 +3,7 @@
 from blossom_async.batch.attempts import Attempt, current_attempt, run_one
 from blossom_async.batch.engine import run, stream
 from blossom_async.batch.gate import Gate, RateLimit, rate_limits
+from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
 from blossom_async.batch.retry import (
     Fail,
@@ -35,7 +36,9 @@ __all__ = [
     "Verdict",
     "classify",
     "current_attempt",
+    "pause_s",
     "rate_limits",
+    "retry_after_s",
     "run",
     "run_one",
     "stream",

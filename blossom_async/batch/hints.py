@@ -1,0 +1,156 @@
+"""What the headers of an answer say about when to send the next request."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+
+__all__ = ["pause_s", "retry_after_s"]
+
+_LONGEST_S = 7 * 86_400.0  # more than this is a mistake or an attack
+_LONGEST_TEXT = 512
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?", re.ASCII)
+_SPAN = re.compile(
+    r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m(?!s))?(?:([0-9.]{1,16})s)?(?:([0-9.]{1,16})ms)?"
+)
+_FIELD = re.compile(r"\b([a-z]+)\s*=\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)", re.ASCII)
+_EPOCH_S = 1_000_000_000.0  # numbers from here on (September 2001) are instants, not spans
+_PER_BUCKET = ("requests", "tokens", "images")
+
+
+def retry_after_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float | None:
+    """Seconds the server asks to wait before the next request, 0..604,800; None when it does not say.
+
+    Reads ``retry-after-ms`` (OpenAI, Azure), ``Retry-After`` as seconds, as a fraction or as a date (RFC
+    9110, 10.2.3), and then, as ``pause_s``, the quotas that are used up. Of several values the longest
+    holds. A date is taken relative to the ``Date`` of the answer, else to ``now_s`` (Unix time, default
+    now). Values that are no number, negative, or longer than seven days are ignored: never raises.
+    """
+    fields = _fields(headers)
+    asked = [
+        *(_bounded(_number(text), 0.001) for text in fields.get("retry-after-ms", ())),
+        *(_wait(text, fields, now_s) for text in fields.get("retry-after", ())),
+    ]
+    longest = max((wait for wait in asked if wait is not None), default=None)
+    return longest if longest is not None else _exhausted(fields, now_s)
+
+
+def pause_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float | None:
+    """Seconds until a quota that the answer reports as used up has room; None when none is, or unknown.
+
+    Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers, the forms of drafts 3 to 10),
+    ``RateLimit-Remaining`` / ``-Reset``, and ``x-ratelimit-remaining[-requests|-tokens|-images]`` and
+    ``-reset`` of GitHub, OpenAI and others: seconds, Unix time, or spans such as ``6m0s`` and ``120ms``.
+    Bounded and silent as ``retry_after_s``. Meant for ``Gate.pause()``, after successes too.
+    """
+    fields = _fields(headers)
+    return _exhausted(fields, now_s) if fields else None
+
+
+def _fields(headers: Mapping[str, str]) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for name, value in headers.items():  # of a multidict: repeated fields one by one
+        lower = name.lower()
+        if lower.startswith(("retry-after", "ratelimit", "x-ratelimit", "x-rate-limit")) or lower == "date":
+            fields.setdefault(lower.replace("x-rate-limit", "x-ratelimit"), []).append(value[:_LONGEST_TEXT])
+    if fields.keys() == {"date"}:
+        fields.clear()
+    return fields
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def _bounded(seconds: float | None, unit: float = 1.0) -> float | None:
+    if seconds is None or not math.isfinite(seconds):
+        return None
+    return seconds * unit if 0 <= seconds * unit <= _LONGEST_S else None
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+def _now(fields: Mapping[str, list[str]], now_s: float | None) -> float:
+    """The server's clock when it says, so that a wrong clock on this side does no harm."""
+    sent = _date(fields["date"][0]) if "date" in fields else None
+    if sent is not None:
+        return sent
+    return time.time() if now_s is None else now_s
+
+
+def _wait(text: str, fields: Mapping[str, list[str]], now_s: float | None) -> float | None:
+    number = _number(text)
+    if number is not None:
+        return _bounded(number)
+    instant = _date(text)
+    if instant is not None:
+        return _bounded(max(0.0, instant - _now(fields, now_s)))
+    if "," in text:  # two fields that a proxy joined
+        waits = [_bounded(_number(part)) for part in text.split(",")]
+        return max((wait for wait in waits if wait is not None), default=None)
+    return None
+
+
+def _reset(text: str, fields: Mapping[str, list[str]], now_s: float | None) -> float | None:
+    """Seconds from a span, or until an instant."""
+    number = _number(text)
+    if number is None:
+        span = _SPAN.fullmatch(text.strip()) if text.strip() else None
+        if span is None:
+            return None
+        parts = [_number(part) if part else 0.0 for part in span.groups()]
+        if None in parts:
+            return None
+        return _bounded(sum(p * u for p, u in zip(parts, (86_400, 3600, 60, 1, 0.001), strict=True) if p))
+    if number >= 1000 * _EPOCH_S:
+        number /= 1000  # Unix time in milliseconds
+    return _bounded(max(0.0, number - _now(fields, now_s)) if number >= _EPOCH_S else number)
+
+
+def _exhausted(fields: Mapping[str, list[str]], now_s: float | None) -> float | None:
+    waits = [*_of_ratelimit(fields), *_of_pairs(fields, now_s)]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _of_ratelimit(fields: Mapping[str, list[str]]) -> Iterator[float | None]:
+    """``"burst";r=0;t=5, "day";r=900;t=80000`` and, of older drafts, ``limit=10, remaining=0, reset=5``."""
+    for text in fields.get("ratelimit", ()):
+        whole = dict(_FIELD.findall(text.lower()))
+        policies = (
+            [whole] if "remaining" in whole else [dict(_FIELD.findall(p)) for p in text.lower().split(",")]
+        )
+        for policy in policies:
+            remaining = policy.get("remaining", policy.get("r"))
+            reset = policy.get("reset", policy.get("t"))
+            if remaining is not None and reset is not None and float(remaining) <= 0:
+                yield _bounded(float(reset))
+
+
+def _of_pairs(fields: Mapping[str, list[str]], now_s: float | None) -> Iterator[float | None]:
+    for family in ("ratelimit", "x-ratelimit"):
+        for bucket in ("", *(f"-{name}" for name in _PER_BUCKET)):
+            remaining = _smallest(fields.get(f"{family}-remaining{bucket}", ()))
+            if remaining is None or remaining > 0:
+                continue
+            resets = [_reset(text, fields, now_s) for text in fields.get(f"{family}-reset{bucket}", ())]
+            wait = max((reset for reset in resets if reset is not None), default=None)
+            limit = _smallest(fields.get(f"{family}-limit{bucket}", ()))
+            if wait is not None and bucket and limit:
+                # OpenAI (Rate limits, "Rate limits in headers"): the reset of a bucket is when it is *full*
+                # again; it refills evenly, so there is room for one request after this share of it.
+                wait /= limit
+            yield wait
+
+
+def _smallest(texts: Iterable[str]) -> float | None:
+    numbers = [_number(part) for text in texts for part in text.split(",")]
+    return min((number for number in numbers if number is not None), default=None)
