@@ -4,6 +4,7 @@ from blossom_async.batch.attempts import Attempt, current_attempt, run_one
 from blossom_async.batch.engine import run, stream
 from blossom_async.batch.gate import Gate, RateLimit, rate_limits
 from blossom_async.batch.hints import pause_s, retry_after_s
+from blossom_async.batch.journal import Journal, JournalFound
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
 from blossom_async.batch.retry import (
     Fail,
@@ -24,6 +25,8 @@ __all__ = [
     "Fail",
     "Fatal",
     "Gate",
+    "Journal",
+    "JournalFound",
     "Outcome",
     "Progress",
     "RateLimit",

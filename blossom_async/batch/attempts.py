@@ -7,6 +7,7 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
@@ -58,8 +59,11 @@ class Call(Generic[Item, Value]):
     stale = False  # was repeated at once
     waiting = True  # for a slot or at a gate
     fatal: str | None = None
+    cost: Decimal | None = None
     value: Value | None = None
     error: Exception | None = None
+    ended = False
+    followers: list[Call[Item, Value]] | None = None  # equal items that get the same answer
 
     def __init__(self, index: int, item: Item, started: float, run_id: str, item_key: str = "") -> None:
         self.index = index

@@ -1,0 +1,385 @@
+"""What survives a crash: a file of finished items, each on disk before its result is handed out."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import queue
+import threading
+import time
+import zlib
+from array import array
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+import orjson
+
+from blossom_async.batch.attempts import new_run_id
+from blossom_async.batch.outcome import Outcome
+from blossom_async.errors import ConfigurationError
+
+__all__ = ["Journal", "JournalFound", "OpenJournal", "Recalled"]
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_VERSION = 1
+_CRC_LENGTH = len(b',"crc":"01234567"}\n')
+_HIGHEST_INDEX = 100_000_000
+_FINISHED, _FAILED = 1, 2
+_GROUP_S = 0.005  # commits follow each other no faster: fewer, larger ones
+_sync = getattr(os, "fdatasync", os.fsync)  # not every POSIX system has the cheaper one
+_log = logging.getLogger("blossom_async.batch")
+
+
+@attrs.frozen
+class JournalFound:
+    """What was in a journal when it was opened.
+
+    ``finished`` items with a value, which are not sent again · ``failed`` items, which are · ``cut_bytes`` of
+    an unfinished line at the end, removed · ``damaged_lines`` before the end, whose items are sent again.
+    """
+
+    finished: int
+    failed: int
+    cut_bytes: int
+    damaged_lines: int
+
+
+@attrs.frozen
+class Recalled:
+    """What is on record about an item: its value if it is finished, and what it may have cost."""
+
+    finished: bool
+    value: Any
+    cost: Decimal
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+@attrs.define
+class Journal:
+    """Where a batch writes down each item as it ends, so that the same call again goes on after a crash.
+
+    ``path`` of a JSON Lines file, made when it is not there · ``run`` says in one line what is being run (an
+    endpoint, a model, options): a journal of another run is refused · ``encode`` turns a value into what JSON
+    can hold and ``decode`` back; without them values must be JSON already · ``found`` is set when a run opens
+    the file.
+
+    Each line has a CRC-32 of what stands before it. A record is on disk (fdatasync, many in one) before its
+    outcome is handed out, so an item whose value was seen is never sent again. An item under way in a crash
+    is sent again, under the same ``Attempt.key``. An item that failed is tried again. Locked against a second
+    process (flock). POSIX only.
+    """
+
+    path: Path = attrs.field(converter=Path)
+    run: str = attrs.field(default="", kw_only=True)
+    encode: Callable[[Any], Any] = attrs.field(default=_as_is, kw_only=True, repr=False)
+    decode: Callable[[Any], Any] = attrs.field(default=_as_is, kw_only=True, repr=False)
+    found: JournalFound | None = attrs.field(default=None, init=False)
+
+
+class OpenJournal(Generic[Item, Value]):
+    """A journal with its writer thread, which also opens, scans and closes the file: never in the loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        on_durable: Callable[[list[Outcome[Item, Value]]], None],
+        on_failure: Callable[[ConfigurationError, list[Outcome[Item, Value]]], None],
+    ) -> None:
+        self._journal = journal
+        self._on_durable = on_durable
+        self._on_failure = on_failure
+        self._queue: queue.SimpleQueue[tuple[bytes, Outcome[Item, Value]] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[_File] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._write, name="blossom journal", daemon=True)
+        self._file: _File | None = None
+        self.run_id = ""
+
+    async def open(self) -> None:
+        """Reads what is there. Raises ``ConfigurationError`` when this run cannot be written there."""
+        self._thread.start()
+        self._file = await self._opened
+        self.run_id = self._file.run_id
+        self._journal.found = found = self._file.found
+        if found.cut_bytes or found.damaged_lines:
+            _log.warning(
+                "journal %s: %d bytes of an unfinished line cut off, %d damaged lines passed over; "
+                "their items are sent again",
+                self._journal.path,
+                found.cut_bytes,
+                found.damaged_lines,
+            )
+
+    @property
+    def length(self) -> int:
+        """One more than the highest index on record."""
+        return len(self._file.offsets) if self._file is not None else 0
+
+    @property
+    def spent(self) -> Decimal:
+        """What all items on record may have cost."""
+        return self._file.spent if self._file is not None else Decimal(0)
+
+    def recall(self, index: int, key: str) -> Recalled | None:
+        """What is on record about an item; None for nothing.
+
+        Raises ``ConfigurationError`` when another item has that place on record.
+        """
+        assert self._file is not None  # noqa: S101 - for the type checker; open() sets it
+        record = self._file.record(index)
+        if record is None:
+            return None
+        if record["key"] != key:
+            raise ConfigurationError(
+                f"journal {self._journal.path}: item {index} is not the item recorded there; run the batch "
+                "that the journal belongs to, or use another journal"
+            )
+        value = self._journal.decode(record["value"]) if record["ok"] else None
+        return Recalled(record["ok"], value, _cost(record))
+
+    def append(self, outcome: Outcome[Item, Value], key: str, cost: Decimal) -> None:
+        """Has an outcome written; ``on_durable`` gets it back when it is on disk.
+
+        Raises ``ConfigurationError`` when its value cannot be written as JSON.
+        """
+        record: dict[str, Any] = {"index": outcome.index, "key": key, "ok": outcome.ok}
+        if outcome.ok:
+            record["value"] = self._journal.encode(outcome.value)
+        else:
+            record["error"] = f"{type(outcome.error).__name__}: {outcome.error}"[:500]
+        if cost:
+            record["cost"] = str(cost)
+        record["attempts"] = outcome.attempts
+        record["elapsed_s"] = round(outcome.elapsed_s, 3)
+        try:
+            line = _line(record)
+        except (TypeError, ValueError) as exc:
+            raise ConfigurationError(
+                f"journal {self._journal.path}: the value of item {outcome.index} cannot be written: {exc}; "
+                "give the journal an encode function that makes it JSON"
+            ) from exc
+        self._queue.put((line, outcome))
+
+    async def close(self) -> None:
+        """Returns when everything is on disk and the file is closed, also when cancelled meanwhile."""
+        if self._thread.ident is None:
+            return
+        self._queue.put(None)
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closed.done():
+            try:
+                await asyncio.wait([self._closed])
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        self._thread.join()
+        if cancelled is not None:
+            raise cancelled
+
+    # In the writer thread
+
+    def _write(self) -> None:
+        file: _File | None = None
+        try:
+            file = _File(self._journal.path, self._journal.run)
+        except ConfigurationError as exc:
+            self._call(_set_exception, self._opened, exc)
+        except OSError as exc:
+            self._call(_set_exception, self._opened, _unwritable(self._journal.path, exc))
+        else:
+            self._call(_set_result, self._opened, file)
+            self._commit_groups(file)
+        finally:
+            if file is not None:
+                file.close()
+            self._call(_set_result, self._closed, None)
+
+    def _commit_groups(self, file: _File) -> None:
+        failed: ConfigurationError | None = None
+        closing, last_commit = False, 0.0
+        while not closing:
+            first = self._queue.get()
+            time.sleep(max(0.0, last_commit + _GROUP_S - time.monotonic()))
+            taken = [first]
+            while not self._queue.empty():
+                taken.append(self._queue.get())
+            group = [entry for entry in taken if entry is not None]
+            closing = len(group) < len(taken)
+            if group and failed is None:
+                try:
+                    file.append(b"".join([line for line, _ in group]))
+                except OSError as exc:
+                    failed = _unwritable(self._journal.path, exc)
+            last_commit = time.monotonic()
+            outcomes = [outcome for _, outcome in group]
+            if failed is not None:
+                self._call(self._on_failure, failed, outcomes)
+            elif group:
+                self._call(self._on_durable, outcomes)
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop was closed under a running batch: nobody is left to tell
+            self._queue.put(None)
+
+
+class _File:
+    """The file itself: locked, its header checked, its torn end cut off, its records found by index."""
+
+    def __init__(self, path: Path, run: str) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock()
+            self.offsets = array("q")
+            self._lengths = array("q")
+            self.run_id = ""
+            self.spent = Decimal(0)
+            self.found = self._scan(run)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def append(self, lines: bytes) -> None:
+        """Raises ``OSError``, after which nothing more may be appended: the end may be torn."""
+        self._write(lines)
+        _sync(self._fd)
+
+    def record(self, index: int) -> dict[str, Any] | None:
+        if index >= len(self.offsets) or self.offsets[index] < 0:
+            return None
+        return _record(os.pread(self._fd, self._lengths[index], self.offsets[index]))
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"journal {self._path}: another run is writing it; wait for that run to end, or use another "
+                "journal"
+            ) from None
+
+    def _scan(self, run: str) -> JournalFound:
+        state = bytearray()  # by index: nothing, finished, failed
+        damaged = damaged_since = 0
+        with os.fdopen(os.dup(self._fd), "rb") as lines:
+            lines.seek(0)
+            header = lines.readline()
+            if not self._check_header(header, run):
+                return JournalFound(0, 0, len(header), 0)
+            good_end = position = len(header)
+            for line in lines:
+                start, position = position, position + len(line)
+                record = _record(line)
+                index = record.get("index") if record is not None else None
+                if record is None or not isinstance(index, int) or not 0 <= index <= _HIGHEST_INDEX:
+                    damaged_since += 1
+                    continue
+                damaged, damaged_since = damaged + damaged_since, 0
+                good_end = position
+                if index >= len(self.offsets):
+                    missing = max(index + 1 - len(self.offsets), len(self.offsets) // 8)
+                    self.offsets.extend([-1] * missing)
+                    self._lengths.extend([0] * missing)
+                    state.extend(bytes(missing))
+                if record["ok"] or state[index] != _FINISHED:
+                    if state[index]:
+                        self.spent -= _cost(self.record(index) or {})
+                    self.spent += _cost(record)
+                    self.offsets[index] = start
+                    self._lengths[index] = len(line)
+                    state[index] = _FINISHED if record["ok"] else _FAILED
+        while len(self.offsets) and self.offsets[-1] < 0:
+            self.offsets.pop()
+        if position > good_end:
+            os.ftruncate(self._fd, good_end)
+            _sync(self._fd)
+        return JournalFound(state.count(_FINISHED), state.count(_FAILED), position - good_end, damaged)
+
+    def _check_header(self, line: bytes, run: str) -> bool:
+        """Whether the header is there and this run's; False when a new one was written."""
+        header = _record(line)
+        if header is None:
+            start = b'{"journal":'
+            unfinished = not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line))
+            if not unfinished:
+                raise ConfigurationError(
+                    f"journal {self._path}: its first line is not that of a journal, so it is left as it is; "
+                    "use another path"
+                )
+            self.run_id = new_run_id()
+            os.ftruncate(self._fd, 0)
+            self._write(_line({"journal": _VERSION, "run": run, "id": self.run_id}))
+            os.fsync(self._fd)
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)  # else the file's name may not survive
+            finally:
+                os.close(folder)
+            return False
+        if header.get("journal") != _VERSION or header.get("run") != run:
+            seen = f"version {header.get('journal')}, run {header.get('run')!r:.200}"
+            raise ConfigurationError(
+                f"journal {self._path}: belongs to another run ({seen}; this is version {_VERSION}, run "
+                f"{run!r:.200}); run that one, or use another journal"
+            )
+        self.run_id = str(header.get("id"))
+        return True
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    body = orjson.dumps(record)[:-1]
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None when it is not whole."""
+    body = line[:-_CRC_LENGTH]
+    if line[-_CRC_LENGTH:] != b',"crc":"%08x"}\n' % zlib.crc32(body):
+        return None
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _cost(record: dict[str, Any]) -> Decimal:
+    return Decimal(record.get("cost", 0))
+
+
+def _unwritable(path: Path, exc: OSError) -> ConfigurationError:
+    error = ConfigurationError(
+        f"journal {path}: cannot be written: {exc.strerror or exc}; nothing new is started"
+    )
+    error.__cause__ = exc
+    return error
+
+
+def _set_result(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], exception: Exception) -> None:
+    if not future.done():
+        future.set_exception(exception)

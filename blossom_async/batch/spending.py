@@ -1,0 +1,55 @@
+"""What a batch may cost: reserved before an item is sent, so that the sum never goes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Generic, TypeVar
+
+from blossom_async.errors import NotRun, ResponseError
+
+__all__ = ["Spending"]
+
+Item = TypeVar("Item")
+
+
+class Spending(Generic[Item]):
+    """The sum of what the items sent may cost, at most ``max_cost``.
+
+    Counted in decimal, so that ten times 0.1 is 1.
+    """
+
+    def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: float | Decimal) -> None:
+        """Raises ``ValueError`` when ``max_cost`` is not a number from 0 up."""
+        self.max_cost = _amount(max_cost, "max_cost")
+        self.spent = Decimal(0)
+        self._cost = cost
+
+    def price(self, item: Item) -> Decimal:
+        """What the item may cost at most. Raises ``ValueError`` when that is not a number from 0 up."""
+        return _amount(self._cost(item), "cost")
+
+    def reserve(self, price: Decimal) -> bool:
+        """Whether there is room for so much; if so it is taken."""
+        if self.spent + price > self.max_cost:
+            return False
+        self.spent += price
+        return True
+
+    def settle(self, price: Decimal, error: Exception | None) -> Decimal:
+        """What an item that ended may have cost: nothing when it was not sent or was refused (4xx).
+
+        After any other error the server may have done the work, and been paid for it.
+        """
+        if isinstance(error, NotRun) or (isinstance(error, ResponseError) and error.status < 500):
+            self.spent -= price
+            return Decimal(0)
+        return price
+
+
+def _amount(value: float | Decimal, name: str) -> Decimal:
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    amount = Decimal(str(value)) if number else Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ValueError(f"{name}: {value!r} cannot be used; allowed: a number from 0 up")
+    return amount

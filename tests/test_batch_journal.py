@@ -1,0 +1,353 @@
+"""The journal: what was handed out is never sent again, wherever the file or the process was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blossom_async.batch import Journal, RetryPolicy, current_attempt, run, stream
+from blossom_async.batch import journal as journal_module
+from blossom_async.errors import ConfigurationError, ServerFailed
+
+
+class Sent:
+    """An attempt function that remembers what it was sent, and under which keys."""
+
+    def __init__(self, failing: tuple[str, ...] = ()) -> None:
+        self.items: Counter[str] = Counter()
+        self.keys: dict[str, set[str]] = {}
+        self._failing = failing
+
+    async def attempt(self, item: str) -> str:
+        self.items[item] += 1
+        self.keys.setdefault(item, set()).add(current_attempt().key)
+        await asyncio.sleep(0)
+        if item in self._failing:
+            raise ServerFailed("broken")
+        return item.upper()
+
+
+def names(count: int) -> list[str]:
+    return [f"item {n}" for n in range(count)]
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+async def test_a_second_run_sends_nothing(tmp_path: Path) -> None:
+    """All values come from the journal; the file does not grow."""
+    path = tmp_path / "run.jsonl"
+    first, second = Sent(), Sent()
+    result = await run(first.attempt, names(200), journal=path)
+    size = path.stat().st_size
+    again = await run(second.attempt, names(200), journal=str(path))
+    assert list(again) == list(result) == [name.upper() for name in names(200)]
+    assert not second.items
+    assert {o.attempts for o in again.outcomes} == {0}
+    assert path.stat().st_size == size
+
+
+async def test_the_file_is_json_lines_with_a_header(tmp_path: Path) -> None:
+    """Readable by any tool; only its owner may read it."""
+    path = tmp_path / "run.jsonl"
+    await run(Sent(("item 1",)).attempt, names(3), journal=Journal(path, run="model x"))
+    header, *records = whole_lines(path)
+    assert (header["journal"], header["run"]) == (1, "model x")
+    by_index = {record["index"]: record for record in records}
+    assert by_index[0]["value"] == "ITEM 0"
+    assert by_index[1]["error"] == "ServerFailed: broken (500 server_failed)"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_failed_items_are_tried_again_under_the_same_key(tmp_path: Path) -> None:
+    """A finished item is not; a journal may grow with its batch."""
+    path = tmp_path / "run.jsonl"
+    first, second = Sent(("item 1", "item 3")), Sent()
+    await run(first.attempt, names(5), journal=path)
+    journal = Journal(path)
+    result = await run(second.attempt, names(7), journal=journal)
+    assert set(second.items) == {"item 1", "item 3", "item 5", "item 6"}
+    assert list(result) == [name.upper() for name in names(7)]
+    assert all(second.keys[item] == first.keys[item] for item in ("item 1", "item 3"))
+    assert journal.found is not None
+    assert (journal.found.finished, journal.found.failed) == (3, 2)
+
+
+async def test_a_value_is_on_disk_before_it_is_handed_out(tmp_path: Path) -> None:
+    """At each outcome of a stream its record stands in the file, whole."""
+    path = tmp_path / "run.jsonl"
+    async with stream(Sent().attempt, names(100), journal=path, max_concurrency=7) as outcomes:
+        async for outcome in outcomes:
+            on_disk = {record.get("index") for record in whole_lines(path)}
+            assert outcome.index in on_disk
+
+
+async def test_values_are_encoded_by_the_caller(tmp_path: Path) -> None:
+    """The engine knows JSON and nothing else."""
+    journal = Journal(tmp_path / "run.jsonl", encode=lambda b: b.hex(), decode=bytes.fromhex)
+
+    async def attempt(item: str) -> bytes:
+        return item.encode()
+
+    assert list(await run(attempt, ["ä"], journal=journal)) == ["ä".encode()]
+    assert list(await run(attempt, ["ä"], journal=journal)) == ["ä".encode()]
+    with pytest.raises(ConfigurationError, match=r"value of item 0 cannot be written.*encode"):
+        await run(attempt, ["ä"], journal=tmp_path / "other.jsonl")
+
+
+async def test_a_changed_batch_is_refused(tmp_path: Path) -> None:
+    """Another order, other items, fewer items, another run, items without a key: each with what to do."""
+    path = tmp_path / "run.jsonl"
+    await run(Sent().attempt, names(5), journal=path)
+    before = path.read_bytes()
+    sent = Sent()
+    for items in (names(5)[::-1], ["new", *names(4)], iter(names(5)[1:])):
+        with pytest.raises(ConfigurationError, match="item 0 is not the item recorded there; run the batch"):
+            await run(sent.attempt, items, journal=path)
+    with pytest.raises(ConfigurationError, match="this batch has 2 items"):
+        await run(sent.attempt, names(2), journal=path)
+    with pytest.raises(ConfigurationError, match=r"belongs to another run.*run 'other'"):
+        await run(sent.attempt, names(5), journal=Journal(path, run="other"))
+    with pytest.raises(ConfigurationError, match="key: missing, and item 7"):
+        await run(asyncio.sleep, [7], journal=tmp_path / "new.jsonl")
+    assert not sent.items
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    """A prompt file given by mistake keeps every byte."""
+    path = tmp_path / "prompts.txt"
+    for content in (b"a red fox\na blue fox\n", b"a", b'{"index":1}\n', b'{"journal":1}\n'):
+        path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="left as it is"):
+            await run(Sent().attempt, names(2), journal=path)
+        assert path.read_bytes() == content
+
+
+async def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    """The file is locked for as long as a run writes it."""
+    path = tmp_path / "run.jsonl"
+    async with stream(Sent().attempt, names(3), journal=path) as outcomes:
+        with pytest.raises(ConfigurationError, match="another run is writing it"):
+            await run(Sent().attempt, names(3), journal=path)
+        assert len([o async for o in outcomes]) == 3
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+async def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """Before anything is sent."""
+    sent = Sent()
+    with pytest.raises(ConfigurationError, match="cannot be written: No such file or directory"):
+        await run(sent.attempt, names(3), journal=tmp_path / "missing" / "run.jsonl")
+    with pytest.raises(ConfigurationError, match="cannot be written: Is a directory"):
+        await run(sent.attempt, names(3), journal=tmp_path)
+    assert not sent.items
+
+
+async def test_a_full_disk_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ran is handed out, nothing new starts, and the error says so; the next run goes on from there."""
+    path, sent, commits = tmp_path / "run.jsonl", Sent(), 0
+    sync = os.fdatasync
+
+    def full(fd: int) -> None:
+        nonlocal commits
+        commits += 1
+        if commits > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(fd)
+
+    monkeypatch.setattr(journal_module, "_sync", full)
+    seen = []
+
+    async def read() -> None:
+        async with stream(sent.attempt, names(5000), journal=path, max_concurrency=2) as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome)  # noqa: PERF401 - the loop raises
+
+    with pytest.raises(ConfigurationError, match="No space left on device"):
+        await read()
+    assert len(seen) == len(sent.items) < 5000
+    monkeypatch.undo()
+    assert list(await run(sent.attempt, names(5000), journal=path)) == [n.upper() for n in names(5000)]
+
+
+async def test_leaving_early_keeps_what_was_finished(tmp_path: Path) -> None:
+    """Also when cancelled; no thread and no lock stays behind."""
+    path, sent = tmp_path / "run.jsonl", Sent()
+    async with stream(sent.attempt, names(1000), journal=path, window=10) as outcomes:
+        await anext(outcomes)
+    slow = asyncio.create_task(run(Sent().attempt, names(3000), journal=path))
+    await asyncio.sleep(0.01)
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    assert not [thread for thread in threading.enumerate() if thread.name == "blossom journal"]
+    await run(sent.attempt, names(3000), journal=path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A journal of seven items, one of which failed."""
+    path = tmp_path_factory.mktemp("journal") / "run.jsonl"
+    asyncio.run(run(Sent(("item 4",)).attempt, names(7), journal=path))
+    return path.read_bytes()
+
+
+def resume(path: Path) -> tuple[Sent, Journal]:
+    sent, journal = Sent(), Journal(path)
+    result = asyncio.run(run(sent.attempt, names(7), journal=journal))
+    assert list(result) == [name.upper() for name in names(7)]
+    return sent, journal
+
+
+def test_a_journal_cut_at_any_byte_loses_no_whole_record(
+    finished: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only items without a whole record are sent; the torn end is removed and reported."""
+    caplog.set_level(logging.WARNING)
+    path = tmp_path / "run.jsonl"
+    everything = {record["index"] for record in map(json.loads, finished.splitlines()[1:])}
+    assert everything == set(range(7))
+    for length in range(len(finished) + 1):
+        path.write_bytes(finished[:length])
+        whole = [
+            json.loads(line) for line in finished[:length].splitlines(keepends=True) if line.endswith(b"\n")
+        ]
+        done = {record["index"] for record in whole[1:] if record["ok"]}
+        caplog.clear()
+        sent, journal = resume(path)
+        assert set(sent.items) == {f"item {n}" for n in set(range(7)) - done}
+        assert max(sent.items.values(), default=1) == 1
+        torn = length - (finished[:length].rfind(b"\n") + 1)
+        assert journal.found is not None
+        assert journal.found.cut_bytes == torn
+        assert bool(caplog.records) == bool(torn)
+        final = whole_lines(path)
+        assert {record["index"] for record in final[1:] if record["ok"]} == set(range(7))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_bit_costs_one_record(finished: bytes, tmp_path: Path, data: st.DataObject) -> None:
+    """Past the header, wherever it is: that item is sent again and no other."""
+    header = finished.index(b"\n") + 1
+    position = data.draw(st.integers(header, len(finished) - 1))
+    bit = data.draw(st.integers(0, 7))
+    damaged = bytearray(finished)
+    damaged[position] ^= 1 << bit
+    path = tmp_path / "damaged.jsonl"
+    path.write_bytes(damaged)
+    sent, journal = resume(path)
+    assert set(sent.items) >= {"item 4"}
+    newlines = finished[position : position + 1] == b"\n" or damaged[position : position + 1] == b"\n"
+    assert len(sent.items) <= (3 if newlines else 2)
+    assert journal.found is not None
+    assert journal.found.cut_bytes or journal.found.damaged_lines
+
+
+CHILD = """
+import asyncio, sys
+from blossom_async.batch import current_attempt, run
+
+async def attempt(item):
+    print("sent:", item, current_attempt().key, flush=True)
+    await asyncio.sleep(0.002)
+    return item * 2
+
+async def main():
+    def done(progress):
+        print("handed out:", progress.done, flush=True)
+    result = await run(attempt, [f"item {n}" for n in range(600)], max_concurrency=8,
+                       journal=sys.argv[1], on_progress=done)
+    print("result", sum(value is not None for value in result), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_repeats_what_was_in_flight(tmp_path: Path) -> None:
+    """Killed again and again until it is through; each item is sent once, or again if it was under way."""
+    path = tmp_path / "run.jsonl"
+    chance = random.Random(7)  # noqa: S311 - reproducible, not secret
+    sent: Counter[str] = Counter()
+    keys: dict[str, set[str]] = {}
+    kills = 0
+    for _ in range(60):
+        on_record_before = _finished_on_record(path)
+        lines: list[str] = []
+        until_kill = chance.randrange(1, 80)
+        with subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                lines.append(line)
+                until_kill -= line.startswith("sent")
+                if until_kill == 0:
+                    child.send_signal(signal.SIGKILL)
+        handed_out = 0
+        for line in filter(lambda line: line.endswith("\n"), lines):  # the last may be torn
+            kind, _, rest = line.rstrip().partition(": ")
+            if kind == "sent":
+                item, _, key = rest.rpartition(" ")
+                assert item not in on_record_before, "a finished item was sent again"
+                sent[item] += 1
+                keys.setdefault(item, set()).add(key)
+            elif kind == "handed out":
+                handed_out = int(rest)
+        assert len(_finished_on_record(path)) >= handed_out
+        if child.returncode == 0:
+            assert lines[-1] == "result 600\n"
+            break
+        kills += 1
+    assert child.returncode == 0
+    assert kills >= 5
+    assert len(sent) == 600
+    assert all(len(of_item) == 1 for of_item in keys.values())
+    # In flight at a kill: eight under way, and what was ended and not yet on disk.
+    assert sum(sent.values()) - 600 <= kills * 64
+
+
+def _finished_on_record(path: Path) -> set[str]:
+    if not path.exists():
+        return set()
+    lines = path.read_bytes().splitlines(keepends=True)[1:]
+    records = [journal_module._record(line) for line in lines]
+    return {f"item {record['index']}" for record in records if record is not None}
+
+
+async def test_a_retry_is_one_record(tmp_path: Path) -> None:
+    """The journal knows ends, not attempts."""
+    failed: set[str] = set()
+
+    async def once_broken(item: str) -> str:
+        if item not in failed:
+            failed.add(item)
+            raise ServerFailed("once")
+        return item
+
+    path = tmp_path / "run.jsonl"
+    await run(once_broken, names(5), journal=path, retry=RetryPolicy(first_wait_s=0.001))
+    assert sorted(record["index"] for record in whole_lines(path)[1:]) == list(range(5))
+    assert {record["attempts"] for record in whole_lines(path)[1:]} == {2}
