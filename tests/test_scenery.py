@@ -282,3 +282,9 @@ def test_a_very_long_prompt_can_be_drawn() -> None:
     prompt = "really " * 4500 + "snowy mountain"
     assert describe(prompt)["scene"] == "mountains"
     assert paint(prompt[:32000], width=16, height=16, seed=0).shape == (16, 16, 3)
+
+
+def test_an_unknown_quality_is_refused() -> None:
+    """A quality that does not exist is named in the error, with those that do."""
+    with pytest.raises(ValueError, match=r"'best'.*'hd', 'standard', 'ultra'"):
+        picture("a lake", quality="best")

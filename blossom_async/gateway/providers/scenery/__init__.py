@@ -55,6 +55,8 @@ def paint(
     Equal arguments give equal bytes in every process. Size and quality change how finely a composition is
     drawn, not the composition; "hd" works at 1.5 times the size and "ultra" at twice, unless that
     working picture would exceed 16 Mi pixels. `negative_prompt` only takes things away.
+
+    Raises ValueError when `quality` is none of "standard", "hd" and "ultra".
     """
     scene = read(prompt, negative_prompt)
     canvas = Canvas(width, height, quality=quality, transparency=transparency, chance=Chance(prompt, seed))

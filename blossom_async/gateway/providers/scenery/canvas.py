@@ -50,6 +50,8 @@ class Canvas:
     """
 
     def __init__(self, width: int, height: int, *, quality: str, transparency: bool, chance: Chance) -> None:
+        if quality not in _OVERSIZE:
+            raise ValueError(f'quality is {quality!r}, must be one of {sorted(_OVERSIZE)}; use "standard"')
         wanted = _OVERSIZE[quality]
         allowed = math.sqrt(MAX_WORKING_PIXELS / (width * height))
         oversize = max(1.0, min(wanted, allowed))

@@ -161,45 +161,51 @@ def _trunks(canvas: Canvas, k: int, t: float, bark: Floats, lit: Floats, glade_x
     wide = canvas.width / canvas.unit
     count = min(260, max(2, round((34, 17, 9, 4)[k] * wide)))
     throws = stream.random((260, 5))[:count]
-    stencil = Stencil(canvas, 0, canvas.height)
     # Rooted a little behind the next swell of ground, which hides the cut ends.
     foot_row = canvas.height * _level(k + 1) + canvas.unit * 0.035
+    x = (np.arange(count) + throws[:, 0] * 0.9) / count * canvas.width
+    if k >= 2:  # push away from the glade
+        gap = (x - glade_x) / canvas.width
+        x += canvas.width * 0.16 * np.sign(gap) * np.maximum(0, 1 - np.abs(gap) * 3.5)
+    half = canvas.unit * (0.0042 + 0.027 * t**1.7) * (0.6 + 0.8 * throws[:, 1])
+    foot = foot_row + canvas.unit * (0.012 + 0.05 * t) * throws[:, 2]
+    lean = canvas.unit * 0.07 * (throws[:, 3] - 0.5)
+    up = np.array(((0, 0.04, 0.12, 0.35, 0.65, 1),))  # few corners: Pillow scans them all on every row
+    middle = x[:, None] + lean[:, None] * up
+    middle += canvas.unit * 0.007 * np.sin(up * 5 + throws[:, 4:] * 6.28)
+    y = foot[:, None] - (foot[:, None] + 4) * up
+    girth = half[:, None] * (1.0 - 0.45 * up + 0.45 * np.exp(-up * 22))
+    left, right = np.stack((middle - girth, y), axis=2), np.stack((middle + girth, y), axis=2)
     stencil = Stencil(canvas, 0, math.ceil(foot_row + canvas.unit * 0.08))
-    steps = np.linspace(0, 1, 9, dtype=np.float32)
-    for n in range(count):
-        x = (n + float(throws[n, 0]) * 0.9) / count * canvas.width
-        if k >= 2:  # push away from the glade
-            gap = (x - glade_x) / canvas.width
-            x += canvas.width * 0.16 * np.sign(gap) * max(0.0, 1 - abs(gap) * 3.5)
-        half = canvas.unit * (0.0042 + 0.027 * t**1.7) * (0.6 + 0.8 * float(throws[n, 1]))
-        foot = foot_row + canvas.unit * (0.012 + 0.05 * t) * float(throws[n, 2])
-        lean = canvas.unit * 0.07 * (float(throws[n, 3]) - 0.5)
-        middle = x + lean * steps + canvas.unit * 0.007 * np.sin(steps * 5 + float(throws[n, 4]) * 6.28)
-        y = foot - (foot + 4) * steps
-        girth = half * (1.0 - 0.45 * steps) + half * 0.45 * np.exp(-steps * 22)
-        left, right = np.column_stack((middle - girth, y)), np.column_stack((middle + girth, y))
-        stencil.polygon(np.concatenate((left, right[::-1])).astype(np.float32))
-        if k == 1:  # a few boughs
-            for b in range(3):
-                level = 0.42 + 0.16 * b + 0.1 * float(throws[n, (b + 1) % 5])
-                side = 1 if (n + b) % 2 else -1
-                start = np.array((np.interp(level, steps, middle), foot - (foot + 4) * level))
-                reach = canvas.unit * (0.03 + 0.05 * t) * (0.5 + float(throws[n, b]))
-                bend = np.array(((0, 0), (side * reach * 0.5, -reach * 0.25), (side * reach, -reach * 0.62)))
-                stencil.line((start + bend).astype(np.float32), max(0.6, half * 0.26))
+    stencil.polygons(np.concatenate((left, right[:, ::-1]), axis=1).astype(np.float32))
+    if k == 1:  # a few boughs
+        for b in range(3):
+            level = 0.42 + 0.16 * b + 0.1 * throws[:, (b + 1) % 5]
+            side = np.where((np.arange(count) + b) % 2, 1.0, -1.0)
+            reach = canvas.unit * (0.03 + 0.05 * t) * (0.5 + throws[:, b])
+            from_x = x + lean * level
+            from_y = foot - (foot + 4) * level
+            bend_x = np.stack((from_x, from_x + side * reach * 0.5, from_x + side * reach), axis=1)
+            bend_y = np.stack((from_y, from_y - reach * 0.25, from_y - reach * 0.62), axis=1)
+            stencil.lines(
+                np.stack((bend_x, bend_y), axis=2).astype(np.float32), max(0.6, float(half.mean()) * 0.26)
+            )
     cover = stencil.cover()
     if k == 0:  # too far off to show a lit side
         canvas.over(0, 0, cover, bark)
         return
     # The glade lights the side of each trunk that faces it: what a shifted copy leaves uncovered.
-    rim, middle = max(1, round(canvas.unit * (0.003 + 0.008 * t))), int(np.clip(glade_x, 0, canvas.width))
-    for y0, y1 in canvas.strips(0, cover.shape[0]):
-        part = cover[y0:y1]
+    rim = max(1, round(canvas.unit * (0.003 + 0.008 * t)))
+    covered = np.concatenate(([False], cover.any(axis=0), [False]))
+    for x0, x1 in np.flatnonzero(covered[1:] != covered[:-1]).reshape(-1, 2).tolist():
+        part = cover[:, x0:x1]
         shaded = np.zeros_like(part)
-        shaded[:, :-rim] = part[:, rim:]
-        shaded[:, middle + rim :] = part[:, middle:-rim]
+        if (x0 + x1) / 2 < glade_x:
+            shaded[:, :-rim] = part[:, rim:]
+        else:
+            shaded[:, rim:] = part[:, :-rim]
         share = np.maximum(part - shaded, 0) * np.float32(0.75)
-        for plane, low, high in zip(canvas.planes[:, y0:y1], bark, lit, strict=False):
+        for plane, low, high in zip(canvas.planes[:, : len(part), x0:x1], bark, lit, strict=False):
             plane += (low + share * (high - low) - plane) * part
 
 
