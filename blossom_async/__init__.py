@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blossom_async.batch import Outcome, Progress, RateLimit
+    from blossom_async.batch import Outcome, Progress, RateLimit, RetryPolicy
     from blossom_async.client import BlossomClient
     from blossom_async.errors import (
         BlossomError,
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
         Rejected,
         ResponseError,
         ServerFailed,
+        StaleConnection,
         TimedOut,
         TransportError,
         Unauthenticated,
     )
-    from blossom_async.images import UrlBatch
+    from blossom_async.images import BatchOptions, UrlBatch
     from blossom_async.models import ImageInfo, ImageOptions, ImageRequest, PreloadReport, PreloadResult
 
 __all__ = [
+    "BatchOptions",
     "BlossomClient",
     "BlossomError",
     "ConfigurationError",
@@ -53,7 +55,9 @@ __all__ = [
     "RateLimited",
     "Rejected",
     "ResponseError",
+    "RetryPolicy",
     "ServerFailed",
+    "StaleConnection",
     "TimedOut",
     "TransportError",
     "Unauthenticated",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol, Unpack
@@ -11,9 +11,8 @@ from typing import Protocol, Unpack
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from blossom_async.batch import Outcome, Progress
-from blossom_async.batch.gate import RateLimitLike
-from blossom_async.images import Images, Request, UrlBatch
+from blossom_async.batch import Outcome
+from blossom_async.images import BatchOptions, Images, Request, UrlBatch
 from blossom_async.models import ImageInfo, ImageOptions, PreloadReport
 
 __all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
@@ -77,64 +76,22 @@ class BlockingImages:
         """As ``Images.generate_url_with_info``."""
         return self._portal.call(lambda: self._images.generate_url_with_info(prompt, **options))
 
-    def generate_urls_batch(
-        self,
-        prompts: Iterable[str],
-        *,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **options: Unpack[ImageOptions],
-    ) -> UrlBatch:
+    def generate_urls_batch(self, prompts: Iterable[str], **options: Unpack[BatchOptions]) -> UrlBatch:
         """As ``Images.generate_urls_batch``; ``on_progress`` is called in the client's own thread."""
-        return self.generate_urls_batch_custom(
-            prompts,
-            max_concurrency=max_concurrency,
-            rate_limit=rate_limit,
-            on_progress=on_progress,
-            **options,
-        )
+        return self._portal.call(lambda: self._images.generate_urls_batch(prompts, **options))
 
     def generate_urls_batch_custom(
-        self,
-        requests: Iterable[Request],
-        *,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **defaults: Unpack[ImageOptions],
+        self, requests: Iterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
         """As ``Images.generate_urls_batch_custom``; ``on_progress`` as above."""
-        return self._portal.call(
-            lambda: self._images.generate_urls_batch_custom(
-                requests,
-                max_concurrency=max_concurrency,
-                rate_limit=rate_limit,
-                on_progress=on_progress,
-                **defaults,
-            )
-        )
+        return self._portal.call(lambda: self._images.generate_urls_batch_custom(requests, **defaults))
 
     @contextmanager
     def stream_urls(
-        self,
-        requests: Iterable[Request],
-        *,
-        ordered: bool = False,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **defaults: Unpack[ImageOptions],
+        self, requests: Iterable[Request], *, ordered: bool = False, **defaults: Unpack[BatchOptions]
     ) -> Iterator[Iterator[Outcome[Request, ImageInfo]]]:
         """As ``Images.stream_urls``, giving a plain iterator."""
-        streaming = self._images.stream_urls(
-            requests,
-            ordered=ordered,
-            max_concurrency=max_concurrency,
-            rate_limit=rate_limit,
-            on_progress=on_progress,
-            **defaults,
-        )
+        streaming = self._images.stream_urls(requests, ordered=ordered, **defaults)
         with self._portal.wrap_async_context_manager(streaming) as outcomes:
             yield self._following(outcomes)
 

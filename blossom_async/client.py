@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import aiohttp
 
 from blossom_async import embedded
-from blossom_async.batch import Gate, Slots
+from blossom_async.batch import Gate, RetryPolicy
 from blossom_async.batch.gate import RateLimitLike, rate_limits
 from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
 from blossom_async.errors import ConfigurationError
@@ -24,6 +24,7 @@ from blossom_async.transport import Transport, http_session, http_url
 
 __all__ = ["BlossomClient"]
 
+_RETRY = RetryPolicy()
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -39,8 +40,9 @@ class BlossomClient:
     ``api_key`` is by default ``BLOSSOM_API_KEY``. ``cdn_prefix`` is what URLs begin with under
     ``use_custom_cdn``. At most ``max_concurrency`` calls are under way at once, and no window of a
     ``rate_limit`` holds more starts than it states ("600/min", "10/s", a number per second, a ``RateLimit``,
-    or several). ``timeout_s`` is for one call, from its start to the last byte. A ``session`` that is given
-    is used and left open.
+    or several). ``timeout_s`` is for one attempt, from its start to the last byte. ``retry`` says how often
+    and when a call that failed in passing is made again, under the same ``Idempotency-Key``; None: never. A
+    ``session`` that is given is used and left open.
 
     Raises ``ConfigurationError`` for an address that is none and ``ValueError`` for a bad limit.
     """
@@ -54,6 +56,7 @@ class BlossomClient:
         max_concurrency: int = 64,
         rate_limit: RateLimitLike | None = None,
         timeout_s: float = 300.0,
+        retry: RetryPolicy | None = _RETRY,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         if not timeout_s > 0:
@@ -70,14 +73,15 @@ class BlossomClient:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        limits = rate_limits(rate_limit)
+        self._gate = Gate(*rate_limits(rate_limit))
         self._images = Images(
             self._open,
             cdn_prefix=_cdn_prefix(cdn_prefix),
             max_concurrency=max_concurrency,
-            slots=Slots(max_concurrency),
-            gates=(Gate(*limits),) if limits else (),
+            gate=self._gate,
+            retry=retry,
             timeout_s=timeout_s,
+            run_name=f"pictures of {self._asked_url or 'embedded'}",
         )
 
     @property
@@ -168,6 +172,7 @@ class BlossomClient:
             if self._transport is None:
                 async with AsyncExitStack() as opened:
                     transport = await self._connect(opened)
+                    transport.on_pause = self._gate.pause
                     self._resources.push_async_callback(opened.pop_all().aclose)
                     self._transport = transport
         return self._transport
@@ -175,7 +180,7 @@ class BlossomClient:
     async def _connect(self, opened: AsyncExitStack) -> Transport:
         session = self._session
         if session is None:
-            session = await opened.enter_async_context(http_session(self._timeout_s))
+            session = await opened.enter_async_context(http_session())
         if self._asked_url in {None, "embedded"}:
             if self._asked_url is None:
                 warnings.warn(
@@ -189,7 +194,7 @@ class BlossomClient:
                 transport.successor = partial(self._succeed, session)
             return transport
         transport = Transport(str(self._asked_url), self._asked_key, session)
-        await transport.probe()
+        await transport.probe(self._timeout_s)
         return transport
 
     async def _succeed(self, session: aiohttp.ClientSession) -> tuple[str, str]:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from os import PathLike
 from typing import Any, Unpack, overload
 
 import attrs
 from yarl import URL
 
-from blossom_async.batch import BatchResult, Gate, Outcome, Progress, Slots, run, stream
-from blossom_async.batch.engine import attempt_once
+from blossom_async.batch import (
+    BatchResult,
+    Gate,
+    Journal,
+    Outcome,
+    Progress,
+    RetryBudget,
+    RetryPolicy,
+    Slots,
+    current_attempt,
+    run,
+    run_one,
+    stream,
+)
 from blossom_async.batch.gate import RateLimitLike
-from blossom_async.errors import ConfigurationError, InvalidRequest
+from blossom_async.errors import ConfigurationError, InvalidRequest, nearest
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
     ImageRequest,
     PreloadReport,
     PreloadResult,
+    from_plain,
     image_request,
     to_json,
 )
 from blossom_async.transport import Transport
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
 
-__all__ = ["Images", "Request", "UrlBatch"]
+__all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
 
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
@@ -37,6 +50,29 @@ _DEFAULTS = {
     field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
 }
 _PRELOAD_AT_ONCE = 32
+
+
+class BatchOptions(ImageOptions, total=False):
+    """What batch calls take: the options of every picture, and how the batch is to run.
+
+    ``max_concurrency`` and ``rate_limit`` narrow the client's own. ``on_progress`` is called after each item.
+    ``journal`` is the path of a file in which every finished item is on disk before its result is handed
+    out: the same call again, with the same requests and the same file, sends only what is not finished
+    there. ``deadline_s`` seconds for the whole batch; untried items have ``NotRun``. ``max_cost`` credits:
+    a request is sent only while the sum stays within it. ``dedup`` sends equal requests once and gives all
+    of them the answer.
+    """
+
+    max_concurrency: int | None
+    rate_limit: RateLimitLike | Iterable[RateLimitLike] | None
+    on_progress: Callable[[Progress], object] | None
+    journal: str | PathLike[str] | None
+    deadline_s: float | None
+    max_cost: float | None
+    dedup: bool
+
+
+_RUN_OPTIONS = tuple(BatchOptions.__annotations__.keys() - ImageOptions.__annotations__.keys())
 
 
 class UrlBatch(Sequence[str | None]):
@@ -88,7 +124,7 @@ class UrlBatch(Sequence[str | None]):
 
 
 class Images:
-    """Pictures by URL. Every call opens the client if need be and shares its limits.
+    """Pictures by URL. Every call opens the client if need be and shares its limits and retries.
 
     Wherever options are taken they are the fields of ``ImageRequest``, checked before anything is sent: an
     unknown one raises ``TypeError``, a bad value ``InvalidRequest``. Calls to the gateway raise
@@ -102,16 +138,24 @@ class Images:
         *,
         cdn_prefix: str | None,
         max_concurrency: int,
-        slots: Slots,
-        gates: Sequence[Gate],
+        gate: Gate,
+        retry: RetryPolicy | None,
         timeout_s: float,
+        run_name: str,
     ) -> None:
         self._connect = connect
         self._cdn_prefix = cdn_prefix
         self._max_concurrency = max_concurrency
-        self._slots = slots
-        self._gates = gates
+        self._slots = Slots(max_concurrency)
         self._timeout_s = timeout_s
+        self._run_name = run_name
+        self._limits: dict[str, Any] = {
+            "slots": self._slots,
+            "gates": (gate,),
+            "retry": retry,
+            "budget": RetryBudget(retry.budget) if retry is not None else None,
+            "timeout_s": timeout_s,
+        }
 
     async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """The URL of a new picture, which exists when this returns."""
@@ -120,80 +164,58 @@ class Images:
     async def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
         """As ``generate_url``, with all the gateway knows of the picture."""
         request = self._checked({"prompt": prompt, **options})
-        return await attempt_once(self._create, request, self._slots, self._gates)
+        await self._connect()
+        return await run_one(self._create, request, **self._limits)
 
     async def generate_urls_batch(
-        self,
-        prompts: Iterable[str] | AsyncIterable[str],
-        *,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **options: Unpack[ImageOptions],
+        self, prompts: Iterable[str] | AsyncIterable[str], **options: Unpack[BatchOptions]
     ) -> UrlBatch:
         """One picture for each prompt, with the same options for all.
 
         A prompt that fails is None in the result and loses no other; bad options fail the whole call before
-        anything is sent. ``max_concurrency`` and ``rate_limit`` narrow the client's own for this batch.
+        anything is sent. An answer that would be the same for all, such as a refused key, stops the batch:
+        untried prompts have ``NotRun``. See ``BatchOptions`` for how it runs.
+
+        Raises ``ConfigurationError`` also for a journal of another batch, in use, or not writable.
         """
-        return await self.generate_urls_batch_custom(
-            prompts,
-            max_concurrency=max_concurrency,
-            rate_limit=rate_limit,
-            on_progress=on_progress,
-            **options,
-        )
+        return await self.generate_urls_batch_custom(prompts, **options)
 
     async def generate_urls_batch_custom(
-        self,
-        requests: Iterable[Request] | AsyncIterable[Request],
-        *,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **defaults: Unpack[ImageOptions],
+        self, requests: Iterable[Request] | AsyncIterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
         """As ``generate_urls_batch``, with settings of each request's own, which win over the defaults.
 
         Of an ``ImageRequest`` the fields that differ from the class's defaults are its own. A request that is
         not valid fails alone.
         """
-        result = await run(
-            self._attempt(defaults),
-            _several(requests),
-            max_concurrency=max_concurrency or self._max_concurrency,
-            rate_limit=rate_limit,
-            on_progress=on_progress,
-            slots=self._slots,
-            gates=self._gates,
-        )
-        return UrlBatch(result)
+        attempt, how = self._batch(defaults)
+        several = _several(requests)
+        await self._connect()
+        return UrlBatch(await run(attempt, several, **how))
 
     def stream_urls(
         self,
         requests: Iterable[Request] | AsyncIterable[Request],
         *,
         ordered: bool = False,
-        max_concurrency: int | None = None,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-        on_progress: Callable[[Progress], object] | None = None,
-        **defaults: Unpack[ImageOptions],
+        **defaults: Unpack[BatchOptions],
     ) -> AbstractAsyncContextManager[AsyncIterator[Outcome[Request, ImageInfo]]]:
         """Outcomes as they come, or in input order, pulled lazily and in constant memory.
 
         ``async with client.image.stream_urls(requests) as outcomes: async for outcome in outcomes: ...``
-        Each outcome's ``value`` is an ``ImageInfo``. Leaving the block ends what is under way.
+        Each outcome's ``value`` is an ``ImageInfo``. Leaving the block ends what is under way. ``dedup``
+        keeps a record of each distinct request.
         """
-        return stream(
-            self._attempt(defaults),
-            _several(requests),
-            ordered=ordered,
-            max_concurrency=max_concurrency or self._max_concurrency,
-            rate_limit=rate_limit,
-            on_progress=on_progress,
-            slots=self._slots,
-            gates=self._gates,
-        )
+        attempt, how = self._batch(defaults)
+        several = _several(requests)
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[AsyncIterator[Outcome[Request, ImageInfo]]]:
+            await self._connect()
+            async with stream(attempt, several, ordered=ordered, **how) as outcomes:
+                yield outcomes
+
+        return opened()
 
     async def validate_url(self, url: str) -> bool:
         """True or False as the server says; an outage raises instead of passing for "invalid".
@@ -224,10 +246,10 @@ class Images:
                 f"/v1/images/{image_id}/regenerate",
                 to_json(changes),
                 ImageInfo,
-                idempotency_key=uuid.uuid4().hex,
+                idempotency_key=current_attempt().key,
             )
 
-        info = await attempt_once(again, None, self._slots, self._gates)
+        info = await run_one(again, None, **self._limits)
         return self._placed(info, request).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
@@ -263,18 +285,59 @@ class Images:
             )
         return request
 
-    def _attempt(self, defaults: ImageOptions) -> Callable[[Request], Awaitable[ImageInfo]]:
+    def _batch(
+        self, options: BatchOptions
+    ) -> tuple[Callable[[Request], Awaitable[ImageInfo]], dict[str, Any]]:
+        """What to do with each request, and how the run goes."""
+        how: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in _RUN_OPTIONS:
+                defaults[name] = value
+            elif value is not None:
+                how[name] = value
+        for name in defaults:
+            if name not in ImageOptions.__annotations__:
+                known = (*ImageOptions.__annotations__, *_RUN_OPTIONS)
+                raise TypeError(
+                    f"unknown option {name!r}.{nearest(name, known)} Known options: {', '.join(known)}"
+                )
         self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
 
-        async def attempt(item: Request) -> ImageInfo:
-            return await self._create(self._checked({**defaults, **_own_settings(item)}))
+        def request(item: Request) -> ImageRequest:
+            return self._checked({**defaults, **_own_settings(item)})
 
-        return attempt
+        async def attempt(item: Request) -> ImageInfo:
+            return await self._create(request(item))
+
+        def key(item: Request) -> str:
+            try:
+                return to_json(request(item)).decode()
+            except (TypeError, ValueError):  # it will fail, alone
+                return repr(item)
+
+        def cost(item: Request) -> int:
+            try:
+                return request(item).cost
+            except (TypeError, ValueError):
+                return 0
+
+        how = {"max_concurrency": self._max_concurrency, **how, **self._limits, "key": key}
+        if "max_cost" in how:
+            how["cost"] = cost
+        if "journal" in how:
+            how["journal"] = self._journal(how["journal"])
+        return attempt, how
+
+    def _journal(self, path: str | PathLike[str]) -> Journal:
+        return Journal(
+            path, run=self._run_name, encode=attrs.asdict, decode=lambda plain: from_plain(plain, ImageInfo)
+        )
 
     async def _create(self, request: ImageRequest) -> ImageInfo:
         transport = await self._connect()
         body = to_json(attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request)
-        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=uuid.uuid4().hex)
+        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=current_attempt().key)
         return self._placed(info, request)
 
     def _placed(self, info: ImageInfo, request: ImageRequest) -> ImageInfo:

@@ -25,6 +25,7 @@ __all__ = [
     "PreloadReport",
     "PreloadResult",
     "from_json",
+    "from_plain",
     "image_request",
     "to_json",
 ]
@@ -335,6 +336,15 @@ def from_json(data: bytes, kind: type[T]) -> T:
     Raises ``ValueError`` when the data is not JSON or not of that shape.
     """
     try:
-        return _answer_converter.structure(orjson.loads(data), kind)
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise ValueError(f"not a {kind.__name__}") from exc
+    return from_plain(value, kind)
+
+
+def from_plain(value: Any, kind: type[T]) -> T:
+    """As ``from_json``, from what JSON was read into."""
+    try:
+        return _answer_converter.structure(value, kind)
     except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
         raise ValueError(f"not a {kind.__name__}") from exc

@@ -10,9 +10,11 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import (
     ConfigurationError,
     ResponseError,
+    StaleConnection,
     TimedOut,
     TransportError,
     class_for_status,
@@ -28,12 +30,15 @@ T = TypeVar("T")
 _KEEPALIVE_S = 15.0
 
 
-def http_session(timeout_s: float) -> aiohttp.ClientSession:
-    """The one session of a client. Its pool has no limit: the batch engine owns the queue, the pool never."""
+def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
+    """The one session of a client. Its pool has no limit: the batch engine owns the queue, the pool never.
+
+    ``timeout_s`` for each request; None where the engine keeps the time.
+    """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(30.0, timeout_s)),
+        timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),
         auto_decompress=False,
     )
 
@@ -58,6 +63,7 @@ class Transport:
     """Talks to one gateway over a session it does not own.
 
     ``successor``, when set, is asked once for another address and key if no answer comes from this one.
+    ``on_pause``, when set, hears after how many seconds the gateway wants the next request, when it says so.
     """
 
     def __init__(self, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
@@ -66,35 +72,33 @@ class Transport:
         self.api_key = api_key
         self.session = session
         self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
+        self.on_pause: Callable[[float], None] | None = None
         self._moving = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Transport {self.base_url}>"
 
-    async def probe(self) -> None:
-        """Makes sure that a Blossom gateway answers. Raises ``TransportError`` or ``ConfigurationError``."""
-        health = _json(await self._answer("GET", "/healthz"))
+    async def probe(self, timeout_s: float) -> None:
+        """Makes sure that a Blossom gateway answers. Raises as ``post``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                health = _json(await self._answer("GET", "/healthz"))
+        except TimeoutError as exc:
+            raise TimedOut(f"no complete answer from {self.base_url} in {timeout_s:g} s") from exc
         if not isinstance(health, dict) or health.get("service") != "blossom":
             raise self._stranger("200 without a gateway's health report")
 
     async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str | None = None) -> T:
-        """The answer to a JSON body. Raises as ``get``."""
+        """The answer to a JSON body.
+
+        Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
+        ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
+        when something other than a gateway answered.
+        """
         headers = {"Content-Type": "application/json"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         return self._structured(await self._answer("POST", path, body, headers), kind)
-
-    async def get(self, path: str, kind: type[T]) -> T:
-        """The answer of the gateway.
-
-        Raises ``TransportError`` when none came, ``TimedOut`` when it took too long, the ``ResponseError``
-        of its status, and ``ConfigurationError`` when something other than a gateway answered.
-        """
-        return self._structured(await self._answer("GET", path), kind)
-
-    async def delete(self, path: str) -> None:
-        """Raises as ``get``."""
-        await self._answer("DELETE", path)
 
     def _structured(self, data: bytes, kind: type[T]) -> T:
         try:
@@ -122,17 +126,23 @@ class Transport:
         all_headers = {"Accept": "application/json", **(headers or {})}
         if self.api_key is not None:
             all_headers["Authorization"] = f"Bearer {self.api_key}"
+        headers_came = False
         try:
             async with self.session.request(
                 method, self.base_url + path, data=body, headers=all_headers, allow_redirects=False
             ) as response:
+                headers_came = True
                 data = await response.read()
         except TimeoutError as exc:  # aiohttp's timeouts are among its ClientErrors too: these first
             raise TimedOut(f"no complete answer from {self.base_url} in the time allowed") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise TransportError(f"no answer from {self.base_url}: {_reason(exc)}") from exc
+            connected = not isinstance(exc, aiohttp.ClientConnectorError)
+            kind = StaleConnection if connected and not headers_came else TransportError
+            raise kind(f"no answer from {self.base_url}: {_reason(exc)}") from exc
         if response.status >= 300:
             raise self._refusal(response, data)
+        if self.on_pause is not None and "RateLimit" in response.headers:
+            self.on_pause(pause_s(response.headers) or 0.0)
         return data
 
     def _refusal(self, response: aiohttp.ClientResponse, data: bytes) -> ResponseError | ConfigurationError:
@@ -145,13 +155,13 @@ class Transport:
                 code=str(problem.get("code", "error")),
                 field=_text_or_none(problem.get("field")),
                 request_id=_text_or_none(problem.get("request_id")),
-                retry_after_s=_seconds(response.headers.get("Retry-After")),
+                retry_after_s=retry_after_s(response.headers),
             )
         if status == 429 or status >= 500:  # a proxy before the gateway may say this in its own words
             return class_for_status(status)(
                 f"{self.base_url} answered {status} {response.content_type}",
                 status=status,
-                retry_after_s=_seconds(response.headers.get("Retry-After")),
+                retry_after_s=retry_after_s(response.headers),
             )
         return self._stranger(f"{status} {response.content_type}")
 
@@ -171,10 +181,6 @@ def _json(data: bytes) -> Any:
 
 def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 def _reason(exc: BaseException) -> str:

@@ -6,11 +6,15 @@ import asyncio
 import subprocess
 import sys
 import urllib.request
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from blossom_async import (
     BlossomClient,
@@ -20,7 +24,10 @@ from blossom_async import (
     InvalidRequest,
     NotFound,
     Progress,
+    RetryPolicy,
+    ServerFailed,
     TransportError,
+    Unauthenticated,
     UrlBatch,
 )
 from tests.conftest import RunningGateway
@@ -347,7 +354,130 @@ async def test_gone_pictures_are_not_regenerated(gateway: Gateway) -> None:
     """What was deleted stays deleted."""
     async with gateway as running, running.client() as client:
         info = await client.image.generate_url_with_info("test image", **TINY)
-        transport = await client._open()
-        await transport.delete(f"/v1/images/{info.id}")
+        authorised = {"Authorization": f"Bearer {running.api_key}"}
+        async with aiohttp.ClientSession(headers=authorised) as session:
+            await session.delete(f"{running.base_url}/v1/images/{info.id}")
         with pytest.raises(Gone):
             await client.image.regenerate_from_url(info.url)
+
+
+class Flaky:
+    """Stands before a real gateway and answers the first calls for a picture itself."""
+
+    def __init__(self, running: RunningGateway, answers: list[Any]) -> None:
+        self.running = running
+        self.answers = answers
+        self.keys: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/v1/images":
+            self.keys.append(request.headers["Idempotency-Key"])
+            if self.answers:
+                answer = self.answers.pop(0)
+                if answer is None:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return web.Response()
+                return web.Response(status=answer)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                request.method,
+                self.running.base_url + request.path,
+                data=await request.read(),
+                headers={name: request.headers[name] for name in request.headers if name != "Host"},
+            ) as response,
+        ):
+            return web.Response(
+                status=response.status, body=await response.read(), content_type=response.content_type
+            )
+
+
+@asynccontextmanager
+async def flaky(running: RunningGateway, *answers: Any) -> AsyncIterator[tuple[Flaky, str]]:
+    before = Flaky(running, list(answers))
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", before.handle)
+    async with TestServer(app) as server:
+        yield before, str(server.make_url("")).rstrip("/")
+
+
+AT_ONCE = RetryPolicy(first_wait_s=0.001, max_wait_s=0.001)
+
+
+@pytest.mark.parametrize("answer", [503, 500, 502, 504, None])
+async def test_a_passing_failure_is_retried_under_the_same_key(gateway: Gateway, answer: int | None) -> None:
+    """The caller sees a URL; the gateway sees one key, so the picture is made once."""
+    async with gateway as running, flaky(running, answer) as (before, base_url):
+        async with BlossomClient(base_url, api_key=running.api_key, retry=AT_ONCE) as client:
+            await client.image.generate_url("a lake", **TINY)
+    assert len(before.keys) == 2
+    assert len(set(before.keys)) == 1
+
+
+async def test_without_a_policy_nothing_is_retried(gateway: Gateway) -> None:
+    """``retry=None`` gives the first error."""
+    async with gateway as running, flaky(running, 500) as (before, base_url):
+        async with BlossomClient(base_url, api_key=running.api_key, retry=None) as client:
+            with pytest.raises(ServerFailed):
+                await client.image.generate_url("a lake", **TINY)
+    assert len(before.keys) == 1
+
+
+async def test_a_refused_key_stops_a_batch(gateway: Gateway) -> None:
+    """401 would be the answer to all: the rest is not tried and says so."""
+    async with gateway as running, BlossomClient(running.base_url, api_key="wrong") as client:
+        urls = await client.image.generate_urls_batch(PROMPTS, max_concurrency=1, **TINY)
+    assert isinstance(urls.failures[0].error, Unauthenticated)
+    assert [outcome.index for outcome in urls.not_run] == [1, 2, 3, 4]
+
+
+async def test_a_journal_makes_a_batch_resumable(gateway: Gateway, tmp_path: Path) -> None:
+    """The same call again sends only what is not finished, and gives the same URLs."""
+    journal = tmp_path / "run.jsonl"
+    async with gateway as running, flaky(running) as (before, base_url):
+        async with BlossomClient(base_url, api_key=running.api_key) as client:
+            async with client.image.stream_urls(
+                PROMPTS, ordered=True, journal=journal, max_concurrency=1, **TINY
+            ) as outcomes:
+                first = [outcome.value async for outcome in outcomes if outcome.index < 3]
+            sent = len(before.keys)
+            urls = await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+    assert [info and info.url for info in first] == list(urls)[:3]
+    assert None not in urls
+    assert (sent, len(before.keys)) == (5, 5)
+
+
+async def test_a_journal_of_other_options_is_refused(gateway: Gateway, tmp_path: Path) -> None:
+    """A changed batch does not pass for the one on record."""
+    journal = tmp_path / "run.jsonl"
+    async with gateway as running, running.client() as client:
+        await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+        with pytest.raises(ConfigurationError, match=r"run\.jsonl"):
+            await client.image.generate_urls_batch(PROMPTS, journal=journal, width=48)
+
+
+async def test_equal_requests_are_sent_once(gateway: Gateway) -> None:
+    """With ``dedup`` every index has the one answer."""
+    async with gateway as running, flaky(running) as (before, base_url):
+        async with BlossomClient(base_url, api_key=running.api_key) as client:
+            urls = await client.image.generate_urls_batch(
+                ["a lake", "a forest", "a lake"], dedup=True, **TINY
+            )
+    assert urls[0] == urls[2] != urls[1]
+    assert len(before.keys) == 2
+
+
+async def test_max_cost_is_never_exceeded(gateway: Gateway) -> None:
+    """Pictures of 2 credits within 5: two are made, the rest is not tried."""
+    async with gateway as running, running.client() as client:
+        urls = await client.image.generate_urls_batch(PROMPTS, quality="hd", max_cost=5, **TINY)
+    assert urls.cost == 4
+    assert len(urls.not_run) == 3
+
+
+async def test_a_batch_option_that_is_unknown_names_the_nearest(gateway: Gateway) -> None:
+    """Options of the run and of the picture are told apart from typos."""
+    async with gateway as running, running.client() as client:
+        with pytest.raises(TypeError, match="Did you mean 'max_concurrency'"):
+            await client.image.generate_urls_batch(PROMPTS, max_concurency=3)  # type: ignore[call-arg]

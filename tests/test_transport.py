@@ -24,6 +24,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
     ServerFailed,
+    StaleConnection,
     TimedOut,
     TransportError,
     Unauthenticated,
@@ -54,7 +55,7 @@ def always(**answer: Any) -> Handler:
 async def test_an_answer_becomes_a_model() -> None:
     """What a gateway says of a picture is structured."""
     async with answering(always(body=INFO, content_type="application/json")) as transport:
-        info = await transport.get("/v1/images/a", ImageInfo)
+        info = await transport.post("/v1/images", b"{}", ImageInfo)
     assert info.id == "a"
 
 
@@ -101,7 +102,7 @@ async def test_each_status_has_its_error(status: int, error: type[ResponseError]
     )
     async with answering(answer) as transport:
         with pytest.raises(error) as caught:
-            await transport.get("/v1/images/a", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo)
     told = caught.value
     assert type(told) is error
     assert (told.status, told.code, told.detail, told.field) == (status, "c", "why", "width")
@@ -121,7 +122,7 @@ async def test_a_proxy_that_fails_is_an_outage(status: int) -> None:
     """A 5xx in a proxy's own words is the error of its status, not a wrong address."""
     async with answering(always(status=status, text="<html>", content_type="text/html")) as transport:
         with pytest.raises(class_for_status(status)):
-            await transport.get("/v1/images/a", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> 
     """What is no gateway is a configuration error in one line that names the address."""
     async with answering(always(**answer)) as transport:
         with pytest.raises(ConfigurationError, match="that is no Blossom gateway; check base_url") as caught:
-            await transport.probe()
+            await transport.probe(5.0)
         assert transport.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -147,8 +148,31 @@ async def test_nobody_there_is_a_transport_error() -> None:
     """A refused connection says where nobody answered."""
     async with http_session(5.0) as session:
         with pytest.raises(TransportError, match=r"no answer from http://127\.0\.0\.1:1") as caught:
-            await Transport("http://127.0.0.1:1", None, session).probe()
+            await Transport("http://127.0.0.1:1", None, session).probe(5.0)
     assert not isinstance(caught.value, TimedOut)
+
+
+async def test_a_connection_cut_before_the_answer_is_a_stale_one() -> None:
+    """Nothing of an answer came: the request may be repeated at once under its key."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with answering(handler) as transport:
+        with pytest.raises(StaleConnection):
+            await transport.post("/v1/images", b"{}", ImageInfo)
+
+
+async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
+    """A quota that is used up pauses whoever asked to hear of it, on success too."""
+    pauses: list[float] = []
+    headers = {"RateLimit": '"burst";r=0;t=3'}
+    async with answering(always(body=INFO, content_type="application/json", headers=headers)) as transport:
+        transport.on_pause = pauses.append
+        await transport.post("/v1/images", b"{}", ImageInfo)
+    assert pauses == [3.0]
 
 
 async def test_a_connection_cut_mid_answer_is_a_transport_error() -> None:
@@ -163,8 +187,9 @@ async def test_a_connection_cut_mid_answer_is_a_transport_error() -> None:
         return response
 
     async with answering(handler) as transport:
-        with pytest.raises(TransportError):
-            await transport.probe()
+        with pytest.raises(TransportError) as caught:
+            await transport.probe(5.0)
+    assert not isinstance(caught.value, StaleConnection)
 
 
 async def test_too_slow_is_timed_out() -> None:
@@ -177,7 +202,9 @@ async def test_too_slow_is_timed_out() -> None:
 
     async with answering(handler, timeout_s=0.05) as transport:
         with pytest.raises(TimedOut) as caught:
-            await transport.probe()
+            await transport.post("/v1/images", b"{}", ImageInfo)
+        with pytest.raises(TimedOut):
+            await transport.probe(0.01)
         waiting.set()
     assert isinstance(caught.value, TimeoutError)
     assert isinstance(caught.value, BlossomError)
@@ -188,9 +215,9 @@ async def test_an_answer_with_another_type_of_value_is_no_gateway() -> None:
     async with http_session(5.0) as session:
         transport = Transport("http://gateway.test", None, session)
         with aioresponses() as mocked:
-            mocked.get("http://gateway.test/v1/images/a", body=b'{"url":3}', content_type="application/json")
+            mocked.post("http://gateway.test/v1/images", body=b'{"url":3}', content_type="application/json")
             with pytest.raises(ConfigurationError, match="a body that is not a ImageInfo"):
-                await transport.get("/v1/images/a", ImageInfo)
+                await transport.post("/v1/images", b"{}", ImageInfo)
 
 
 @pytest.mark.parametrize(
