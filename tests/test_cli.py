@@ -375,6 +375,66 @@ class TestCtrlC:
             assert "stopped: 1 picture" in there.stderr.read()
 
 
+class TestResume:
+    """The same command goes on where it was stopped."""
+
+    def test_what_is_finished_is_not_made_again(self, prompts: Prompts, tmp_path: Path) -> None:
+        """After Ctrl-C the second run has every line, the first ones with the URLs they had."""
+        out = tmp_path / "urls.jsonl"
+        path = prompts(*[f"lake {number}" for number in range(60)])
+        with running("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 1) as there:
+            assert there.stdout is not None
+            there.stdout.readline()
+            there.send_signal(signal.SIGINT)
+            assert "the same command goes on from here" in ended(there)
+        before = lines(out)
+        again = process("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 1)
+        assert again.status == 0
+        assert [line["id"] for line in lines(out)][: len(before)] == [line["id"] for line in before]
+        assert len(lines(out)) == 60
+        assert "had been finished before" in again.stderr
+
+    def test_killed_at_any_moment_nothing_is_lost(self, prompts: Prompts, tmp_path: Path) -> None:
+        """Through kill -9 after kill -9 every line that was written keeps its picture."""
+        out = tmp_path / "urls.jsonl"
+        path = prompts(*[f"lake {number}" for number in range(400)])
+        command = ("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 4)
+        known: dict[int, str] = {}
+        for number_of_lines in (1, 60, 7, 90, 30):
+            with running(*command) as there:
+                assert there.stdout is not None
+                for _ in range(number_of_lines):
+                    line = orjson.loads(there.stdout.readline())
+                    assert known.setdefault(line["index"], line["id"]) == line["id"]
+                there.kill()
+        assert process(*command).status == 0
+        last = {line["index"]: line["id"] for line in lines(out)}
+        assert len(last) == 400
+        assert known.items() <= last.items()
+        stored = list((tmp_path / "data" / "images").glob("*/*.png"))
+        assert 400 <= len(stored) <= 400 + 5 * 4, "only what was in flight at a kill may have been made twice"
+
+    def test_another_batch_is_refused(self, prompts: Prompts, tmp_path: Path) -> None:
+        """A changed batch does not write over the results of the one on record, and --no-journal does."""
+        out = tmp_path / "urls.jsonl"
+        assert process("batch", prompts("a lake"), *TINY, "--out", out).status == 0
+        before = out.read_bytes()
+        result = process("batch", prompts("a forest"), *TINY, "--out", out)
+        assert result.status == 2
+        assert "urls.jsonl.journal: item 0 is not the item recorded there" in result.stderr
+        assert out.read_bytes() == before
+        assert process("batch", prompts("a forest"), *TINY, "--out", out, "--no-journal").status == 0
+        assert lines(out)[0]["prompt"] == "a forest"
+
+    def test_a_journal_cannot_be_another_file_of_the_run(self, prompts: Prompts, tmp_path: Path) -> None:
+        """Nothing is written over by a slip of the hand."""
+        path = prompts("a lake")
+        refused("batch", path, "--journal", path, says="--journal .*: that is the file with the prompts")
+        out = tmp_path / "u.jsonl"
+        refused("batch", path, "--out", out, "--journal", out, says="that is the file of --out")
+        refused("batch", path, "--journal", out, "--no-journal", says="only one of them")
+
+
 class TestBadInput:
     """Each is one line that says what to do, and status 2."""
 

@@ -60,11 +60,11 @@ def info(**changes: object) -> ImageInfo:
 
 
 def made(index: int = 0, prompt: str = "a lake", **changes: object) -> Result:
-    return Result(index, f"prompts.txt:{index + 1}", prompt, info(**changes), None)
+    return Result(index, f"prompts.txt:{index + 1}", prompt, info(**changes), None, reused=False)
 
 
 def failed(index: int = 0, prompt: str | None = "a lake", error: str = "prompts.txt:1: no") -> Result:
-    return Result(index, f"prompts.txt:{index + 1}", prompt, None, error)
+    return Result(index, f"prompts.txt:{index + 1}", prompt, None, error, reused=False)
 
 
 SMALL = Thumbnail("data:image/webp;base64,AAAA", 480, 480, clear=False)

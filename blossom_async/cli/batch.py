@@ -36,6 +36,13 @@ _STOPPED = 130
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N prompts only.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON for each item.")
 @click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where finished items are kept; beside --out unless said.",
+)
+@click.option("--no-journal", is_flag=True, help="Keep none: the same command begins anew.")
+@click.option(
     "--gallery", type=click.Path(path_type=Path), metavar="FILE", help="One HTML page with all pictures."
 )
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each item on stdout, no table.")
@@ -52,7 +59,19 @@ _STOPPED = 130
 )
 @gateway_options
 @picture_options
-@click.option_panel("Files", options=["--input-format", "--limit", "--out", "--gallery", "--json", "--all"])
+@click.option_panel(
+    "Files",
+    options=[
+        "--input-format",
+        "--limit",
+        "--out",
+        "--journal",
+        "--no-journal",
+        "--gallery",
+        "--json",
+        "--all",
+    ],
+)
 @click.option_panel(
     "Gateway", options=["--max-concurrency", "--rate-limit", "--base-url", "--api-key-file", "--timeout"]
 )
@@ -67,6 +86,9 @@ def batch(prompts: str, **given: Any) -> int:
     .csv, .tsv   a column "prompt"; columns named as options are each item's own
     .jsonl       an object of options a line, or a string
 
+    With --out or --journal a run that was stopped goes on where it was: give the same command again. What
+    is finished is not made a second time.
+
     A line that cannot be used fails alone. Exit status: 0 all done, 1 some items failed, 2 nothing could
     start, 130 stopped by Ctrl-C.
     """
@@ -79,7 +101,21 @@ def batch(prompts: str, **given: Any) -> int:
     except ValueError as exc:
         raise CannotStart(f"--rate-limit: {exc}") from exc
     with PromptFile(prompts, given["input_format"]) as source:
-        return _Batch(source, {**settings, "rate_limit": limits}, given).status()
+        run = {"rate_limit": limits, "journal": _journal(given)}
+        return _Batch(source, {**settings, **run}, given).status()
+
+
+def _journal(given: dict[str, Any]) -> Path | None:
+    """Where the run keeps what is finished: beside ``--out``, unless that is no file or it was said."""
+    journal: Path | None = given["journal"]
+    out: Path | None = given["out"]
+    if given["no_journal"]:
+        if journal is not None:
+            raise CannotStart("--journal and --no-journal: only one of them can be meant")
+        return None
+    if journal is None and out is not None and (out.is_file() or not out.exists()):
+        return out.with_name(f"{out.name}.journal")
+    return journal
 
 
 class _Batch:
@@ -131,12 +167,15 @@ class _Batch:
         from blossom_async.cli.gallery import Gallery
         from blossom_async.cli.results import JsonLines
 
-        out, page = self._given["out"], self._given["gallery"]
-        for name, path in (("--out", out), ("--gallery", page)):
-            if path is not None and self._source.is_same(path):
+        out, page, journal = self._given["out"], self._given["gallery"], self._settings["journal"]
+        taken: dict[Path, str] = {}
+        for name, path in (("--out", out), ("--gallery", page), ("--journal", journal)):
+            if path is None:
+                continue
+            if self._source.is_same(path):
                 raise CannotStart(f"{name} {path}: that is the file with the prompts")
-        if out is not None and page is not None and out.resolve() == page.resolve():
-            raise CannotStart(f"--gallery {page}: that is the file of --out")
+            if (first := taken.setdefault(path.resolve(), name)) != name:
+                raise CannotStart(f"{name} {path}: that is the file of {first}")
         if page is not None:
             self._gallery = Gallery(page)
         if out is not None:
@@ -238,6 +277,11 @@ class _Batch:
             self._shown.write(Console(soft_wrap=False))
         sentence = tally.sentence(ended=ended)
         say(sentence if ended else f"stopped: {sentence}")
+        if tally.reused:
+            before = plural(tally.reused, "picture")
+            say(f"{before} of these had been finished before: {self._settings['journal']}")
+        if not ended and self._settings["journal"] is not None:
+            say("the same command goes on from here")
         if tally.unlisted:
             say(f"{plural(tally.unlisted, 'more picture')} came out of turn and are not listed")
         if self._note and tally.done:

@@ -37,6 +37,7 @@ class Result:
     prompt: str | None
     info: ImageInfo | None
     error: str | None
+    reused: bool
 
     @classmethod
     def of(cls, outcome: Outcome[Any, ImageInfo], name: str) -> Result:
@@ -44,7 +45,8 @@ class Result:
         entry: Entry = outcome.item
         place = f"{name}:{entry.line}"
         error = None if outcome.error is None else f"{place}: {_why(outcome.error)}"
-        return cls(outcome.index, place, entry.prompt, outcome.value, error)
+        reused = outcome.ok and outcome.attempts == 0
+        return cls(outcome.index, place, entry.prompt, outcome.value, error, reused)
 
     def json(self) -> bytes:
         """One line of JSON."""
@@ -111,6 +113,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     credits: int = 0
+    reused: int = 0
     elapsed_s: float = 0.0
     unlisted: int = 0
 
@@ -120,6 +123,7 @@ class Tally:
             self.failed += 1
         else:
             self.done += 1
+            self.reused += result.reused
             self.credits += result.info.cost
 
     def sentence(self, *, ended: bool) -> str:
