@@ -133,7 +133,7 @@ class Attempts(Generic[Item, Value]):
                     break
             call.waiting = False
             call.number += 1
-            if call.number == 1:
+            if call.number == 1 and self._repeats:
                 self._budget.first_attempt()
             cuts = slots.cuts
             _current.set(call)  # type: ignore[arg-type]

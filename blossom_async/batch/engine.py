@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from hashlib import blake2b
+from operator import attrgetter
 from os import PathLike
 from typing import Generic, TypeVar
 
@@ -29,6 +30,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 OnProgress = Callable[[Progress], object]
 
+_NOTHING = Decimal(0)
 _PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the loop to themselves
 
 
@@ -105,7 +107,7 @@ async def run(
     async with batch.under_way():
         await batch.end
     batch.raise_for_failure()
-    ended.sort(key=lambda outcome: outcome.index)
+    ended.sort(key=attrgetter("index"))
     return BatchResult(ended, asyncio.get_running_loop().time() - started, batch.stopped)
 
 
@@ -342,8 +344,11 @@ class _Batch(Generic[Item, Value]):
 
     def _call_in_help(self) -> None:
         """Sees to it that somebody looks for work: who waits for some, else a new worker if one may be."""
-        if not self._wake_one() and len(self._workers) - self._pulling < self._max_workers:
+        if not self._wake_one() and self._may_add_worker():
             self._add_worker()
+
+    def _may_add_worker(self) -> bool:
+        return len(self._workers) - self._pulling < self._max_workers
 
     def _wake_one(self) -> bool:
         while self._parked:
@@ -360,7 +365,7 @@ class _Batch(Generic[Item, Value]):
     async def _work(self, worker: _Worker) -> None:
         try:
             while (call := self._take() or await self._wait_for_call(worker)) is not None:
-                if self._more_to_do():
+                if (self._parked or self._may_add_worker()) and self._more_to_do():
                     self._call_in_help()
                 worker.call = call  # type: ignore[assignment]
                 try:
@@ -369,7 +374,8 @@ class _Batch(Generic[Item, Value]):
                     due = None
                     self._cut_short(worker, call, exc)
                 else:
-                    worker.resume()  # an attempt may end well in spite of an interruption
+                    if worker.interrupted:  # an attempt may end well in spite of it
+                        worker.resume()
                 worker.call = None
                 if due is not None and self.stopped is None:
                     self._park(call, due)
@@ -480,7 +486,7 @@ class _Batch(Generic[Item, Value]):
             call.cost = self._spending.price(item)
         if self._keyed and self._answered(call):
             return None
-        if self.stopped is None and call.cost is not None:
+        if call.cost is not None and self.stopped is None:
             self._reserve(call, call.cost)
         if self.stopped is not None:
             call.error = NotRun(self.stopped)
@@ -579,7 +585,7 @@ class _Batch(Generic[Item, Value]):
         if call.fatal is not None:
             self._stop(call.fatal)
         call.ended = True
-        cost = Decimal(0)
+        cost = _NOTHING
         if self._spending is not None and call.cost is not None:
             cost = self._spending.settle(call.cost, call.error)
         value = call.value if call.error is None else None

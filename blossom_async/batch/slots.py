@@ -11,9 +11,10 @@ __all__ = ["Slots"]
 
 # Growth after a cut follows the curve of CUBIC (RFC 9438, 4.2), counted in round trips (as many successes as
 # there are slots) instead of seconds, so that it fits answers of 20 ms and of 20 s: fast back to where the
-# server last refused, slow past it, fast again when it no longer refuses. With 0.004 a server that takes 4
-# at once refuses 1 in 50, one that takes 50 refuses 1 in 300.
-_CURVE = 0.004
+# server last refused, slow past it, fast again when it no longer refuses. How steep depends on the slots, so
+# that small and large servers alike refuse about 1 in 100: a round trip of 4 tells less than one of 100.
+_FLATTEST, _STEEPEST = 0.001, 0.04
+_UNIT = 60  # slots from which one more would be tried each round trip, were it not for the steepest
 _STEPS = (0.9, 0.8, 0.65, 0.5)  # of the slots in use; the later ones for cuts without a good round between
 
 
@@ -36,6 +37,7 @@ class Slots:
         self.cuts = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._refused_at = float(limit)  # where the curve is flat
+        self._curve = _FLATTEST
         self._rounds = 0.0  # round trips on the curve; 0 is its flat point
         self._successes = 0  # since the last cut
         self._steps = 0  # cuts without a good round between
@@ -82,7 +84,7 @@ class Slots:
         if self._successes >= self.allowed:
             self._steps = 0
         self._rounds += 1 / self.allowed
-        self._allow(int(self._refused_at + _CURVE * self._rounds**3))
+        self._allow(int(self._refused_at + self._curve * self._rounds**3))
 
     def overloaded(self, cuts: int) -> None:
         """An attempt that holds a slot was refused, or timed out: towards fewer at once.
@@ -99,7 +101,8 @@ class Slots:
         self._successes = 0
         self.allowed = max(1, min(kept, refused_at - 1))
         self._refused_at = float(max(1, refused_at - 1))
-        self._rounds = -(((self._refused_at - self.allowed) / _CURVE) ** (1 / 3))
+        self._curve = min(_STEEPEST, max(_FLATTEST, (self._refused_at / _UNIT) ** 3))
+        self._rounds = -(((self._refused_at - self.allowed) / self._curve) ** (1 / 3))
 
     def _allow(self, slots: int) -> None:
         grown = max(self.allowed, min(slots, self.limit))
