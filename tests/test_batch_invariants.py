@@ -77,6 +77,7 @@ class Scenario:
     items: list[list[tuple[float, str]]]
     fatal_at: int | None
     workers: int
+    slots: int
     rate: RateLimit | None
     retry: RetryPolicy | None
     window: int
@@ -92,6 +93,7 @@ scenarios = st.builds(
     items=items,
     fatal_at=st.none() | st.none() | st.integers(0, 60),
     workers=st.integers(1, 12),
+    slots=st.integers(1, 14),
     rate=rates,
     retry=st.none() | st.builds(RetryPolicy, max_attempts=st.integers(1, 4), first_wait_s=st.just(1.0)),
     window=st.integers(1, 30),
@@ -108,7 +110,7 @@ class Observed:
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.slots = Slots(max(1, scenario.workers - 2))
+        self.slots = Slots(scenario.slots)
         self.gate = Gate()
         self.attempts: Counter[int] = Counter()
         self.starts: list[float] = []

@@ -447,13 +447,18 @@ class _Batch(Generic[Item, Value]):
                 await turn
             elif self._source.waits:
                 call = await self._pull(worker)
+                if call is not None and len(self._workers) > self._max_workers:
+                    # While this one pulled, another took its place: the next to be free makes the call.
+                    heapq.heappush(self._retries, (self._loop.time(), call.index, call))
+                    self._wake_one()
+                    return None
             if call is None:
                 call = self._take()
             if call is not None:
                 return call
 
     async def _pull(self, worker: _Worker) -> Call[Item, Value] | None:
-        """A call made from the next item of an async input, if another worker is not needed more."""
+        """A call made from the next item of an async input; None when that gave none."""
         self._pulling = worker.pulling = True
         call = None
         try:
@@ -472,10 +477,6 @@ class _Batch(Generic[Item, Value]):
         finally:
             self._pulling = worker.pulling = False
         worker.resume()
-        if call is not None and len(self._workers) > self._max_workers:
-            # While this one pulled, all the others came to have calls: one of them makes this call too.
-            heapq.heappush(self._retries, (self._loop.time(), call.index, call))
-            return None
         return call
 
     def _admit(self, item: Item) -> Call[Item, Value] | None:
