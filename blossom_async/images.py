@@ -35,6 +35,7 @@ from blossom_async.models import (
     PreloadResult,
     from_plain,
     image_request,
+    json_with_prompt,
     to_json,
 )
 from blossom_async.transport import Transport
@@ -302,31 +303,39 @@ class Images:
                 raise TypeError(
                     f"unknown option {name!r}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
-        self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
+        template = self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
+        with_prompt = json_with_prompt(_without_cdn(template))
 
-        def request(item: Request) -> ImageRequest:
-            return self._checked({**defaults, **_own_settings(item)})
+        def prepared(item: Request) -> tuple[ImageRequest, bytes]:
+            if isinstance(item, str):  # by far the most: only the prompt is checked and written anew
+                return template, with_prompt(item)
+            request = self._checked({**defaults, **_own_settings(item)})
+            return request, to_json(_without_cdn(request))
 
         async def attempt(item: Request) -> ImageInfo:
-            return await self._create(request(item))
+            request, body = prepared(item)
+            return await self._send(request, body)
 
         def key(item: Request) -> str:
             try:
-                return to_json(request(item)).decode()
+                request, body = prepared(item)
             except (TypeError, ValueError):  # it will fail, alone
                 return repr(item)
+            return f"{request.use_custom_cdn} {body.decode()}"
 
         def cost(item: Request) -> int:
             try:
-                return request(item).cost
+                return prepared(item)[0].cost
             except (TypeError, ValueError):
                 return 0
 
-        how = {"max_concurrency": self._max_concurrency, **how, **self._limits, "key": key}
+        how = {"max_concurrency": self._max_concurrency, **how, **self._limits}
         if "max_cost" in how:
             how["cost"] = cost
         if "journal" in how:
             how["journal"] = self._journal(how["journal"])
+        if "journal" in how or how.get("dedup"):
+            how["key"] = key
         return attempt, how
 
     def _journal(self, path: str | PathLike[str]) -> Journal:
@@ -335,9 +344,12 @@ class Images:
         )
 
     async def _create(self, request: ImageRequest) -> ImageInfo:
+        return await self._send(request, to_json(_without_cdn(request)))
+
+    async def _send(self, request: ImageRequest, body: bytes) -> ImageInfo:
         transport = await self._connect()
-        body = to_json(attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request)
-        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=current_attempt().key)
+        key = current_attempt().key
+        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key)
         return self._placed(info, request)
 
     def _placed(self, info: ImageInfo, request: ImageRequest) -> ImageInfo:
@@ -348,6 +360,11 @@ class Images:
     def _own_hosts(self, transport: Transport) -> frozenset[str]:
         addresses = [transport.base_url, *([self._cdn_prefix] if self._cdn_prefix else [])]
         return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
+
+
+def _without_cdn(request: ImageRequest) -> ImageRequest:
+    """What the gateway is asked for: the CDN is this side's affair."""
+    return attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request
 
 
 def _own_settings(item: Request) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ __all__ = [
     "from_json",
     "from_plain",
     "image_request",
+    "json_with_prompt",
     "to_json",
 ]
 
@@ -299,7 +300,7 @@ def _requests() -> cattrs.Converter:
 
 
 def _answers() -> cattrs.Converter:
-    border = make_converter(detailed_validation=True)
+    border = make_converter(detailed_validation=False)
     for kind in (str, int, float, bool):
         border.register_structure_hook(kind, _strict(kind))
     return border
@@ -328,6 +329,20 @@ def image_request(options: Mapping[str, Any]) -> ImageRequest:
 def to_json(value: object) -> bytes:
     """JSON of a model or of plain values; fields of a request that hold their default are left out."""
     return orjson.dumps(_converter.unstructure(value))
+
+
+def json_with_prompt(template: ImageRequest) -> Callable[[str], bytes]:
+    """What writes the template as JSON with another prompt, which is checked: ``InvalidRequest``."""
+    start, _, rest = to_json(attrs.evolve(template, prompt="-")).partition(b'"-"')
+    field = attrs.fields(ImageRequest).prompt
+    check = field.validator
+    assert check is not None  # noqa: S101 - for the type checker
+
+    def with_prompt(prompt: str) -> bytes:
+        check(template, field, prompt)
+        return start + orjson.dumps(prompt) + rest
+
+    return with_prompt
 
 
 def from_json(data: bytes, kind: type[T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import aiohttp
@@ -88,17 +88,14 @@ class Transport:
         if not isinstance(health, dict) or health.get("service") != "blossom":
             raise self._stranger("200 without a gateway's health report")
 
-    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str | None = None) -> T:
+    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str) -> T:
         """The answer to a JSON body.
 
         Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
         ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
         when something other than a gateway answered.
         """
-        headers = {"Content-Type": "application/json"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
-        return self._structured(await self._answer("POST", path, body, headers), kind)
+        return self._structured(await self._answer("POST", path, body, idempotency_key), kind)
 
     def _structured(self, data: bytes, kind: type[T]) -> T:
         try:
@@ -107,29 +104,32 @@ class Transport:
             raise self._stranger(f"a body that is {exc}") from exc
 
     async def _answer(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, body: bytes | None = None, idempotency_key: str | None = None
     ) -> bytes:
         asked = self.base_url
         try:
-            return await self._exchange(method, path, body, headers)
+            return await self._exchange(method, path, body, idempotency_key)
         except TransportError as exc:
             if self.successor is None or isinstance(exc, TimedOut):
                 raise
             async with self._moving:
                 if self.base_url == asked:
                     self.base_url, self.api_key = await self.successor()
-            return await self._exchange(method, path, body, headers)
+            return await self._exchange(method, path, body, idempotency_key)
 
     async def _exchange(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self, method: str, path: str, body: bytes | None, idempotency_key: str | None
     ) -> bytes:
-        all_headers = {"Accept": "application/json", **(headers or {})}
+        headers = {"Accept": "application/json"}
         if self.api_key is not None:
-            all_headers["Authorization"] = f"Bearer {self.api_key}"
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        if idempotency_key is not None:
+            headers["Content-Type"] = "application/json"
+            headers["Idempotency-Key"] = idempotency_key
         headers_came = False
         try:
             async with self.session.request(
-                method, self.base_url + path, data=body, headers=all_headers, allow_redirects=False
+                method, self.base_url + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 headers_came = True
                 data = await response.read()

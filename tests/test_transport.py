@@ -55,7 +55,7 @@ def always(**answer: Any) -> Handler:
 async def test_an_answer_becomes_a_model() -> None:
     """What a gateway says of a picture is structured."""
     async with answering(always(body=INFO, content_type="application/json")) as transport:
-        info = await transport.post("/v1/images", b"{}", ImageInfo)
+        info = await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
     assert info.id == "a"
 
 
@@ -102,7 +102,7 @@ async def test_each_status_has_its_error(status: int, error: type[ResponseError]
     )
     async with answering(answer) as transport:
         with pytest.raises(error) as caught:
-            await transport.post("/v1/images", b"{}", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
     told = caught.value
     assert type(told) is error
     assert (told.status, told.code, told.detail, told.field) == (status, "c", "why", "width")
@@ -122,7 +122,7 @@ async def test_a_proxy_that_fails_is_an_outage(status: int) -> None:
     """A 5xx in a proxy's own words is the error of its status, not a wrong address."""
     async with answering(always(status=status, text="<html>", content_type="text/html")) as transport:
         with pytest.raises(class_for_status(status)):
-            await transport.post("/v1/images", b"{}", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_a_connection_cut_before_the_answer_is_a_stale_one() -> None:
 
     async with answering(handler) as transport:
         with pytest.raises(StaleConnection):
-            await transport.post("/v1/images", b"{}", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
 
 
 async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
@@ -171,7 +171,7 @@ async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
     headers = {"RateLimit": '"burst";r=0;t=3'}
     async with answering(always(body=INFO, content_type="application/json", headers=headers)) as transport:
         transport.on_pause = pauses.append
-        await transport.post("/v1/images", b"{}", ImageInfo)
+        await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
     assert pauses == [3.0]
 
 
@@ -202,7 +202,7 @@ async def test_too_slow_is_timed_out() -> None:
 
     async with answering(handler, timeout_s=0.05) as transport:
         with pytest.raises(TimedOut) as caught:
-            await transport.post("/v1/images", b"{}", ImageInfo)
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
         with pytest.raises(TimedOut):
             await transport.probe(0.01)
         waiting.set()
@@ -217,7 +217,7 @@ async def test_an_answer_with_another_type_of_value_is_no_gateway() -> None:
         with aioresponses() as mocked:
             mocked.post("http://gateway.test/v1/images", body=b'{"url":3}', content_type="application/json")
             with pytest.raises(ConfigurationError, match="a body that is not a ImageInfo"):
-                await transport.post("/v1/images", b"{}", ImageInfo)
+                await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
 
 
 @pytest.mark.parametrize(
