@@ -1,4 +1,4 @@
-"""Client cost of one HTTP call in a batch: ours, a bare aiohttp worker loop, aiometer and the OpenAI SDK.
+"""Client cost of one HTTP call in a batch: ours, bare aiohttp workers, aiometer, httpx, the OpenAI SDK.
 
 Run: uv run --extra all --group bench python benchmarks/batch_http.py
 Each rival sends the same prompts to a constant-answer server in another process, 64 at once, and ends with
@@ -84,10 +84,28 @@ async def openai_sdk(base: str, prompts: list[str]) -> list[str]:
         return await asyncio.gather(*(one(prompt) for prompt in prompts))
 
 
+async def with_httpx(base: str, prompts: list[str]) -> list[str]:
+    import httpx
+
+    urls: list[str] = [""] * len(prompts)
+    source = iter(enumerate(prompts))
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(limits=limits) as client:
+
+        async def work() -> None:
+            for index, prompt in source:
+                body = {"prompt": prompt, "width": 256, "height": 256}
+                urls[index] = (await client.post(f"{base}/v1/images", json=body)).json()["url"]
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return urls
+
+
 RIVALS: dict[str, Rival] = {
     "blossom_async": blossom,
     "bare aiohttp workers": bare,
     "aiometer + aiohttp": with_aiometer,
+    "httpx workers": with_httpx,
     "openai SDK": openai_sdk,
 }
 
@@ -130,7 +148,7 @@ def main() -> None:
         server.communicate()
     report = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("aiohttp", "aiometer", "openai")},
+        "versions": {name: version(name) for name in ("aiohttp", "aiometer", "httpx", "openai")},
         "load": {"calls": CALLS, "at_once": AT_ONCE, "rounds": ROUNDS},
         "rounds": rounds,
     }
