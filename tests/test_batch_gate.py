@@ -185,6 +185,19 @@ def test_a_start_is_stamped_at_all_its_gates_when_it_happens() -> None:
     assert worst(starts, RateLimit(1)) == 1
 
 
+def test_a_pause_holds_for_who_already_waits_further_on() -> None:
+    """The head of one gate's line, waiting at the next, does not start when the first is paused meanwhile."""
+
+    async def go() -> list[float]:
+        own, shared, starts = Gate(RateLimit(100)), Gate(), []
+        shared.pause(10)
+        asyncio.get_running_loop().call_at(5, own.pause, 20)
+        await passing(own, shared, starts=starts, count=1)
+        return starts
+
+    assert on_virtual_clock(go())[0] >= 25
+
+
 def test_a_slow_run_does_not_hold_up_another_at_the_gate_they_share() -> None:
     """One start per minute of its own, next to a run that may use the shared hundred per second."""
 

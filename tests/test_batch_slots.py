@@ -86,6 +86,22 @@ def test_slots_allowed_stay_in_bounds_and_are_cut_once_per_round_trip(steps: lis
         assert slots.in_use == len(held)
 
 
+def test_slots_that_nobody_wants_do_not_come_back() -> None:
+    """One success after the other, alone, says nothing about fifty at once."""
+    slots = Slots(50)
+    for _ in range(50):
+        slots.try_acquire()
+    slots.overloaded(slots.cuts)
+    for _ in range(50):
+        slots.release()
+    allowed = slots.allowed
+    for _ in range(10_000):
+        slots.try_acquire()
+        slots.succeeded()
+        slots.release()
+    assert slots.allowed == allowed < 50
+
+
 class Server:
     """Takes so many requests at once, refuses the others at once, as its capacity changes over time."""
 

@@ -8,21 +8,20 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from hashlib import blake2b
 from operator import attrgetter
 from os import PathLike
 from typing import Generic, TypeVar
 
-from blossom_async.batch.attempts import Attempts, Call, new_run_id
+from blossom_async.batch.attempts import Attempts, Call
 from blossom_async.batch.attempts import run_one as attempt_once
 from blossom_async.batch.gate import Gate, RateLimitLike, rate_limits
-from blossom_async.batch.journal import Journal, OpenJournal
+from blossom_async.batch.journal import Journal
+from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
 from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classify
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.source import Source
-from blossom_async.batch.spending import Spending
-from blossom_async.errors import ConfigurationError, NotRun, TimedOut
+from blossom_async.errors import NotRun, TimedOut
 
 __all__ = ["attempt_once", "run", "stream"]
 
@@ -30,7 +29,6 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 OnProgress = Callable[[Progress], object]
 
-_NOTHING = Decimal(0)
 _PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the loop to themselves
 
 
@@ -230,8 +228,6 @@ class _Batch(Generic[Item, Value]):
     ) -> None:
         if deadline_s is not None and not deadline_s > 0:
             raise ValueError(f"deadline_s: {deadline_s!r} cannot be used; allowed: seconds above 0")
-        if (cost is None) != (max_cost is None):
-            raise ValueError("cost and max_cost: only one is given; allowed: both or neither")
         own_limits = rate_limits(rate_limit)
         own_slots = Slots(max_concurrency)
         self._attempts = Attempts(
@@ -249,16 +245,17 @@ class _Batch(Generic[Item, Value]):
         self._window = max(64, 4 * max_concurrency) if window is None else window
         self._deadline_s = deadline_s
         self._on_progress = on_progress
-        self._run_id = new_run_id()
-        self._key = key if key is not None else _text_itself
-        self._keyed = key is not None or journal is not None or dedup
-        self._leaders: dict[str, Call[Item, Value]] | None = {} if dedup else None
-        self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
-        self._journal: OpenJournal[Item, Value] | None = None
-        if journal is not None:
-            on_file = journal if isinstance(journal, Journal) else Journal(journal)
-            self._journal = OpenJournal(on_file, self._on_disk, self._not_on_disk)
-        self._unwritten = 0
+        self._ledger: Ledger[Item, Value] = Ledger(
+            self._deliver,
+            self._end_if_done,
+            self._break_off,
+            key=key,
+            journal=journal,
+            dedup=dedup,
+            cost=cost,
+            max_cost=max_cost,
+        )
+        self._plain = key is None and journal is None and not dedup and cost is None
 
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[_Worker] = set()
@@ -288,8 +285,7 @@ class _Batch(Generic[Item, Value]):
         failure: BaseException | None = None
         deadline: asyncio.TimerHandle | None = None
         try:
-            if self._journal is not None:
-                await self._resume(self._journal)
+            await self._ledger.open(self._source.total)
             async with asyncio.TaskGroup() as self._group:
                 if self._deadline_s is not None:
                     deadline = self._loop.call_later(self._deadline_s, self._expire)
@@ -307,21 +303,9 @@ class _Batch(Generic[Item, Value]):
             try:
                 await self._source.aclose()
             finally:
-                if self._journal is not None:
-                    await self._journal.close()
+                await self._ledger.close()
         if failure is not None:
             raise failure
-
-    async def _resume(self, journal: OpenJournal[Item, Value]) -> None:
-        await journal.open()
-        self._run_id = journal.run_id
-        if self._spending is not None:
-            self._spending.spent = journal.spent
-        if self._source.total is not None and journal.length > self._source.total:
-            raise ConfigurationError(
-                f"the journal has item {journal.length - 1} on record, this batch has {self._source.total} "
-                "items; run the batch that the journal belongs to, or use another journal"
-            )
 
     def raise_for_failure(self) -> None:
         """Raises what ended the batch from without: an exception of its input."""
@@ -333,8 +317,6 @@ class _Batch(Generic[Item, Value]):
         self._consumed += 1
         if self._parked:
             self._wake_one()
-
-    # Workers
 
     def _add_worker(self) -> None:
         assert self._group is not None  # noqa: S101 - for the type checker; under_way() sets it
@@ -398,10 +380,8 @@ class _Batch(Generic[Item, Value]):
             call.error = TimedOut(f"cancelled under way: {self.stopped}")
 
     def _end_if_done(self) -> None:
-        if not (self._workers or self._retries or self._unwritten or self.end.done()):
+        if not (self._workers or self._retries or self._ledger.unwritten or self.end.done()):
             self.end.set_result(None)
-
-    # Calls
 
     def _has_room(self) -> bool:
         return not self._source.ended and self._pulled - self._consumed < self._window
@@ -481,52 +461,20 @@ class _Batch(Generic[Item, Value]):
 
     def _admit(self, item: Item) -> Call[Item, Value] | None:
         """A call for the next item; None when it ends without one, or with that of an equal item."""
-        call: Call[Item, Value] = Call(self._pulled, item, self._loop.time(), self._run_id)
+        call: Call[Item, Value] = Call(self._pulled, item, self._loop.time(), self._ledger.run_id)
         self._pulled += 1
-        if self._spending is not None:
-            call.cost = self._spending.price(item)
-        if self._keyed and self._answered(call):
+        if self._plain and self.stopped is None:
+            return call
+        if self._ledger.answers(call):
             return None
-        if call.cost is not None and self.stopped is None:
-            self._reserve(call, call.cost)
+        if self.stopped is None and (reason := self._ledger.refusal(call)) is not None:
+            self._stop(reason)
         if self.stopped is not None:
+            call.cost = None
             call.error = NotRun(self.stopped)
             self._settle(call)
             return None
         return call
-
-    def _answered(self, call: Call[Item, Value]) -> bool:
-        """Whether the journal, or an equal item, has the answer or will have it."""
-        call.item_key = _digest(self._key(call.item))
-        if self._journal is not None:
-            found = self._journal.recall(call.index, call.item_key)
-            if found is not None and found.finished:
-                call.value, call.cost = found.value, None  # counted when the journal was opened
-                if self._leaders is not None:
-                    self._leaders.setdefault(call.item_key, call)
-                self._settle(call, recorded=True)
-                return True
-            if found is not None and self._spending is not None:
-                self._spending.spent -= found.cost  # sent again under the same key, it costs once
-        if self._leaders is None:
-            return False
-        leader = self._leaders.setdefault(call.item_key, call)
-        if leader is call:
-            return False
-        call.cost = None
-        if leader.ended:
-            call.value = leader.value
-            self._settle(call)
-        else:
-            leader.followers = [*(leader.followers or ()), call]
-        return True
-
-    def _reserve(self, call: Call[Item, Value], price: Decimal) -> None:
-        assert self._spending is not None  # noqa: S101 - for the type checker; the call has a price
-        if not self._spending.reserve(price):
-            call.cost = None
-            spent, most = self._spending.spent, self._spending.max_cost
-            self._stop(f"item {call.index} may cost {price}, and {spent} of {most} are spent")
 
     def _park(self, call: Call[Item, Value], due: float) -> None:
         heapq.heappush(self._retries, (due, call.index, call))
@@ -547,8 +495,6 @@ class _Batch(Generic[Item, Value]):
         else:
             self._arm_retry_timer()
 
-    # Stopping
-
     def _input_ended(self) -> None:
         self._source.ended = True
         self._wake_all()
@@ -557,6 +503,10 @@ class _Batch(Generic[Item, Value]):
         if self._failure is None:
             self._failure = failure
         self._input_ended()
+
+    def _break_off(self, failure: Exception) -> None:
+        self._fail(failure)
+        self._stop(str(failure))
 
     def _expire(self) -> None:
         self._stop(f"the deadline of {self._deadline_s:g} s has passed", cancel=True)
@@ -579,61 +529,10 @@ class _Batch(Generic[Item, Value]):
         self._wake_all()
         self._end_if_done()
 
-    # Outcomes
-
-    def _settle(self, call: Call[Item, Value], *, recorded: bool = False) -> None:
-        """The end of a call: its outcome goes to the journal first, if there is one."""
+    def _settle(self, call: Call[Item, Value]) -> None:
         if call.fatal is not None:
             self._stop(call.fatal)
-        call.ended = True
-        cost = _NOTHING
-        if self._spending is not None and call.cost is not None:
-            cost = self._spending.settle(call.cost, call.error)
-        value = call.value if call.error is None else None
-        elapsed_s = self._loop.time() - call.started
-        outcome = Outcome(call.index, call.item, value, call.error, call.number, elapsed_s)
-        if self._journal is None or recorded or isinstance(call.error, NotRun):
-            self._deliver(outcome)
-        else:
-            self._record(self._journal, outcome, call.item_key, cost)
-        if self._leaders is not None:
-            self._share(call, self._leaders)
-
-    def _share(self, call: Call[Item, Value], leaders: dict[str, Call[Item, Value]]) -> None:
-        """Gives the end of a call to the equal items that waited for it; an error to no later ones."""
-        if call.error is not None and leaders.get(call.item_key) is call:
-            del leaders[call.item_key]
-        followers, call.followers = call.followers or (), None
-        for follower in followers:
-            follower.value, follower.error = call.value, call.error
-            follower.number = 0 if call.error is None else call.number
-            self._settle(follower)
-
-    def _record(
-        self, journal: OpenJournal[Item, Value], outcome: Outcome[Item, Value], key: str, cost: Decimal
-    ) -> None:
-        if self._failure is None:
-            try:
-                journal.append(outcome, key, cost)
-            except Exception as exc:  # noqa: BLE001 - encode() is the caller's; the batch ends with its error
-                self._fail(exc)
-                self._stop(str(exc))
-            else:
-                self._unwritten += 1
-                return
-        self._deliver(outcome)
-
-    def _on_disk(self, outcomes: list[Outcome[Item, Value]]) -> None:
-        self._unwritten -= len(outcomes)
-        for outcome in outcomes:
-            self._deliver(outcome)
-        self._end_if_done()
-
-    def _not_on_disk(self, failure: ConfigurationError, outcomes: list[Outcome[Item, Value]]) -> None:
-        """The disk is full or gone: what has been paid for is handed out, then the batch ends with this."""
-        self._fail(failure)
-        self._stop(str(failure))
-        self._on_disk(outcomes)
+        self._ledger.settle(call)
 
     def _deliver(self, outcome: Outcome[Item, Value]) -> None:
         if outcome.error is None:
@@ -665,19 +564,6 @@ class _Batch(Generic[Item, Value]):
             on_progress(progress)
         except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items
             self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
-
-
-def _text_itself(item: object) -> str:
-    if not isinstance(item, str):
-        raise ConfigurationError(
-            f"key: missing, and item {item!r:.80} is no text; allowed: a function from an item to a str that "
-            "is the same for equal items only"
-        )
-    return item
-
-
-def _digest(key: str) -> str:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):

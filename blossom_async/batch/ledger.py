@@ -1,0 +1,199 @@
+"""Which calls need not be made, what the others may cost, and the record of their ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from hashlib import blake2b
+from os import PathLike
+from typing import Generic, TypeVar
+
+from blossom_async.batch.attempts import Call, new_run_id
+from blossom_async.batch.journal import Journal, OpenJournal
+from blossom_async.batch.outcome import Outcome
+from blossom_async.batch.spending import Spending
+from blossom_async.errors import ConfigurationError, NotRun
+
+__all__ = ["Ledger"]
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_NOTHING = Decimal(0)
+
+
+class Ledger(Generic[Item, Value]):
+    """Stands between the workers of a batch and its consumer.
+
+    ``deliver`` gets each outcome when it may be handed out, ``settled`` is called when some were written, and
+    ``failed`` gets the error after which nothing can be written any more. ``unwritten`` outcomes have not
+    been delivered yet. ``run_id`` is that of the journal once it is open.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[Outcome[Item, Value]], None],
+        settled: Callable[[], None],
+        failed: Callable[[Exception], None],
+        *,
+        key: Callable[[Item], str] | None,
+        journal: Journal | str | PathLike[str] | None,
+        dedup: bool,
+        cost: Callable[[Item], float | Decimal] | None,
+        max_cost: float | Decimal | None,
+    ) -> None:
+        """Raises ``ValueError`` for a cost without a limit, the reverse, or a limit that is no amount."""
+        if (cost is None) != (max_cost is None):
+            raise ValueError("cost and max_cost: only one is given; allowed: both or neither")
+        self.run_id = new_run_id()
+        self.unwritten = 0
+        self._deliver = deliver
+        self._settled = settled
+        self._failed = failed
+        self._broken = False
+        self._loop = asyncio.get_running_loop()
+        self._key = key if key is not None else _text_itself
+        self._keyed = key is not None or journal is not None or dedup
+        self._leaders: dict[str, Call[Item, Value]] | None = {} if dedup else None
+        self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
+        self._journal: OpenJournal[Item, Value] | None = None
+        if journal is not None:
+            on_file = journal if isinstance(journal, Journal) else Journal(journal)
+            self._journal = OpenJournal(on_file, self._on_disk, self._not_on_disk)
+
+    async def open(self, total: int | None) -> None:
+        """Reads the journal, if there is one, for a batch of so many items.
+
+        Raises ``ConfigurationError`` when it is not this batch's, in use, or cannot be written.
+        """
+        if self._journal is None:
+            return
+        await self._journal.open()
+        self.run_id = self._journal.run_id
+        if self._spending is not None:
+            self._spending.spent = self._journal.spent
+        if total is not None and self._journal.length > total:
+            raise ConfigurationError(
+                f"the journal has item {self._journal.length - 1} on record, this batch has {total} items; "
+                "run the batch that the journal belongs to, or use another journal"
+            )
+
+    async def close(self) -> None:
+        """Returns when what was settled is on disk, also when cancelled meanwhile."""
+        if self._journal is not None:
+            await self._journal.close()
+
+    def answers(self, call: Call[Item, Value]) -> bool:
+        """Whether the journal, or an equal item, has the answer or will have it.
+
+        Raises ``ConfigurationError`` for an item without a key, or other than the journal's.
+        """
+        if self._spending is not None:
+            call.cost = self._spending.price(call.item)
+        if not self._keyed:
+            return False
+        call.item_key = _digest(self._key(call.item))
+        return self._on_record(call) or self._follows(call)
+
+    def refusal(self, call: Call[Item, Value]) -> str | None:
+        """Why there is no money for a call; None when there is, and it is reserved."""
+        if self._spending is None or call.cost is None or self._spending.reserve(call.cost):
+            return None
+        price, call.cost = call.cost, None
+        spent, most = self._spending.spent, self._spending.max_cost
+        return f"item {call.index} may cost {price}, and {spent} of {most} are spent"
+
+    def settle(self, call: Call[Item, Value], *, recorded: bool = False) -> None:
+        """The end of a call: to the journal first, if there is one, then to the consumer."""
+        call.ended = True
+        cost = _NOTHING
+        if self._spending is not None and call.cost is not None:
+            cost = self._spending.settle(call.cost, call.error)
+        value = call.value if call.error is None else None
+        elapsed_s = self._loop.time() - call.started
+        outcome = Outcome(call.index, call.item, value, call.error, call.number, elapsed_s)
+        if self._journal is None or recorded or isinstance(call.error, NotRun):
+            self._deliver(outcome)
+        else:
+            self._record(self._journal, outcome, call.item_key, cost)
+        if self._leaders is not None:
+            self._share(call, self._leaders)
+
+    def _on_record(self, call: Call[Item, Value]) -> bool:
+        found = self._journal.recall(call.index, call.item_key) if self._journal is not None else None
+        if found is None:
+            return False
+        if not found.finished:
+            if self._spending is not None:
+                self._spending.spent -= found.cost  # sent again under the same key, it costs once
+            return False
+        call.value, call.cost = found.value, None  # its cost was counted when the journal was opened
+        if self._leaders is not None:
+            self._leaders.setdefault(call.item_key, call)
+        self.settle(call, recorded=True)
+        return True
+
+    def _follows(self, call: Call[Item, Value]) -> bool:
+        if self._leaders is None:
+            return False
+        leader = self._leaders.setdefault(call.item_key, call)
+        if leader is call:
+            return False
+        call.cost = None
+        if leader.ended:
+            call.value = leader.value
+            self.settle(call)
+        else:
+            leader.followers = leader.followers or []
+            leader.followers.append(call)
+        return True
+
+    def _share(self, call: Call[Item, Value], leaders: dict[str, Call[Item, Value]]) -> None:
+        """Gives the end of a call to the equal items that waited for it; an error to no later ones."""
+        if call.error is not None and leaders.get(call.item_key) is call:
+            del leaders[call.item_key]
+        followers, call.followers = call.followers or (), None
+        for follower in followers:
+            follower.value, follower.error = call.value, call.error
+            follower.number = 0 if call.error is None else call.number
+            self.settle(follower)
+
+    def _record(
+        self, journal: OpenJournal[Item, Value], outcome: Outcome[Item, Value], key: str, cost: Decimal
+    ) -> None:
+        if not self._broken:
+            try:
+                journal.append(outcome, key, cost)
+            except Exception as exc:  # noqa: BLE001 - encode() is the caller's; the batch ends with its error
+                self._broken = True
+                self._failed(exc)
+            else:
+                self.unwritten += 1
+                return
+        self._deliver(outcome)
+
+    def _on_disk(self, outcomes: list[Outcome[Item, Value]]) -> None:
+        self.unwritten -= len(outcomes)
+        for outcome in outcomes:
+            self._deliver(outcome)
+        self._settled()
+
+    def _not_on_disk(self, failure: ConfigurationError, outcomes: list[Outcome[Item, Value]]) -> None:
+        """The disk is full or gone: what has been paid for is handed out all the same."""
+        self._broken = True
+        self._failed(failure)
+        self._on_disk(outcomes)
+
+
+def _text_itself(item: object) -> str:
+    if not isinstance(item, str):
+        raise ConfigurationError(
+            f"key: missing, and item {item!r:.80} is no text; allowed: a function from an item to a str that "
+            "is the same for equal items only"
+        )
+    return item
+
+
+def _digest(key: str) -> str:
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
