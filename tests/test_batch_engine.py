@@ -223,14 +223,31 @@ def test_a_fatal_answer_stops_the_batch_and_lets_what_runs_end() -> None:
 
 
 def test_a_fatal_answer_frees_items_that_wait_their_turn() -> None:
-    """An item at a gate with an hour to wait comes back at once as not run."""
+    """Items at a gate with an hour to wait, or in line for a slot, come back at once as not run."""
 
     async def attempt(item: int) -> int:
+        await asyncio.sleep(1)
         raise PaymentRequired("no money")
 
-    result = on_virtual_clock(run(attempt, range(5), rate_limit="1/h"))
-    assert result.elapsed_s == 0
-    assert len(result.not_run) == 4
+    for limits in ({"rate_limit": "1/h"}, {"slots": Slots(1)}):
+        result = on_virtual_clock(run(attempt, range(5), **limits))  # type: ignore[arg-type]
+        assert result.elapsed_s == 1
+        assert [o.index for o in result.not_run] == [1, 2, 3, 4]
+
+
+def test_an_item_that_waits_its_turn_again_keeps_its_error_when_the_batch_stops() -> None:
+    """It has been tried, so it is not "not run"; and it waits no longer."""
+
+    async def attempt(item: int) -> int:
+        if item == 0:
+            raise ServerFailed("broken")
+        await asyncio.sleep(5)
+        raise PaymentRequired("no money")
+
+    result = on_virtual_clock(run(attempt, range(2), rate_limit="2/h", retry=RetryPolicy(first_wait_s=1)))
+    assert result.elapsed_s == 5
+    assert str(result.outcomes[0].error) == "broken (500 server_failed)"
+    assert not result.not_run
 
 
 def test_a_stopped_batch_ends_an_input_that_does_not_know_its_length() -> None:
