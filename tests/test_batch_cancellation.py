@@ -152,3 +152,30 @@ def test_leaving_a_stream_at_any_item_leaves_nothing(leave_after: int) -> None:
         runner.run(leave(None))
         with pytest.raises(LookupError, match="the consumer's own"):
             runner.run(leave(LookupError("the consumer's own")))
+
+
+def test_nothing_starts_once_a_stream_is_left() -> None:
+    """No retry that comes due while attempts take their time to end, and nothing after those."""
+    starts: list[float] = []
+
+    async def attempt(item: int) -> int:
+        starts.append(asyncio.get_running_loop().time())
+        if item == 0:
+            return item
+        if item % 2:
+            raise ServerFailed("again")
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.sleep(50)
+        return item
+
+    async def leave() -> float:
+        retry = RetryPolicy(first_wait_s=10, max_wait_s=10)
+        async with stream(attempt, iter(range(100)), max_concurrency=5, retry=retry) as outcomes:
+            await anext(outcomes)
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        assert runner.run(leave()) == 50
+    assert max(starts) == 0

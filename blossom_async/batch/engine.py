@@ -265,6 +265,7 @@ class _Batch(Generic[Item, Value]):
         self._since_yield = 0
         self._retries: list[tuple[float, int, Call[Item, Value]]] = []
         self._retry_timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
 
         self._pulled = 0
         self._consumed = 0
@@ -283,23 +284,21 @@ class _Batch(Generic[Item, Value]):
     async def under_way(self) -> AsyncIterator[None]:
         """The batch works while this block runs. When it ends all attempts do, and they are waited for."""
         failure: BaseException | None = None
-        deadline: asyncio.TimerHandle | None = None
         try:
             await self._ledger.open(self._source.total)
             async with asyncio.TaskGroup() as self._group:
                 if self._deadline_s is not None:
-                    deadline = self._loop.call_later(self._deadline_s, self._expire)
+                    self._deadline = self._loop.call_later(self._deadline_s, self._expire)
                 self._add_worker()
                 try:
                     yield
                 except BaseException as exc:  # noqa: BLE001 - raised below, outside the group that would wrap it
                     failure = exc
-                for worker in self._workers:
-                    worker.task.cancel()
+                if failure is not None or not self.end.done():
+                    self._abandon()
+                if self._deadline is not None:
+                    self._deadline.cancel()
         finally:
-            for timer in (deadline, self._retry_timer):
-                if timer is not None:
-                    timer.cancel()
             try:
                 await self._source.aclose()
             finally:
@@ -503,6 +502,15 @@ class _Batch(Generic[Item, Value]):
         if self._failure is None:
             self._failure = failure
         self._input_ended()
+
+    def _abandon(self) -> None:
+        """Nobody waits for the rest. What under way withstands its cancellation is the last of its worker."""
+        self.stopped = self.stopped or "the batch was left"
+        self._source.ended = True
+        self._retries.clear()
+        self._arm_retry_timer()
+        for worker in self._workers:
+            worker.task.cancel()
 
     def _break_off(self, failure: Exception) -> None:
         self._fail(failure)

@@ -296,13 +296,12 @@ class _File:
                     self.offsets.extend([-1] * missing)
                     self._lengths.extend([0] * missing)
                     state.extend(bytes(missing))
-                if record["ok"] or state[index] != _FINISHED:
-                    if state[index]:
-                        self.spent -= _cost(self.record(index) or {})
-                    self.spent += _cost(record)
-                    self.offsets[index] = start
-                    self._lengths[index] = len(line)
-                    state[index] = _FINISHED if record["ok"] else _FAILED
+                if state[index]:  # it failed before and was sent again
+                    self.spent -= _cost(self.record(index) or {})
+                self.spent += _cost(record)
+                self.offsets[index] = start
+                self._lengths[index] = len(line)
+                state[index] = _FINISHED if record["ok"] else _FAILED
         while len(self.offsets) and self.offsets[-1] < 0:
             self.offsets.pop()
         if position > good_end:
