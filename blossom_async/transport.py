@@ -39,7 +39,7 @@ def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),
-        auto_decompress=False,
+        skip_auto_headers=("Accept-Encoding", "User-Agent"),  # answers are short; every header is work
     )
 
 

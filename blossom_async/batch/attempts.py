@@ -26,7 +26,7 @@ from blossom_async.batch.retry import (
     classify,
 )
 from blossom_async.batch.slots import Slots
-from blossom_async.errors import TimedOut
+from blossom_async.batch.timeouts import Timeout
 
 __all__ = ["Attempt", "Attempts", "Call", "current_attempt", "new_run_id", "run_one"]
 
@@ -113,7 +113,7 @@ class Attempts(Generic[Item, Value]):
         self._repeats = retry is not None
         self._policy = retry or _NO_RETRY
         self._classify = classify
-        self._timeout_s = timeout_s
+        self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._budget = budget or RetryBudget(self._policy.budget)
 
     async def once(self, call: Call[Item, Value]) -> float | None:
@@ -138,10 +138,10 @@ class Attempts(Generic[Item, Value]):
             cuts = slots.cuts
             _current.set(call)  # type: ignore[arg-type]
             try:
-                if self._timeout_s is None:
+                if self._timeout is None:
                     call.value = await self._attempt(call.item)
                 else:
-                    call.value = await self._in_time(call.item, self._timeout_s)
+                    call.value = await self._timeout.limit(self._attempt(call.item))
             except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
                 call.error = exc
                 return self._decide(call, exc, cuts)
@@ -152,14 +152,10 @@ class Attempts(Generic[Item, Value]):
         finally:
             slots.release()
 
-    async def _in_time(self, item: Item, timeout_s: float) -> Value:
-        try:
-            async with asyncio.timeout(timeout_s) as allowed:
-                return await self._attempt(item)
-        except TimeoutError as exc:
-            if not allowed.expired():
-                raise
-            raise TimedOut(f"no result within the {timeout_s:g} s allowed for one attempt") from exc
+    def close(self) -> None:
+        """To be called when no more attempts are to come."""
+        if self._timeout is not None:
+            self._timeout.close()
 
     def _decide(self, call: Call[Item, Value], error: Exception, cuts: int) -> float | None:
         try:
@@ -241,8 +237,11 @@ async def run_one(
     )
     loop = asyncio.get_running_loop()
     call: Call[Item, Value] = Call(0, item, loop.time(), new_run_id())
-    while (due := await attempts.once(call)) is not None:  # noqa: ASYNC110 - waits for a time, not a state
-        await asyncio.sleep(due - loop.time())
+    try:
+        while (due := await attempts.once(call)) is not None:  # noqa: ASYNC110 - waits for a time, not a state
+            await asyncio.sleep(due - loop.time())
+    finally:
+        attempts.close()
     if call.error is not None:
         try:
             raise call.error

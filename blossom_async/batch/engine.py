@@ -299,6 +299,7 @@ class _Batch(Generic[Item, Value]):
                 if self._deadline is not None:
                     self._deadline.cancel()
         finally:
+            self._attempts.close()
             try:
                 await self._source.aclose()
             finally:
