@@ -189,6 +189,27 @@ async def test_a_refused_item_that_now_passes_does_not_break_the_budget(tmp_path
     assert await again() == [None, "b", "c", None]
 
 
+async def test_an_item_that_is_sent_again_costs_once(tmp_path: Path) -> None:
+    """A broken answer may have been paid for; the same key again is not paid again."""
+    broken = True
+
+    async def attempt(item: str) -> str:
+        if broken:
+            raise ServerFailed("broken")
+        return item
+
+    async def again(items: str, max_cost: int) -> list[str | None]:
+        result = await run(attempt, list(items), cost=lambda _: 1, max_cost=max_cost, journal=tmp_path / "j")
+        return list(result)
+
+    assert await again("a", 1) == [None]
+    assert await again("ab", 1) == [None, None]
+    broken = False
+    assert await again("ab", 1) == ["a", None]
+    assert await again("ab", 2) == ["a", "b"]
+    assert await again("abc", 2) == ["a", "b", None]
+
+
 @pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), True, "1"])
 def test_a_cost_that_is_no_amount_is_refused(wrong: float) -> None:
     """For the limit as for an item."""

@@ -160,6 +160,36 @@ def test_a_slow_input_does_not_hold_up_a_retry() -> None:
     assert starts[2] >= 1000
 
 
+def test_an_item_that_comes_while_its_worker_was_replaced_waits() -> None:
+    """The only worker waits for the input, another has taken up a retry: still one at a time."""
+    running = most = 0
+    starts: list[tuple[int, float]] = []
+
+    async def attempt(item: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        starts.append((item, asyncio.get_running_loop().time()))
+        try:
+            await asyncio.sleep(0 if len(starts) == 1 else 10)
+            if len(starts) == 1:
+                raise ServerFailed("once")
+            return item
+        finally:
+            running -= 1
+
+    async def slow() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.sleep(5)
+        yield 1
+
+    retry = RetryPolicy(first_wait_s=1)
+    result = on_virtual_clock(run(attempt, slow(), max_concurrency=1, slots=Slots(10), retry=retry))
+    assert list(result) == [0, 1]
+    assert most == 1
+    assert [item for item, _ in starts] == [0, 0, 1]
+
+
 def test_an_exception_of_the_input_is_raised_when_running_items_have_ended() -> None:
     """What was under way ends first; in a stream its outcomes come before the exception."""
     ended = []
