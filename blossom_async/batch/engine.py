@@ -13,7 +13,6 @@ from os import PathLike
 from typing import Generic, TypeVar
 
 from blossom_async.batch.attempts import Attempts, Call
-from blossom_async.batch.attempts import run_one as attempt_once
 from blossom_async.batch.gate import Gate, RateLimitLike, rate_limits
 from blossom_async.batch.journal import Journal
 from blossom_async.batch.ledger import Ledger
@@ -23,7 +22,7 @@ from blossom_async.batch.slots import Slots
 from blossom_async.batch.source import Source
 from blossom_async.errors import NotRun, TimedOut
 
-__all__ = ["attempt_once", "run", "stream"]
+__all__ = ["run", "stream"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
