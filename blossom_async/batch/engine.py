@@ -198,8 +198,8 @@ class _Batch(Generic[Item, Value]):
     """One run: its workers pull calls from one shared place, so no item costs a task.
 
     A call is due for another attempt, or made from the next item while fewer than ``window`` items are
-    taken and not consumed. The group is asyncio's: one of anyio's starts no task from a timer's callback, and
-    a retry that is due may need a worker. A worker that finds neither waits in ``_parked``, or ends when the input has.
+    taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has. The
+    group is asyncio's: anyio's starts no task from a timer's callback, and a retry that is due may need one.
     """
 
     def __init__(

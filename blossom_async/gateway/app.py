@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -23,6 +23,7 @@ from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import Records
 from blossom_async.gateway.settings import Settings, is_loopback
+from blossom_async.gateway.workers import Workers
 
 __all__ = ["create_app", "listen", "serving"]
 
@@ -42,27 +43,25 @@ def create_app(settings: Settings, *, public_url: str, instance: str = "") -> we
             f"host {settings.host} can be reached from other machines, and no API key is set; "
             "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
         )
-    renderers = ThreadPoolExecutor(settings.render_threads, thread_name_prefix="blossom-render")
-    # Threads of their own: in one queue with the renders, the first picture would wait for the last.
-    encoders = ThreadPoolExecutor(settings.render_threads, thread_name_prefix="blossom-encode")
+    workers = Workers(settings.render_threads)
     records = Records(settings.data_dir / "records.sqlite")
     blobs = LocalBlobs(settings.data_dir / "images")
-    generation = Generation(Offline(renderers), records, blobs, encoders, now=_now)
+    generation = Generation(Offline(workers.run), records, blobs, workers, now=_now)
     api = Api(ApiKeys(settings.api_keys), generation, records, blobs, public_url=public_url, now=_now)
     public = Public(records, blobs, now=_now)
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         await blobs.open()
         await records.open()
-        encoders.submit(warm_up)
+        warming = asyncio.create_task(workers.run(warm_up))
         try:
             yield
         finally:
+            await warming
             await generation.settle()
             await records.close()
             await blobs.close()
-            renderers.shutdown(wait=False)  # idle by now
-            encoders.shutdown(wait=False)
+            workers.close()
 
     async def healthz(_: web.Request) -> web.Response:
         body = {"service": "blossom", "status": "ok", "instance": instance}

@@ -7,7 +7,6 @@ import hashlib
 import secrets
 import string
 from collections.abc import Callable
-from concurrent.futures import Executor
 from datetime import datetime, timedelta
 
 import attrs
@@ -17,6 +16,7 @@ from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.encoding import encode
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.records import IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.workers import Workers
 from blossom_async.models import MAX_SEED, ImageRequest, to_json
 
 __all__ = ["Generation", "new_id"]
@@ -32,14 +32,14 @@ class Generation:
         provider: Provider,
         records: Records,
         blobs: LocalBlobs,
-        encoders: Executor,
+        workers: Workers,
         *,
         now: Callable[[], datetime],
     ) -> None:
         self._provider = provider
         self._records = records
         self._blobs = blobs
-        self._encoders = encoders
+        self._workers = workers
         self._now = now
         self._under_way: dict[tuple[str, str], tuple[str, asyncio.Task[ImageRecord]]] = {}
 
@@ -102,13 +102,12 @@ class Generation:
     async def _make(self, request: ImageRequest, entry: IdempotencyEntry | None) -> ImageRecord:
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         artwork = await self._provider.generate(request, seed)
-        loop = asyncio.get_running_loop()
 
         def to_file() -> tuple[bytes, str]:
             data = encode(artwork.pixels, request.format, notes=artwork.notes)
             return data, hashlib.sha256(data).hexdigest()
 
-        data, sha256 = await loop.run_in_executor(self._encoders, to_file)
+        data, sha256 = await self._workers.run(to_file, first=True)
         created_at = self._now()
         expires_in = request.expires_in
         record = ImageRecord(

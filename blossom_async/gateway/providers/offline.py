@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable
 from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Artwork
@@ -15,14 +17,16 @@ __all__ = ["Offline"]
 
 MODEL = "scenery-1"
 
+Pixels = NDArray[np.uint8]
+
 
 class Offline:
     """Draws scenes from the words of a prompt. The same request and seed give the same bytes."""
 
     name = "offline"
 
-    def __init__(self, workers: Executor) -> None:
-        self._workers = workers
+    def __init__(self, in_thread: Callable[[Callable[[], Pixels]], Awaitable[Pixels]]) -> None:
+        self._in_thread = in_thread
 
     def check(self, request: ImageRequest) -> None:
         """Raises ``InvalidRequest`` for a model other than its one."""
@@ -41,5 +45,5 @@ class Offline:
             transparency=request.transparency,
             negative_prompt=request.negative_prompt,
         )
-        pixels = await asyncio.get_running_loop().run_in_executor(self._workers, draw)
+        pixels = await self._in_thread(draw)
         return Artwork(pixels=pixels, model=MODEL, notes=f"blossom_async offline renderer ({MODEL})")
