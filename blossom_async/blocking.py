@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol, Unpack
+from typing import Protocol, TypeVar, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -16,6 +17,8 @@ from blossom_async.images import BatchOptions, Images, Request, UrlBatch
 from blossom_async.models import ImageInfo, ImageOptions, PreloadReport
 
 __all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
+
+T = TypeVar("T")
 
 
 class LoopThread:
@@ -31,10 +34,24 @@ class LoopThread:
         self._thread.start()
         self.portal = self._started.result()
 
+    def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What the work gives. Ctrl-C cancels it and waits for its end; a second one does not wait."""
+        running: Future[T] = self.portal.start_task_soon(work)
+        try:
+            return running.result()
+        except BaseException:  # of this thread, or of the work, which has then ended
+            if not running.done():
+                running.cancel()
+                self.portal.call(self._ended, running)
+            raise
+
     def end(self) -> None:
         """Stops the loop and waits for its thread."""
         self.portal.call(self.portal.stop)
         self._thread.join()
+
+    async def _ended(self, running: Future[T]) -> None:
+        await asyncio.wait([asyncio.wrap_future(running)])
 
     def _run(self) -> None:
         anyio.run(self._serve)
@@ -64,27 +81,28 @@ class BlockingClient(Protocol):
 class BlockingImages:
     """As ``Images``, each method waiting for its result. May be used from several threads."""
 
-    def __init__(self, images: Images, portal: BlockingPortal) -> None:
+    def __init__(self, client: object, images: Images, thread: LoopThread) -> None:
+        self._client = client  # which closes everything once nobody holds it
         self._images = images
-        self._portal = portal
+        self._thread = thread
 
     def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """As ``Images.generate_url``."""
-        return self._portal.call(lambda: self._images.generate_url(prompt, **options))
+        return self._thread.call(lambda: self._images.generate_url(prompt, **options))
 
     def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
         """As ``Images.generate_url_with_info``."""
-        return self._portal.call(lambda: self._images.generate_url_with_info(prompt, **options))
+        return self._thread.call(lambda: self._images.generate_url_with_info(prompt, **options))
 
     def generate_urls_batch(self, prompts: Iterable[str], **options: Unpack[BatchOptions]) -> UrlBatch:
         """As ``Images.generate_urls_batch``; ``on_progress`` is called in the client's own thread."""
-        return self._portal.call(lambda: self._images.generate_urls_batch(prompts, **options))
+        return self._thread.call(lambda: self._images.generate_urls_batch(prompts, **options))
 
     def generate_urls_batch_custom(
         self, requests: Iterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
         """As ``Images.generate_urls_batch_custom``; ``on_progress`` as above."""
-        return self._portal.call(lambda: self._images.generate_urls_batch_custom(requests, **defaults))
+        return self._thread.call(lambda: self._images.generate_urls_batch_custom(requests, **defaults))
 
     @contextmanager
     def stream_urls(
@@ -92,7 +110,7 @@ class BlockingImages:
     ) -> Iterator[Iterator[Outcome[Request, ImageInfo]]]:
         """As ``Images.stream_urls``, giving a plain iterator."""
         streaming = self._images.stream_urls(requests, ordered=ordered, **defaults)
-        with self._portal.wrap_async_context_manager(streaming) as outcomes:
+        with self._thread.portal.wrap_async_context_manager(streaming) as outcomes:
             yield self._following(outcomes)
 
     def _following(
@@ -101,17 +119,17 @@ class BlockingImages:
         async def following() -> Outcome[Request, ImageInfo] | None:
             return await anext(outcomes, None)
 
-        while (outcome := self._portal.call(following)) is not None:
+        while (outcome := self._thread.call(following)) is not None:
             yield outcome
 
     def validate_url(self, url: str) -> bool:
         """As ``Images.validate_url``."""
-        return self._portal.call(self._images.validate_url, url)
+        return self._thread.call(lambda: self._images.validate_url(url))
 
     def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
         """As ``Images.regenerate_from_url``."""
-        return self._portal.call(lambda: self._images.regenerate_from_url(url, **overrides))
+        return self._thread.call(lambda: self._images.regenerate_from_url(url, **overrides))
 
     def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
         """As ``Images.preload_urls``."""
-        return self._portal.call(lambda: self._images.preload_urls(urls, method=method))
+        return self._thread.call(lambda: self._images.preload_urls(urls, method=method))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import warnings
 import weakref
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
@@ -59,29 +60,29 @@ class BlossomClient:
         retry: RetryPolicy | None = _RETRY,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        if not timeout_s > 0:
+        if not (isinstance(timeout_s, int | float) and timeout_s > 0):
             raise ValueError(f"timeout_s: {timeout_s!r} cannot be used; allowed: seconds above 0")
-        self._asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL") or None
-        if self._asked_url not in {None, "embedded"}:
-            http_url(str(self._asked_url), "base_url")
+        if not isinstance(retry, RetryPolicy | None):
+            raise ValueError(
+                f"retry: {retry!r} cannot be used; allowed: a RetryPolicy, or None for no retries"
+            )
+        asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL") or None
+        if asked_url not in {None, "embedded"}:
+            http_url(str(asked_url), "base_url")
+        gate = Gate(*rate_limits(rate_limit))
+        self._asked_url = asked_url
         self._asked_key = api_key or os.environ.get("BLOSSOM_API_KEY") or None
-        self._session = session
-        self._timeout_s = timeout_s
-        self._transport: Transport | None = None
-        self._resources = AsyncExitStack()
-        self._opening: asyncio.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection = _Connection(asked_url, self._asked_key, session, timeout_s, gate)
         self._thread: LoopThread | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
-        self._gate = Gate(*rate_limits(rate_limit))
         self._images = Images(
-            self._open,
+            self._connection.open,
             cdn_prefix=_cdn_prefix(cdn_prefix),
             max_concurrency=max_concurrency,
-            gate=self._gate,
+            gate=gate,
             retry=retry,
             timeout_s=timeout_s,
-            run_name=f"pictures of {self._asked_url or 'embedded'}",
+            run_name=f"pictures of {asked_url or 'embedded'}",
         )
 
     @property
@@ -92,25 +93,26 @@ class BlossomClient:
         """
         if self._thread is None and _in_event_loop():
             return self._images
-        return cast(Images, BlockingImages(self._images, self._loop_thread().portal))
+        return cast(Images, BlockingImages(self, self._images, self._loop_thread()))
 
     @property
     def base_url(self) -> str | None:
         """The gateway's address, None before the client has opened an embedded one."""
-        if self._transport is not None:
-            return self._transport.base_url
+        if self._connection.transport is not None:
+            return self._connection.transport.base_url
         return None if self._asked_url == "embedded" else self._asked_url
 
     @property
     def api_key(self) -> str | None:
         """The API key in force, None while there is none."""
-        return self._transport.api_key if self._transport is not None else self._asked_key
+        transport = self._connection.transport
+        return transport.api_key if transport is not None else self._asked_key
 
     def __repr__(self) -> str:
         return f"<BlossomClient {self.base_url or 'embedded'}>"
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        await self._connection.open()
         return self
 
     async def __aexit__(
@@ -120,8 +122,7 @@ class BlossomClient:
 
     async def aclose(self) -> None:
         """Closes what the client opened: session and embedded gateway. Safe to call twice."""
-        self._transport = None
-        await self._resources.aclose()
+        await self._connection.aclose()
 
     def __enter__(self) -> BlockingClient:
         if _in_event_loop():
@@ -129,7 +130,7 @@ class BlossomClient:
                 "`with BlossomClient()` would block the running event loop; use `async with BlossomClient()`"
             )
         try:
-            self._loop_thread().portal.call(self._open)
+            self._loop_thread().call(self._connection.open)
         except BaseException:
             self.close()
             raise
@@ -142,45 +143,87 @@ class BlossomClient:
 
     def close(self) -> None:
         """As ``aclose()``, for a client that is used without an event loop."""
-        self._transport = None
         if self._finalizer is not None:
             self._finalizer()
             self._thread = self._finalizer = None
-            self._loop = self._opening = None
 
     def _loop_thread(self) -> LoopThread:
         if self._thread is None:
             self._thread = LoopThread()
-            self._finalizer = weakref.finalize(self, _end, self._thread, self._resources)
-            self._finalizer.atexit = False
+            self._finalizer = weakref.finalize(self, _end, self._thread, self._connection)
         return self._thread
 
-    async def _open(self) -> Transport:
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._transport is not None:
-                raise RuntimeError(
-                    "this BlossomClient was opened in another event loop; make one client for each "
-                    "asyncio.run(), or close it first"
-                )
-            self._loop = loop
-            self._opening = asyncio.Lock()
-        if self._transport is not None:
-            return self._transport
-        assert self._opening is not None  # noqa: S101 - for the type checker; set with the loop above
-        async with self._opening:
-            if self._transport is None:
-                async with AsyncExitStack() as opened:
-                    transport = await self._connect(opened)
-                    transport.on_pause = self._gate.pause
-                    self._resources.push_async_callback(opened.pop_all().aclose)
-                    self._transport = transport
-        return self._transport
 
-    async def _connect(self, opened: AsyncExitStack) -> Transport:
+class _Connection:
+    """Session and gateway of a client, opened once and closed once, by a task of their own.
+
+    The task belongs to the event loop of the first call. It closes everything when it is told to, and also
+    when ``asyncio.run()`` ends with the client still open.
+    """
+
+    def __init__(
+        self,
+        asked_url: str | None,
+        asked_key: str | None,
+        session: aiohttp.ClientSession | None,
+        timeout_s: float,
+        gate: Gate,
+    ) -> None:
+        self._asked_url = asked_url
+        self._asked_key = asked_key
+        self._session = session
+        self._timeout_s = timeout_s
+        self._gate = gate
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._opened: asyncio.Future[Transport]
+        self.transport: Transport | None = None
+
+    async def open(self) -> Transport:
+        """The way to the gateway. Raises ``ConfigurationError`` or ``TransportError`` when there is none."""
+        loop = asyncio.get_running_loop()
+        if self._keeper is not None and self._keeper.get_loop() is not loop:
+            raise RuntimeError(
+                "this BlossomClient was opened in another event loop that still runs; make one for each loop"
+            )
+        if self.transport is not None:
+            return self.transport
+        if self._keeper is None:
+            self._opened = loop.create_future()
+            self._opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
+            self._closing = asyncio.Event()
+            self._keeper = loop.create_task(self._keep(), name="blossom-client")
+        return await asyncio.shield(self._opened)  # others may wait for it too
+
+    async def aclose(self) -> None:
+        """Closes what was opened. Does nothing the second time."""
+        if self._keeper is not None:
+            self._closing.set()
+            await asyncio.shield(self._keeper)
+
+    async def _keep(self) -> None:
+        try:
+            async with AsyncExitStack() as resources:
+                self.transport = await self._connect(resources)
+                self._opened.set_result(self.transport)
+                with suppress(asyncio.CancelledError):  # the loop ends: so does this, in good order
+                    await self._closing.wait()
+                self.transport = None
+        except asyncio.CancelledError:
+            self._opened.cancel()
+            raise
+        except Exception as exc:
+            if self._opened.done():
+                raise
+            self._opened.set_exception(exc)
+        finally:
+            self.transport = None
+            self._keeper = None
+
+    async def _connect(self, resources: AsyncExitStack) -> Transport:
         session = self._session
         if session is None:
-            session = await opened.enter_async_context(http_session())
+            session = await resources.enter_async_context(http_session())
         if self._asked_url in {None, "embedded"}:
             if self._asked_url is None:
                 warnings.warn(
@@ -188,19 +231,21 @@ class BlossomClient:
                     "Set BLOSSOM_BASE_URL for a gateway of your own, or say base_url='embedded'.",
                     stacklevel=2,
                 )
-            gateway = await opened.enter_async_context(embedded.found_or_started(session))
+            gateway = await resources.enter_async_context(embedded.found_or_started(session))
             transport = Transport(gateway.base_url, gateway.api_key, session)
             if not gateway.own:
-                transport.successor = partial(self._succeed, session)
-            return transport
-        transport = Transport(str(self._asked_url), self._asked_key, session)
-        await transport.probe(self._timeout_s)
+                transport.successor = partial(_successor, session, resources)
+        else:
+            transport = Transport(str(self._asked_url), self._asked_key, session)
+            await transport.probe(self._timeout_s)
+        transport.on_pause = self._gate.pause
         return transport
 
-    async def _succeed(self, session: aiohttp.ClientSession) -> tuple[str, str]:
-        """The process whose gateway this client used has ended: find another one, or become it."""
-        gateway = await self._resources.enter_async_context(embedded.found_or_started(session))
-        return gateway.base_url, gateway.api_key
+
+async def _successor(session: aiohttp.ClientSession, resources: AsyncExitStack) -> tuple[str, str]:
+    """The process whose gateway this client used has ended: find another one, or become it."""
+    gateway = await resources.enter_async_context(embedded.found_or_started(session))
+    return gateway.base_url, gateway.api_key
 
 
 def _cdn_prefix(prefix: str | None) -> str | None:
@@ -220,11 +265,9 @@ def _in_event_loop() -> bool:
     return True
 
 
-def _end(thread: LoopThread, resources: AsyncExitStack) -> None:
+def _end(thread: LoopThread, connection: _Connection) -> None:
     if sys.is_finalizing():
-        # The threads a clean close needs have been stopped. Nothing is lost: what was answered is on disk.
-        return
-    try:
-        thread.portal.call(resources.aclose)
-    finally:
+        return  # the thread has been stopped where it was
+    thread.call(connection.aclose)
+    if threading.main_thread().is_alive():  # at exit the loop could not end its own thread pool
         thread.end()

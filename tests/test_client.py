@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -340,6 +341,46 @@ def test_without_with_a_script_ends_by_itself() -> None:
     )
     assert ended.stdout.startswith("https://cdn.myapp.com/generated/")
     assert ended.stderr == ""
+
+
+def test_a_client_left_open_closes_with_its_loop() -> None:
+    """``asyncio.run()`` ends it in good order, and the next one opens it anew."""
+    script = (
+        "import asyncio\n"
+        "from blossom_async import BlossomClient\n"
+        "client = BlossomClient('embedded')\n"
+        "async def main():\n"
+        "    print(await client.image.generate_url('a lake', width=32, height=32))\n"
+        "asyncio.run(main())\n"
+        "asyncio.run(main())\n"
+        "asyncio.run(client.aclose())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert len(ended.stdout.split()) == 2
+    assert ended.stderr == ""
+
+
+def test_ctrl_c_stops_a_blocking_batch(tmp_path: Path) -> None:
+    """What has not begun is not made: one Ctrl-C ends the call and closes the client."""
+    script = (
+        "from blossom_async import BlossomClient\n"
+        "with BlossomClient('embedded', max_concurrency=4) as client:\n"
+        "    def told(progress): print(progress.done, flush=True)\n"
+        "    try:\n"
+        "        client.image.generate_urls_batch(['a lake'] * 5000, width=16, height=16, on_progress=told)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('stopped')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as there:
+        assert there.stdout is not None
+        assert there.stdout.readline() == "1\n"
+        there.send_signal(signal.SIGINT)
+        rest = there.stdout.read().split()
+        assert there.wait(60) == 0
+    assert rest[-1] == "stopped"
+    assert len(rest) < 5000
 
 
 def test_no_base_url_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:

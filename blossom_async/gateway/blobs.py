@@ -54,7 +54,10 @@ class LocalBlobs:
 
     async def close(self) -> None:
         """Waits for writes under way, then ends the threads."""
-        await asyncio.to_thread(self._pool.shutdown)
+        try:
+            await asyncio.to_thread(self._pool.shutdown)
+        except RuntimeError:  # the interpreter ends: it has no more threads to give
+            self._pool.shutdown()
 
     def path(self, image_id: str, extension: str) -> Path:
         """Where the file of a picture is, or would be."""

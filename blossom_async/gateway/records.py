@@ -166,7 +166,10 @@ class Records:
 
     async def close(self) -> None:
         """Everything handed in before is committed and answered; then the threads end."""
-        await asyncio.to_thread(self._end)
+        try:
+            await asyncio.to_thread(self._end)
+        except RuntimeError:  # the interpreter ends: it has no more threads to give
+            self._end()
 
     async def add(self, record: ImageRecord, entry: IdempotencyEntry | None = None) -> None:
         """Store a picture and the idempotency key it came with, both or neither.
