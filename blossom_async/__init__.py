@@ -69,6 +69,10 @@ _ROOMS = ("errors", "models", "batch", "images", "client")  # the quickest to im
 
 def __getattr__(name: str) -> Any:
     # PEP 562: names load at first use, so that `blossom --help` need not wait for aiohttp.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("blossom-async")
     if name in __all__:
         for room in _ROOMS:
             module = import_module(f"{__name__}.{room}")

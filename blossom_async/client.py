@@ -10,6 +10,7 @@ import warnings
 import weakref
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -82,7 +83,6 @@ class BlossomClient:
             gate=gate,
             retry=retry,
             timeout_s=timeout_s,
-            run_name=f"pictures of {asked_url or 'embedded'}",
         )
 
     @property
@@ -233,6 +233,7 @@ class _Connection:
                 )
             gateway = await resources.enter_async_context(embedded.found_or_started(session))
             transport = Transport(gateway.base_url, gateway.api_key, session)
+            transport.place = f"the data folder with key {sha256(gateway.api_key.encode()).hexdigest()[:12]}"
             if not gateway.own:
                 transport.successor = partial(_successor, session, resources)
         else:

@@ -52,8 +52,8 @@ async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gate
         await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.app")
     except ImportError as exc:
         raise ConfigurationError(
-            "there is no base_url, and the embedded gateway is not installed; set BLOSSOM_BASE_URL, or "
-            "pip install 'blossom-async[gateway]'"
+            f"the embedded gateway is not installed ({exc}): pip install 'blossom-async[gateway]', or give the "
+            "address of another gateway as base_url or BLOSSOM_BASE_URL"
         ) from exc
     from blossom_async.gateway.settings import load
 
@@ -88,7 +88,10 @@ def announced(data_dir: Path, sock: socket.socket, api_key: str, instance: str) 
     base_url = _address(sock)
     path = data_dir / _FILE
     told = {"base_url": base_url, "api_key": api_key, "instance": instance, "pid": os.getpid()}
-    _write_private(path, orjson.dumps(told))
+    try:
+        _write_private(path, orjson.dumps(told))
+    except ConfigurationError as exc:  # it can serve all the same
+        warnings.warn(f"other processes will not find this gateway: {exc}", stacklevel=2)
     try:
         yield base_url
     finally:
@@ -110,6 +113,10 @@ def own_key(data_dir: Path) -> str:
         key = path.read_text("ascii").strip()
     except FileNotFoundError:
         key = ""
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"the gateway's key {path} cannot be read ({exc}); remove it for a new one"
+        ) from exc
     if not key:
         key = secrets.token_urlsafe(32)
         _write_private(path, key.encode())
@@ -125,7 +132,7 @@ async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | N
     try:
         async with session.get(f"{base_url}/healthz", timeout=_HEALTH_TIMEOUT) as response:
             health = orjson.loads(await response.read())
-    except (aiohttp.ClientError, OSError, TimeoutError, orjson.JSONDecodeError):
+    except (aiohttp.ClientError, OSError, ValueError):  # what the file says is no address, or nobody is there
         return None
     if not isinstance(health, dict) or health.get("instance") != told.get("instance"):
         return None
@@ -183,7 +190,13 @@ def _loopback_socket(port: int) -> socket.socket:
 
 def _write_private(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise ConfigurationError(
+            f"{path} cannot be written ({exc.strerror}); make room, or choose another BLOSSOM_DATA_DIR"
+        ) from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Unauthenticated",
     "class_for_status",
     "nearest",
+    "shown",
 ]
 
 
@@ -45,7 +47,7 @@ class InvalidRequest(BlossomError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
-        self.seen = seen if seen is not None else _shown(value)
+        self.seen = seen if seen is not None else shown(value)
 
     def __str__(self) -> str:
         return f"{self.field}: {self.seen} cannot be used; allowed: {self.allowed}"
@@ -195,6 +197,10 @@ class NotRun(BlossomError):
         return f"not tried: {self.reason}"
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3  # a value that came as JSON may be nested deeper than repr() can follow
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
 _BY_STATUS: dict[int, type[ResponseError]] = {
     error.status: error
     for error in (
@@ -220,13 +226,13 @@ def class_for_status(status: int) -> type[ResponseError]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'width'?`` for a name that is close to a known one, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def shown(value: object) -> str:
+    """A value as a message shows it: its repr, of bounded length and depth."""
+    return _SHORT.repr(value)
 
 
 def _rebuild_invalid_request(

@@ -26,7 +26,7 @@ from blossom_async.batch import (
     stream,
 )
 from blossom_async.batch.gate import RateLimitLike
-from blossom_async.errors import ConfigurationError, InvalidRequest, nearest
+from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
@@ -142,14 +142,12 @@ class Images:
         gate: Gate,
         retry: RetryPolicy | None,
         timeout_s: float,
-        run_name: str,
     ) -> None:
         self._connect = connect
         self._cdn_prefix = cdn_prefix
         self._max_concurrency = max_concurrency
         self._slots = Slots(max_concurrency)
         self._timeout_s = timeout_s
-        self._run_name = run_name
         self._limits: dict[str, Any] = {
             "slots": self._slots,
             "gates": (gate,),
@@ -191,8 +189,7 @@ class Images:
         """
         attempt, how = self._batch(defaults)
         several = _several(requests)
-        await self._connect()
-        return UrlBatch(await run(attempt, several, **how))
+        return UrlBatch(await run(attempt, several, **await self._connected(how)))
 
     def stream_urls(
         self,
@@ -212,8 +209,7 @@ class Images:
 
         @asynccontextmanager
         async def opened() -> AsyncIterator[AsyncIterator[Outcome[Request, ImageInfo]]]:
-            await self._connect()
-            async with stream(attempt, several, ordered=ordered, **how) as outcomes:
+            async with stream(attempt, several, ordered=ordered, **await self._connected(how)) as outcomes:
                 yield outcomes
 
         return opened()
@@ -301,7 +297,7 @@ class Images:
             if name not in ImageOptions.__annotations__:
                 known = (*ImageOptions.__annotations__, *_RUN_OPTIONS)
                 raise TypeError(
-                    f"unknown option {name!r}.{nearest(name, known)} Known options: {', '.join(known)}"
+                    f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
         template = self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
         with_prompt = json_with_prompt(_without_cdn(template))
@@ -320,7 +316,7 @@ class Images:
             try:
                 request, body = prepared(item)
             except (TypeError, ValueError):  # it will fail, alone
-                return repr(item)
+                return shown(item)
             return f"{request.use_custom_cdn} {body.decode()}"
 
         def cost(item: Request) -> int:
@@ -332,16 +328,25 @@ class Images:
         how = {"max_concurrency": self._max_concurrency, **how, **self._limits}
         if "max_cost" in how:
             how["cost"] = cost
-        if "journal" in how:
-            how["journal"] = self._journal(how["journal"])
         if "journal" in how or how.get("dedup"):
             how["key"] = key
         return attempt, how
 
-    def _journal(self, path: str | PathLike[str]) -> Journal:
-        return Journal(
-            path, run=self._run_name, encode=attrs.asdict, decode=lambda plain: from_plain(plain, ImageInfo)
-        )
+    async def _connected(self, how: dict[str, Any]) -> dict[str, Any]:
+        """How the run goes, with its journal bound to the gateway that it is of."""
+        transport = await self._connect()
+        if "journal" not in how:
+            return how
+
+        def recalled(plain: Any) -> ImageInfo:
+            info = from_plain(plain, ImageInfo)
+            if transport.place != transport.base_url and info.url.startswith("http://127.0.0.1:"):
+                # An embedded gateway: the same pictures, perhaps on another port than then.
+                return attrs.evolve(info, url=f"{transport.base_url}/image/{info.id}")
+            return info
+
+        run_name = f"pictures of {transport.place}"
+        return {**how, "journal": Journal(how["journal"], run=run_name, encode=attrs.asdict, decode=recalled)}
 
     async def _create(self, request: ImageRequest) -> ImageInfo:
         return await self._send(request, to_json(_without_cdn(request)))
@@ -377,7 +382,7 @@ def _own_settings(item: Request) -> Mapping[str, Any]:
         }
     if isinstance(item, Mapping):
         return item
-    raise TypeError(f"{item!r:.80} is no request; allowed: a prompt, a mapping of options or an ImageRequest")
+    raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
 
 
 def _several(requests: Any) -> Any:

@@ -13,7 +13,7 @@ import orjson
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
 
-from blossom_async.errors import InvalidRequest, nearest
+from blossom_async.errors import InvalidRequest, nearest, shown
 
 __all__ = [
     "COSTS",
@@ -78,10 +78,10 @@ def _line(limit: int, what: str) -> Validator:
     return check
 
 
-def _whole(low: int, high: int, what: str) -> Validator:
+def _whole(low: int, high: int, what: str = "") -> Validator:
     def check(_: object, field: attrs.Attribute[Any], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidRequest(field.name, value, f"a whole number of {what} from {low} to {high}")
+            raise InvalidRequest(field.name, value, f"a whole number{what} from {low} to {high}")
 
     return check
 
@@ -89,7 +89,7 @@ def _whole(low: int, high: int, what: str) -> Validator:
 def _one_of(options: tuple[str, ...]) -> Validator:
     def check(_: object, field: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, str) or value not in options:
-            hint = nearest(value, options) if isinstance(value, str) else ""
+            hint = nearest(value.lower(), options) if isinstance(value, str) else ""
             raise InvalidRequest(field.name, value, f"one of {', '.join(options)}.{hint}".rstrip("."))
 
     return check
@@ -127,7 +127,7 @@ def _metadata(_: object, field: attrs.Attribute[Any], value: object) -> None:
     for key, text in value.items():
         for part, limit, least in ((key, 64, 1), (text, 512, 0)):
             if not isinstance(part, str) or not least <= len(part) <= limit or _CONTROL.search(part):
-                raise InvalidRequest(f"{field.name}[{key!r}]", text, allowed)
+                raise InvalidRequest(f"{field.name}[{shown(key)}]", text, allowed)
 
 
 def _optional(validator: Validator) -> Validator:
@@ -157,22 +157,20 @@ class ImageRequest:
     """
 
     prompt: str = attrs.field(validator=_text(MAX_PROMPT, "a text"))
-    width: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, "pixels"))
-    height: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, "pixels"))
+    width: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
+    height: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
     quality: str = attrs.field(default="standard", kw_only=True, validator=_one_of(QUALITIES))
     format: str = attrs.field(default="png", kw_only=True, validator=_one_of(FORMATS))
     transparency: bool = attrs.field(default=False, kw_only=True, validator=_flag)
     model: str | None = attrs.field(
         default=None, kw_only=True, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
     )
-    seed: int | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_whole(0, MAX_SEED, "a seed"))
-    )
+    seed: int | None = attrs.field(default=None, kw_only=True, validator=_optional(_whole(0, MAX_SEED)))
     negative_prompt: str | None = attrs.field(
         default=None, kw_only=True, validator=_optional(_text(MAX_PROMPT, "a text"))
     )
     expires_in: int | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_whole(1, MAX_EXPIRES_IN, "seconds"))
+        default=None, kw_only=True, validator=_optional(_whole(1, MAX_EXPIRES_IN, " of seconds"))
     )
     cache_control: str | None = attrs.field(default=None, kw_only=True, validator=_optional(_cache_control))
     etag: str | None = attrs.field(default=None, kw_only=True, validator=_optional(_etag))
@@ -221,11 +219,11 @@ class ImageInfo:
     ``seed`` is the one the picture was made with, so the same request with it makes the same picture again.
     """
 
-    url: str
-    id: str
-    width: int
-    height: int
-    format: str
+    url: str = attrs.field(validator=attrs.validators.matches_re(r"https?://[!-~]+"))
+    id: str = attrs.field(validator=attrs.validators.matches_re(r"[0-9A-Za-z]{22}"))
+    width: int = attrs.field(validator=attrs.validators.ge(1))
+    height: int = attrs.field(validator=attrs.validators.ge(1))
+    format: str = attrs.field(validator=attrs.validators.in_(FORMATS))
     file_size: int
     quality: str
     cost: int
@@ -320,7 +318,7 @@ def image_request(options: Mapping[str, Any]) -> ImageRequest:
     for name in options:
         if name not in _OPTION_NAMES:
             hint = nearest(str(name), _OPTION_NAMES)
-            raise TypeError(f"unknown option {name!r}.{hint} Known options: {', '.join(_OPTION_NAMES)}")
+            raise TypeError(f"unknown option {shown(name)}.{hint} Known options: {', '.join(_OPTION_NAMES)}")
     if "prompt" not in options:
         raise TypeError("the option 'prompt' is missing")
     return _converter.structure(options, ImageRequest)

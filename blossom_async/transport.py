@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,11 +15,13 @@ from yarl import URL
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import (
     ConfigurationError,
+    NotFound,
     ResponseError,
     StaleConnection,
     TimedOut,
     TransportError,
     class_for_status,
+    shown,
 )
 from blossom_async.models import from_json
 
@@ -28,6 +32,8 @@ T = TypeVar("T")
 # Below the idle time of the usual servers and proxies, so that this side closes first: a POST on a
 # connection the server has just closed fails.
 _KEEPALIVE_S = 15.0
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer: an ``ImageInfo`` with the longest metadata is a fiftieth of it."""
 
 
 def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
@@ -53,10 +59,17 @@ def http_url(value: str, name: str) -> URL:
         sound = False
     if not sound or url.user or url.password or url.query_string or url.fragment:
         raise ConfigurationError(
-            f"{name}: {value!r} is no address; allowed: http(s)://host[:port][/path], for example "
-            "https://images.example.com"
+            f"{name}: {_without_secrets(value)} is no address; allowed: http(s)://host[:port][/path], "
+            "for example https://images.example.com"
         )
     return url
+
+
+def _without_secrets(value: object) -> str:
+    """An address as a message may show it: what may be a password or a token is left out."""
+    if isinstance(value, str) and ("@" in value or "?" in value):
+        return "one with a user, password or query in it"
+    return shown(value)
 
 
 class Transport:
@@ -71,9 +84,11 @@ class Transport:
         self.base_url = str(http_url(base_url, "base_url")).rstrip("/")
         self.api_key = api_key
         self.session = session
+        self.place = self.base_url  # what a journal calls the gateway
         self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
         self.on_pause: Callable[[float], None] | None = None
         self._moving = asyncio.Lock()
+        self._known = False  # a gateway has answered here
 
     def __repr__(self) -> str:
         return f"<Transport {self.base_url}>"
@@ -85,8 +100,11 @@ class Transport:
                 health = _json(await self._answer("GET", "/healthz"))
         except TimeoutError as exc:
             raise TimedOut(f"no complete answer from {self.base_url} in {timeout_s:g} s") from exc
+        except NotFound as exc:  # a gateway, under another path
+            raise self._stranger("404") from exc
         if not isinstance(health, dict) or health.get("service") != "blossom":
             raise self._stranger("200 without a gateway's health report")
+        self._known = True
 
     async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str) -> T:
         """The answer to a JSON body.
@@ -127,32 +145,41 @@ class Transport:
             headers["Content-Type"] = "application/json"
             headers["Idempotency-Key"] = idempotency_key
         headers_came = False
+        failure: TransportError
         try:
             async with self.session.request(
                 method, self.base_url + path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 headers_came = True
-                data = await response.read()
+                data = await _bounded(response)
         except TimeoutError as exc:  # aiohttp's timeouts are among its ClientErrors too: these first
             raise TimedOut(f"no complete answer from {self.base_url} in the time allowed") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            connected = not isinstance(exc, aiohttp.ClientConnectorError)
-            kind = StaleConnection if connected and not headers_came else TransportError
-            raise kind(f"no answer from {self.base_url}: {_reason(exc)}") from exc
-        if response.status >= 300:
-            raise self._refusal(response, data)
-        if self.on_pause is not None and "RateLimit" in response.headers:
-            self.on_pause(pause_s(response.headers) or 0.0)
-        return data
+        except aiohttp.ClientConnectorError as exc:
+            raise TransportError(
+                f"no answer from {self.base_url}: {_reason(exc)}; is the gateway running there?"
+            ) from exc
+        except (aiohttp.ClientError, OSError, UnicodeError) as exc:
+            unanswered = not headers_came and not isinstance(exc, aiohttp.ClientResponseError)
+            kind = StaleConnection if unanswered else TransportError
+            failure = kind(f"no answer from {self.base_url}: {_reason(exc)}")
+        else:
+            if response.status >= 300:
+                raise self._refusal(response, data)
+            if self.on_pause is not None and "RateLimit" in response.headers:
+                self.on_pause(pause_s(response.headers) or 0.0)
+            return data
+        raise failure  # without its cause: aiohttp's errors hold the request's headers, and so the API key
 
-    def _refusal(self, response: aiohttp.ClientResponse, data: bytes) -> ResponseError | ConfigurationError:
+    def _refusal(
+        self, response: aiohttp.ClientResponse, data: bytes
+    ) -> ResponseError | ConfigurationError | TransportError:
         status = response.status
         problem = _json(data) if response.content_type == "application/problem+json" else None
         if isinstance(problem, dict):
             return class_for_status(status)(
-                str(problem.get("detail", "")),
+                _text_or_none(problem.get("detail")) or "refused",
                 status=status,
-                code=str(problem.get("code", "error")),
+                code=_text_or_none(problem.get("code")) or "error",
                 field=_text_or_none(problem.get("field")),
                 request_id=_text_or_none(problem.get("request_id")),
                 retry_after_s=retry_after_s(response.headers),
@@ -165,11 +192,25 @@ class Transport:
             )
         return self._stranger(f"{status} {response.content_type}")
 
-    def _stranger(self, answer: str) -> ConfigurationError:
+    def _stranger(self, answer: str) -> ConfigurationError | TransportError:
+        if self._known:  # a proxy's hiccup, not a wrong address
+            return TransportError(f"{self.base_url} answered {answer}, which no gateway does")
         return ConfigurationError(
             f"{self.base_url} answered {answer}: that is no Blossom gateway; "
             "check base_url or BLOSSOM_BASE_URL"
         )
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body, at most ``MAX_ANSWER`` bytes of it. Raises ``ClientPayloadError`` for more."""
+    if response.content_length is not None and response.content_length <= MAX_ANSWER:
+        return await response.read()
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MAX_ANSWER:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {MAX_ANSWER} bytes")
+    return bytes(data)
 
 
 def _json(data: bytes) -> Any:
@@ -184,6 +225,10 @@ def _text_or_none(value: object) -> str | None:
 
 
 def _reason(exc: BaseException) -> str:
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return exc.strerror or str(exc.os_error)
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return "the name is not known"
+    if isinstance(exc, aiohttp.ClientConnectorError) and exc.os_error.errno in errno.errorcode:
+        return os.strerror(exc.os_error.errno)  # type: ignore[arg-type]
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return "it is not HTTP"
     return str(exc) or type(exc).__name__

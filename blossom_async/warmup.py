@@ -21,28 +21,36 @@ METHODS = ("auto", "HEAD", "GET")
 _PER_HOST = 8
 _HEAD_REFUSED = {403, 405, 501}
 _DRAIN = 64 * 1024
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_WITH_IPV4 = tuple(  # NAT64 (RFC 6052, 8215), IPv4-translated (RFC 2765): the IPv4 address comes last
+    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")
+)
+_ISATAP = {0x00005EFE, 0x02005EFE}  # RFC 5214, 6.1
+_NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, documentation, SRv6, dummy
+    ipaddress.ip_network(network)
+    for network in ("192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
+)
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address is on the public internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, compatible, 6to4, NAT64, Teredo) are judged by what they lead
-    to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
+    IPv4 addresses inside IPv6 ones (mapped, compatible, translated, 6to4, NAT64, Teredo, ISATAP) are judged
+    by what they lead to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        if any(ip in network for network in _NAT64):
+        if any(ip in network for network in _WITH_IPV4) or int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is None and int(ip) >> 32 == 0:
             inner = ipaddress.IPv4Address(int(ip))
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    excluded = any(ip.version == network.version and ip in network for network in _NOT_PUBLIC)
+    return ip.is_global and not ip.is_multicast and not excluded
 
 
 def warmup_session(own_hosts: Collection[str], timeout_s: float) -> aiohttp.ClientSession:
@@ -90,8 +98,10 @@ def check_url(value: object) -> URL:
         sound = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
     except ValueError:
         sound = False
-    if not sound or url.user or url.password:
+    if not sound:
         raise InvalidRequest("url", value, allowed)
+    if url.user or url.password:
+        raise InvalidRequest("url", value, allowed, seen="a URL with a user in it")
     return url
 
 
@@ -105,7 +115,7 @@ async def validate(session: aiohttp.ClientSession, url: URL) -> bool:
         status = await _status(session, url)
     except TimeoutError as exc:
         raise TimedOut(f"no answer from {url.host} in the time allowed") from exc
-    except (aiohttp.ClientError, OSError) as exc:
+    except (aiohttp.ClientError, OSError, UnicodeError) as exc:
         raise TransportError(f"no answer from {url.host}: {exc}") from exc
     if status == 429 or status >= 500:
         raise class_for_status(status)(f"{url.host} answered {status}; whether the URL is valid is unknown")
@@ -140,7 +150,7 @@ async def preload_one(session: aiohttp.ClientSession, url: URL, method: str) -> 
             error = f"answered {status}"
     except TimeoutError:
         error = "no complete answer in the time allowed"
-    except (aiohttp.ClientError, OSError) as exc:
+    except (aiohttp.ClientError, OSError, UnicodeError) as exc:
         error = str(exc) or type(exc).__name__
     ms = (clock() - started) * 1000
     return PreloadResult(url=str(url), status=status, ms=ms, bytes=received, cache=cache, error=error)

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+import blossom_async
 from blossom_async import (
     BlossomClient,
     ConfigurationError,
@@ -522,3 +523,30 @@ async def test_a_batch_option_that_is_unknown_names_the_nearest(gateway: Gateway
     async with gateway as running, running.client() as client:
         with pytest.raises(TypeError, match="Did you mean 'max_concurrency'"):
             await client.image.generate_urls_batch(PROMPTS, max_concurency=3)  # type: ignore[call-arg]
+
+
+async def test_a_journal_belongs_to_its_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another data folder has none of the pictures, so the journal is not taken for its own."""
+    journal = tmp_path / "run.jsonl"
+    async with BlossomClient("embedded") as client:
+        await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+    monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "elsewhere"))
+    async with BlossomClient("embedded") as client:
+        with pytest.raises(ConfigurationError, match=r"run\.jsonl"):
+            await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+
+
+async def test_urls_from_a_journal_open_at_the_gateways_port_of_today(tmp_path: Path) -> None:
+    """An embedded gateway may have another port than in the run before."""
+    journal = tmp_path / "run.jsonl"
+    async with BlossomClient("embedded") as client:
+        before = await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+    async with BlossomClient("embedded") as client:
+        after = await client.image.generate_urls_batch(PROMPTS, journal=journal, **TINY)
+        assert [info and info.id for info in after.infos] == [info and info.id for info in before.infos]
+        assert all([(await fetch(str(url)))[0] == 200 for url in after])
+
+
+def test_the_version_is_there() -> None:
+    """``blossom_async.__version__`` is that of the installed package."""
+    assert blossom_async.__version__[0].isdigit()

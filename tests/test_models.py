@@ -14,7 +14,7 @@ from blossom_async import ImageInfo, ImageOptions, ImageRequest, InvalidRequest
 from blossom_async.models import from_json, image_request, to_json
 
 INFO = (
-    b'{"url":"http://127.0.0.1/image/a","id":"a","width":16,"height":16,"format":"png","file_size":1,'
+    b'{"url":"http://127.0.0.1/image/AAAAAAAAAAAAAAAAAAAAAA","id":"AAAAAAAAAAAAAAAAAAAAAA","width":16,"height":16,"format":"png","file_size":1,'
     b'"quality":"standard","cost":1,"created_at":"2026-11-22T10:00:00+00:00","expires_at":null,'
     b'"time_remaining":null,"tracking_id":null,"metadata":{},"sha256":"00","provider":"offline",'
     b'"model":"scenery-1","seed":7}'
@@ -37,11 +37,11 @@ INFO = (
         ({"height": 1024.0}, "height", "1024.0 cannot be used"),
         ({"quality": "best"}, "quality", "allowed: one of standard, hd, ultra"),
         ({"format": "gif"}, "format", "'gif' cannot be used; allowed: one of jpg, png, webp"),
-        ({"format": "jpeg"}, "format", "Did you mean 'jpg'?"),
+        ({"format": "JPG"}, "format", "Did you mean 'jpg'?"),
         ({"transparency": "false"}, "transparency", "'false' cannot be used; allowed: True or False"),
         ({"transparency": True, "format": "jpg"}, "transparency", "False with format jpg"),
         ({"model": "a b"}, "model", "a model name"),
-        ({"seed": -1}, "seed", "from 0 to 2147483647"),
+        ({"seed": -1}, "seed", "a whole number from 0 to 2147483647"),
         ({"negative_prompt": ""}, "negative_prompt", "an empty text"),
         ({"expires_in": 0}, "expires_in", "seconds from 1"),
         ({"cache_control": "public\r\nSet-Cookie: a=b"}, "cache_control", "Cache-Control directives"),

@@ -56,7 +56,7 @@ async def test_an_answer_becomes_a_model() -> None:
     """What a gateway says of a picture is structured."""
     async with answering(always(body=INFO, content_type="application/json")) as transport:
         info = await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
-    assert info.id == "a"
+    assert info.id == "A" * 22
 
 
 async def test_the_key_and_the_idempotency_key_are_sent() -> None:
@@ -235,3 +235,59 @@ async def test_a_key_has_no_repr() -> None:
     """A transport in a log gives no key away."""
     async with aiohttp.ClientSession() as session:
         assert "secret" not in repr(Transport("http://x", "secret", session))
+
+
+async def test_an_endless_answer_is_not_kept() -> None:
+    """More than a gateway ever says is cut off."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(64):
+            await response.write(b" " * (64 << 10))
+        return response
+
+    async with answering(handler) as transport:
+        with pytest.raises(TransportError, match="more than 1048576 bytes"):
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+
+
+async def test_a_hiccup_of_a_known_gateway_is_no_wrong_address() -> None:
+    """Once a gateway has answered, one odd answer does not end a whole batch."""
+
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/healthz":
+            return web.json_response({"service": "blossom"})
+        return web.Response(text="<html>", content_type="text/html")
+
+    async with answering(handler) as transport:
+        await transport.probe(5.0)
+        with pytest.raises(TransportError, match="no gateway does"):
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+
+
+async def test_no_error_holds_the_key() -> None:
+    """Neither an error nor what it came from has the API key in it."""
+
+    async def garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/9 what\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(garbage, "127.0.0.1", 0) as server, http_session(5.0) as session:
+        port = server.sockets[0].getsockname()[1]
+        transport = Transport(f"http://127.0.0.1:{port}", "a-secret-key", session)
+        with pytest.raises(TransportError, match="it is not HTTP") as caught:
+            await transport.probe(5.0)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "a-secret-key" not in f"{error!r}{error.args}"
+        error = error.__cause__ or error.__context__
+
+
+async def test_a_deeply_nested_problem_is_an_error_like_any_other() -> None:
+    """What the gateway says of a refusal is taken only if it is text."""
+    body = b'{"detail":' + b"[" * 900 + b"]" * 900 + b',"code":{}}'
+    async with answering(always(status=422, body=body, content_type="application/problem+json")) as transport:
+        with pytest.raises(Rejected, match="refused"):
+            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")

@@ -21,6 +21,7 @@ from blossom_async.models import MAX_SEED, ImageRequest, to_json
 
 __all__ = ["Generation", "new_id"]
 
+_Making = asyncio.Task[tuple[ImageRecord, bool]]
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
@@ -41,7 +42,7 @@ class Generation:
         self._blobs = blobs
         self._workers = workers
         self._now = now
-        self._under_way: dict[tuple[str, str], tuple[str, asyncio.Task[ImageRecord]]] = {}
+        self._under_way: dict[tuple[str, str], tuple[str, _Making]] = {}
 
     async def create(
         self, request: ImageRequest, *, tenant: str = "", key: str | None = None
@@ -50,7 +51,8 @@ class Generation:
 
         The same ``tenant`` and idempotency ``key`` with the same request never makes a second picture,
         also when the first is still under way or its caller has gone. Raises ``InvalidRequest``,
-        ``Rejected`` when the key was used for another request, ``Gone`` when its picture was deleted, and
+        ``Rejected`` when the key was used for another request, ``Gone`` when its picture was deleted or has
+        expired, and
         what the provider and the stores raise.
         """
         if request.use_custom_cdn:
@@ -59,10 +61,8 @@ class Generation:
         if key is None:
             return await self._make(request, None), False
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
-        if entry := await self._records.find_idempotent(tenant, key):
-            return await self._replay(entry, fingerprint), True
         joined = (tenant, key) in self._under_way
-        if not joined:
+        if not joined:  # noted before anything is waited for: nobody may come in between
             entry = IdempotencyEntry(tenant=tenant, key=key, fingerprint=fingerprint, image_id=new_id())
             task = asyncio.create_task(self._make_once(request, entry))
             self._under_way[tenant, key] = fingerprint, task
@@ -71,25 +71,28 @@ class Generation:
         if started_as != fingerprint:
             raise _key_reused()
         # Shielded: a caller that goes away must not cost the picture its key would bring back.
-        return await asyncio.shield(task), joined
+        record, replayed = await asyncio.shield(task)
+        return record, replayed or joined
 
     async def settle(self) -> None:
         """Waits for pictures whose callers have gone."""
         await asyncio.gather(*(task for _, task in self._under_way.values()), return_exceptions=True)
 
-    def _ended(self, key: tuple[str, str], task: asyncio.Task[ImageRecord]) -> None:
+    def _ended(self, key: tuple[str, str], task: _Making) -> None:
         del self._under_way[key]
         if not task.cancelled():
             task.exception()  # seen, also when every caller has gone
 
-    async def _make_once(self, request: ImageRequest, entry: IdempotencyEntry) -> ImageRecord:
-        try:
-            return await self._make(request, entry)
-        except Conflict:  # another process of this gateway was first
-            first = await self._records.find_idempotent(entry.tenant, entry.key)
-            if first is None:
-                raise
-            return await self._replay(first, entry.fingerprint)
+    async def _make_once(self, request: ImageRequest, entry: IdempotencyEntry) -> tuple[ImageRecord, bool]:
+        earlier = await self._records.find_idempotent(entry.tenant, entry.key)
+        if earlier is None:
+            try:
+                return await self._make(request, entry), False
+            except Conflict:  # another process of this gateway was first
+                earlier = await self._records.find_idempotent(entry.tenant, entry.key)
+                if earlier is None:
+                    raise
+        return await self._replay(earlier, entry.fingerprint), True
 
     async def _replay(self, entry: IdempotencyEntry, fingerprint: str) -> ImageRecord:
         if entry.fingerprint != fingerprint:
@@ -97,6 +100,8 @@ class Generation:
         record = await self._records.get(entry.image_id)
         if record is None or record.deleted_at is not None:
             raise Gone("the picture made under this Idempotency-Key was deleted; use a new key for a new one")
+        if record.expires_at is not None and self._now() >= record.expires_at:
+            raise Gone("the picture made under this Idempotency-Key has expired; use a new key for a new one")
         return record
 
     async def _make(self, request: ImageRequest, entry: IdempotencyEntry | None) -> ImageRecord:
