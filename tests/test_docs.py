@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -120,6 +121,16 @@ def test_readme_starts_with_the_two_commands() -> None:
     assert len(text.splitlines()) < 150
     kinds = [kind for kind, _ in BLOCK.findall(text)]
     assert kinds[:3] == ["sh", "sh", "python"]
+
+
+def test_the_chart_shows_the_raw_figures() -> None:
+    """``benchmarks/performance.svg`` is what ``chart.py`` draws from the figures that are kept."""
+    spec = importlib.util.spec_from_file_location("chart", ROOT / "benchmarks" / "chart.py")
+    assert spec is not None
+    assert spec.loader is not None
+    chart = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chart)
+    assert chart.svg(chart.panels()) == (ROOT / "benchmarks" / "performance.svg").read_text("utf-8")
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -60,6 +60,24 @@ async def test_one_who_no_longer_waits_loses_no_thread() -> None:
         workers.close()
 
 
+async def test_before_the_end_nothing_more_begins() -> None:
+    """What waits or comes later is cancelled; what has begun is ended, with all that belongs to it."""
+    workers, go = Workers(1), threading.Event()
+    held = asyncio.create_task(workers.run(lambda: go.wait(30)))
+    waiting = asyncio.create_task(workers.run(lambda: "began"))
+    rest = asyncio.create_task(workers.run(lambda: "rest", first=True))
+    await asyncio.sleep(0)
+    workers.begin_nothing_more()
+    late = asyncio.create_task(workers.run(lambda: "late"))
+    go.set()
+    assert await held
+    assert await rest == "rest"
+    await asyncio.wait([waiting, late])
+    assert waiting.cancelled()
+    assert late.cancelled()
+    workers.close()
+
+
 async def test_what_a_job_raises_is_raised() -> None:
     """And its thread is free again."""
     workers = Workers(1)

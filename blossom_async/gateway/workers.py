@@ -22,10 +22,13 @@ class Workers:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="blossom-worker")
         self._free = threads
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()
+        self._closing = False
 
     async def run(self, work: Callable[[], T], *, first: bool = False) -> T:
         """What the work gives. ``first`` is for the rest of something begun: it lets nothing else begin."""
+        if self._closing and not first:
+            raise asyncio.CancelledError
         if self._free > 0:
             self._free -= 1
         else:
@@ -35,13 +38,20 @@ class Workers:
         finally:
             self._hand_over()
 
+    def begin_nothing_more(self) -> None:
+        """Cancels those that wait, but for the rest of something begun. What runs, runs to its end."""
+        self._closing = True
+        for turn, first in self._waiting:
+            if not first:
+                turn.cancel()
+
     def close(self) -> None:
         """Ends the threads once they are idle, without waiting for that."""
         self._pool.shutdown(wait=False)
 
     async def _turn(self, *, first: bool) -> None:
         turn = asyncio.get_running_loop().create_future()
-        (self._waiting.appendleft if first else self._waiting.append)(turn)
+        (self._waiting.appendleft if first else self._waiting.append)((turn, first))
         try:
             await turn
         except asyncio.CancelledError:
@@ -51,7 +61,7 @@ class Workers:
 
     def _hand_over(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
