@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -210,12 +211,51 @@ async def test_an_item_that_is_sent_again_costs_once(tmp_path: Path) -> None:
     assert await again("abc", 2) == ["a", "b", None]
 
 
-@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), True, "1"])
+def endless(_: object) -> str:
+    """As a comparison or a dump of an item that holds itself."""
+    return endless(_)
+
+
+def cancelled(_: object) -> str:
+    raise asyncio.CancelledError
+
+
+def out_of_items(_: object) -> str:
+    return next(iter(()))
+
+
+@pytest.mark.parametrize("broken", [endless, cancelled, out_of_items, lambda _: 1 / 0, lambda _: None])
+@pytest.mark.parametrize("of", ["key", "cost"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_item_whose_key_or_cost_fails_loses_no_other(of: str, broken: object, asynchronous: bool) -> None:
+    """Whatever is raised or returned: that item has failed, untried and at no cost."""
+    sent = []
+
+    async def attempt(item: str) -> str:
+        sent.append(item)
+        return item
+
+    async def one_by_one() -> AsyncIterator[str]:
+        for item in "abcb":
+            yield item
+
+    plain = {"key": str, "cost": lambda _: 1}
+    functions = {**plain, of: lambda item: (broken if item == "b" else plain[of])(item)}
+    items = one_by_one() if asynchronous else "abcb"
+    result = on_virtual_clock(run(attempt, items, **functions, max_cost=2, dedup=True))
+    assert [o.value for o in result.outcomes] == ["a", None, "c", None]
+    assert [o.attempts for o in result.failures] == [0, 0]
+    assert result.stopped is None
+    assert sent == ["a", "c"]
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), True, "1", Decimal("1e309")])
 def test_a_cost_that_is_no_amount_is_refused(wrong: float) -> None:
-    """For the limit as for an item."""
+    """For the limit as for an item, which has failed."""
     with pytest.raises(ValueError, match=r"max_cost: .* allowed"):
         on_virtual_clock(run(asyncio.sleep, [0], cost=lambda _: 1, max_cost=wrong))
+    result = on_virtual_clock(run(asyncio.sleep, [0], cost=lambda _: wrong, max_cost=1))
     with pytest.raises(ValueError, match=r"cost: .* allowed"):
-        on_virtual_clock(run(asyncio.sleep, [0], cost=lambda _: wrong, max_cost=1))
+        raise result.outcomes[0].error or AssertionError
     with pytest.raises(ValueError, match="both or neither"):
         on_virtual_clock(run(asyncio.sleep, [0], max_cost=1))

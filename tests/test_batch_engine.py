@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -234,6 +235,21 @@ def test_a_broken_progress_callback_costs_nothing() -> None:
     assert on_virtual_clock(counted()) == ([0, 10, 20], 3)
 
 
+class AsyncBar:
+    """A progress bar that is called as a coroutine function is."""
+
+    async def __call__(self, _: Progress) -> None:
+        """Draws nothing."""
+
+
+@pytest.mark.parametrize("bar", [AsyncBar(), AsyncBar().__call__, partial(AsyncBar.__call__, None)])
+def test_a_progress_callback_that_nobody_would_await_is_refused(bar: Any) -> None:
+    """Before anything is sent."""
+    sent: list[int] = []
+    with pytest.raises(TypeError, match=r"on_progress: .*is a coroutine function.*a plain function"):
+        on_virtual_clock(run(second, sent, on_progress=bar))
+
+
 def test_a_fatal_answer_stops_the_batch_and_lets_what_runs_end() -> None:
     """Item 2 says there is no money: 0 and 1 still end well, 3 and later are not run."""
 
@@ -452,6 +468,15 @@ def test_a_server_that_asks_for_too_long_a_pause_ends_the_batch() -> None:
     result = on_virtual_clock(run(attempt, range(3), max_concurrency=1, retry=RetryPolicy()))
     assert len(starts) == 1
     assert result.stopped == "the server asks for a pause of 3600 s; waited for are at most 600 s"
+
+
+def test_a_pause_as_long_as_the_policy_allows_holds_for_all() -> None:
+    """The ceiling for hints is not the one for refusals."""
+    attempt, starts = failing(RateLimited("quota", retry_after_s=1800), takes_s=0)
+    policy = RetryPolicy(max_throttle_s=3600)
+    on_virtual_clock(run(attempt, range(3), max_concurrency=1, retry=policy))
+    assert starts[0] == 0
+    assert min(starts[1:]) >= 1800
 
 
 def test_an_item_is_not_held_off_for_ever() -> None:

@@ -101,6 +101,21 @@ def test_a_pause_that_is_no_time_is_ignored(nonsense: float) -> None:
     assert on_virtual_clock(go()) == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "at_most", "held"), [(604_800, {}, 600), (1800, {"at_most_s": 3600}, 1800)]
+)
+def test_a_pause_has_a_longest(asked: float, at_most: dict[str, float], held: float) -> None:
+    """A header on a success does not stop everything for days; who knows better may say so."""
+
+    async def go() -> float:
+        gate = Gate()
+        gate.pause(asked, **at_most)
+        await gate.acquire()
+        return asyncio.get_running_loop().time()
+
+    assert on_virtual_clock(go()) == held
+
+
 def test_after_a_pause_not_everything_starts_in_one_instant() -> None:
     """64 that waited spread over a second; later ones start at once again."""
 

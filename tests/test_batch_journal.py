@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from blossom_async.batch import Journal, RetryPolicy, current_attempt, run, stream
 from blossom_async.batch import journal as journal_module
-from blossom_async.errors import ConfigurationError, ServerFailed
+from blossom_async.errors import ConfigurationError, Rejected, ServerFailed
 
 
 class Sent:
@@ -119,7 +120,7 @@ async def test_a_changed_batch_is_refused(tmp_path: Path) -> None:
     before = path.read_bytes()
     sent = Sent()
     for items in (names(5)[::-1], ["new", *names(4)], iter(names(5)[1:])):
-        with pytest.raises(ConfigurationError, match="item 0 is not the item recorded there; run the batch"):
+        with pytest.raises(ConfigurationError, match=r"run\.jsonl: item 0 is not the item.*options .*delete"):
             await run(sent.attempt, items, journal=path)
     with pytest.raises(ConfigurationError, match="this batch has 2 items"):
         await run(sent.attempt, names(2), journal=path)
@@ -160,6 +161,73 @@ async def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written: Is a directory"):
         await run(sent.attempt, names(3), journal=tmp_path)
     assert not sent.items
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
+async def test_a_device_is_refused(device: str) -> None:
+    """Reading one may never end."""
+    async with asyncio.timeout(5):
+        with pytest.raises(ConfigurationError, match=rf"journal {device}: .*allowed: a regular file"):
+            await run(Sent().attempt, names(3), journal=device)
+
+
+async def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """Without waiting for somebody at its other end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    async with asyncio.timeout(5):
+        with pytest.raises(ConfigurationError, match="allowed: a regular file"):
+            await run(Sent().attempt, names(3), journal=path)
+
+
+@pytest.mark.parametrize("impossible", ["a\0b", "a\ud800b"])
+async def test_a_path_that_can_be_no_file_is_refused(tmp_path: Path, impossible: str) -> None:
+    """In one line, which shows what is wrong with it."""
+    async with asyncio.timeout(5):
+        with pytest.raises(ConfigurationError, match=r"no path of a file: .*; use another") as caught:
+            await run(Sent().attempt, names(3), journal=tmp_path / impossible)
+    assert str(caught.value).isprintable()
+
+
+class UnforeseenError(BaseException):
+    """What nobody has thought of."""
+
+
+async def test_what_nobody_foresaw_on_opening_is_raised_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch does not wait for a thread that has died."""
+
+    def unforeseen(_: bytes) -> None:
+        raise UnforeseenError
+
+    monkeypatch.setattr(journal_module, "_record", unforeseen)
+    sent = Sent()
+    async with asyncio.timeout(5):
+        with pytest.raises(UnforeseenError):
+            await run(sent.attempt, names(3), journal=tmp_path / "run.jsonl")
+    assert not sent.items
+
+
+async def test_what_nobody_foresaw_on_writing_is_raised_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ran is handed out before."""
+    sent, seen = Sent(), []
+
+    def unforeseen(_: int) -> None:
+        raise UnforeseenError
+
+    async def read() -> None:
+        async with stream(sent.attempt, names(500), journal=tmp_path / "run.jsonl") as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome)  # noqa: PERF401 - the loop raises
+
+    monkeypatch.setattr(journal_module, "_sync", unforeseen)
+    async with asyncio.timeout(5):
+        with pytest.raises(UnforeseenError):
+            await read()
+    assert len(seen) == len(sent.items) < 500
 
 
 async def test_a_full_disk_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +281,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def resume(path: Path) -> tuple[Sent, Journal]:
     sent, journal = Sent(), Journal(path)
-    result = asyncio.run(run(sent.attempt, names(7), journal=journal))
+    result = asyncio.run(asyncio.wait_for(run(sent.attempt, names(7), journal=journal), 30))
     assert list(result) == [name.upper() for name in names(7)]
     return sent, journal
 
@@ -261,6 +329,167 @@ def test_a_damaged_bit_costs_one_record(finished: bytes, tmp_path: Path, data: s
     assert len(sent.items) <= (3 if newlines else 2)
     assert journal.found is not None
     assert journal.found.cut_bytes or journal.found.damaged_lines
+
+
+WHOLE = {"index": 3, "key": "k", "ok": True, "value": "V"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ok": None},
+        {"ok": 1},
+        {"key": 7},
+        {"cost": "zzz"},
+        {"cost": [1]},
+        {"cost": 1},
+        {"cost": "-1"},
+        {"cost": "NaN"},
+        {"cost": "Infinity"},
+        {"cost": "1e999999999"},
+        {"index": True},
+        {"index": -1},
+        {"index": "3"},
+        {"index": 2_000_000},
+        {"index": 100_000_000},
+        {"index": 2**70},
+        {"value": ...},
+        {"ok": ..., "key": ...},
+    ],
+    ids=str,
+)
+def test_a_line_that_is_whole_and_makes_no_sense_is_damaged(
+    finished: bytes, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """It costs its item and no other, and no memory."""
+    path = tmp_path / "run.jsonl"
+    record = {name: value for name, value in {**WHOLE, **change}.items() if value is not ...}
+    body = line_of(record)
+    header, *records = finished.splitlines(keepends=True)
+    path.write_bytes(b"".join([header, body, *records]))
+    sent, journal = resume(path)
+    assert set(sent.items) == {"item 4"}
+    assert journal.found is not None
+    assert (journal.found.finished, journal.found.damaged_lines) == (6, 1)
+
+
+def line_of(record: dict[str, Any]) -> bytes:
+    """A line with a true checksum, also of numbers that orjson does not write."""
+    body = json.dumps(record, separators=(",", ":")).encode()[:-1]
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+async def test_a_line_that_is_too_long_is_damaged(
+    finished: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is passed over in pieces; a value that would need such a line is refused."""
+    monkeypatch.setattr(journal_module, "_LONGEST_LINE", 1000)
+    path = tmp_path / "run.jsonl"
+    header, *records = finished.splitlines(keepends=True)
+    long = line_of({**WHOLE, "value": "V" * 3000})
+    path.write_bytes(b"".join([header, long, *records, b"x" * 2500]))
+    sent, journal = Sent(), Journal(path)
+    await run(sent.attempt, names(7), journal=journal)
+    assert set(sent.items) == {"item 4"}
+    assert journal.found is not None
+    assert (journal.found.damaged_lines, journal.found.cut_bytes) == (1, 2500)
+    with pytest.raises(
+        ConfigurationError, match=r"value of item 7 takes a line of 1[0-9]{3} bytes; allowed: 1000"
+    ):
+        await run(sent.attempt, [*names(7), "x" * 1000], journal=path)
+
+
+async def test_a_file_of_one_endless_line_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when it begins as a journal does."""
+    monkeypatch.setattr(journal_module, "_LONGEST_LINE", 1000)
+    path = tmp_path / "big.json"
+    path.write_bytes(content := b'{"journal":' + b"[" * 5000)
+    with pytest.raises(ConfigurationError, match="left as it is"):
+        await run(Sent().attempt, names(2), journal=path)
+    assert path.read_bytes() == content
+
+
+async def test_a_failed_item_may_be_corrected_or_left_out(tmp_path: Path) -> None:
+    """It is a new item, under a new key; what is finished stays."""
+    path, first, second = tmp_path / "run.jsonl", Sent(("item 1", "item 4")), Sent()
+    await run(first.attempt, names(5), journal=path)
+    corrected = ["item 0", "better", "item 2", "item 3"]
+    assert list(await run(second.attempt, corrected, journal=path)) == [n.upper() for n in corrected]
+    assert set(second.items) == {"better"}
+    assert second.keys["better"].isdisjoint(first.keys["item 1"])
+
+
+async def test_what_a_corrected_item_has_cost_before_stays_spent(tmp_path: Path) -> None:
+    """A broken answer may have been paid for, and nobody repeats that item under its key."""
+    path = tmp_path / "run.jsonl"
+
+    async def cost_of(items: list[str], max_cost: int) -> list[str | None]:
+        attempt = Sent(("broken",)).attempt
+        return list(await run(attempt, items, cost=lambda _: 1, max_cost=max_cost, journal=path))
+
+    assert await cost_of(["broken"], 1) == [None]
+    assert await cost_of(["better"], 1) == [None]
+    assert await cost_of(["better", "c"], 2) == ["BETTER", None]
+    assert await cost_of(["better", "c"], 2) == ["BETTER", None]
+    assert await cost_of(["better", "c"], 3) == ["BETTER", "C"]
+
+
+async def test_a_value_that_decode_refuses_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under the same key, and the old one stays paid for; the log says how many and why, once."""
+    path, first, second = tmp_path / "run.jsonl", Sent(), Sent()
+
+    def decode(value: str) -> str:
+        if value in {"ITEM 1", "ITEM 3"}:
+            raise ValueError("has expired")
+        return value
+
+    await run(first.attempt, names(5), journal=path, cost=lambda _: 1, max_cost=5)
+    journal = Journal(path, decode=decode)
+    result = await run(second.attempt, names(5), journal=journal, cost=lambda _: 1, max_cost=6)
+    assert list(result) == ["ITEM 0", "ITEM 1", "ITEM 2", None, "ITEM 4"]
+    assert set(second.items) == {"item 1"}
+    assert second.keys["item 1"] == first.keys["item 1"]
+    (record,) = caplog.records
+    assert "2 values on record were not usable (first item 1: has expired)" in record.getMessage()
+    assert list(await run(second.attempt, names(5), journal=path)) == [n.upper() for n in names(5)]
+
+
+async def test_another_exception_of_decode_ends_the_batch(tmp_path: Path) -> None:
+    """Also one that would pass for the end of the input."""
+
+    def decode(_: str) -> str:
+        raise LookupError("a mistake")
+
+    def ended(_: str) -> str:
+        raise StopIteration
+
+    path = tmp_path / "run.jsonl"
+    await run(Sent().attempt, names(5), journal=path)
+    with pytest.raises(LookupError, match="a mistake"):
+        await run(Sent().attempt, names(5), journal=Journal(path, decode=decode))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await run(Sent().attempt, names(5), journal=Journal(path, decode=ended))
+
+
+async def test_an_item_whose_key_fails_leaves_its_record_alone(tmp_path: Path) -> None:
+    """It has failed in this run; what is finished on record comes back when the key does."""
+    path = tmp_path / "run.jsonl"
+
+    def broken(item: str) -> str:
+        if item == "item 1":
+            raise Rejected("no key today")
+        return item
+
+    await run(Sent().attempt, names(3), journal=path)
+    before = path.read_bytes()
+    result = await run(Sent().attempt, names(3), journal=path, key=broken)
+    assert [str(o.error) for o in result.failures] == ["no key today (422 invalid_request)"]
+    assert path.read_bytes() == before
+    assert (await run(Sent().attempt, names(3), journal=path)).outcomes[1].attempts == 0
 
 
 CHILD = """

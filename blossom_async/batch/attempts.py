@@ -187,7 +187,7 @@ class Attempts(Generic[Item, Value]):
             call.fatal = f"the server asks for a pause of {asked:g} s; waited for are at most {longest:g} s"
             return None
         for gate in self._gates:
-            gate.pause(asked)
+            gate.pause(asked, at_most_s=longest)
         if not self._repeats:
             return None
         now = asyncio.get_running_loop().time()

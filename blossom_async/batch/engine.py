@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -65,19 +66,22 @@ async def run(
     under way end. Either way nothing new starts, items that would be tried again keep their last error, and
     untried ones have ``NotRun``: all the rest of a synchronous input, of an async one those already taken.
 
-    ``on_progress`` is called after each item; what it raises goes to the loop's exception handler.
+    ``on_progress``, a plain function, is called after each item; what it raises goes to the loop's exception
+    handler.
 
     ``journal`` a file in which each finished item is on disk before its outcome is given; the same call
     again sends only what is not finished there. ``dedup`` sends equal items once and gives all of them the
     answer. Items are equal, and recognised in the journal, by ``key(item)``; text is its own key. An item
     is sent only while the sum of ``cost(item)``, over all that were sent in this run and in those before
     it in the journal, stays within ``max_cost``; the first that does not fit stops the batch. Items that were
-    refused (4xx) do not count.
+    refused (4xx) do not count. An item for which ``key`` or ``cost`` raises, or gives what is no text or no
+    amount, fails with that and is not sent.
 
     Cancelling ends all attempts and waits for them, and for the journal.
 
-    Raises ``ValueError`` for a bad limit and ``ConfigurationError`` for a journal that is not this batch's,
-    in use, or cannot be written.
+    Raises ``ValueError`` for a bad limit, ``TypeError`` for an ``on_progress`` that is a coroutine function,
+    and ``ConfigurationError`` for a journal that is not this batch's, in use, or cannot be written, and for
+    an item that is no text where a ``key`` is needed and missing.
     """
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(
@@ -228,6 +232,11 @@ class _Batch(Generic[Item, Value]):
     ) -> None:
         if deadline_s is not None and not deadline_s > 0:
             raise ValueError(f"deadline_s: {deadline_s!r} cannot be used; allowed: seconds above 0")
+        if _is_coroutine_function(on_progress):
+            raise TypeError(
+                f"on_progress: {on_progress!r:.80} is a coroutine function, which nobody would await; "
+                "allowed: a plain function, which may start a task"
+            )
         own_limits = rate_limits(rate_limit)
         own_slots = Slots(max_concurrency)
         self._attempts = Attempts(
@@ -273,7 +282,7 @@ class _Batch(Generic[Item, Value]):
         self._failed = 0
         self._not_run = 0
         self._reused = 0
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self.stopped: str | None = None
 
         self._loop = asyncio.get_running_loop()
@@ -394,22 +403,22 @@ class _Batch(Generic[Item, Value]):
     def _take(self) -> Call[Item, Value] | None:
         """A call to make now, without waiting; None when there is none, or others should have their turn."""
         if self._retries and self._retries[0][0] <= self._loop.time():
-            call = heapq.heappop(self._retries)[2]
+            due = heapq.heappop(self._retries)[2]
             self._arm_retry_timer()
-            return call
+            return due
         if self._source.waits:
             return None
         while self._has_room() and self._since_yield < _PULLS_BETWEEN_YIELDS:
             self._since_yield += 1
             try:
-                admitted = self._admit(self._source.next())
+                item = self._source.next()
             except StopIteration:
                 self._input_ended()
             except Exception as exc:  # noqa: BLE001 - raised to the caller once the running items have ended
                 self._fail(exc)
             else:
-                if admitted is not None:
-                    return admitted
+                if (call := self._admit(item)) is not None:
+                    return call
         return None
 
     async def _wait_for_call(self, worker: _Worker) -> Call[Item, Value] | None:
@@ -465,7 +474,11 @@ class _Batch(Generic[Item, Value]):
         self._pulled += 1
         if self._plain and self.stopped is None:
             return call
-        if self._ledger.answers(call):
+        try:
+            if self._ledger.answers(call):
+                return None
+        except Exception as exc:  # noqa: BLE001 - as in _take
+            self._fail(exc)
             return None
         if self.stopped is None and (reason := self._ledger.refusal(call)) is not None:
             self._stop(reason)
@@ -499,7 +512,7 @@ class _Batch(Generic[Item, Value]):
         self._source.ended = True
         self._wake_all()
 
-    def _fail(self, failure: Exception) -> None:
+    def _fail(self, failure: BaseException) -> None:
         if self._failure is None:
             self._failure = failure
         self._input_ended()
@@ -513,9 +526,9 @@ class _Batch(Generic[Item, Value]):
         for worker in self._workers:
             worker.task.cancel()
 
-    def _break_off(self, failure: Exception) -> None:
+    def _break_off(self, failure: BaseException) -> None:
         self._fail(failure)
-        self._stop(str(failure))
+        self._stop(str(failure) or type(failure).__name__)
 
     def _expire(self) -> None:
         self._stop(f"the deadline of {self._deadline_s:g} s has passed", cancel=True)
@@ -573,6 +586,11 @@ class _Batch(Generic[Item, Value]):
             on_progress(progress)
         except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items
             self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
+
+
+def _is_coroutine_function(function: object) -> bool:
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - not whether, but how it is called
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):

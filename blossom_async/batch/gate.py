@@ -21,6 +21,8 @@ _SPELLED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*
 _MARGIN = 1.005
 _CATCH_UP_S = 0.05  # timers fire late, on a busy machine by this much; the meter lets it be made good
 
+_LONGEST_PAUSE_S = 600.0  # as RetryPolicy.max_throttle_s
+
 # All that waited for the end of a pause would start in one instant and run into the next one.
 _RAMP_S = 1.0
 _RAMP_STEP_S = 1 / 64
@@ -153,14 +155,17 @@ class Gate:
         self.closed = self.closed or bool(limits)
         self._look_again()
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> None:
         """No attempt starts for so many seconds from now. A pause only ever extends one under way.
 
-        Numbers that are no time to wait (nan, infinite, zero or less) are ignored. After the pause what
-        waited starts spread over as long again, at most a second.
+        One of more than ``at_most_s`` seconds is cut to that: a hint in a header must not stop everything for
+        days. If the server meant it, the next attempt hears it as a 429. Numbers that are no time to wait
+        (nan, infinite, zero or less) are ignored. After the pause what waited starts spread over as long
+        again, at most a second.
         """
         if not (math.isfinite(seconds) and seconds > 0):
             return
+        seconds = min(seconds, at_most_s)
         until = asyncio.get_running_loop().time() + seconds
         if until > self._paused_until:
             self._paused_until = until

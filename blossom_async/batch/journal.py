@@ -7,20 +7,23 @@ import fcntl
 import logging
 import os
 import queue
+import stat
 import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import attrs
 import orjson
 
 from blossom_async.batch.attempts import new_run_id
 from blossom_async.batch.outcome import Outcome
+from blossom_async.batch.spending import amount
 from blossom_async.errors import ConfigurationError
 
 __all__ = ["Journal", "JournalFound", "OpenJournal", "Recalled"]
@@ -30,7 +33,9 @@ Value = TypeVar("Value")
 
 _VERSION = 1
 _CRC_LENGTH = len(b',"crc":"01234567"}\n')
-_HIGHEST_INDEX = 100_000_000
+_LONGEST_LINE = 64 * 2**20  # a longer one is no record: it is passed over without being held in memory
+_INDICES = 100_000_000
+_SPARSE_INDICES = 1_000_000  # a line is longer than a byte, so only indices above size + this are impossible
 _FINISHED, _FAILED = 1, 2
 _GROUP_S = 0.005  # commits follow each other no faster: fewer, larger ones
 _sync = getattr(os, "fdatasync", os.fsync)  # not every POSIX system has the cheaper one
@@ -41,8 +46,9 @@ _log = logging.getLogger("blossom_async.batch")
 class JournalFound:
     """What was in a journal when it was opened.
 
-    ``finished`` items with a value, which are not sent again · ``failed`` items, which are · ``cut_bytes`` of
-    an unfinished line at the end, removed · ``damaged_lines`` before the end, whose items are sent again.
+    ``finished`` items with a value, which are not sent again unless ``decode`` refuses it · ``failed`` items,
+    which are · ``cut_bytes`` of an unfinished line at the end, removed · ``damaged_lines`` before the end,
+    whose items are sent again.
     """
 
     finished: int
@@ -70,8 +76,11 @@ class Journal:
 
     ``path`` of a JSON Lines file, made when it is not there · ``run`` says in one line what is being run (an
     endpoint, a model, options): a journal of another run is refused · ``encode`` turns a value into what JSON
-    can hold and ``decode`` back; without them values must be JSON already · ``found`` is set when a run opens
-    the file.
+    can hold, at most 64 MiB of it, and ``decode`` back; without them values must be JSON already · ``found``
+    is set when a run opens the file.
+
+    ``decode`` raises ``ValueError`` for a value that is not usable, or no longer: that item is made anew, and
+    what its old value has cost stays spent. Any other exception of ``encode`` or ``decode`` ends the batch.
 
     Each line has a CRC-32 of what stands before it. A record is on disk (fdatasync, many in one) before its
     outcome is handed out, so an item whose value was seen is never sent again. An item under way in a crash
@@ -93,8 +102,9 @@ class OpenJournal(Generic[Item, Value]):
         self,
         journal: Journal,
         on_durable: Callable[[list[Outcome[Item, Value]]], None],
-        on_failure: Callable[[ConfigurationError, list[Outcome[Item, Value]]], None],
+        on_failure: Callable[[BaseException, list[Outcome[Item, Value]]], None],
     ) -> None:
+        self.path = journal.path
         self._journal = journal
         self._on_durable = on_durable
         self._on_failure = on_failure
@@ -104,10 +114,15 @@ class OpenJournal(Generic[Item, Value]):
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._write, name="blossom journal", daemon=True)
         self._file: _File | None = None
+        self._refused = 0
+        self._first_refused = ""
         self.run_id = ""
 
     async def open(self) -> None:
-        """Reads what is there. Raises ``ConfigurationError`` when this run cannot be written there."""
+        """Reads what is there. Raises ``ConfigurationError`` when this run cannot be written there.
+
+        What the writer thread did not expect is raised as it is.
+        """
         self._thread.start()
         self._file = await self._opened
         self.run_id = self._file.run_id
@@ -116,15 +131,15 @@ class OpenJournal(Generic[Item, Value]):
             _log.warning(
                 "journal %s: %d bytes of an unfinished line cut off, %d damaged lines passed over; "
                 "their items are sent again",
-                self._journal.path,
+                self.path,
                 found.cut_bytes,
                 found.damaged_lines,
             )
 
     @property
     def length(self) -> int:
-        """One more than the highest index on record."""
-        return len(self._file.offsets) if self._file is not None else 0
+        """One more than the highest index of a finished item."""
+        return self._file.length if self._file is not None else 0
 
     @property
     def spent(self) -> Decimal:
@@ -132,26 +147,39 @@ class OpenJournal(Generic[Item, Value]):
         return self._file.spent if self._file is not None else Decimal(0)
 
     def recall(self, index: int, key: str) -> Recalled | None:
-        """What is on record about an item; None for nothing.
+        """What is on record about an item.
 
-        Raises ``ConfigurationError`` when another item has that place on record.
+        None for nothing, for a failure of another item, and for a value that ``decode`` refuses.
+        Raises ``ConfigurationError`` when another item is finished in that place, or the file is unreadable.
         """
         assert self._file is not None  # noqa: S101 - for the type checker; open() sets it
-        record = self._file.record(index)
+        try:
+            record = self._file.record(index)
+        except OSError as exc:
+            raise _unusable(self.path, "read", exc) from exc
         if record is None:
             return None
         if record["key"] != key:
+            if not record["ok"]:
+                return None
             raise ConfigurationError(
-                f"journal {self._journal.path}: item {index} is not the item recorded there; run the batch "
-                "that the journal belongs to, or use another journal"
+                f"journal {self.path}: item {index} is not the item recorded there: it or its options differ "
+                "from what is on record; delete the journal, use another one, or run the batch it belongs to"
             )
-        value = self._journal.decode(record["value"]) if record["ok"] else None
-        return Recalled(record["ok"], value, _cost(record))
+        if not record["ok"]:
+            return Recalled(False, None, _cost(record))
+        try:
+            value = self._journal.decode(record["value"])
+        except ValueError as exc:
+            self._first_refused = self._first_refused or f"item {index}: {exc}"[:500]
+            self._refused += 1
+            return None
+        return Recalled(True, value, _cost(record))
 
     def append(self, outcome: Outcome[Item, Value], key: str, cost: Decimal) -> None:
         """Has an outcome written; ``on_durable`` gets it back when it is on disk.
 
-        Raises ``ConfigurationError`` when its value cannot be written as JSON.
+        Raises ``ConfigurationError`` when its value cannot be written as JSON, or is too long.
         """
         record: dict[str, Any] = {"index": outcome.index, "key": key, "ok": outcome.ok}
         if outcome.ok:
@@ -166,9 +194,14 @@ class OpenJournal(Generic[Item, Value]):
             line = _line(record)
         except (TypeError, ValueError) as exc:
             raise ConfigurationError(
-                f"journal {self._journal.path}: the value of item {outcome.index} cannot be written: {exc}; "
+                f"journal {self.path}: the value of item {outcome.index} cannot be written: {exc}; "
                 "give the journal an encode function that makes it JSON"
             ) from exc
+        if len(line) > _LONGEST_LINE:
+            raise ConfigurationError(
+                f"journal {self.path}: the value of item {outcome.index} takes a line of {len(line)} "
+                f"bytes; allowed: {_LONGEST_LINE}; give the journal an encode function that puts it elsewhere"
+            )
         self._queue.put((line, outcome))
 
     async def close(self) -> None:
@@ -183,6 +216,13 @@ class OpenJournal(Generic[Item, Value]):
             except asyncio.CancelledError as exc:
                 cancelled = exc
         self._thread.join()
+        if self._refused:
+            _log.warning(
+                "journal %s: %d values on record were not usable (first %s); their items were sent again",
+                self.path,
+                self._refused,
+                self._first_refused,
+            )
         if cancelled is not None:
             raise cancelled
 
@@ -191,21 +231,20 @@ class OpenJournal(Generic[Item, Value]):
     def _write(self) -> None:
         file: _File | None = None
         try:
-            file = _File(self._journal.path, self._journal.run)
-        except ConfigurationError as exc:
-            self._call(_set_exception, self._opened, exc)
-        except OSError as exc:
-            self._call(_set_exception, self._opened, _unwritable(self._journal.path, exc))
+            file = _File(self.path, self._journal.run)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the loop waits to be told
+            self._call(_set_exception, self._opened, self._reason(exc))
         else:
             self._call(_set_result, self._opened, file)
             self._commit_groups(file)
         finally:
             if file is not None:
-                file.close()
+                with suppress(OSError):  # what was handed out is on disk already
+                    file.close()
             self._call(_set_result, self._closed, None)
 
     def _commit_groups(self, file: _File) -> None:
-        failed: ConfigurationError | None = None
+        failed: BaseException | None = None
         closing, last_commit = False, 0.0
         while not closing:
             first = self._queue.get()
@@ -218,14 +257,17 @@ class OpenJournal(Generic[Item, Value]):
             if group and failed is None:
                 try:
                     file.append(b"".join([line for line, _ in group]))
-                except OSError as exc:
-                    failed = _unwritable(self._journal.path, exc)
+                except BaseException as exc:  # noqa: BLE001 - as in _write
+                    failed = self._reason(exc)
             last_commit = time.monotonic()
             outcomes = [outcome for _, outcome in group]
             if failed is not None:
                 self._call(self._on_failure, failed, outcomes)
             elif group:
                 self._call(self._on_durable, outcomes)
+
+    def _reason(self, exc: BaseException) -> BaseException:
+        return _unusable(self.path, "written", exc) if isinstance(exc, OSError) else exc
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
@@ -239,11 +281,21 @@ class _File:
 
     def __init__(self, path: Path, run: str) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would block
         try:
+            self._fd = os.open(path, flags, 0o600)
+        except ValueError as exc:  # a NUL, or what the file system's encoding does not have
+            raise ConfigurationError(f"journal {str(path)!r}: no path of a file: {exc}; use another") from exc
+        try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise ConfigurationError(
+                    f"journal {path}: is a device, a pipe or a socket; allowed: a regular file; use another "
+                    "path"
+                )
             self._lock()
-            self.offsets = array("q")
+            self._offsets = array("q")
             self._lengths = array("q")
+            self.length = 0
             self.run_id = ""
             self.spent = Decimal(0)
             self.found = self._scan(run)
@@ -260,9 +312,9 @@ class _File:
         _sync(self._fd)
 
     def record(self, index: int) -> dict[str, Any] | None:
-        if index >= len(self.offsets) or self.offsets[index] < 0:
+        if index >= len(self._offsets) or self._offsets[index] < 0:
             return None
-        return _record(os.pread(self._fd, self._lengths[index], self.offsets[index]))
+        return _item_record(os.pread(self._fd, self._lengths[index], self._offsets[index]), index + 1)
 
     def _lock(self) -> None:
         try:
@@ -278,32 +330,34 @@ class _File:
         damaged = damaged_since = 0
         with os.fdopen(os.dup(self._fd), "rb") as lines:
             lines.seek(0)
-            header = lines.readline()
+            header = lines.readline(_LONGEST_LINE)
             if not self._check_header(header, run):
                 return JournalFound(0, 0, len(header), 0)
+            indices = min(_INDICES, _SPARSE_INDICES + os.fstat(self._fd).st_size)
             good_end = position = len(header)
-            for line in lines:
-                start, position = position, position + len(line)
-                record = _record(line)
-                index = record.get("index") if record is not None else None
-                if record is None or not isinstance(index, int) or not 0 <= index <= _HIGHEST_INDEX:
+            for line, length in _lines(lines):
+                start, position = position, position + length
+                record = _item_record(line, indices)
+                if record is None:
                     damaged_since += 1
                     continue
                 damaged, damaged_since = damaged + damaged_since, 0
                 good_end = position
-                if index >= len(self.offsets):
-                    missing = max(index + 1 - len(self.offsets), len(self.offsets) // 8)
-                    self.offsets.extend([-1] * missing)
+                index = record["index"]
+                if index >= len(self._offsets):
+                    missing = max(index + 1 - len(self._offsets), len(self._offsets) // 8)
+                    self._offsets.extend([-1] * missing)
                     self._lengths.extend([0] * missing)
                     state.extend(bytes(missing))
-                if state[index]:  # it failed before and was sent again
-                    self.spent -= _cost(self.record(index) or {})
+                if state[index] == _FAILED:
+                    before = self.record(index)
+                    if before is not None and before["key"] == record["key"]:  # it was sent again
+                        self.spent -= _cost(before)
                 self.spent += _cost(record)
-                self.offsets[index] = start
-                self._lengths[index] = len(line)
+                self._offsets[index] = start
+                self._lengths[index] = length
                 state[index] = _FINISHED if record["ok"] else _FAILED
-        while len(self.offsets) and self.offsets[-1] < 0:
-            self.offsets.pop()
+        self.length = state.rfind(_FINISHED) + 1
         if position > good_end:
             os.ftruncate(self._fd, good_end)
             _sync(self._fd)
@@ -314,7 +368,8 @@ class _File:
         header = _record(line)
         if header is None:
             start = b'{"journal":'
-            unfinished = not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line))
+            cut = not line.endswith(b"\n") and len(line) < _LONGEST_LINE
+            unfinished = cut and (line.startswith(start) or start.startswith(line))
             if not unfinished:
                 raise ConfigurationError(
                     f"journal {self._path}: its first line is not that of a journal, so it is left as it is; "
@@ -362,13 +417,44 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def _item_record(line: bytes, indices: int) -> dict[str, Any] | None:
+    """The record of an item with an index below ``indices``; None when the line is no such thing."""
+    record = _record(line)
+    if record is None or type(record.get("index")) is not int or not 0 <= record["index"] < indices:
+        return None
+    if type(record.get("ok")) is not bool or not isinstance(record.get("key"), str):
+        return None
+    if record["ok"] and "value" not in record:
+        return None
+    try:
+        _cost(record)
+    except (ValueError, ArithmeticError):
+        return None
+    return record
+
+
 def _cost(record: dict[str, Any]) -> Decimal:
-    return Decimal(record.get("cost", 0))
+    """Raises ``ValueError`` or ``ArithmeticError`` for what is no amount."""
+    if "cost" not in record:
+        return Decimal(0)
+    text = record["cost"]
+    if not isinstance(text, str):
+        raise ValueError(f"cost: {text!r:.80} cannot be used; allowed: a number as text")
+    return amount(Decimal(text), "cost")
 
 
-def _unwritable(path: Path, exc: OSError) -> ConfigurationError:
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Each line and its length; of one that is too long no more than the length."""
+    while line := file.readline(_LONGEST_LINE):
+        length, end = len(line), line
+        while not end.endswith(b"\n") and (end := file.readline(_LONGEST_LINE)):
+            line, length = b"", length + len(end)
+        yield line, length
+
+
+def _unusable(path: Path, use: str, exc: OSError) -> ConfigurationError:
     error = ConfigurationError(
-        f"journal {path}: cannot be written: {exc.strerror or exc}; nothing new is started"
+        f"journal {path}: cannot be {use}: {exc.strerror or exc}; nothing new is started"
     )
     error.__cause__ = exc
     return error
@@ -379,6 +465,6 @@ def _set_result(future: asyncio.Future[Any], result: object) -> None:
         future.set_result(result)
 
 
-def _set_exception(future: asyncio.Future[Any], exception: Exception) -> None:
+def _set_exception(future: asyncio.Future[Any], exception: BaseException) -> None:
     if not future.done():
         future.set_exception(exception)

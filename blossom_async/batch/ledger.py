@@ -35,7 +35,7 @@ class Ledger(Generic[Item, Value]):
         self,
         deliver: Callable[[Outcome[Item, Value]], None],
         settled: Callable[[], None],
-        failed: Callable[[Exception], None],
+        failed: Callable[[BaseException], None],
         *,
         key: Callable[[Item], str] | None,
         journal: Journal | str | PathLike[str] | None,
@@ -53,7 +53,7 @@ class Ledger(Generic[Item, Value]):
         self._failed = failed
         self._broken = False
         self._loop = asyncio.get_running_loop()
-        self._key = key if key is not None else _text_itself
+        self._key = key
         self._keyed = key is not None or journal is not None or dedup
         self._leaders: dict[str, Call[Item, Value]] | None = {} if dedup else None
         self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
@@ -75,8 +75,8 @@ class Ledger(Generic[Item, Value]):
             self._spending.spent = self._journal.spent
         if total is not None and self._journal.length > total:
             raise ConfigurationError(
-                f"the journal has item {self._journal.length - 1} on record, this batch has {total} items; "
-                "run the batch that the journal belongs to, or use another journal"
+                f"journal {self._journal.path}: has item {self._journal.length - 1} on record, this batch "
+                f"has {total} items; delete the journal, use another one, or run the batch it belongs to"
             )
 
     async def close(self) -> None:
@@ -85,16 +85,30 @@ class Ledger(Generic[Item, Value]):
             await self._journal.close()
 
     def answers(self, call: Call[Item, Value]) -> bool:
-        """Whether the journal, or an equal item, has the answer or will have it.
+        """Whether a call need not be made: the journal, or an equal item, has the answer or will have it.
 
-        Raises ``ConfigurationError`` for an item without a key, or other than the journal's.
+        Nor is it made when ``cost`` or ``key`` fails for its item: that is the item's failure, and none to be
+        remembered. Raises ``ConfigurationError`` for an item without a key, or other than the journal's.
         """
-        if self._spending is not None:
-            call.cost = self._spending.price(call.item)
-        if not self._keyed:
-            return False
-        call.item_key = _digest(self._key(call.item))
-        return self._on_record(call) or self._follows(call)
+        if self._keyed and self._key is None and not isinstance(call.item, str):
+            raise ConfigurationError(
+                f"key: missing, and item {call.item!r:.80} is no text; allowed: a function from an item to a "
+                "str that is the same for equal items only"
+            )
+        try:
+            self._look_at(call)
+        except (
+            asyncio.CancelledError
+        ) as exc:  # nothing was awaited, so it is not this task that was cancelled
+            call.error = RuntimeError("key or cost ended with a CancelledError that nobody had asked for")
+            call.error.__cause__ = exc
+        except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
+            call.error = exc
+        if call.error is not None:
+            call.cost = None
+            self.settle(call, recorded=True)
+            return True
+        return self._keyed and (self._on_record(call) or self._follows(call))
 
     def refusal(self, call: Call[Item, Value]) -> str | None:
         """Why there is no money for a call; None when there is, and it is reserved."""
@@ -119,6 +133,16 @@ class Ledger(Generic[Item, Value]):
             self._record(self._journal, outcome, call.item_key, cost)
         if self._leaders is not None:
             self._share(call, self._leaders)
+
+    def _look_at(self, call: Call[Item, Value]) -> None:
+        """Gives a call its price and its key. Raises whatever the caller's functions do."""
+        if self._spending is not None:
+            call.cost = self._spending.price(call.item)
+        if self._keyed:
+            key = call.item if self._key is None else self._key(call.item)
+            if not isinstance(key, str):
+                raise TypeError(f"key: {key!r:.80} cannot be used; allowed: a str")
+            call.item_key = _digest(key)
 
     def _on_record(self, call: Call[Item, Value]) -> bool:
         found = self._journal.recall(call.index, call.item_key) if self._journal is not None else None
@@ -179,20 +203,11 @@ class Ledger(Generic[Item, Value]):
             self._deliver(outcome)
         self._settled()
 
-    def _not_on_disk(self, failure: ConfigurationError, outcomes: list[Outcome[Item, Value]]) -> None:
-        """The disk is full or gone: what has been paid for is handed out all the same."""
+    def _not_on_disk(self, failure: BaseException, outcomes: list[Outcome[Item, Value]]) -> None:
+        """The disk is full or gone, or worse: what has been paid for is handed out all the same."""
         self._broken = True
         self._failed(failure)
         self._on_disk(outcomes)
-
-
-def _text_itself(item: object) -> str:
-    if not isinstance(item, str):
-        raise ConfigurationError(
-            f"key: missing, and item {item!r:.80} is no text; allowed: a function from an item to a str that "
-            "is the same for equal items only"
-        )
-    return item
 
 
 def _digest(key: str) -> str:

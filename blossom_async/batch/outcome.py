@@ -20,8 +20,8 @@ class Outcome(Generic[Item, Value]):
     """The end of one item: a value or an error, never both.
 
     ``index`` is its place in the input, ``attempts`` how often it was tried, ``elapsed_s`` the seconds from
-    being taken from the input to its end, waiting for a slot and for the rate limit included. With a value,
-    ``attempts`` is 0 when nothing was sent for it: the journal or an equal item had the answer.
+    being taken from the input to its end, waiting for a slot and for the rate limit included. ``attempts`` is
+    0 when nothing was sent for it: the journal or an equal item had the answer, or it was given up untried.
     """
 
     index: int

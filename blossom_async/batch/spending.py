@@ -8,9 +8,11 @@ from typing import Generic, TypeVar
 
 from blossom_async.errors import NotRun, ResponseError
 
-__all__ = ["Spending"]
+__all__ = ["Spending", "amount"]
 
 Item = TypeVar("Item")
+
+_TOO_MUCH = Decimal("1e309")  # more than a float can hold; sums of what is below it cannot overflow
 
 
 class Spending(Generic[Item]):
@@ -20,14 +22,14 @@ class Spending(Generic[Item]):
     """
 
     def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: float | Decimal) -> None:
-        """Raises ``ValueError`` when ``max_cost`` is not a number from 0 up."""
-        self.max_cost = _amount(max_cost, "max_cost")
+        """Raises ``ValueError`` when ``max_cost`` is no ``amount``."""
+        self.max_cost = amount(max_cost, "max_cost")
         self.spent = Decimal(0)
         self._cost = cost
 
     def price(self, item: Item) -> Decimal:
-        """What the item may cost at most. Raises ``ValueError`` when that is not a number from 0 up."""
-        return _amount(self._cost(item), "cost")
+        """What the item may cost at most. Raises ``ValueError`` when that is no ``amount``."""
+        return amount(self._cost(item), "cost")
 
     def reserve(self, price: Decimal) -> bool:
         """Whether there is room for so much; if so it is taken."""
@@ -47,9 +49,10 @@ class Spending(Generic[Item]):
         return price
 
 
-def _amount(value: float | Decimal, name: str) -> Decimal:
+def amount(value: float | Decimal, name: str) -> Decimal:
+    """A number from 0 up as decimal. Raises ``ValueError`` for anything else, and from 1e309 on."""
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    amount = Decimal(str(value)) if number else Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise ValueError(f"{name}: {value!r} cannot be used; allowed: a number from 0 up")
-    return amount
+    exact = Decimal(str(value)) if number else Decimal("NaN")
+    if not (exact.is_finite() and 0 <= exact < _TOO_MUCH):
+        raise ValueError(f"{name}: {value!r:.80} cannot be used; allowed: a number from 0 up, below 1e309")
+    return exact
