@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import pty
 import re
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,20 @@ import attrs
 import click
 import orjson
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blossom_async.cli import commands
-from blossom_async.cli.words import duration, plural, said, size
-from blossom_async.models import ImageOptions
+from blossom_async.cli.commands import commands
+from blossom_async.cli.results import InTurn, JsonLines, Result, Tally
+from blossom_async.cli.words import duration, plural, said, say, size
+from blossom_async.models import ImageInfo, ImageOptions
 from tests.conftest import KEY, RunningGateway
 
 BLOSSOM = (sys.executable, "-m", "blossom_async.cli")
 TINY = ("--width", "32", "--height", "32")
+WHEN = datetime(2026, 11, 22, 14, 23, tzinfo=UTC)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -100,6 +105,44 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def told(number: int) -> dict[str, Any]:
+    """What a gateway says of a picture."""
+    image_id = f"{number:022}"
+    return {
+        "url": f"http://127.0.0.1:1/image/{image_id}", "id": image_id, "width": 32, "height": 32,
+        "format": "png", "file_size": 9, "quality": "standard", "cost": 1,
+        "created_at": "2026-11-22T14:23:00Z", "expires_at": None, "time_remaining": None,
+        "tracking_id": None, "metadata": {}, "sha256": "0" * 64, "provider": "openai", "model": "m",
+        "seed": 7,
+    }  # fmt: skip
+
+
+def result(index: int, *, reused: bool = False) -> Result:
+    info = ImageInfo(**{**told(index), "created_at": WHEN})
+    return Result(index, f"prompts.txt:{index + 1}", "a lake", info, None, reused=reused)
+
+
+@asynccontextmanager
+async def scripted(answer: Callable[[str], Awaitable[dict[str, Any]]]) -> AsyncIterator[str]:
+    """A gateway that answers each prompt with what it is told; gives its address."""
+
+    async def create(request: web.Request) -> web.Response:
+        return web.json_response(await answer((await request.json())["prompt"]), status=201)
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"service": "blossom"})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", health), web.post("/v1/images", create)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 @pytest.fixture
 def prompts(tmp_path: Path) -> Callable[..., Path]:
     """``prompts("a lake", "a sea")`` is a file with these lines."""
@@ -121,12 +164,40 @@ class TestHelp:
     def test_help_waits_for_nothing_heavy(self) -> None:
         """``blossom --help`` imports no HTTP, no terminal toolkit and no gateway."""
         code = (
-            "import sys\nfrom blossom_async.cli import commands\n"
+            "import sys\nfrom blossom_async.cli.commands import commands\n"
             "try:\n    commands.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
             "heavy = {'aiohttp', 'anyio', 'asyncio', 'attrs', 'rich', 'rich_click', 'PIL', 'numpy'}\n"
             "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=50)
+
+    @pytest.mark.parametrize("missing", ["click", "rich", "rich_click"])
+    @pytest.mark.parametrize("arguments", [["url", "--help"], ["batch", "-"]])
+    def test_without_the_extra_it_says_what_to_install(self, missing: str, arguments: list[str]) -> None:
+        """One line, no traceback."""
+        code = (
+            f"import sys\nsys.modules[{missing!r}] = None\nsys.argv = ['blossom', *{arguments!r}]\n"
+            "from blossom_async.cli import main\nmain()\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50, input=""
+        )
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr == (
+            "blossom: the command line is not installed; pip install 'blossom-async[cli]' (or [all])\n"
+        )
+
+    def test_a_module_of_our_own_that_is_missing_is_a_bug(self) -> None:
+        """Not taken for a missing extra."""
+        code = (
+            "import sys\nsys.modules['blossom_async.errors'] = None\n"
+            "from blossom_async.cli import main\nmain()\n"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50
+        )
+        assert ran.returncode == 1
+        assert "Traceback" in ran.stderr
 
     def test_every_command_is_there_and_has_help(self) -> None:
         """Each stands in the list and explains its options."""
@@ -355,11 +426,98 @@ class TestCtrlC:
         assert there.returncode == 130
         written = lines(out)
         assert written[0] == orjson.loads(first)
-        assert [line["index"] for line in written] == list(range(len(written)))
+        indexes = [line["index"] for line in written]
+        assert indexes == sorted(set(indexes))
         assert len(written) < 5000
         assert f"stopped: {len(written):,} picture" in said_last
         assert "blossom serve" in said_last
         assert page.read_text("utf-8").count("<article>") == len(written)
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    async def test_what_came_out_of_turn_is_listed_too(
+        self, prompts: Prompts, tmp_path: Path, number: signal.Signals, status: int
+    ) -> None:
+        """A first picture that takes long costs none of the others, nowhere; SIGTERM is as Ctrl-C."""
+        count = 20
+        last_begun = asyncio.Event()
+
+        async def answer(prompt: str) -> dict[str, Any]:
+            index = int(prompt.rpartition(" ")[2])
+            if index == count:
+                last_begun.set()
+            if index in {0, count}:
+                await asyncio.Event().wait()
+            return told(index)
+
+        path = prompts(*[f"lake {index}" for index in range(count + 1)])
+        out, page = tmp_path / "urls.jsonl", tmp_path / "page.html"
+        out.write_text("earlier\n")
+        async with scripted(answer) as base_url:
+            with running(
+                *("batch", path, "--out", out, "--gallery", page, "--all", "--max-concurrency", 2),
+                *("--base-url", base_url),
+            ) as there:
+                async with asyncio.timeout(50):
+                    await last_begun.wait()  # with two at once, all between have been answered
+                assert out.read_text() == "earlier\n"
+                there.send_signal(number)
+                shown, said_last = await asyncio.to_thread(there.communicate, timeout=50)
+        assert there.returncode == status, said_last
+        assert "Traceback" not in said_last
+        assert [line["index"] for line in lines(out)] == list(range(1, count))
+        assert all(f"{told(index)['id']}" in shown for index in range(1, count))
+        assert f"stopped: {count - 1} pictures" in said_last
+        assert "the same command goes on from here" in said_last
+        assert re.findall('id="p([0-9]+)"', page.read_text("utf-8")) == [f"{n + 1}" for n in range(1, count)]
+
+    async def test_a_first_picture_that_takes_long_holds_memory_constant(self) -> None:
+        """No more items are begun than may wait for their turn."""
+        turn = InTurn(3)
+        for index in (1, 2):
+            turn.add(result(index))
+        await turn.room(2)
+        fourth = asyncio.ensure_future(turn.room(3))
+        await asyncio.sleep(0)
+        assert not fourth.done()
+        turn.add(result(0))
+        assert [ready.index for ready in iter(turn.pop, None)] == [0, 1, 2]
+        await fourth
+
+    async def test_no_more_is_begun_than_may_wait(
+        self, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the first picture is not there, the eighth is the last one begun."""
+        monkeypatch.setattr("blossom_async.cli.batch._WINDOW", 8)
+        eighth, ninth = asyncio.Event(), asyncio.Event()
+
+        async def answer(prompt: str) -> dict[str, Any]:
+            index = int(prompt.rpartition(" ")[2])
+            if index == 0:
+                await eighth.wait()
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(ninth.wait(), 0.2)
+            if index == 7:
+                eighth.set()
+            if index == 8:
+                ninth.set()
+            return told(index)
+
+        path = prompts(*[f"lake {index}" for index in range(12)])
+        async with scripted(answer) as base_url:
+            args = ("batch", path, "--json", "--max-concurrency", 2, "--base-url", base_url)
+            made = (await asyncio.to_thread(blossom, *args)).stdout.splitlines()
+        assert [orjson.loads(line)["error"] for line in made] == [None] * 12
+
+    @given(st.permutations(range(8)), st.integers(0, 8))
+    def test_every_result_is_handed_on_once_and_in_order(self, arrivals: list[int], stop: int) -> None:
+        """Whatever the order in which they come, and when they end."""
+        turn = InTurn(8)
+        seen = []
+        for index in arrivals[:stop]:
+            turn.add(result(index))
+            seen += [ready.index for ready in iter(turn.pop, None)]
+        assert seen == list(range(len(seen)))
+        assert seen + [early.index for early in turn.pop_early()] == sorted(arrivals[:stop])
 
     def test_it_stops_while_it_waits_for_input(self) -> None:
         """A pipe that says nothing holds nothing up."""
@@ -426,6 +584,78 @@ class TestResume:
         assert process("batch", prompts("a forest"), *TINY, "--out", out, "--no-journal").status == 0
         assert lines(out)[0]["prompt"] == "a forest"
 
+    def test_a_journal_that_was_not_asked_for_says_how_to_do_without(
+        self, prompts: Prompts, tmp_path: Path
+    ) -> None:
+        """Whoever gave only --out need not know what a journal is; whoever named one does."""
+        out, journal = tmp_path / "urls.jsonl", tmp_path / "own.journal"
+        path = prompts("a lake")
+        advice = "; choose another --out, or --no-journal to begin anew"
+        assert blossom("batch", path, *TINY, "--out", out, "--journal", journal).status == 0
+        assert blossom("batch", path, *TINY, "--out", out).status == 0
+        prompts("a forest")
+        refused("batch", path, *TINY, "--out", out, says=f"item 0 is not the item recorded there.*{advice}")
+        out.with_name("urls.jsonl.journal").write_text("no journal\n")
+        refused("batch", path, *TINY, "--out", out, says=f"is not that of a journal.*{advice}")
+        named = blossom("batch", path, *TINY, "--out", out, "--journal", journal)
+        assert named.status == 2
+        assert advice not in named.stderr
+
+    def test_failures_are_tried_again_by_the_same_command(self, prompts: Prompts, tmp_path: Path) -> None:
+        """And the command says so, where there is a journal."""
+        path = prompts("prompt,width", "a lake,", "a sea,-5", name="p.csv")
+        sentence = "the same command tries the failed ones again"
+        assert sentence in blossom("batch", path, *TINY, "--out", tmp_path / "u.jsonl").stderr
+        assert sentence not in blossom("batch", path, *TINY).stderr
+
+    def test_only_new_pictures_count_for_pace_and_credits(self, prompts: Prompts, tmp_path: Path) -> None:
+        """What had been finished before cost nothing now, and took no time."""
+        command = ("batch", prompts("a lake", "a sea", "a wood"), *TINY, "--out", tmp_path / "u.jsonl")
+        assert blossom(*command, "--limit", 2).status == 0
+        page = tmp_path / "page.html"
+        again = blossom(*command, "--gallery", page).stderr
+        assert re.search(r"3 of 3 pictures, 1 of them new, in [0-9.]+ s \([0-9.]+/s\), 1 credit\n", again)
+        assert "2 pictures of these had been finished before" in again
+        text = page.read_text("utf-8")
+        assert "<dt>Made before</dt><dd>2</dd>" in text
+        assert "<dt>Credits</dt><dd>1</dd>" in text
+
+    def test_the_sum_of_a_resumed_run(self) -> None:
+        """Rates are of new pictures."""
+        tally = Tally(elapsed_s=2.0)
+        for index in range(6):
+            tally.add(result(index, reused=index < 5))
+        assert tally.sentence(ended=True) == "6 of 6 pictures, 1 of them new, in 2.0 s (0.5/s), 1 credit"
+
+    def test_the_bar_has_no_pace_of_pictures_that_were_there(self) -> None:
+        """What was in the journal says nothing of how long the rest will take."""
+        from rich.console import Console
+
+        from blossom_async.batch import Progress
+        from blossom_async.cli.bar import bar
+
+        stderr = io.StringIO()
+        with bar(Console(file=stderr, force_terminal=True, width=79), 600) as update:
+            for done in (200, 300, 485):
+                now = Progress(
+                    total=None, done=done, failed=0, not_run=0, running=0, waiting=0, reused=done,
+                    elapsed_s=0.1, stopped=None,
+                )  # fmt: skip
+                update(now)
+        assert "485 of 600" in stderr.getvalue()
+        assert "/s" not in stderr.getvalue()
+
+    def test_lines_of_an_earlier_run_stay_until_the_first_result(self, tmp_path: Path) -> None:
+        """Whichever result is the first."""
+        path = tmp_path / "urls.jsonl"
+        path.write_text("earlier\n")
+        out = JsonLines(path)
+        assert path.read_text() == "earlier\n"
+        for index in (5, 0, 7):
+            out.add(result(index))
+        out.close()
+        assert [line["index"] for line in lines(path)] == [5, 0, 7]
+
     def test_a_journal_cannot_be_another_file_of_the_run(self, prompts: Prompts, tmp_path: Path) -> None:
         """Nothing is written over by a slip of the hand."""
         path = prompts("a lake")
@@ -482,7 +712,11 @@ class TestBadInput:
             (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is no address"),
             (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
-            (["--timeout", "nan"], "timeout_s: nan cannot be used"),
+            (["--timeout", "nan"], "'--timeout': nan is no number of seconds; allowed: above 0, to 86400"),
+            (["--timeout", "inf"], "'--timeout': inf is not in the range"),
+            (["--timeout", "1e300"], "'--timeout': 1e.300 is not in the range"),
+            (["--base-url", "http://a..b/"], "base_url: 'http://a..b/' is no address"),
+            (["--base-url", f"http://{'x' * 70}.com"], "base_url: .* is no address"),
             (["--api-key-file", "/no/such/file"], "API key file /no/such/file: No such file or directory"),
         ],
     )
@@ -500,6 +734,8 @@ class TestBadInput:
             (["--out", "/no/such/folder/x"], "--out /no/such/folder/x: No such file or directory"),
             (["--gallery", "/no/such/folder/x"], "--gallery /no/such/folder/x: No such file or directory"),
             (["--gallery", "/"], "--gallery /: that is a folder or a device; name a file"),
+            (["--out", "-"], "--out -: that is no file; use --json for standard output"),
+            (["--gallery", "-"], "--gallery -: that is no file; use --json for standard output"),
         ],
     )
     def test_options_of_batch(self, options: list[str], says: str, prompts: Prompts) -> None:
@@ -517,6 +753,86 @@ class TestBadInput:
         """One would replace the other."""
         same = tmp_path / "same"
         refused("batch", prompts("a"), "--out", same, "--gallery", same, says="that is the file of --out")
+
+    @pytest.mark.parametrize("option", ["--out", "--gallery", "--journal"])
+    def test_a_loop_of_links(self, prompts: Prompts, tmp_path: Path, option: str) -> None:
+        """It leads nowhere."""
+        loop = tmp_path / "loop"
+        loop.symlink_to(loop)
+        refused("batch", prompts("a lake"), option, loop, says=f"{option} .*loop: .*symbolic links")
+
+    def test_a_pipe_without_a_reader(self, prompts: Prompts, tmp_path: Path) -> None:
+        """Opening it would wait for ever."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        refused("batch", prompts("a lake"), "--out", pipe, says="nothing reads this pipe; begin its reader")
+
+    def test_a_pipe_with_a_reader(self, prompts: Prompts, tmp_path: Path) -> None:
+        """It gets every line."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert blossom("batch", prompts("a lake"), *TINY, "--out", pipe).status == 0
+            assert orjson.loads(os.read(reader, 65536))["prompt"] == "a lake"
+        finally:
+            os.close(reader)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["batch", "-", *TINY], ["batch", "-", *TINY, "--json"], ["url", "a lake", *TINY], ["--help"]],
+        ids=["table", "json", "url", "help"],
+    )
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_a_full_disk_under_standard_output(self, arguments: list[str], unbuffered: str) -> None:
+        """Is said, with status 2, and what was made is said too."""
+        with Path("/dev/full").open("w") as full:
+            ran = subprocess.run(
+                [*BLOSSOM, *arguments], input="a lake\n", stdout=full, stderr=subprocess.PIPE, text=True,
+                check=False, timeout=50, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            )  # fmt: skip
+        assert ran.returncode == 2, ran.stderr
+        assert ran.stderr.endswith("blossom: standard output: No space left on device\n")
+        assert "Traceback" not in ran.stderr
+        assert "Exception ignored" not in ran.stderr
+        assert ("1 of 1 picture" in ran.stderr or "1 picture in" in ran.stderr) == (arguments[0] == "batch")
+
+    def test_standard_output_that_is_closed(self) -> None:
+        """As in ``>&-``: sockets do not take its number."""
+        ran = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *BLOSSOM, "url", "a lake", *TINY],
+            check=False, capture_output=True, text=True, timeout=50,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+
+    def test_jsonl_of_a_thousand_brackets(self, prompts: Prompts) -> None:
+        """Fails alone, with its line number."""
+        deep = "[" * 1000 + "]" * 1000
+        path = prompts('"a lake"', deep, f'{{"prompt": {deep}}}', name="p.jsonl")
+        result = blossom("batch", path, *TINY, "--json", "--journal", path.with_name("journal"))
+        assert result.status == 1
+        errors = [orjson.loads(line)["error"] for line in result.stdout.splitlines()]
+        assert errors[0] is None
+        assert errors[1].startswith("p.jsonl:2: the line nests lists or objects more than 16 deep")
+        assert errors[2].startswith("p.jsonl:3: the line nests")
+
+    @pytest.mark.parametrize(
+        ("changes", "fails"),
+        [({"url": "http://["}, None), ({"height": 0}, True), ({"width": -5}, True), ({"id": "../x"}, True)],
+    )
+    async def test_hostile_answers(
+        self, prompts: Prompts, tmp_path: Path, changes: dict[str, Any], fails: bool | None
+    ) -> None:
+        """A gateway cannot bring the command down."""
+
+        async def answer(_: str) -> dict[str, Any]:
+            return {**told(0), **changes}
+
+        page = tmp_path / "page.html"
+        async with scripted(answer) as base_url:
+            args = ("batch", prompts("a lake"), "--base-url", base_url, "--gallery", page)
+            ended = await asyncio.to_thread(process, *args)  # which sees to it that there is no traceback
+        assert ended.status in ({1, 2} if fails else {0, 1, 2})
 
     def test_a_full_disk_under_out(self, prompts: Prompts) -> None:
         """What cannot be written is said, not lost silently."""
@@ -581,10 +897,18 @@ class TestKeys:
             args = ("batch", prompts(*["a lake"] * 50), "--base-url", there.base_url)
             result = await asyncio.to_thread(blossom, *args, BLOSSOM_API_KEY="wrong-" + KEY)
         assert result.status == 2
-        assert "check BLOSSOM_API_KEY" in result.stderr
+        assert "BLOSSOM_API_KEY" in result.stderr
         assert result.stderr.count("\n") == 1
 
-    @pytest.mark.parametrize(("text", "says"), [("", "it holds 0 words"), ("a b", "it holds 2 words")])
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("", "it holds 0 words"),
+            ("a b", "it holds 2 words"),
+            ("clé", "other characters than visible ASCII; allowed: the key alone"),
+            ("a\x01b", "other characters than visible ASCII"),
+        ],
+    )
     def test_a_key_file_holds_one_key(self, tmp_path: Path, text: str, says: str) -> None:
         """Anything else is a mistake."""
         path = tmp_path / "key"
@@ -602,6 +926,17 @@ class TestUrl:
         assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/image/[0-9A-Za-z]{22}\n", result.stdout)
         assert "URLs work while `blossom serve" in result.stderr
         assert "or with --keep" in result.stderr
+
+    def test_a_prompt_without_quotes(self) -> None:
+        """The shell made several arguments of it."""
+        refused(
+            "url", "a", "lake", says="2 arguments for one PROMPT; quote the prompt. See blossom url --help"
+        )
+
+    def test_messages_are_sentences(self, prompts: Prompts) -> None:
+        """Another one follows."""
+        refused("batch", prompts("a"), "x", says=r"extra argument \(x\)\. See blossom batch --help\.$")
+        refused("url", says=r"Missing argument 'PROMPT'\. See blossom url --help\.$")
 
     def test_info_and_json_say_all(self) -> None:
         """As a table and for programs."""
@@ -701,6 +1036,17 @@ class TestWords:
         """With separators, and one is one."""
         assert (plural(1, "picture"), plural(1632, "picture")) == ("1 picture", "1,632 pictures")
         assert [size(n) for n in (999, 1000, 999_499, 999_500)] == ["999 B", "1 kB", "999 kB", "1.0 MB"]
+
+    def test_a_header_cannot_steer_the_terminal(self, prompts: Prompts) -> None:
+        """Whatever is said goes through the same sieve."""
+        path = prompts("prompt,\x1b]0;owned\x07", "a lake,b", name="p.csv")
+        stderr = blossom("batch", path, *TINY).stderr
+        assert "not used: �]0;owned�" in stderr
+
+    def test_whatever_is_said_is_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Without characters that would steer a terminal."""
+        say("\x1b[2Jone\ntwo")
+        assert capsys.readouterr().err == "blossom: �[2Jone two\n"
 
     @given(st.text())
     def test_nothing_said_steers_a_terminal(self, text: str) -> None:

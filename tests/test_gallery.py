@@ -11,7 +11,10 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
+import aiohttp
+import attrs
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,9 +22,12 @@ from PIL import Image
 from blossom_async import ImageInfo
 from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
 from blossom_async.cli.results import Result
+from blossom_async.cli.thumbs import Thumbs
 from blossom_async.cli.words import CannotStart
 
 WHEN = datetime(2026, 11, 22, 14, 23, tzinfo=UTC)
+ID = "0123456789abcdefABCDEF"
+MOVED, STREAMED = "moved" + "0" * 17, "streamed" + "0" * 14
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -38,8 +44,8 @@ HOSTILE = [
 
 def info(**changes: object) -> ImageInfo:
     known: dict[str, object] = {
-        "url": "http://127.0.0.1:8765/image/abc",
-        "id": "abc",
+        "url": f"http://127.0.0.1:8765/image/{ID}",
+        "id": ID,
         "width": 1024,
         "height": 1024,
         "format": "png",
@@ -56,7 +62,8 @@ def info(**changes: object) -> ImageInfo:
         "model": "scenery-1",
         "seed": 7,
     }
-    return ImageInfo(**{**known, **changes})  # type: ignore[arg-type]
+    with attrs.validators.disabled():  # what no client lets through shall do no harm either
+        return ImageInfo(**{**known, **changes})  # type: ignore[arg-type]
 
 
 def made(index: int = 0, prompt: str = "a lake", **changes: object) -> Result:
@@ -156,11 +163,35 @@ def test_a_hostile_file_name_or_folder_stays_text(page: PageOf) -> None:
     assert not [tag for tag, _ in found.tags if tag in {"b", "i"}]
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "//x/y"])
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "//x/y", "http://["]
+)
 def test_only_web_addresses_become_links(page: PageOf, url: str) -> None:
     """A gateway cannot put a script behind a picture."""
     found = Page(page([(made(url=url), SMALL)]))
     assert not [attrs for tag, attrs in found.tags if tag == "a" and "href" in attrs]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 0), (0, 0), (-5, 3), (1024, -1)])
+def test_sizes_no_picture_has_break_nothing(page: PageOf, width: int, height: int) -> None:
+    """A gateway may say anything; the card says it on."""
+    assert f"{width} × {height}" in Page(page([(made(width=width, height=height), None)])).text
+
+
+@pytest.mark.parametrize(
+    ("providers", "said"),
+    [
+        (["offline", "offline"], "The pictures were drawn by the built-in offline renderer, a stand-in"),
+        (["offline", "openai"], "Some pictures were drawn by the built-in offline renderer, a stand-in"),
+        (["openai"], None),
+    ],
+)
+def test_the_offline_renderer_is_named_as_a_stand_in(
+    page: PageOf, providers: list[str], said: str | None
+) -> None:
+    """Nobody takes its drawings for those of a model."""
+    text = Page(page([(made(provider=provider), SMALL) for provider in providers])).text
+    assert said in text if said else "renderer" not in text
 
 
 def test_the_page_is_self_contained(page: PageOf) -> None:
@@ -183,10 +214,10 @@ def test_the_page_is_self_contained(page: PageOf) -> None:
 def test_a_card_says_what_the_picture_is(page: PageOf) -> None:
     """Prompt, size, format, quality, weight and seed, and a link to it."""
     found = Page(page([(made(prompt="a lake", quality="hd"), SMALL)]))
-    for fact in ("1024 × 1024", "png", "hd", "123 kB", "seed 7", "127.0.0.1:8765/image/abc"):
+    for fact in ("1024 × 1024", "png", "hd", "123 kB", "seed 7", f"127.0.0.1:8765/image/{ID}"):
         assert fact in found.text
     links = [attrs for tag, attrs in found.tags if tag == "a"]
-    assert {link["href"] for link in links} == {"http://127.0.0.1:8765/image/abc"}
+    assert {link["href"] for link in links} == {f"http://127.0.0.1:8765/image/{ID}"}
     assert {link["rel"] for link in links} == {"noreferrer"}
 
 
@@ -209,7 +240,7 @@ def test_a_picture_without_a_thumbnail_is_linked_to(page: PageOf) -> None:
     """The picture is there all the same."""
     found = Page(page([(made(), None)]))
     assert "The picture is made; its thumbnail is not." in found.text
-    assert "http://127.0.0.1:8765/image/abc" in {attrs.get("href") for _, attrs in found.tags}
+    assert f"http://127.0.0.1:8765/image/{ID}" in {attrs.get("href") for _, attrs in found.tags}
 
 
 @pytest.mark.parametrize(
@@ -289,3 +320,72 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
     """A card can do without."""
     with pytest.raises((OSError, ValueError)):
         thumbnail(data)
+
+
+def test_a_picture_of_more_pixels_than_a_gateway_makes_is_refused() -> None:
+    """A few kilobytes of png can unfold to gigabytes."""
+    data = BytesIO()
+    Image.new("1", (4097, 4097)).save(data, "PNG")
+    with pytest.raises(ValueError, match="4097 x 4097 pixels"):
+        thumbnail(data.getvalue())
+
+
+class TestThumbs:
+    """Fetching the pictures."""
+
+    @staticmethod
+    async def page_of(folder: Path, *results: Result) -> str:
+        """The page of these results, from a server with a picture, a redirect to it, and one that streams."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if request.path.endswith(MOVED):
+                raise web.HTTPFound(f"/image/{ID}")
+            if request.path.endswith(STREAMED):
+                response = web.StreamResponse()
+                await response.prepare(request)
+                await response.write(picture())
+                return response
+            return web.Response(body=picture())
+
+        app = web.Application()
+        app.router.add_get("/{tail:.*}", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        gallery = Gallery(folder / "gallery.html")
+        try:
+            async with aiohttp.ClientSession() as session:
+                base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+                async with Thumbs(gallery, session, base_url) as thumbs:
+                    for result in results:
+                        await thumbs.add(result)
+            gallery.finish("1 picture", "prompts.txt", [], "", WHEN)
+        finally:
+            gallery.close()
+            await runner.cleanup()
+        return (folder / "gallery.html").read_text("utf-8")
+
+    async def test_a_picture_becomes_a_thumbnail(self, tmp_path: Path) -> None:
+        """Whether or not the server says how long it is."""
+        text = await self.page_of(tmp_path, made(), made(1, id=STREAMED))
+        assert text.count("data:image/webp") == 2
+
+    async def test_a_redirect_is_not_followed(self, tmp_path: Path) -> None:
+        """A gateway does not choose which other servers are asked."""
+        text = await self.page_of(tmp_path, made(id=MOVED))
+        assert "The picture is made; its thumbnail is not." in text
+
+    @pytest.mark.parametrize("image_id", ["../secret", "", "x" * 21, f"{ID}/../../secret", f"{ID}?x=1"])
+    async def test_an_id_that_is_none_is_not_asked_for(self, tmp_path: Path, image_id: str) -> None:
+        """Nor which paths of its own."""
+        text = await self.page_of(tmp_path, made(id=image_id))
+        assert "The picture is made; its thumbnail is not." in text
+
+    async def test_a_body_without_end_is_given_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Bytes are counted as they come, not as they are announced."""
+        monkeypatch.setattr("blossom_async.cli.thumbs._MAX_PICTURE", 100)
+        text = await self.page_of(tmp_path, made(id=STREAMED))
+        assert "The picture is made; its thumbnail is not." in text

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async import ConfigurationError
-from blossom_async.cli.prompts import MAX_LINE, MAX_RECORD, BrokenLine, Entry, PromptFile, entries
+from blossom_async.cli.prompts import MAX_DEPTH, MAX_LINE, MAX_RECORD, BrokenLine, Entry, PromptFile, entries
 
 # What a person may write on one line: any text without line ends, not a comment, not blank.
 PROMPTS = (
@@ -110,6 +110,37 @@ def test_columns_that_are_no_options_are_said_once() -> None:
     assert notices == ["prompts: columns that are no options and not used: Category, Note"]
 
 
+def test_a_column_that_is_nearly_an_option_is_pointed_out() -> None:
+    """A slip of the finger does not pass for a column of notes."""
+    notices: list[str] = []
+    read("prompt,widht,Negative-Promt,Note\na lake,3,x,y\n", "csv", notices)
+    (said,) = notices
+    assert said == (
+        "prompts: columns that are no options and not used: widht (did you mean width?), "
+        "Negative-Promt (did you mean negative_prompt?), Note"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "says"),
+    [
+        ("prompt;width", "csv", "has prompt;width, which looks separated by semicolons; allowed: commas in"),
+        ("prompt\twidth", "csv", "separated by tabs; allowed: commas in .csv, tabs in .tsv"),
+        ("prompt,width", "tsv", "separated by commas; allowed: commas in .csv, tabs in .tsv"),
+        ("Text,width", "csv", "has Text, width. Rename 'Text' to 'prompt' if that is it"),
+        ("id,prompts", "csv", "Rename 'prompts' to 'prompt'"),
+        ("caption", "csv", "Rename 'caption' to 'prompt'"),
+        ("promt", "csv", "Rename 'promt' to 'prompt'"),
+    ],
+)
+def test_a_header_without_prompts_says_what_may_be_meant(header: str, kind: str, says: str) -> None:
+    """Another separator, or another name."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(f"{header}\nx\n", kind)
+    assert "there is no column 'prompt'" in str(caught.value)
+    assert says in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv"])
 @pytest.mark.parametrize("header", ["text,width", "", "\n"])
 def test_a_table_needs_a_column_of_prompts(kind: str, header: str) -> None:
@@ -170,6 +201,22 @@ def test_a_broken_line_of_jsonl_fails_alone(line: str) -> None:
     found = read(f'{line}\n"a sea"\n', "jsonl")
     assert "the line is" in problem(found[0])
     assert found[1].prompt == "a sea"
+
+
+@pytest.mark.parametrize("outer", ["{}", '{{"prompt": {}}}', '{{"prompt": "a", "metadata": {{"a": {}}}}}'])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000])
+def test_lists_without_end_in_each_other_fail_alone(outer: str, depth: int) -> None:
+    """They are JSON, and could not even be shown."""
+    found = read(outer.format("[" * depth + "]" * depth) + '\n"a sea"\n', "jsonl")
+    assert problem(found[0]) == f"the line nests lists or objects more than {MAX_DEPTH} deep"
+    assert repr(found[0])
+    assert found[1].prompt == "a sea"
+
+
+def test_a_cell_of_lists_in_each_other_stays_text() -> None:
+    """For ``ImageRequest`` to refuse."""
+    deep = "[" * 200 + "]" * 200
+    assert read(f"prompt,metadata\na lake,{deep}\n", "csv")[0]["metadata"] == deep
 
 
 @pytest.mark.parametrize(

@@ -1,103 +1,24 @@
-"""The ``blossom`` command. A subcommand's module is imported when it is called, so that help is quick."""
+"""The ``blossom`` command. What it is made of is imported when it is called, and may not be installed."""
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
-import click
+__all__ = ["main"]
 
-from blossom_async.cli.words import said, say
-from blossom_async.errors import BlossomError, nearest
-
-__all__ = ["commands", "main"]
-
-_COMMANDS = {
-    "batch": "Make a picture of every prompt in a file.",
-    "url": "Make one picture and print its URL.",
-    "serve": "Run the gateway: serve pictures and take calls.",
-}
-"""What each command does; the command ``x`` is ``x.x`` in this package."""
-
-_STOPPED = 130  # 128 + SIGINT, as shells have it
-_NO_READER = 141  # 128 + SIGPIPE
-
-
-class _Commands(click.Group):
-    """The group: finds commands lazily, and turns every error that is no bug into one line."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _COMMANDS:
-            known = ", ".join(_COMMANDS)
-            raise click.UsageError(
-                f"No such command {args[0]!r}.{nearest(args[0], _COMMANDS)} Commands: {known}.", ctx
-            )
-        return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read the output has seen enough
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in (1, 2):  # the interpreter still writes out what they hold
-                os.dup2(nowhere, descriptor)
-            return _NO_READER
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
-
-    def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> Any:
-        """Runs a command and exits: 0 all done, 1 some items failed, 2 nothing could start, 130 stopped."""
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: say(said(str(message)))
-            sys.exit(self._status(args, {**options, "prog_name": "blossom", "standalone_mode": False}))
-
-    def _status(self, args: Sequence[str] | None, options: dict[str, Any]) -> int:
-        try:
-            return super().main(args, **options) or 0
-        except click.exceptions.NoArgsIsHelpError as exc:
-            exc.show()
-            return exc.exit_code
-        except click.UsageError as exc:
-            command = exc.ctx.command_path if exc.ctx is not None else "blossom"
-            say(f"{said(exc.format_message())} See {command} --help.")
-            return exc.exit_code
-        except click.ClickException as exc:
-            say(said(exc.format_message()))
-            return exc.exit_code
-        except BlossomError as exc:
-            say(said(str(exc)))
-            return 2
-        except click.Abort:
-            return _STOPPED
-
-
-@click.group(cls=_Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="blossom-async", message="blossom %(version)s")
-def commands() -> None:
-    """Pictures from prompts, behind URLs that work.
-
-    Without an address (--base-url, BLOSSOM_BASE_URL) a gateway with an offline renderer runs inside the
-    command; its pictures stay in the data folder, and `blossom serve` serves them again.
-    """
+_EXTRA = {"click", "rich", "rich_click"}
 
 
 def main() -> None:
     """What the ``blossom`` script calls."""
-    commands.main()
+    try:
+        from blossom_async.cli.commands import commands
+
+        commands.main()
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(
+            "blossom: the command line is not installed; pip install 'blossom-async[cli]' (or [all])\n"
+        )
+        sys.exit(2)

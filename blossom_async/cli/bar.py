@@ -22,14 +22,19 @@ _WIDE = 22  # with the texts less than 80, or the ^C of a terminal would push it
 def bar(console: Console, total: int | None) -> Iterator[Callable[[Standing], None]]:
     """A bar while the block runs; gives what to call with each new standing.
 
-    The bar is drawn ten times a second, however often it is called, and is gone afterwards.
+    The bar is drawn ten times a second, however often it is called, and is gone afterwards. Pictures that
+    had been finished before count as done, not for the pace.
     """
     columns = [SpinnerColumn(style="magenta"), BarColumn(_WIDE, complete_style="magenta"), _Count(), _Pace()]
     with Progress(*columns, console=console, transient=True, refresh_per_second=_HZ) as drawn:
-        task = drawn.add_task("", total=total, failed=0)
+        fresh = drawn.add_task("", total=total, visible=False)
+        task = drawn.add_task("", total=total, failed=0, fresh=drawn.tasks[0])
 
         def update(standing: Standing) -> None:
-            drawn.update(task, completed=standing.done + standing.failed, failed=standing.failed)
+            ended = standing.done + standing.failed
+            left = None if total is None else total - standing.reused
+            drawn.update(fresh, total=left, completed=ended - standing.reused)
+            drawn.update(task, completed=ended, failed=standing.failed)
 
         yield update
 
@@ -45,8 +50,9 @@ class _Count(ProgressColumn):
 
 class _Pace(ProgressColumn):
     def render(self, task: Task) -> Text:
-        if not task.speed:
+        fresh: Task = task.fields["fresh"]
+        if not fresh.speed:
             return Text("")
-        left = task.time_remaining
+        left = fresh.time_remaining
         ending = f", {duration(left)} left" if left is not None else ""
-        return Text(f"{task.speed:.1f}/s{ending}", style="dim")
+        return Text(f"{fresh.speed:.1f}/s{ending}", style="dim")

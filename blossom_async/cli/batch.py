@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,21 @@ from blossom_async.cli.options import (
     picture_options,
     picture_settings,
 )
-from blossom_async.cli.words import CannotStart, duration, plural, say
+from blossom_async.cli.words import CannotStart, duration, plural, say, stdout_checked
 from blossom_async.errors import BlossomError, ConfigurationError, Unauthenticated
 
 if TYPE_CHECKING:
     from blossom_async.cli.gallery import Gallery
     from blossom_async.cli.prompts import Entry, PromptFile
     from blossom_async.cli.results import JsonLines, Result
+    from blossom_async.cli.thumbs import Thumbs
 
 __all__ = ["batch"]
 
 _FORMATS = ("txt", "csv", "tsv", "jsonl")
-_STOPPED = 130
+_STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have it
+_ANOTHER = re.compile("belongs to another run|is not the item recorded|is not that of a journal")
+_WINDOW = 1024  # results that wait for an earlier one, at most
 
 
 @click.command("batch", cls=click.RichCommand, context_settings=help_settings)
@@ -90,11 +94,14 @@ def batch(prompts: str, **given: Any) -> int:
     is finished is not made a second time.
 
     A line that cannot be used fails alone. Exit status: 0 all done, 1 some items failed, 2 nothing could
-    start, 130 stopped by Ctrl-C.
+    start, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     from blossom_async.batch.gate import rate_limits
     from blossom_async.cli.prompts import PromptFile
 
+    for name in ("out", "gallery"):
+        if given[name] == Path("-"):
+            raise CannotStart(f"--{name} -: that is no file; use --json for standard output")
     settings = picture_settings(given)
     try:
         limits = rate_limits(given["rate_limit"])
@@ -124,7 +131,7 @@ class _Batch:
     def __init__(self, source: PromptFile, settings: dict[str, Any], given: dict[str, Any]) -> None:
         from rich.console import Console
 
-        from blossom_async.cli.results import Shown, Tally
+        from blossom_async.cli.results import InTurn, Shown, Tally
 
         self._source = source
         self._settings = settings
@@ -132,6 +139,7 @@ class _Batch:
         self._limit: int | None = given["limit"]
         self._stderr = Console(stderr=True)
         self._tally = Tally()
+        self._turn = InTurn(max(_WINDOW, 4 * given["max_concurrency"]))
         self._shown = Shown(all_rows=given["all_rows"])
         self._note = ""
         self._out: JsonLines | None = None
@@ -139,18 +147,20 @@ class _Batch:
 
     def status(self) -> int:
         """Makes the pictures, says what became of them, and gives the exit status."""
-        from blossom_async.cli.loop import run
+        from blossom_async.cli.loop import Terminated, run
 
         failure: Exception | None = None
-        stopped = False
+        stopped = 0
         try:
             self._open_files()
             try:
                 run(self._make())
             except KeyboardInterrupt:
-                stopped = True
+                stopped = _STOPPED
+            except Terminated:
+                stopped = _TERMINATED
             except (BlossomError, CannotStart) as exc:
-                failure = exc
+                failure = self._advised(exc)
             if failure is not None and not self._tally.done:
                 raise failure
             self._report(ended=not stopped and failure is None)
@@ -159,8 +169,18 @@ class _Batch:
         if failure is not None:
             raise failure
         if stopped:
-            return _STOPPED
+            return stopped
         return 1 if self._tally.failed else 0
+
+    def _advised(self, failure: Exception) -> Exception:
+        """The failure. With what to do, when another batch's journal was found beside ``--out``."""
+        text = str(failure)
+        ours = isinstance(failure, ConfigurationError) and text.startswith("journal ")
+        if not ours or self._given["journal"] is not None or not _ANOTHER.search(text):
+            return failure
+        advised = CannotStart(f"{text}; choose another --out, or --no-journal to begin anew")
+        advised.__cause__ = failure
+        return advised
 
     def _open_files(self) -> None:
         """Finds out before any picture is made whether its results can be written."""
@@ -174,7 +194,7 @@ class _Batch:
                 continue
             if self._source.is_same(path):
                 raise CannotStart(f"{name} {path}: that is the file with the prompts")
-            if (first := taken.setdefault(path.resolve(), name)) != name:
+            if (first := taken.setdefault(_resolved(path, name), name)) != name:
                 raise CannotStart(f"{name} {path}: that is the file of {first}")
         if page is not None:
             self._gallery = Gallery(page)
@@ -190,64 +210,95 @@ class _Batch:
     async def _make(self) -> None:
         import asyncio
 
+        from blossom_async.cli.loop import terminable
         from blossom_async.cli.serve import own_gateway
         from blossom_async.transport import http_session
 
-        entries = self._source.entries(self._limit, say)
-        first = await anext(entries, None)
-        if first is None:
-            raise ConfigurationError(f"{self._source.name}: there is no prompt in it")
-        async with (
-            http_session(self._given["timeout"]) as session,
-            opened_client(self._given, session, max_concurrency=self._given["max_concurrency"]) as client,
-        ):
-            base_url = str(client.base_url)
-            self._note = own_gateway(base_url)
-            try:
-                await self._stream(client, session, base_url, _all(first, entries))
-            except asyncio.CancelledError:
-                say("stopping; Ctrl-C again does not wait for pictures under way")
-                raise
+        with terminable():
+            entries = self._source.entries(self._limit, say)
+            first = await anext(entries, None)
+            if first is None:
+                raise ConfigurationError(f"{self._source.name}: there is no prompt in it")
+            async with (
+                http_session(self._given["timeout"]) as session,
+                opened_client(self._given, session, max_concurrency=self._given["max_concurrency"]) as client,
+            ):
+                base_url = str(client.base_url)
+                self._note = own_gateway(base_url)
+                try:
+                    await self._stream(client, session, base_url, self._in_turn(first, entries))
+                except asyncio.CancelledError:
+                    say("stopping; a second time does not wait for pictures under way")
+                    raise
+
+    async def _in_turn(self, first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
+        """The entries, each when not too many results wait for an earlier one."""
+        yield first
+        index = 0
+        async for entry in rest:
+            index += 1
+            await self._turn.room(index)
+            yield entry
 
     async def _stream(self, client: Any, session: Any, base_url: str, entries: AsyncIterator[Entry]) -> None:
         import asyncio
         from contextlib import AsyncExitStack
 
         from blossom_async.batch import Progress
-        from blossom_async.cli.results import Result
         from blossom_async.cli.thumbs import Thumbs
 
         clock = asyncio.get_running_loop().time
-        tally = self._tally
         started = clock()
-        standing: Progress | None = None
+        ended = 0
+        outcomes: AsyncIterator[Any] | None = None
         async with AsyncExitStack() as opened:
             show = self._bar(opened)
 
             def progressed(now: Progress) -> None:
-                nonlocal standing
-                standing = now
+                nonlocal ended
+                ended = now.done + now.failed + now.not_run
                 show(now)
 
             thumbs = None
             if self._gallery is not None:
                 thumbs = await opened.enter_async_context(Thumbs(self._gallery, session, base_url))
-            outcomes = await opened.enter_async_context(
-                client.image.stream_urls(entries, ordered=True, on_progress=progressed, **self._settings)
-            )
             try:
-                async for outcome in outcomes:
-                    if isinstance(outcome.error, Unauthenticated) and not tally.done:
-                        raise outcome.error  # the others would hear the same
-                    result = Result.of(outcome, Path(self._source.name).name)
-                    self._write(result)
-                    if thumbs is not None:
-                        await thumbs.add(result)
+                async with client.image.stream_urls(
+                    entries, on_progress=progressed, **self._settings
+                ) as outcomes:
+                    async for outcome in outcomes:
+                        self._receive(outcome)
+                        if isinstance(outcome.error, Unauthenticated) and not self._turn.any_done:
+                            raise outcome.error  # the others would hear the same
+                        await self._write_ready(thumbs)
+            except (asyncio.CancelledError, BlossomError):
+                while outcomes is not None and self._turn.received < ended:
+                    self._receive(await anext(outcomes))  # it has come already: this does not wait
+                self._write_early(thumbs)
+                raise
             finally:
-                tally.elapsed_s = clock() - started
-                if standing is not None:
-                    tally.unlisted = standing.done - tally.done
-        tally.elapsed_s = clock() - started
+                self._tally.elapsed_s = clock() - started
+        self._tally.elapsed_s = clock() - started
+
+    def _receive(self, outcome: Any) -> None:
+        from blossom_async.cli.results import Result
+
+        self._turn.add(Result.of(outcome, Path(self._source.name).name))
+
+    async def _write_ready(self, thumbs: Thumbs | None) -> None:
+        while (result := self._turn.pop()) is not None:
+            self._write(result)
+            if thumbs is not None:
+                await thumbs.add(result)
+
+    def _write_early(self, thumbs: Thumbs | None) -> None:
+        """Writes what has come out of turn, once nothing more will."""
+        if not self._turn.any_done:
+            return
+        for result in self._turn.pop_early():
+            self._write(result)
+            if thumbs is not None:
+                thumbs.add_without(result)
 
     def _bar(self, opened: Any) -> Any:
         """What to call with each new standing: a bar's update when a person looks at stderr."""
@@ -272,18 +323,23 @@ class _Batch:
     def _report(self, *, ended: bool) -> None:
         from rich.console import Console
 
-        tally = self._tally
-        if not self._given["as_json"]:
-            self._shown.write(Console(soft_wrap=False))
+        try:
+            if not self._given["as_json"]:
+                with stdout_checked():
+                    self._shown.write(Console(soft_wrap=False))
+        finally:
+            self._summarise(ended=ended)
+
+    def _summarise(self, *, ended: bool) -> None:
+        tally, journal = self._tally, self._settings["journal"]
         sentence = tally.sentence(ended=ended)
         say(sentence if ended else f"stopped: {sentence}")
         if tally.reused:
-            before = plural(tally.reused, "picture")
-            say(f"{before} of these had been finished before: {self._settings['journal']}")
-        if not ended and self._settings["journal"] is not None:
+            say(f"{plural(tally.reused, 'picture')} of these had been finished before: {journal}")
+        if journal is not None and not ended:
             say("the same command goes on from here")
-        if tally.unlisted:
-            say(f"{plural(tally.unlisted, 'more picture')} came out of turn and are not listed")
+        elif journal is not None and tally.failed:
+            say("the same command tries the failed ones again")
         if self._note and tally.done:
             say(self._note)
         if self._gallery is not None and (tally.done or tally.failed):
@@ -298,15 +354,19 @@ class _Batch:
             f"{tally.done:,} of {tally.done + tally.failed:,}" if ended else f"{tally.done:,}, then stopped"
         )
         facts = [("Pictures", made), ("Time", duration(tally.elapsed_s))]
-        if tally.elapsed_s > 0:
-            facts.append(("Pace", f"{tally.done / tally.elapsed_s:.1f}/s"))
+        if tally.reused:
+            facts.insert(1, ("Made before", f"{tally.reused:,}"))
+        if tally.per_second:
+            facts.append(("Pace", f"{tally.per_second:.1f}/s"))
         facts.append(("Credits", f"{tally.credits:,}"))
         title, source = plural(tally.done, "picture"), Path(self._source.name).name
         self._gallery.finish(title, source, facts, self._note, datetime.now(UTC))
         say(f"gallery: {self._given['gallery']}")
 
 
-async def _all(first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
-    yield first
-    async for entry in rest:
-        yield entry
+def _resolved(path: Path, name: str) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop of links is the latter
+        reason = getattr(exc, "strerror", None) or "a loop of symbolic links"
+        raise CannotStart(f"{name} {path}: {reason}") from exc

@@ -31,7 +31,9 @@ _WIDE, _HIGH = 480, 720  # the widest a card gets, on screens of usual density
 _LONG = 110  # characters; longer prompts fold
 _LINKED_FAILURES = 40
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_MAX_PIXELS = 4096 * 4096  # what a gateway makes at most
 _SHAPES = {"narrow": 9 / 16, "tall": 2 / 3, "square": 1.0, "broad": 4 / 3, "wide": 16 / 9}
+_STAND_IN = "offline"  # the provider that draws by rule
 _CODE = re.compile("`([^`]+)`")
 
 
@@ -55,6 +57,8 @@ def thumbnail(data: bytes) -> Thumbnail:
 
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels; allowed: {_MAX_PIXELS:,}")
             picture.draft("RGB", (_WIDE, _HIGH))
             clear = picture.has_transparency_data
             small = picture.convert("RGBA" if clear else "RGB")
@@ -79,6 +83,7 @@ class Gallery:
         self._failures: list[int] = []
         self._failed = 0
         self._shapes: set[str] = set()
+        self._drawn_by: set[str] = set()
         if path.exists() and not path.is_file():
             raise CannotStart(f"--gallery {path}: that is a folder or a device; name a file")
         try:
@@ -97,7 +102,8 @@ class Gallery:
             if len(self._failures) < _LINKED_FAILURES:
                 self._failures.append(result.index + 1)
         else:
-            self._shapes.add(_shape(result.info.width / result.info.height))
+            self._shapes.add(_shape(result.info.width, result.info.height))
+            self._drawn_by.add("a stand-in" if result.info.provider == _STAND_IN else "a model")
         try:
             self._cards.write(_card(result, thumb))
         except OSError as exc:
@@ -142,9 +148,16 @@ class Gallery:
             when=f'<time datetime="{when.isoformat(timespec="seconds")}">{date}</time>',
             facts=rows,
             note=_note(note) if note else "",
+            drawn_by=self._stand_in_note(),
             failures=self._failure_links(),
             shape=self._shapes.pop() if len(self._shapes) == 1 else "square",
         )
+
+    def _stand_in_note(self) -> str:
+        if "a stand-in" not in self._drawn_by:
+            return ""
+        which = "The" if len(self._drawn_by) == 1 else "Some"
+        return _note(f"{which} pictures were drawn by the built-in offline renderer, a stand-in for a model")
 
     def _failure_links(self) -> str:
         if not self._failed:
@@ -188,8 +201,11 @@ def _prompt(prompt: str) -> str:
     return f'<details class="prompt"><summary dir="auto"><span>{_text(prompt)}</span></summary></details>'
 
 
-def _shape(ratio: float) -> str:
+def _shape(width: int, height: int) -> str:
     """The frame of the style sheet that is nearest to a picture's width by height."""
+    if width < 1 or height < 1:  # sizes come from a gateway, and are no better than it
+        return "square"
+    ratio = width / height
     return min(_SHAPES, key=lambda shape: abs(math.log(ratio / _SHAPES[shape])))
 
 
@@ -200,10 +216,13 @@ def _note(note: str) -> str:
 
 def _link(url: str) -> tuple[str, str]:
     """The attributes of a link to the picture, and how its address is shown."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"}:  # an address comes from a gateway, and is no better than it
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in {"http", "https"}:  # an address comes from a gateway, and is no better than it
         return "", url
-    return f' href="{_text(url)}" rel="noreferrer"', url.removeprefix(f"{parts.scheme}://")
+    return f' href="{_text(url)}" rel="noreferrer"', url.removeprefix(f"{scheme}://")
 
 
 def _text(text: str) -> str:
@@ -239,6 +258,7 @@ _HEAD = """<!doctype html>
 <div><h1>{title}</h1><p>from <span dir="auto">{source}</span>, {when}</p></div>
 <dl>{facts}</dl>
 {note}
+{drawn_by}
 {failures}
 </header>
 <main>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,6 +61,16 @@ PICTURE = [
 ]
 """The names of these options, for the panel of a command's help."""
 
+_MAX_TIMEOUT = 86_400.0
+_KEY = re.compile("[!-~]+", re.ASCII)
+
+
+def _number(_: click.Context, option: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # no bound refuses it
+        raise click.BadParameter(f"nan is no number of seconds; allowed: above 0, to {_MAX_TIMEOUT:.0f}.")
+    return value
+
+
 _GATEWAY = (
     click.option("--base-url", metavar="URL", help="The gateway, or 'embedded'. [BLOSSOM_BASE_URL]"),
     click.option(
@@ -69,7 +81,8 @@ _GATEWAY = (
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True, max=_MAX_TIMEOUT),
+        callback=_number,
         default=300.0,
         metavar="SECONDS",
         help="For one picture; 300 unless said.",
@@ -133,9 +146,11 @@ def opened_client(
 
     from blossom_async.client import BlossomClient
 
+    base_url = given["base_url"] or os.environ.get("BLOSSOM_BASE_URL") or "embedded"
+    _check_host(base_url)
     try:
         return BlossomClient(
-            given["base_url"] or os.environ.get("BLOSSOM_BASE_URL") or "embedded",
+            base_url,
             api_key=_key(given["api_key_file"]),
             cdn_prefix=given["cdn_prefix"],
             max_concurrency=max_concurrency,
@@ -148,15 +163,32 @@ def opened_client(
         raise CannotStart(str(exc)) from exc
 
 
+def _check_host(base_url: str) -> None:
+    """Raises ``ConfigurationError`` for a host that no name server can be asked for, such as ``a..b``."""
+    from urllib.parse import urlsplit
+
+    try:
+        (urlsplit(base_url).hostname or "").encode("idna")
+    except ValueError as exc:  # UnicodeError is one
+        raise ConfigurationError(
+            f"base_url: {base_url!r} is no address; allowed: http(s)://host[:port][/path], for example "
+            "https://images.example.com"
+        ) from exc
+
+
 def _key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        lines = path.read_text("ascii").split()
+        words = path.read_text("utf-8").split()
     except OSError as exc:
         raise ConfigurationError(f"API key file {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"API key file {path}: it holds more than ASCII text") from exc
-    if len(lines) != 1:
-        raise ConfigurationError(f"API key file {path}: it holds {len(lines)} words; allowed: the key alone")
-    return lines[0]
+        raise ConfigurationError(f"API key file {path}: it is no text; allowed: the key alone") from exc
+    if len(words) != 1:
+        raise ConfigurationError(f"API key file {path}: it holds {len(words)} words; allowed: the key alone")
+    if not _KEY.fullmatch(words[0]):
+        raise ConfigurationError(
+            f"API key file {path}: the key has other characters than visible ASCII; allowed: the key alone"
+        )
+    return words[0]

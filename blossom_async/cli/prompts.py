@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import difflib
 import os
 import re
 import stat
@@ -26,6 +27,7 @@ FORMATS = ("txt", "csv", "tsv", "jsonl")
 
 MAX_LINE = 1_048_576  # bytes; prompts end at 32,000 characters
 MAX_RECORD = 100  # lines a quoted field may span before its quote counts as forgotten
+MAX_DEPTH = 16  # lists and objects in each other; options need two
 _PEEK = 8192
 _AHEAD = 64  # entries read from a pipe before they are asked for
 
@@ -39,6 +41,9 @@ _SUFFIXES = {
 }
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+_OFTEN_PROMPTS = ("prompts", "text", "texts", "caption", "captions", "description")
+_CLOSE = 0.75  # of difflib's ratio: a slip of the finger, not another word
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 T = TypeVar("T")
@@ -223,11 +228,24 @@ def _json(line: str) -> Mapping[str, Any] | BrokenLine:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         return BrokenLine(f"the line is not JSON: {exc.msg} at character {exc.colno}")
+    if _too_deep(value):
+        return BrokenLine(f"the line nests lists or objects more than {MAX_DEPTH} deep")
     if isinstance(value, str):
         return {"prompt": value}
     if isinstance(value, dict):
         return value
-    return BrokenLine(f"the line is the JSON of {value!r:.40}; allowed: an object of options, or a string")
+    return BrokenLine(f"the line is {line.strip():.40}; allowed: an object of options, or a string")
+
+
+def _too_deep(value: object) -> bool:
+    """Whether lists and objects lie so deep in each other that showing them would fail."""
+    layer: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        layer = [part for part in layer if isinstance(part, dict | list)]
+        if not layer:
+            return False
+        layer = [inner for part in layer for inner in (part.values() if isinstance(part, dict) else part)]
+    return True
 
 
 def _table(rows: Iterator[tuple[int, list[str] | BrokenLine]], name: str, notice: Notice) -> Iterator[Entry]:
@@ -237,11 +255,10 @@ def _table(rows: Iterator[tuple[int, list[str] | BrokenLine]], name: str, notice
         raise ConfigurationError(f"{name}: the header cannot be read: {header}")
     columns = [_column(title) for title in header]
     if "prompt" not in columns:
-        seen = ", ".join(title.strip() for title in header) or "nothing"
-        raise ConfigurationError(f"{name}: there is no column 'prompt'; the first line has {seen:.200}")
+        raise ConfigurationError(f"{name}: there is no column 'prompt'; {_without_prompt(header, columns)}")
     if twice := sorted({column for column in columns if columns.count(column) > 1 and column in _READ}):
         raise ConfigurationError(f"{name}: column {twice[0]!r} is there twice")
-    if ignored := [title.strip() for title in header if _column(title) not in _READ]:
+    if ignored := [_unused(title) for title in header if _column(title) not in _READ]:
         notice(f"{name}: columns that are no options and not used: {', '.join(ignored)}")
     for number, row in rows:
         if isinstance(row, BrokenLine):
@@ -255,6 +272,26 @@ def _table(rows: Iterator[tuple[int, list[str] | BrokenLine]], name: str, notice
             yield Entry(
                 number, {column: _READ[column](cell) for column, cell in cells if _given(column, cell)}
             )
+
+
+def _without_prompt(header: list[str], columns: list[str]) -> str:
+    """What a header without prompts has instead, and what to do about it."""
+    seen = ", ".join(title.strip() for title in header) or "nothing"
+    other = next((mark for mark in _SEPARATORS if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        return (
+            f"the first line has {seen:.200}, which looks separated by {_SEPARATORS[other]}; "
+            "allowed: commas in .csv, tabs in .tsv"
+        )
+    meant = next((column for column in columns if column in _OFTEN_PROMPTS), None)
+    meant = meant or next(iter(difflib.get_close_matches("prompt", columns, 1, _CLOSE)), None)
+    advice = f". Rename {header[columns.index(meant)].strip()!r} to 'prompt' if that is it" if meant else ""
+    return f"the first line has {seen:.200}{advice}"
+
+
+def _unused(title: str) -> str:
+    close = difflib.get_close_matches(_column(title), _READ, 1, _CLOSE)
+    return f"{title.strip()} (did you mean {close[0]}?)" if close else title.strip()
 
 
 def _column(title: str) -> str:
@@ -277,9 +314,10 @@ def _flag(cell: str) -> bool | str:
 
 def _object(cell: str) -> Any:
     try:
-        return orjson.loads(cell)
+        value = orjson.loads(cell)
     except orjson.JSONDecodeError:
         return cell
+    return cell if _too_deep(value) else value
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import stat
 import sys
 from contextlib import suppress
@@ -16,13 +19,13 @@ from rich.text import Text
 
 from blossom_async.batch import Outcome
 from blossom_async.cli.prompts import Entry
-from blossom_async.cli.words import CannotStart, duration, plural, said
+from blossom_async.cli.words import CannotStart, duration, plural, said, stdout_checked
 from blossom_async.errors import BlossomError
 
 if TYPE_CHECKING:
     from blossom_async.models import ImageInfo
 
-__all__ = ["JsonLines", "Result", "Shown", "Tally", "json_stdout"]
+__all__ = ["InTurn", "JsonLines", "Result", "Shown", "Tally", "json_stdout"]
 
 _SHORT_ENOUGH = 30  # rows; beyond, the table has the first ones and the failures
 _FIRST = 12
@@ -64,26 +67,67 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+class InTurn:
+    """Results that come as their items end, handed on in the order of the items.
+
+    ``received`` counts all that came, and ``any_done`` says whether one of them is a picture.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._next = 0
+        self._early: dict[int, Result] = {}
+        self._moved = asyncio.Event()
+        self.received = 0
+        self.any_done = False
+
+    def add(self, result: Result) -> None:
+        """Takes a result in."""
+        self.received += 1
+        self.any_done = self.any_done or result.info is not None
+        self._early[result.index] = result
+
+    def pop(self) -> Result | None:
+        """The result whose turn it is, None while it has not come."""
+        result = self._early.pop(self._next, None)
+        if result is not None:
+            self._next += 1
+            self._moved.set()
+        return result
+
+    def pop_early(self) -> list[Result]:
+        """What else has come, in order, when nothing more will."""
+        early, self._early = self._early, {}
+        return [early[index] for index in sorted(early)]
+
+    async def room(self, index: int) -> None:
+        """Returns when an item may be begun: so few wait for their turn that memory stays constant."""
+        while index - self._next >= self._window:
+            self._moved.clear()
+            await self._moved.wait()
+
+
 class JsonLines:
     """A file with a line for each result, each on its way to the disk when ``add`` returns.
 
+    What an earlier run wrote stays until there is something to write.
     Raises ``CannotStart`` when the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[bytes] | None = None
+        self._begun = False
         try:
-            self._file = path.open("ab")  # what an earlier run wrote stays until there is something to write
+            self._file: IO[bytes] = os.fdopen(_appending(path), "ab")
         except OSError as exc:
             raise self._failed(exc) from exc
 
     def add(self, result: Result) -> None:
         """Writes one line."""
-        assert self._file is not None  # noqa: S101 - for the type checker
         try:
-            if result.index == 0 and stat.S_ISREG(self._path.stat().st_mode):
+            if not self._begun and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 self._file.truncate(0)
+            self._begun = True
             self._file.write(result.json())
             self._file.flush()
         except OSError as exc:
@@ -91,23 +135,32 @@ class JsonLines:
 
     def close(self) -> None:
         """Closes the file. What could not be written was said by ``add``."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
     def _failed(self, exc: OSError) -> CannotStart:
+        if exc.errno == errno.ENXIO:
+            return CannotStart(f"--out {self._path}: nothing reads this pipe; begin its reader first")
         return CannotStart(f"--out {self._path}: {exc.strerror}")
 
 
+def _appending(path: Path) -> int:
+    """A descriptor to append with. A pipe that nobody reads is refused, as opening it would wait for ever."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
 def json_stdout(result: Result) -> None:
-    """The result as a line of JSON on stdout."""
-    sys.stdout.buffer.write(result.json())
-    sys.stdout.buffer.flush()
+    """The result as a line of JSON on stdout. Raises ``CannotStart`` when it cannot be written."""
+    if sys.stdout is not None:
+        with stdout_checked():
+            sys.stdout.buffer.write(result.json())
 
 
 @attrs.define
 class Tally:
-    """What the batch came to so far."""
+    """What the batch came to so far. ``reused`` of the ``done`` had been finished before, at no cost now."""
 
     total: int | None = None
     done: int = 0
@@ -115,7 +168,6 @@ class Tally:
     credits: int = 0
     reused: int = 0
     elapsed_s: float = 0.0
-    unlisted: int = 0
 
     def add(self, result: Result) -> None:
         """Counts one result."""
@@ -124,15 +176,26 @@ class Tally:
         else:
             self.done += 1
             self.reused += result.reused
-            self.credits += result.info.cost
+            self.credits += 0 if result.reused else result.info.cost
+
+    @property
+    def made(self) -> int:
+        """Pictures that are new."""
+        return self.done - self.reused
+
+    @property
+    def per_second(self) -> float:
+        """New pictures a second."""
+        return self.made / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     def sentence(self, *, ended: bool) -> str:
         """``24 of 24 pictures in 1.9 s (12.6/s), 24 credits``."""
         known = self.done + self.failed if ended else self.total
         count = f"{self.done:,} of {plural(known, 'picture')}" if known else plural(self.done, "picture")
-        rate = f" ({self.done / self.elapsed_s:.1f}/s)" if self.elapsed_s > 0 and self.done else ""
+        new = f", {self.made:,} of them new," if self.reused else ""
+        rate = f" ({self.per_second:.1f}/s)" if self.per_second else ""
         failed = f", {self.failed:,} failed" if self.failed else ""
-        return f"{count} in {duration(self.elapsed_s)}{rate}, {plural(self.credits, 'credit')}{failed}"
+        return f"{count}{new} in {duration(self.elapsed_s)}{rate}, {plural(self.credits, 'credit')}{failed}"
 
 
 class Shown:
@@ -197,4 +260,4 @@ def _outcome(row: Result) -> Text:
     if row.info is None:
         return Text(said(row.error or "")[:400], style="red")
     url = said(row.info.url)
-    return Text(url, style=f"cyan link {url}" if url.isascii() and " " not in url else "cyan")
+    return Text(url, style=f"cyan link {url}" if url and url.isascii() and " " not in url else "cyan")

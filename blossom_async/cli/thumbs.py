@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -16,7 +17,8 @@ from blossom_async.cli.results import Result
 
 __all__ = ["Thumbs"]
 
-_MAX_PICTURE = 128 * 1024 * 1024  # bytes; 4096 x 4096 of raw RGBA is half of that
+_MAX_PICTURE = 72 * 1024 * 1024  # bytes; 4096 x 4096 of raw RGBA is 64 MiB
+_ID = re.compile("[0-9A-Za-z]{22}", re.ASCII)
 _AT_ONCE = 8
 
 
@@ -40,6 +42,10 @@ class Thumbs:
         self._under_way.append((result, making))
         while len(self._under_way) > _AT_ONCE:
             await self._write_first()
+
+    def add_without(self, result: Result) -> None:
+        """A card without a thumbnail, without waiting."""
+        self._under_way.append((result, None))
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,12 +77,26 @@ class Thumbs:
         await asyncio.gather(*making, return_exceptions=True)
 
     async def _make(self, image_id: str) -> Thumbnail | None:
+        if not _ID.fullmatch(image_id):  # else an answer could choose what is asked for
+            return None
         # By the gateway's own address, as a public URL or a CDN need not be reachable from here.
         try:
-            async with self._session.get(f"{self._base_url}/image/{image_id}") as response:
-                if response.status != 200 or (response.content_length or 0) > _MAX_PICTURE:
-                    return None
-                data = await response.read()
+            async with self._session.get(
+                f"{self._base_url}/image/{image_id}", allow_redirects=False
+            ) as response:
+                data = await _body(response) if response.status == 200 else None
+            if data is None:
+                return None
             return await asyncio.get_running_loop().run_in_executor(self._threads, thumbnail, data)
         except (aiohttp.ClientError, OSError, ValueError):
             return None
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body; None when it is too long, whatever length it claims."""
+    data = bytearray()
+    async for part in response.content.iter_any():
+        data += part
+        if len(data) > _MAX_PICTURE:
+            return None
+    return bytes(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -15,7 +14,7 @@ from blossom_async.cli.options import (
     picture_options,
     picture_settings,
 )
-from blossom_async.cli.words import CannotStart, said, say, size
+from blossom_async.cli.words import CannotStart, said, say, size, stdout_checked
 
 if TYPE_CHECKING:
     from blossom_async.models import ImageInfo
@@ -24,7 +23,7 @@ __all__ = ["url"]
 
 
 @click.command("url", cls=click.RichCommand, context_settings=help_settings)
-@click.argument("prompt", metavar="PROMPT")
+@click.argument("words", metavar="PROMPT", nargs=-1, required=True)
 @click.option("--info", is_flag=True, help="A table of all that is known of the picture.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @click.option("--keep", is_flag=True, help="Serve the picture until Ctrl-C, when no other gateway does.")
@@ -33,15 +32,17 @@ __all__ = ["url"]
 @click.option_panel("Output", options=["--info", "--json", "--keep"])
 @click.option_panel("Gateway", options=["--base-url", "--api-key-file", "--timeout"])
 @click.option_panel("Picture", options=PICTURE)
-def url(prompt: str, **given: Any) -> int:
+def url(words: tuple[str, ...], **given: Any) -> int:
     """Make one picture of PROMPT and print its URL."""
     from blossom_async.cli.loop import run
 
+    if len(words) > 1:
+        raise click.UsageError(f"{len(words)} arguments for one PROMPT; quote the prompt")
     if given["info"] and given["as_json"]:
         raise CannotStart("--info and --json exclude each other")
     settings = picture_settings(given)
     try:
-        run(_url(prompt, dict(settings), given))
+        run(_url(words[0], dict(settings), given))
     except KeyboardInterrupt:
         return 130
     return 0
@@ -56,7 +57,8 @@ async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> 
     image_request({"prompt": prompt, **settings})  # before a gateway is started for it
     async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
         info = await client.image.generate_url_with_info(prompt, **settings)
-        _show(info, given)
+        with stdout_checked():
+            _show(info, given)
         note = own_gateway(str(client.base_url))
         if not note:
             return
@@ -77,7 +79,6 @@ def _show(info: ImageInfo, given: dict[str, Any]) -> None:
         _table(info)
     else:
         click.echo(said(info.url))
-    sys.stdout.flush()
 
 
 def _table(info: ImageInfo) -> None:
