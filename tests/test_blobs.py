@@ -238,6 +238,22 @@ async def test_cancelling_a_put_leaves_a_whole_file_or_none(blobs: LocalBlobs, t
     assert {path.stat().st_size for path in files_below(tmp_path)} <= {200_000}
 
 
+async def test_deleting_again_makes_a_lost_delete_last(blobs: LocalBlobs, tmp_path: Path) -> None:
+    """What stands in the way of a delete is said each time; once it is away, repeating the delete works."""
+    target = blobs.path(ID, "png")
+    (target / "in the way").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(Overloaded, match="could not be deleted") as caught:
+            await blobs.delete(ID, "png")
+        assert caught.value.code == "storage_failed"
+    (target / "in the way").rmdir()
+    target.rmdir()
+    await blobs.put(ID, "png", b"x")
+    await blobs.delete(ID, "png")
+    await blobs.delete(ID, "png")
+    assert files_below(tmp_path) == []
+
+
 async def test_close_ends_the_threads(tmp_path: Path) -> None:
     """After `close` none of its threads runs."""
     blobs = LocalBlobs(tmp_path / "images")

@@ -6,7 +6,7 @@ import logging
 import secrets
 import socket
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -494,6 +494,27 @@ async def test_the_checks_come_in_their_order(
 
 
 # The bytes
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_picture_deleted_while_it_is_asked_for_is_410(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A delete between the look-up and the file is the caller's news, not our failure."""
+    image_id = await gallery.store()
+
+    def overtaken(work: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        async def after_the_delete(*arguments: object) -> object:
+            await gallery.records.delete(image_id, gallery.now)
+            await gallery.blobs.delete(image_id, "png")
+            return await work(*arguments)
+
+        return after_the_delete
+
+    for name in ("read", "size"):  # patched, since the moment between the two cannot be hit from outside
+        monkeypatch.setattr(gallery.blobs, name, overtaken(getattr(gallery.blobs, name)))
+    answer = await gallery.image(image_id, method=method)
+    assert (answer.status, answer.headers["cache-control"]) == (410, "no-store")
 
 
 async def test_a_missing_file_is_our_failure(gallery: Gallery) -> None:

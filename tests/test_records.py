@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import random
 import secrets
+import shutil
 import sqlite3
 import string
 import subprocess
@@ -270,6 +272,92 @@ async def test_a_deleted_prompt_is_nowhere_in_the_files(records: Records, path: 
         assert b"xylophone" not in file.read_bytes()
 
 
+def _say_xylophone(path: Path) -> list[str]:
+    return [file.name for file in path.parent.iterdir() if b"xylophone" in file.read_bytes()]
+
+
+async def test_a_deleted_prompt_is_in_no_file_though_the_database_is_open(
+    records: Records, path: Path
+) -> None:
+    """When `delete` returns, the words are out of the write-ahead log too."""
+    record = a_record(request=ImageRequest("xylophone " * 300, metadata={"who": "xylophone"}))
+    await records.add(record)
+    assert _say_xylophone(path)
+    await records.delete(record.id, NOW)
+    assert _say_xylophone(path) == []
+
+
+@pytest.mark.parametrize("chance", ["the next delete", "close"])
+async def test_a_reader_elsewhere_delays_erasure_and_fails_nothing(
+    records: Records, path: Path, chance: str
+) -> None:
+    """While another process reads, the log keeps the words; the next chance takes them out."""
+    record = a_record(request=ImageRequest("xylophone"))
+    await records.add(record)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM images").fetchone()
+    assert await records.delete(record.id, NOW)
+    assert "records.sqlite-wal" in _say_xylophone(path)
+    await records.add(a_record())  # writing goes on meanwhile
+    reader.execute("COMMIT")
+    if chance == "close":
+        await records.close()  # the reader still has the file open: SQLite itself would keep the log
+    else:
+        await records.delete("nobody", NOW)
+    assert _say_xylophone(path) == []
+    reader.close()
+
+
+def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -> None:
+    """A kill right after a delete's commit leaves words in the log; opening takes them out."""
+    done = _run(f"""
+        import asyncio, os, pathlib, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from blossom_async.gateway import records as module
+        from blossom_async.models import ImageRequest
+        from test_records import NOW, a_record
+        def die(engine):
+            os._exit(9)
+        async def main():
+            records = module.Records(pathlib.Path({str(path)!r}))
+            await records.open()
+            module._truncated_wal = die  # a kill between commit and checkpoint
+            record = a_record(request=ImageRequest("xylophone"))
+            await records.add(record)
+            await records.delete(record.id, NOW)
+        asyncio.run(main())
+    """)
+    assert done.returncode == 9, done.stderr
+    assert _say_xylophone(path)
+
+    async def open_and_look() -> list[str]:
+        records = Records(path)
+        await records.open()
+        try:
+            return _say_xylophone(path)
+        finally:
+            await records.close()
+
+    assert asyncio.run(open_and_look()) == []
+
+
+async def test_a_locked_database_says_when_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that waited in vain for another program's lock is Overloaded with `retry_after_s`."""
+    monkeypatch.setattr("blossom_async.gateway.records._BUSY_TIMEOUT_S", 0.05)  # the test need not wait 10 s
+    records = Records(tmp_path / "records.sqlite")
+    await records.open()
+    other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Overloaded, match=r"locked by another program.*in 5 s") as caught:
+        await records.add(a_record())
+    other.close()
+    await records.close()
+    assert (caught.value.code, caught.value.retry_after_s) == ("storage_failed", 5.0)
+
+
 async def test_a_cancelled_caller_harms_no_other(records: Records) -> None:
     """Callers that are cancelled while they wait do not fail the adds they were queued with."""
     kept = [a_record() for _ in range(20)]
@@ -496,6 +584,74 @@ async def test_a_file_that_is_no_database_is_a_configuration_error(tmp_path: Pat
     path.write_bytes(b"holiday pictures, do not touch. " * 200)
     assert "is not a database" in await _refusal(path)
     assert path.read_bytes() == b"holiday pictures, do not touch. " * 200
+
+
+def test_a_damaged_database_is_a_configuration_error(path: Path) -> None:
+    """Whatever bytes of the schema are wrong, opening ends well or with one line that says so."""
+
+    async def opened_and_closed() -> BaseException | None:
+        records = Records(path)
+        try:
+            await records.open()
+        except ConfigurationError as exc:
+            return exc
+        finally:
+            await records.close()
+        return None
+
+    asyncio.run(opened_and_closed())
+    sound = path.read_bytes()
+    refusals = []
+    for number in range(60):
+        chance = random.Random(number)  # noqa: S311 - the same damage in every run
+        damaged = bytearray(sound)
+        for _ in range(60):
+            damaged[chance.randrange(100, 4096)] = chance.randrange(256)  # what follows the file's header
+        path.write_bytes(damaged)
+        refusals.append(asyncio.run(opened_and_closed()))
+        for side in (f"{path}-wal", f"{path}-shm"):
+            Path(side).unlink(missing_ok=True)
+    assert {type(refusal.__cause__) for refusal in refusals if refusal} >= {UnicodeDecodeError}
+    assert not [refusal for refusal in refusals if "\n" in str(refusal)]
+
+
+@pytest.mark.parametrize("left", [0, 4096, 20_000])
+def test_a_start_on_a_full_disk_says_so(left: int) -> None:
+    """On a real file system with no room for the side files the message names the disk, not permissions."""
+    code = """
+        import asyncio, os, pathlib, sys
+        from blossom_async.errors import ConfigurationError
+        from blossom_async.gateway.records import Records
+        folder, left = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+        with open(folder / "filler", "wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError:
+                os.truncate(filler.fileno(), filler.tell() - left)
+        try:
+            asyncio.run(Records(folder / "records.sqlite").open())
+        except ConfigurationError as exc:
+            print(exc)
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare(1) to mount a small disk with")
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
+    alone = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", mount, "/mnt"]
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", textwrap.dedent(code), "/mnt", str(left)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip("this machine lets no user mount a small disk")
+    assert done.stdout == (
+        "The disk that holds the database /mnt/records.sqlite is full. "
+        "Make room, or choose another data folder.\n"
+    ), done.stderr
 
 
 async def test_a_newer_database_is_a_configuration_error(records: Records, path: Path) -> None:

@@ -24,11 +24,16 @@ class ApiKeys:
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not key:
-            raise Unauthenticated("this call needs the header 'Authorization: Bearer <API key>'")
+            raise Unauthenticated(
+                "this call needs the header 'Authorization: Bearer <API key>'; "
+                "clients take it from api_key= or BLOSSOM_API_KEY"
+            )
         presented = _digest(key.strip())
         matches = [hmac.compare_digest(presented, digest) for digest in self._digests]
         if not any(matches):
-            raise Unauthenticated("the API key is not one of this gateway's; check BLOSSOM_API_KEY")
+            raise Unauthenticated(
+                "the API key is not one of this gateway's; clients take it from api_key= or BLOSSOM_API_KEY"
+            )
         return presented.hex()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -11,7 +12,7 @@ import attrs
 import orjson
 from aiohttp import web
 
-from blossom_async.errors import Gone, NotFound, Rejected, ResponseError, TransportError
+from blossom_async.errors import Gone, NotFound, Rejected, ResponseError
 from blossom_async.gateway.access import ApiKeys
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import Generation
@@ -22,6 +23,9 @@ __all__ = ["MAX_BODY", "Api"]
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
+
+BODY_DEADLINE_S = 30.0
+"""How long a request body may take to arrive."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
@@ -57,23 +61,30 @@ class Api:
 
     async def create(self, http: web.Request) -> web.Response:
         """201 with the picture; the same ``Idempotency-Key`` and body replay it."""
-        tenant = self._keys.tenant(http.headers.get("Authorization"))
+        tenant = self._keys.tenant(_single(http, "Authorization"))
         request = _checked(await _json_object(http))
         return await self._created(http, tenant, request)
 
     async def look_up(self, http: web.Request) -> web.Response:
         """200 with the picture, 410 once it has been deleted; an expired one can still be looked up."""
-        self._keys.tenant(http.headers.get("Authorization"))
+        self._keys.tenant(_single(http, "Authorization"))
         record = await self._record(http)
         return _answer(200, to_json(self._info(record)))
 
     async def delete(self, http: web.Request) -> web.Response:
-        """204; the URL answers 410 from now on and the bytes are gone."""
-        self._keys.tenant(http.headers.get("Authorization"))
-        record = await self._record(http)
+        """204; the URL answers 410 from now on and the bytes are gone.
+
+        410 when it was deleted before; bytes that were left over then, by a kill or a failing disk, go now.
+        """
+        self._keys.tenant(_single(http, "Authorization"))
+        record = await self._known(http)
+        await asyncio.shield(self._erase(record))  # row and bytes, also if the caller goes in between
+        _check_live(record)
+        return web.Response(status=204)
+
+    async def _erase(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, self._now())
         await self._blobs.delete(record.id, record.request.format)
-        return web.Response(status=204)
 
     async def regenerate(self, http: web.Request) -> web.Response:
         """201 with a new picture from an earlier request and the body's changes to it.
@@ -81,7 +92,7 @@ class Api:
         The seed is the earlier one unless the body names another, so without changes the same picture is
         made again under a new id. ``expires_in`` starts anew.
         """
-        tenant = self._keys.tenant(http.headers.get("Authorization"))
+        tenant = self._keys.tenant(_single(http, "Authorization"))
         record = await self._record(http)
         changes = await _json_object(http)
         earlier = attrs.asdict(record.request, recurse=False)
@@ -95,11 +106,14 @@ class Api:
         return _answer(201, to_json(self._info(record)), headers)
 
     async def _record(self, http: web.Request) -> ImageRecord:
+        record = await self._known(http)
+        _check_live(record)
+        return record
+
+    async def _known(self, http: web.Request) -> ImageRecord:
         record = await self._records.get(http.match_info["id"])
         if record is None:
             raise NotFound("this gateway has no picture of that id")
-        if record.deleted_at is not None:
-            raise Gone("the picture was deleted", code="deleted")
         return record
 
     def _info(self, record: ImageRecord) -> ImageInfo:
@@ -127,6 +141,11 @@ class Api:
         )
 
 
+def _check_live(record: ImageRecord) -> None:
+    if record.deleted_at is not None:
+        raise Gone("the picture was deleted", code="deleted")
+
+
 def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         status=status,
@@ -150,19 +169,52 @@ async def _json_object(http: web.Request) -> dict[str, Any]:
             status=415,
             code="unsupported_media_type",
         )
+    if "Content-Encoding" in http.headers:
+        raise ResponseError(
+            "the body has a Content-Encoding; send it as it is, without compression",
+            status=415,
+            code="unsupported_content_encoding",
+        )
     try:
-        body = orjson.loads(await http.read())
+        body = orjson.loads(await _body(http))
     except orjson.JSONDecodeError as exc:
         raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
-    except ConnectionError as exc:
-        raise TransportError("the caller went away while sending") from exc
     if not isinstance(body, dict):
         raise Rejected(f"the body is a JSON {type(body).__name__}; send an object of options")
     return body
 
 
+async def _body(http: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await http.read()
+    except TimeoutError as exc:
+        raise ResponseError(
+            f"the body did not arrive within {BODY_DEADLINE_S:g} s; send the request again",
+            status=408,
+            code="request_timeout",
+        ) from exc
+    except (ConnectionError, web.RequestPayloadError) as exc:
+        raise ResponseError(
+            "the body ends early or its chunks are malformed; send the request again",
+            status=400,
+            code="incomplete_body",
+        ) from exc
+
+
+def _single(http: web.Request, name: str) -> str | None:
+    values = http.headers.getall(name, [])
+    if len(values) > 1:  # a proxy in front may have looked at another one of them
+        raise ResponseError(
+            f"{name}: the header was sent {len(values)} times; send it once",
+            status=400,
+            code="repeated_header",
+        )
+    return values[0] if values else None
+
+
 def _idempotency_key(http: web.Request) -> str | None:
-    key = http.headers.get("Idempotency-Key")
+    key = _single(http, "Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise ResponseError(
             "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",

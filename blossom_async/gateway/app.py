@@ -8,9 +8,11 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
+from typing import cast
 
 import orjson
-from aiohttp import web
+from aiohttp import http_parser, web
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.access import ApiKeys
@@ -18,7 +20,7 @@ from blossom_async.gateway.api import MAX_BODY, Api
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.encoding import warm_up
 from blossom_async.gateway.generation import Generation
-from blossom_async.gateway.problems import problems
+from blossom_async.gateway.problems import Connection, problems
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import Records
@@ -27,17 +29,20 @@ from blossom_async.gateway.workers import Workers
 
 __all__ = ["create_app", "listen", "serving"]
 
+_BACKLOG = 1024
 _KEEPALIVE_S = 75.0  # longer than the client's, so that the client is the one to close an idle connection
 _DRAIN_S = 30.0
+_LINGER_S = 10.0  # for the rest of a refused body, so that its sender gets to read the answer
 
 
 def create_app(settings: Settings, *, public_url: str, instance: str = "") -> web.Application:
     """The gateway as an aiohttp application. ``public_url`` is what the URLs it gives out begin with.
 
     ``instance`` is answered by ``/healthz``, so that a process can tell its own gateway from another.
-    Raises ``ConfigurationError`` when it would listen beyond loopback without API keys, and when it starts
-    if the data folder cannot be used.
+    Raises ``ConfigurationError`` when it would listen beyond loopback without API keys or parse HTTP in pure
+    Python, and when it starts if the data folder cannot be used.
     """
+    _check_parser()
     if not settings.api_keys and not is_loopback(settings.host):
         raise ConfigurationError(
             f"host {settings.host} can be reached from other machines, and no API key is set; "
@@ -58,6 +63,7 @@ def create_app(settings: Settings, *, public_url: str, instance: str = "") -> we
             yield
         finally:
             await warming
+            workers.begin_nothing_more()  # nobody waits any more: the requests have been answered or are gone
             await generation.settle()
             await records.close()
             await blobs.close()
@@ -80,7 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ``ConfigurationError`` when the address is taken or not this machine's."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {exc.strerror or exc}; "
@@ -98,14 +104,38 @@ async def serving(settings: Settings, sock: socket.socket, *, instance: str = ""
     shown = f"[{host}]" if ":" in host else host
     public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
     app = create_app(settings, public_url=public_url, instance=instance or secrets.token_hex(8))
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=_DRAIN_S)
+    # A handler whose caller has gone is cancelled; what goes on under an Idempotency-Key is not its own.
+    runner = web.AppRunner(app, shutdown_timeout=_DRAIN_S, handler_cancellation=True)
+    loop = asyncio.get_running_loop()
     try:
         await runner.setup()
-        await web.SockSite(runner, sock).start()
-        yield public_url
+        # Not web.SockSite: it makes connections of aiohttp's own class only.
+        connection = partial(
+            Connection,
+            cast("web.Server", runner.server),
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # as web.AppRunner takes it: no log
+            keepalive_timeout=_KEEPALIVE_S,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,
+        )
+        listening = await loop.create_server(connection, sock=sock, backlog=_BACKLOG)
+        try:
+            yield public_url
+        finally:
+            listening.close()
     finally:
         await runner.cleanup()
         sock.close()
+
+
+def _check_parser() -> None:
+    # Most of aiohttp's request smuggling advisories are of its pure Python parser only.
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigurationError(
+            "aiohttp parses HTTP in pure Python here, which is not safe enough for a server; "
+            "unset AIOHTTP_NO_EXTENSIONS, or install an aiohttp wheel made for this platform"
+        )
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:

@@ -89,7 +89,7 @@ class LocalBlobs:
         return await self._in_thread(_size, self.path(image_id, extension))
 
     async def delete(self, image_id: str, extension: str) -> None:
-        """The file is gone for good, whether or not it was there.
+        """The file is gone for good, whether or not it was there. May be repeated until it succeeds.
 
         Raises ``Overloaded`` (``storage_failed``) when it cannot be removed.
         """
@@ -107,6 +107,11 @@ class LocalBlobs:
             for leftover in _leftovers(self._root, older_than=time.time() - _PART_KEPT_S):
                 leftover.unlink(missing_ok=True)
         except OSError as exc:
+            if exc.errno in _FULL:
+                raise ConfigurationError(
+                    f"The disk that holds the picture folder {self._root} is full. "
+                    "Make room, or choose another data folder."
+                ) from exc
             raise ConfigurationError(
                 f"The picture folder {self._root} cannot be used ({exc.strerror}). "
                 "Choose a data folder that this user may write to."
@@ -181,9 +186,9 @@ def _size(path: Path) -> int:
 
 def _delete(path: Path) -> None:
     try:
-        path.unlink()
-        _sync_folder(path.parent)
-    except FileNotFoundError:
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)  # also when it was not there: who unlinked it may have died before this
+    except FileNotFoundError:  # not even the folder
         return
     except OSError as exc:
         raise _storage_error("deleted", exc) from exc

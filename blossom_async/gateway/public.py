@@ -132,6 +132,8 @@ class Public:
                 data = await self._blobs.read(record.id, extension)
             size = await self._blobs.size(record.id, extension) if data is None else len(data)
         except FileNotFoundError as exc:
+            # A picture deleted after its record was looked up: the second look says so.
+            await self._live(_Address(record.id, None), self._now())
             raise _bytes_missing("are missing") from exc
         if size != record.file_size:
             raise _bytes_missing(f"are {size} and should be {record.file_size}")

@@ -8,6 +8,7 @@ same file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import queue
@@ -31,10 +32,15 @@ from blossom_async.models import ImageRequest, image_request
 __all__ = ["IdempotencyEntry", "ImageRecord", "Records"]
 
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
+_BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
+_PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete
+_LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files need some hundred kB to begin with
 _GROUP = 500  # questions answered together at most; keeps one transaction short and one SELECT bounded
 _ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FULL = {sqlite3.SQLITE_FULL}
+_NO_ROOM_PERHAPS = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # also without room for a side file
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -141,6 +147,7 @@ class Records:
 
     Every method raises ``Overloaded`` when the database cannot be read or written, with code
     ``storage_full`` when the disk has no room and ``storage_failed`` otherwise; the next call tries anew.
+    It has ``retry_after_s`` when another program holds the database locked.
     """
 
     def __init__(self, path: Path, *, readers: int = 2) -> None:
@@ -149,6 +156,7 @@ class Records:
         self._read_engine = _sqlite(path, writes=False)
         self._writer = _Desk("blossom-records-writer", 1, self._commit)
         self._readers = _Desk("blossom-records-reader", readers, self._look_up)
+        self._unpurged = False
 
     async def open(self) -> None:
         """The database, ready and on this program's schema.
@@ -156,11 +164,7 @@ class Records:
         Raises ``ConfigurationError`` when the file cannot be made or written, is no database of ours, or
         was written by a newer version of this program.
         """
-        try:
-            await asyncio.to_thread(_prepare, self._path, self._read_engine, self._write_engine)
-        except ConfigurationError:
-            self._dispose()
-            raise
+        await asyncio.to_thread(self._begin)
         self._writer.start()
         self._readers.start()
 
@@ -183,7 +187,9 @@ class Records:
     async def delete(self, image_id: str, now: datetime) -> bool:
         """True when the picture was live and is now deleted: its prompt and metadata are erased for good.
 
-        False when there is none of that id or it was deleted before.
+        False when there is none of that id or it was deleted before. The words are out of all files of the
+        database, unless another process is reading at this moment: then they stay in ``-wal`` until the next
+        delete, or until ``close``.
         """
         deleted: bool = await self._writer.ask(_Delete(image_id, now))
         return deleted
@@ -198,16 +204,40 @@ class Records:
         entry: IdempotencyEntry | None = await self._readers.ask(_Find(tenant, key))
         return entry
 
+    def _begin(self) -> None:
+        try:
+            _prepare(self._path, self._read_engine, self._write_engine)
+        except ConfigurationError:
+            self._dispose()
+            raise
+        self._unpurged = True  # whoever had it open before may have been killed after a delete
+        self._purge()
+
     def _end(self) -> None:
         self._writer.end()
         self._readers.end()
+        self._purge()
         self._dispose()
+
+    def _purge(self) -> None:
+        """Takes what was deleted out of ``-wal``, where commits stay readable until they are written over."""
+        if self._unpurged:
+            # What fails here fails again, and is said, at the next change. The deletes are committed anyway.
+            with contextlib.suppress(sa.exc.DBAPIError, sqlite3.Error):
+                self._unpurged = not _truncated_wal(self._write_engine)
 
     def _dispose(self) -> None:
         self._read_engine.dispose()
         self._write_engine.dispose()
 
     def _commit(self, changes: Sequence[Any]) -> list[Any]:
+        answers = self._applied(changes)
+        if any(isinstance(change, _Delete) for change in changes):
+            self._unpurged = True
+            self._purge()
+        return answers
+
+    def _applied(self, changes: Sequence[Any]) -> list[Any]:
         try:
             try:
                 with self._write_engine.begin() as connection:
@@ -347,12 +377,29 @@ def _sqlite(path: Path, *, writes: bool) -> sa.Engine:
     return engine
 
 
+def _truncated_wal(engine: sa.Engine) -> bool:
+    connection = engine.raw_connection()  # a checkpoint cannot be made in the transaction SQLAlchemy begins
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_PURGE_WAIT_MS}")
+        try:
+            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={int(_BUSY_TIMEOUT_S * 1000)}")
+            cursor.close()
+        return not busy
+    finally:
+        connection.close()
+
+
 def _prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             path.touch(mode=0o600)
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(_disk_is_full(path)) from exc
         raise ConfigurationError(
             f"The database {path} cannot be created ({os.strerror(exc.errno or errno.EIO)}). "
             "Choose a data folder that this user may write to."
@@ -367,6 +414,9 @@ def _prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> Non
                 time.sleep(0.02)
                 continue
             raise ConfigurationError(_cannot_open(path, exc)) from exc
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeError) as exc:
+            # What SQLite does not notice of a schema of random bytes, its readers stumble over.
+            raise ConfigurationError(_damaged(path)) from exc
 
 
 def _cannot_open(path: Path, exc: sa.exc.DBAPIError) -> str:
@@ -375,9 +425,28 @@ def _cannot_open(path: Path, exc: sa.exc.DBAPIError) -> str:
         return f"{path} is not a database. Move it away, or choose another data folder."
     if code in _BUSY:
         return f"The database {path} is locked by another program. Stop it, or choose another data folder."
-    if code in _FULL:
-        return f"The disk that holds the database {path} is full. Make room, or choose another data folder."
-    return f"The database {path} cannot be opened for writing ({exc.orig}). Check its owner and permissions."
+    if code in _FULL or (code in _NO_ROOM_PERHAPS and _little_room(path)):
+        return _disk_is_full(path)
+    if code in _DAMAGED:
+        return _damaged(path)
+    reason = " ".join(str(exc.orig).split())
+    return f"The database {path} cannot be opened for writing ({reason}). Check its owner and permissions."
+
+
+def _little_room(path: Path) -> bool:
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize < _LITTLE_ROOM
+
+
+def _disk_is_full(path: Path) -> str:
+    return f"The disk that holds the database {path} is full. Make room, or choose another data folder."
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"The database {path} is damaged. Put a copy of it from before in its place, "
+        "or choose another data folder."
+    )
 
 
 def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
@@ -385,6 +454,8 @@ def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> Non
         _version(path, connection)  # refuse a foreign file before anything in it is changed
     with write_engine.begin() as connection:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            if _little_room(path):
+                raise ConfigurationError(_disk_is_full(path))
             raise ConfigurationError(
                 f"The folder of {path} cannot hold a database in WAL mode. "
                 "Choose a data folder on a local disk."
@@ -402,7 +473,7 @@ def _version(path: Path, connection: sa.Connection) -> str | None:
         version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     if version not in REVISIONS:
         raise ConfigurationError(
-            f"The database {path} has schema {version}, this program knows {', '.join(REVISIONS)}: a newer "
+            f"The database {path} has schema {version!r}, this program knows {', '.join(REVISIONS)}: a newer "
             "version or another program wrote it. Update blossom-async, or choose another data folder."
         )
     return str(version)
@@ -429,6 +500,12 @@ def _storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
         error = Overloaded(
             "The disk that holds the database is full; make room, then send the request again.",
             code="storage_full",
+        )
+    elif _sqlite_code(exc) in _BUSY:
+        error = Overloaded(
+            f"The database is locked by another program; send the request again in {_BUSY_RETRY_S:g} s.",
+            code="storage_failed",
+            retry_after_s=_BUSY_RETRY_S,
         )
     else:
         error = Overloaded(

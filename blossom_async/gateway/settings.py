@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ from blossom_async.errors import ConfigurationError
 __all__ = ["Settings", "is_loopback", "load"]
 
 _MIN_KEY = 16
+_MAX_THREADS = 256
+_ALLOWED = {
+    "port": "a whole number from 1 to 65535, or 0 for any free one",
+    "render_threads": f"a whole number from 1 to {_MAX_THREADS}",
+}
+_UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
+_REFUSED = "Could not convert loaded settings: "
+
+
+class _Unusable(ConfigurationError):
+    """A value that a validator refuses. typed-settings shows the ``repr`` of it, which is the sentence."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _data_dir() -> Path:
@@ -27,14 +42,17 @@ def _data_dir() -> Path:
 
 def _port(_: object, field: attrs.Attribute[int], port: int) -> None:
     if not 0 <= port <= 65_535:
-        raise ConfigurationError(
-            f"{field.name}: {port} is no port; allowed: 1 to 65535, or 0 for any free one"
-        )
+        raise _Unusable(f"{field.name}: {port} is no port; allowed: {_ALLOWED[field.name]}")
+
+
+def _threads(_: object, field: attrs.Attribute[int], threads: int) -> None:
+    if not 1 <= threads <= _MAX_THREADS:
+        raise _Unusable(f"{field.name}: {threads} cannot be used; allowed: {_ALLOWED[field.name]}")
 
 
 def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, ...]) -> None:
     if any(len(key) < _MIN_KEY or not key.isascii() or not key.isprintable() for key in keys):
-        raise ConfigurationError(
+        raise _Unusable(
             f"{field.name}: a key is shorter than {_MIN_KEY} characters or not printable ASCII; "
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
@@ -58,7 +76,9 @@ class Settings:
         default=(), validator=_keys, repr=False, help="Keys that may call /v1, separated by commas."
     )
     render_threads: int = ts.option(
-        factory=lambda: os.cpu_count() or 1, help="Pictures drawn and encoded at the same time."
+        factory=lambda: min(os.cpu_count() or 1, _MAX_THREADS),
+        validator=_threads,
+        help="Pictures drawn and encoded at the same time.",
     )
 
 
@@ -78,12 +98,22 @@ def load(config: Path | None = None, **given: Any) -> Settings:
         return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
     except TsError as exc:
         reasons = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
-        raise ConfigurationError(f"settings: {'; '.join(_told(reason) for reason in reasons)}") from exc
+        told = "; ".join(_told(str(reason)) for reason in reasons)
+        raise ConfigurationError(told) from None  # typed-settings' own errors show the values, keys included
 
 
-def _told(reason: BaseException) -> str:
-    own = reason.__cause__
-    return str(own if isinstance(own, ConfigurationError) else reason)
+def _told(reason: str) -> str:
+    if unreadable := _UNREADABLE.match(reason):
+        value, name, loader = unreadable.groups()
+        given = f"BLOSSOM_{name.upper()}" if loader == "EnvLoader" else name
+        if name not in _ALLOWED:
+            return f"{given}: the value is of the wrong kind; see 'blossom serve --help'"
+        return f"{given}: {value} cannot be used; allowed: {_ALLOWED[name]}"
+    if reason.startswith(_REFUSED):
+        name, _, rest = reason.removeprefix(_REFUSED).partition(":")
+        variable = f"BLOSSOM_{name.upper()}"  # the environment wins over the file
+        return f"{variable if variable in os.environ else name}:{rest}"
+    return f"settings: {reason}"
 
 
 def is_loopback(host: str) -> bool:
