@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,18 @@ PROMPTS = {
     "a nebula with two planets": "space",
     "bicycle race": "abstract",
 }
+
+LANDMARKS = (
+    "volcano at night",
+    "waterfall in a jungle",
+    "stone bridge over a frozen lake",
+    "oasis",
+    "golden wheat field",
+    "lavender field under a crescent moon",
+    "rainbow over green hills",
+    "lighthouse in a storm, towering waves",
+    "paris with balloons",
+)
 
 
 def picture(prompt: str, seed: int = 1, size: int = 96, **options: object) -> NDArray[np.uint8]:
@@ -64,6 +77,9 @@ def test_named_scenes_are_read_as_themselves(prompt: str, kind: str) -> None:
         ("海", "sea"),
         ("🏔", "mountains"),
         ("ein Wald im Herbst", "forest"),
+        ("rolling hills", "meadow"),
+        ("stone bridge over a river", "mountains"),
+        ("bridges of Paris", "city"),
         ("", "abstract"),
     ],
 )
@@ -84,6 +100,9 @@ def test_words_are_matched_whole(prompt: str, kind: str) -> None:
         ("foggy forest", "weather", "fog"),
         ("thunderstorm at sea", "weather", "storm"),
         ("a teal and pink abstract", "palette", "teal, pink"),
+        ("old trees in the evening sun", "light", "golden hour"),
+        ("a valley under a rainbow", "light", "day"),
+        ("a rainbow after the storm", "weather", "cloudy"),
     ],
 )
 def test_light_season_weather_and_colours_are_read(prompt: str, part: str, name: str) -> None:
@@ -105,6 +124,20 @@ def test_the_negative_prompt_takes_words_back(prompt: str, negative: str, part: 
     """What the negative prompt names is not read out of the prompt."""
     assert describe(prompt)[part] == name
     assert describe(prompt, negative)[part] != name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ("a sailboat on the sea", "boat"),
+        ("meadow of flowers", "flowers"),
+        ("a desert", "cactus"),
+        ("alps", "lake"),
+    ],
+)
+def test_refusing_a_thing_leaves_the_scene_it_stands_in(prompt: str, negative: str) -> None:
+    """To refuse what a scene may hold is not to refuse the scene."""
+    assert describe(prompt, negative)["scene"] == describe(prompt)["scene"]
 
 
 def test_no_and_without_refuse_what_follows() -> None:
@@ -195,6 +228,138 @@ def test_snow_whitens_the_ground() -> None:
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        "northern lights over a frozen lake with pine trees",
+        "a forest by a lake",
+        "aurora over the forest",
+        "waterfall in a jungle",
+        "a japanese garden with a bridge",
+    ],
+)
+def test_woods_and_gardens_with_sky_or_water_are_landscapes(prompt: str) -> None:
+    """A wood is drawn from within; with a lake, a waterfall or an aurora it stands on a shore."""
+    assert describe(prompt)["scene"] == "mountains"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unasked"),
+    [
+        ("mountains in the rain", "blossom, petals"),
+        ("volcano at night", "blossom, petals"),
+        ("mountain lake in autumn", "blossom, petals"),
+        ("mountain lake", "blossom, petals"),
+        ("stormy sea at night", "stars"),
+        ("mountains in a snowfall at night", "stars"),
+        ("the sea at noon", "boat"),
+        ("desert dunes", "cactus"),
+        ("golden wheat field", "flowers"),
+        ("rainbow over green hills", "flowers"),
+    ],
+)
+def test_nothing_is_added_that_does_not_fit(prompt: str, unasked: str) -> None:
+    """What the words neither name nor imply is not drawn, so that refusing it changes nothing."""
+    for seed in range(3):
+        plain = picture(prompt, seed=seed)
+        assert np.array_equal(plain, picture(prompt, seed=seed, negative_prompt=unasked))
+
+
+def test_spring_and_blossom_words_bring_the_branch() -> None:
+    """A branch in blossom hangs over a lake in spring, or where it is named."""
+    for prompt in ("mountain lake in spring", "cherry blossom over a lake"):
+        assert not np.array_equal(picture(prompt), picture(prompt, negative_prompt="blossom"))
+
+
+@pytest.mark.parametrize("place", ["mountains", "sea", "city", "meadow", "desert"])
+def test_northern_lights_are_green_in_every_sky(place: str) -> None:
+    """Wherever there is sky, an aurora makes it green."""
+    for seed in range(3):
+        sky = picture(f"northern lights, {place}", seed=seed)[:28].astype(int)
+        assert np.mean(sky[..., 1] > sky[..., 0] + 40) > 0.3
+
+
+def test_a_frozen_lake_is_paler_than_water() -> None:
+    """Ice and the snow on it are brighter than open water."""
+    for seed in range(3):
+        ice = picture("northern lights over a frozen lake with pine trees", seed=seed)[76:]
+        assert ice.mean() > picture("northern lights over a lake with pine trees", seed=seed)[76:].mean() + 5
+
+
+@pytest.mark.parametrize(("words", "most"), [("crescent moon", 0.45), ("half moon", 0.85)])
+def test_the_moon_has_the_phase_it_is_given(words: str, most: float) -> None:
+    """A crescent is a small part of the full moon's light, a half moon about half."""
+    lit = [
+        np.count_nonzero(
+            picture(f"{name} over the sea", size=320, negative_prompt="stars, clouds")[:140] > 232
+        )
+        for name in (words, "full moon")
+    ]
+    assert 0 < lit[0] < lit[1] * most
+
+
+def test_a_rainbow_brings_red_into_a_blue_sky() -> None:
+    """A rainbow is seen as a band of warm hues in the sky by day."""
+    for seed in range(3):
+        bow = picture("rainbow over green hills", seed=seed, size=192)[:70]
+        bare = picture("green hills by day", seed=seed, size=192)[:70]
+        assert hue_share(bow, warm=True) > hue_share(bare, warm=True) + 0.015
+
+
+def test_a_volcano_glows() -> None:
+    """Lava is red and yellow in the night."""
+    for seed in range(3):
+        image = picture("volcano at night", seed=seed, size=192).astype(int)
+        assert np.mean((image[..., 0] > 180) & (image[..., 2] < 110)) > 0.004
+
+
+def test_a_wheat_field_is_gold_without_flowers() -> None:
+    """The lower half of a wheat field is golden, and holds nothing white."""
+    for seed in range(3):
+        field = picture("golden wheat field", seed=seed, size=192)[100:].astype(int)
+        red, green, blue = field[..., 0], field[..., 1], field[..., 2]
+        assert np.mean((red > green + 8) & (green > blue + 20)) > 0.85
+        assert np.mean(field.min(axis=2) > 190) < 0.005
+
+
+def test_a_lavender_field_is_violet() -> None:
+    """Rows of violet fill a lavender field."""
+    for seed in range(3):
+        field = picture("a lavender field in Provence at golden hour", seed=seed, size=192)[110:].astype(int)
+        assert np.mean((field[..., 2] > field[..., 1] + 15) & (field[..., 0] > field[..., 1])) > 0.35
+
+
+def test_larches_are_golden_in_the_mist() -> None:
+    """In autumn the trees on a misty shore are gold, not grey."""
+    for seed in range(3):
+        image = picture("a misty mountain lake in autumn, golden larches along the shore", seed=seed)
+        assert max(hue_share(image[row : row + 6], warm=True) for row in range(48, 72)) > 0.15
+
+
+def test_an_evening_forest_is_not_purple() -> None:
+    """Under leaves the evening is warm: green exceeds blue."""
+    for prompt in ("forest at dusk", "forest at sunset", "old trees in the evening sun, forest"):
+        image = picture(prompt)
+        assert image[..., 1].mean() > image[..., 2].mean() + 5
+
+
+def test_lightning_ends_at_the_horizon() -> None:
+    """A bolt over the sea reaches the horizon and is not repeated dot by dot in the water."""
+    for seed in range(4):
+        bolt = picture("stormy sea", seed=seed, size=192, negative_prompt="rain, fog, waves")
+        bare = picture("stormy sea", seed=seed, size=192, negative_prompt="rain, fog, waves, lightning")
+        struck = np.abs(bolt.astype(int) - bare).max(axis=(1, 2))
+        lowest = np.flatnonzero(struck > 70).max() / 192
+        assert 0.42 < lowest < 0.62
+
+
+def test_every_shipped_example_is_a_scene_the_renderer_knows() -> None:
+    """Of the example prompts only the abstract one is read as an abstract composition."""
+    text = (Path(__file__).parent.parent / "examples" / "prompts.txt").read_text("utf-8")
+    prompts = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [prompt for prompt in prompts if describe(prompt)["scene"] == "abstract"] == [prompts[-1]]
+
+
+@pytest.mark.parametrize(
     ("prompt", "negative"),
     [
         ("cherry blossom over a lake at night", "blossom"),
@@ -207,6 +372,13 @@ def test_snow_whitens_the_ground() -> None:
         ("city at night", "lights"),
         ("forest in autumn", "leaves"),
         ("galaxy full of stars", "stars"),
+        ("rainbow over green hills", "rainbow"),
+        ("volcano at night", "volcano"),
+        ("waterfall in a jungle", "waterfall"),
+        ("japanese garden with a bridge", "bridge"),
+        ("paris with a hot air balloon", "balloon"),
+        ("oasis in the desert", "oasis"),
+        ("mountains with a frozen lake", "ice"),
     ],
 )
 def test_the_negative_prompt_is_visible(prompt: str, negative: str) -> None:
@@ -259,7 +431,7 @@ def test_size_keeps_the_composition(prompt: str) -> None:
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.85
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", [*PROMPTS, *LANDMARKS])
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (17, 31), (16, 700), (700, 16), (333, 41)])
 def test_any_size_and_shape_can_be_drawn(prompt: str, width: int, height: int) -> None:
     """Every size from 16 pixels and any proportion gives a picture of exactly that size."""

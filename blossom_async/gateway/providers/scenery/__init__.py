@@ -17,6 +17,7 @@ from blossom_async.gateway.providers.scenery.city import paint_city
 from blossom_async.gateway.providers.scenery.colour import Palette, palette
 from blossom_async.gateway.providers.scenery.desert import paint_desert
 from blossom_async.gateway.providers.scenery.forest import paint_forest
+from blossom_async.gateway.providers.scenery.landmarks import paint_balloons
 from blossom_async.gateway.providers.scenery.meadow import paint_meadow
 from blossom_async.gateway.providers.scenery.mountains import paint_mountains
 from blossom_async.gateway.providers.scenery.sea import paint_sea
@@ -71,6 +72,8 @@ def paint(
 def _paint_view(canvas: Canvas, scene: Scene, light: Palette) -> None:
     _PAINTERS[scene.kind](canvas, scene, light)
     if scene.kind in _OUTDOORS:
+        if scene.wants("balloon") and scene.kind != "forest":
+            paint_balloons(canvas, scene, light)
         paint_weather(canvas, scene, light)
 
 

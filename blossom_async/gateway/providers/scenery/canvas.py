@@ -154,7 +154,9 @@ class Canvas:
         """A soft point of light; `radius` in pixels is where it has all but faded."""
         reach = max(1, math.ceil(radius))
         span = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(max(radius, 1.0))
-        fall = np.exp(-(span * span) * 3.2)
+        rest = np.float32(math.exp(-3.2))  # taken off, so that no square shows where it ends
+        bell = np.maximum(np.exp(span * span * np.float32(-3.2)) - rest, 0)
+        fall = (bell / (1 - rest)).astype(np.float32, copy=False)
         self.add(
             round(y) - reach, round(x) - reach, fall[:, None] * fall[None, :] * np.float32(power), colour
         )
@@ -253,7 +255,7 @@ class Stencil:
 
     def polygons(self, shapes: Floats, inks: list[int] | None = None) -> None:
         """Fill many shapes of the same number of corners, (count, n, 2)."""
-        moved = self._moved(shapes).reshape(len(shapes), -1).tolist()
+        moved = self._moved(shapes).reshape(len(shapes), 2 * shapes.shape[1]).tolist()
         for corners, ink in zip(moved, inks or [255] * len(moved), strict=True):
             self.draw.polygon(corners, fill=ink)
 
@@ -267,7 +269,7 @@ class Stencil:
     def lines(self, paths: Floats, width: float, inks: list[int] | None = None) -> None:
         """Draw many lines of the same number of points, (count, n, 2), all `width` working pixels wide."""
         thick = max(1, round(width * self.scale))
-        moved = self._moved(paths).reshape(len(paths), -1).tolist()
+        moved = self._moved(paths).reshape(len(paths), 2 * paths.shape[1]).tolist()
         for points, ink in zip(moved, inks or [255] * len(moved), strict=True):
             self.draw.line(points, fill=ink, width=thick)
 

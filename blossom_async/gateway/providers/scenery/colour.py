@@ -132,6 +132,10 @@ def palette(scene: Scene) -> Palette:
         grey_sky = _changed(found, {n: grey(getattr(found, n)) for n in _SKY})
         found = _blended(found, grey_sky, 0.4)
         found = evolve(found, stars=found.stars * 0.2)
+    if scene.wants("rainbow") and bright_day and scene.weather == "clear":
+        found = _blended(found, _LIGHTS["overcast"], 0.3)
+    if scene.kind == "forest" and scene.light in ("dusk", "sunset"):
+        found = _blended(found, _LIGHTS["golden hour"], 0.6)  # under leaves little of a purple sky is seen
     if scene.weather in ("fog", "snow") and bright_day:
         found = _blended(found, _LIGHTS["overcast"], 0.35)
     if scene.sky_colour is not None:

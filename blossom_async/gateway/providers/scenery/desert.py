@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery import silhouettes
+from blossom_async.gateway.providers.scenery import landmarks, silhouettes
 from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats
 from blossom_async.gateway.providers.scenery.colour import Palette, mix, rgb
 from blossom_async.gateway.providers.scenery.land import ridge
@@ -67,10 +67,9 @@ def paint_desert(canvas: Canvas, scene: Scene, palette: Palette) -> None:
             5,
             skyline,
         )
-    if scene.allows("cactus") and (
-        scene.wants("cactus")
-        or (chance.random() < 0.5 and not scene.wants("pyramid") and not scene.wants("camel"))
-    ):
+    if scene.wants("oasis"):
+        landmarks.paint_oasis(canvas, palette, base)
+    if scene.wants("cactus"):
         ink = mix(palette.own(rgb("#3f6b43")), palette.shade, 0.6)
         edge = mix(palette.own(rgb("#a3c276")), palette.glow, 0.35)
         for k in range(int(chance.integers(2, 5))):

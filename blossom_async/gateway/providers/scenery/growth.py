@@ -16,6 +16,7 @@ __all__ = [
     "blossom_branch",
     "blossom_sprig",
     "blossom_sprite",
+    "bushes",
     "drifting",
     "grass",
     "leaf_sprite",
@@ -126,7 +127,7 @@ def grass(
     chance = canvas.chance.stream(purpose)
     seen = float(np.clip(canvas.unit / 500, 0.35, 1))  # small pictures would only blur so many
     count = int(min(900, dense * canvas.width / canvas.unit * (0.6 + 0.4 * canvas.detail) * seen))
-    throws = chance.random((900, 4))[:count]
+    throws = chance.random((900, 5))[:count]
     high = canvas.unit * tall * (0.3 + 0.7 * throws[:, 0])
     x = throws[:, 1] * canvas.width
     bend = high * (throws[:, 2] - 0.5) * 1.3
@@ -136,10 +137,46 @@ def grass(
         (x - half, x + half, x + bend * 0.3 + half * 0.8, x + bend, x + bend * 0.3 - half * 0.8), axis=1
     )
     py = np.stack((0 * x, 0 * x, high * 0.55, high, high * 0.55), axis=1)
-    blades = np.stack((px, foot - py), axis=2).astype(np.float32)
-    stencil = Stencil(canvas, int(foot - high.max()) - 1, int(foot) + 1)
+    roots = foot + canvas.unit * tall * 0.5 * throws[:, 4:] ** 2  # no ruled line where the blades begin
+    blades = np.stack((px, roots - py), axis=2).astype(np.float32)
+    stencil = Stencil(canvas, int(foot - high.max()) - 1, int(foot + canvas.unit * tall * 0.5) + 1)
     stencil.polygons(blades)
     canvas.over(stencil.top, 0, stencil.cover() * np.float32(strength), ink)
+
+
+def bushes(
+    canvas: Canvas, purpose: str, line: Floats, size: float, ink: Floats, *, dense: float = 24
+) -> None:
+    """Round trees and bushes in loose groups on a ground line, about `size` units across, rooted in it."""
+    stream = canvas.chance.stream(purpose)
+    count = int(np.clip(dense * canvas.width / canvas.unit, 4, 160))
+    throws = stream.random((160, 3))[:count]
+    stencil = Stencil(canvas, int(line.min() - canvas.unit * size * 3), int(line.max() + canvas.unit * size))
+    a, b, c = throws[np.sin(throws[:, 0] * 19 + throws[:, 2]) >= -0.1].T[:, :, None]
+    x = a * canvas.width
+    y = line[np.minimum(x, canvas.width - 1).astype(np.int64)].astype(np.float64)
+    radius = canvas.unit * size * (0.5 + 0.8 * b)
+    trunk = 0.35 * (c > 0.6)  # the rest grow from the ground up
+    k = np.arange(5)[None, :]  # a crown of overlapping lumps
+    middle_x = x + radius * 0.62 * np.cos(k * 2.4 + c * 6)
+    middle_y = y + radius * (0.32 * np.sin(k * 2.4 + c * 6) - 0.4 - trunk)
+    lump = radius * (0.5 + 0.2 * np.sin(k * 5 + b * 9))
+    turn = np.linspace(0, 2 * math.pi, 12, endpoint=False)
+    crown_x = middle_x[:, :, None] + lump[:, :, None] * np.cos(turn)
+    crown_y = middle_y[:, :, None] + lump[:, :, None] * np.sin(turn)
+    crown_y = np.minimum(crown_y, (y + radius * 0.12)[:, :, None])
+    stencil.polygons(np.stack((crown_x, crown_y), axis=3).reshape(-1, 12, 2).astype(np.float32))
+    half = radius * 0.1 * (trunk > 0)
+    feet_x = np.concatenate((x - half, x - half, x + half, x + half), axis=1)
+    feet_y = np.concatenate((y + 2, y - radius * (trunk > 0), y - radius * (trunk > 0), y + 2), axis=1)
+    stencil.polygons(np.stack((feet_x, feet_y), axis=2)[trunk[:, 0] > 0].astype(np.float32))
+    cover = stencil.cover()
+    canvas.over(stencil.top, stencil.left, cover, ink)
+    # Light from above leaves the lower side of every crown darker.
+    drop = max(1, round(canvas.unit * size * 0.3))
+    under = cover.copy()
+    under[:-drop] -= cover[drop:]
+    canvas.over(stencil.top, 0, np.maximum(under, 0) * np.float32(0.35), ink * np.float32(0.6))
 
 
 @lru_cache(maxsize=256)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from blossom_async.gateway.providers.scenery import silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas
+from blossom_async.gateway.providers.scenery.canvas import Canvas, enlarged
 from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
 from blossom_async.gateway.providers.scenery.land import ridge
 from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
@@ -24,15 +25,19 @@ def paint_sea(canvas: Canvas, scene: Scene, palette: Palette) -> None:
     orb = paint_sky(canvas, scene, palette, horizon)
     _far_coast(canvas, scene, palette, shore, chance)
     tower = scene.wants("lighthouse")
-    beach = (scene.wants("beach") or (chance.random() < 0.45 and scene.allows("beach"))) and not tower
+    rough = scene.weather == "storm" or scene.wants("waves")
+    beach = (
+        scene.wants("beach") or (chance.random() < 0.45 and scene.allows("beach") and not rough)
+    ) and not tower
     _water(canvas, scene, palette, shore, orb)
-    if scene.weather in ("clear", "cloudy") or orb.shown:
+    if orb.shown or (scene.weather in ("clear", "cloudy") and not palette.moon):
         glitter(canvas, shore, orb, mix(palette.glow, rgb("#ffffff"), 0.2), 1.0)
-    boat = scene.wants("boat") or (chance.random() < 0.4 and scene.allows("boat") and not tower)
-    if boat:
+    if rough:
+        _breakers(canvas, scene, palette, shore)
+    if scene.wants("boat"):
         side = -1 if orb.x > canvas.width / 2 else 1
         x = canvas.width * (0.5 + side * float(chance.uniform(0.12, 0.3)))
-        size = canvas.unit * float(chance.uniform(0.1, 0.16)) * (1.25 if scene.wants("boat") else 1)
+        size = canvas.unit * float(chance.uniform(0.12, 0.2))
         sail = palette.own(rgb(NAMED[scene.colours[0]]) if scene.colours else rgb("#fbf6ea"), 0.08)
         dark = palette.brightness < 0.7
         silhouettes.sailboat(
@@ -43,7 +48,8 @@ def paint_sea(canvas: Canvas, scene: Scene, palette: Palette) -> None:
         _headland(canvas, scene, palette, shore)
     if beach:
         _beach(canvas, palette, chance)
-    if scene.allows("birds") and (scene.wants("birds") or chance.random() < 0.6):
+    fair = scene.weather == "clear" and not palette.moon
+    if scene.allows("birds") and (scene.wants("birds") or (fair and chance.random() < 0.6)):
         silhouettes.birds(
             canvas, "gulls", canvas.width * float(chance.uniform(0.25, 0.75)),
             shore * float(chance.uniform(0.3, 0.6)),
@@ -106,7 +112,12 @@ def _water(canvas: Canvas, scene: Scene, palette: Palette, shore: int, orb: Orb)
     rank = np.minimum((near**0.42 * half_h).astype(np.int64), half_h - 1)
     foam = palette.own(rgb("#ffffff"), 0.15)
     column = np.abs(np.arange(width, dtype=np.float32) - np.float32(orb.x)) / np.float32(canvas.unit)
-    above = [canvas.planes[k, :shore].ravel() for k in range(3)]
+    sky = canvas.planes[:3, :shore]
+    if scene.weather == "storm" and shore:  # rough water throws back no more than the glare of a bolt
+        size = (max(1, width // 12), max(1, shore // 12))
+        blurred = [Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in sky]
+        sky = np.stack([enlarged(np.asarray(plane), width, shore) for plane in blurred])
+    above = [plane.ravel() for plane in sky]
     for y0, y1 in canvas.strips(shore, canvas.height):
         taken, close = rank[y0 - shore : y1 - shore], near[y0 - shore : y1 - shore, None]
         waves = np.repeat(swell[taken] * np.float32(0.65) + fine[taken] * np.float32(0.35), 2, axis=1)[
@@ -135,6 +146,53 @@ def _water(canvas: Canvas, scene: Scene, palette: Palette, shore: int, orb: Orb)
     veil = np.exp(-np.abs(np.arange(-6, 7, dtype=np.float32)) / 2.2) * np.float32(0.4)
     top = shore - 6
     canvas.over(top, 0, np.repeat(veil[:, None], width, axis=1), palette.haze)
+
+
+def _breakers(canvas: Canvas, scene: Scene, palette: Palette, shore: int) -> None:
+    """Waves that stand up against the ones behind them, steep and white along their crests."""
+    height, width, unit = canvas.height - shore, canvas.width, canvas.unit
+    if height < 8:
+        return
+    high = 1.5 if scene.wants("waves") and scene.weather == "storm" else 1.0
+    named = next((rgb(NAMED[c]) for c in scene.colours if c in _WATERY), rgb("#1f6f80"))
+    clear = mix(palette.own(mix(named, rgb("#9fe0d0"), 0.35)), palette.horizon, 0.22)
+    deep = mix(palette.own(mix(named, rgb("#06222f"), 0.7)), palette.shade, 0.3)
+    foam = mix(palette.own(rgb("#ffffff")), palette.horizon, 0.35)
+    streaks = mottle(
+        canvas.chance.stream("wave faces"), -(-width // 2), -(-height // 2),
+        cells=(16 * width / unit, 34 * height / unit), octaves=3, rough=0.6,
+    )  # fmt: skip
+    for k in range(5):
+        t = k / 4
+        stream = canvas.chance.stream(f"breaker {k}")
+        tall = min(unit * (0.022 + 0.085 * t) * high, height * (0.09 + 0.3 * t))
+        crests = contour(stream, canvas.across, (7.4, 5.0, 3.5, 2.7, 2.0)[k], octaves=2, rough=0.35)
+        peak = (1 - np.minimum(np.abs(crests), 1)) ** 1.3  # narrow crests between wide troughs
+        peak *= 0.72 + 0.4 * contour(stream, canvas.across, 1.3, octaves=1)
+        spray = contour(stream, canvas.across, 26, octaves=4)
+        row = shore + height * (0.1 + 0.83 * t**1.2)
+        line = row - np.float32(tall) * (peak + np.float32(0.05) * spray * np.maximum(peak, 0))
+        top, bottom = max(shore, int(line.min()) - 1), min(canvas.height, int(row + tall * 0.9))
+        white = np.clip(peak * 2.0 - 0.5 + 0.5 * spray, 0, 1) * np.float32(0.55)
+        for y0, y1 in canvas.strips(top, bottom):
+            rows = np.arange(y0, y1, dtype=np.float32)[:, None]
+            depth = (rows - line[None, :]) * np.float32(1 / tall)
+            cover = np.clip(depth * np.float32(tall) + np.float32(0.5), 0, 1)
+            cover *= np.clip((np.float32(row + tall * 0.9) - rows) * np.float32(2 / tall), 0, 1)
+            if not cover.any():
+                continue
+            streak = np.repeat(streaks[(np.arange(y0, y1) - shore) // 2], 2, axis=1)[:, :width]
+            fall = np.clip(depth * np.float32(0.75) + (streak - np.float32(0.5)) * np.float32(0.5), 0, 1)
+            froth = np.clip(
+                (white[None, :] - depth + (streak - np.float32(0.45)) * np.float32(1.3)) * 3, 0, 1
+            )
+            froth *= np.clip(white * 6, 0, 1)[None, :] * np.float32(0.92)
+            for c in range(3):
+                tone = fall * (deep[c] - clear[c])
+                tone += clear[c]
+                tone += froth * (foam[c] - tone)
+                plane = canvas.planes[c, y0:y1]
+                plane += (tone - plane) * cover
 
 
 _WATERY = frozenset(

@@ -228,7 +228,11 @@ def balloon(canvas: Canvas, x: float, y: float, size: float, colours: list[Float
     half = 0.36 * np.sin(np.pi * np.clip(t * 0.93 + 0.05, 0, 1)) ** 0.62 * (0.62 + 0.38 * t**0.6)
     up = 0.2 + 0.8 * t
     for k in range(stripes):
-        stencil = _around(canvas, x, y, size * 0.45, size)
+        lowest, highest = sorted((math.sin(turn[k]), math.sin(turn[k + 1])))
+        stencil = Stencil(
+            canvas, int(y - size) - 2, int(y - size * 0.18) + 2,
+            int(x + size * 0.38 * lowest) - 2, int(x + size * 0.38 * highest) + 3,
+        )  # fmt: skip
         left = np.column_stack((half * math.sin(turn[k]), up))
         right = np.column_stack((half * math.sin(turn[k + 1]), up))
         stencil.polygon(

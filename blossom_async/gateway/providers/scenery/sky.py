@@ -15,12 +15,15 @@ __all__ = ["Orb", "disc", "paint_sky"]
 
 
 class Orb:
-    """Where the sun or the moon stands: pixels of the working size, and whether its disc shows."""
+    """Where the sun or the moon stands: pixels of the working size, and whether its disc shows.
 
-    __slots__ = ("radius", "shown", "x", "y")
+    `age` is the share of the disc that is lit: 0.2 for a crescent, 0.5 for a half moon, else 1.
+    """
 
-    def __init__(self, x: float, y: float, radius: float, *, shown: bool) -> None:
-        self.x, self.y, self.radius, self.shown = x, y, radius, shown
+    __slots__ = ("age", "radius", "shown", "x", "y")
+
+    def __init__(self, x: float, y: float, radius: float, *, moon_age: float, shown: bool) -> None:
+        self.x, self.y, self.radius, self.age, self.shown = x, y, radius, moon_age, shown
 
 
 def paint_sky(
@@ -38,11 +41,20 @@ def paint_sky(
     base = max(1, canvas.row(horizon))
     visible = base if skyline is None else max(1, canvas.row(skyline))
     orb_name = "moon" if palette.moon else "sun"
-    hidden = scene.weather in ("rain", "storm", "fog", "snow", "cloudy") and not scene.wants(orb_name)
+    covered = scene.weather in ("rain", "storm", "fog", "snow", "cloudy")
+    # The sun stands behind whoever sees a rainbow, and the moon would drown the northern lights.
+    elsewhere = scene.light == "aurora" or (scene.wants("rainbow") and not palette.moon)
+    hidden = (covered or elsewhere) and not scene.wants(orb_name)
+    if scene.weather == "storm" and not palette.moon:
+        hidden = True
     orb = Orb(
         orb_x * canvas.width,
         visible * (1 - min(0.9, max(0.0, lift))),
-        canvas.unit * (0.034 if palette.moon else 0.04) * float(chance.uniform(0.85, 1.25)),
+        canvas.unit
+        * (0.034 if palette.moon else 0.04)
+        * float(chance.uniform(0.85, 1.25))
+        * (1.3 if _moon_age(scene) < 1 else 1.0),
+        moon_age=_moon_age(scene),
         shown=scene.allows(orb_name) and not hidden and (palette.moon or palette.height < 0.6),
     )
     quarter = 4 if canvas.detail < 2 else 3
@@ -60,7 +72,7 @@ def paint_sky(
         around = np.sqrt(dx * dx + dy * dy)
         wide = np.exp(-np.sqrt(dx * dx * 0.45 + dy * dy * 2.2) * (4.6 if not palette.moon else 7.0))
         near = np.exp(-around * 11)
-        power = (0.5 if palette.moon else 0.78) * (0.45 if hidden else 1.0)
+        power = (0.5 if palette.moon else 0.78) * (0.45 if hidden else 1.0) * (0.55 + 0.45 * orb.age)
         bloom = wide * np.float32(power * 0.7) + near * np.float32(power * 0.6)
         for k in range(3):
             soft[k] += (palette.glow[k] - soft[k]) * np.minimum(bloom, 1)
@@ -68,16 +80,34 @@ def paint_sky(
         _aurora(canvas, soft, down)
     if scene.allows("clouds"):
         _clouds(canvas, scene, palette, soft, orb, quarter)
+    struck = scene.weather == "storm" and scene.allows("lightning")
+    strike_x = float(canvas.chance.stream("strike").uniform(0.2, 0.8)) * canvas.width
+    if struck:  # the cloud lights up round the bolt
+        aside = dx + np.float32((orb.x - strike_x) / canvas.unit)
+        for level, reach, power in ((0.2, 0.24, 0.45), (0.6, 0.16, 0.2)):
+            away = dy + np.float32((orb.y - base * level) / canvas.unit)
+            light = np.exp((aside * aside + away * away) * np.float32(-1 / reach**2)) * np.float32(power)
+            for k, ink in enumerate(rgb("#c9d4ff")):
+                soft[k] += (1 - np.minimum(soft[k], 1)) * light * ink
+    if scene.wants("rainbow"):
+        _rainbow(canvas, soft, orb, visible, quarter)
     for k in range(3):
         big = enlarged(soft[k], width * quarter, height * quarter)
         canvas.planes[k, :base] = big[:base, : canvas.width]
-    if palette.stars > 0.05 and scene.allows("stars"):
-        _stars(canvas, base, palette.stars * (1.6 if scene.wants("stars") else 1.0))
+    overcast = covered and (scene.weather == "storm" or not scene.wants("stars"))
+    if palette.stars > 0.05 and scene.allows("stars") and not overcast:
+        _stars(canvas, orb, base, palette.stars * (1.6 if scene.wants("stars") else 1.0))
     if orb.shown:
         _orb(canvas, palette, orb, base)
-    if scene.weather == "storm" and scene.allows("lightning"):
-        _lightning(canvas, base)
+    if struck:
+        _lightning(canvas, strike_x, base)
     return orb
+
+
+def _moon_age(scene: Scene) -> float:
+    if scene.wants("crescent"):
+        return 0.2
+    return 0.5 if scene.wants("half moon") else 1.0
 
 
 def _clouds(canvas: Canvas, scene: Scene, palette: Palette, soft: Floats, orb: Orb, quarter: int) -> None:
@@ -127,18 +157,45 @@ def _aurora(canvas: Canvas, soft: Floats, down: Floats) -> None:
         reach = 0.2 + 0.22 * rays
         rise = (centre[None, :] - down[:, None]) / reach[None, :]
         curtain = np.where(rise > 0, np.exp(-rise * 1.7), np.exp(rise * 14)).astype(np.float32)
-        curtain *= (0.35 + 0.65 * rays)[None, :] * np.float32((0.75, 0.55, 0.4)[k])
+        curtain *= (0.35 + 0.65 * rays)[None, :] * np.float32((0.95, 0.7, 0.5)[k])
         tint = np.clip(rise * 0.5, 0, 1)
         for c in range(3):
             soft[c] += curtain * (green[c] + (violet[c] - green[c]) * tint) * (1 - soft[c])
 
 
-def _stars(canvas: Canvas, base: int, amount: float) -> None:
+def _rainbow(canvas: Canvas, soft: Floats, orb: Orb, visible: int, quarter: int) -> None:
+    """A soft bow opposite the sun, red outside, with a brighter sky within it."""
+    _, height, width = soft.shape
+    middle_x = canvas.width * (0.42 if orb.x > canvas.width / 2 else 0.58)
+    middle_y = visible + 0.1 * canvas.unit
+    radius = min(middle_y - 0.2 * visible, 0.6 * canvas.width)
+    dx = np.arange(width, dtype=np.float32)[None, :] * quarter - np.float32(middle_x)
+    dy = np.arange(height, dtype=np.float32)[:, None] * quarter - np.float32(middle_y)
+    thick = max(2.0, 0.062 * min(canvas.unit, 1.6 * radius))
+    across = (np.sqrt(dx * dx + dy * dy) - np.float32(radius)) / np.float32(thick)
+    inks = stops(
+        [rgb(code) for code in ["#8a4fe0", "#4a63f0", "#2fb3f2", "#4fd468", "#f7e94a", "#f9963a", "#f0433f"]],
+        [0.0, 0.18, 0.34, 0.5, 0.66, 0.82, 1.0],
+        np.linspace(0, 1, 256, dtype=np.float32),
+    )
+    place = np.clip((across + np.float32(0.5)) * 255, 0, 255).astype(np.int32)
+    strength = np.exp(-((np.abs(across) * np.float32(1.75)) ** 4)) * np.float32(0.5)
+    strength *= np.clip(1.15 + dy / np.float32(radius) * np.float32(-0.35), 0, 1)
+    within = np.clip(-across * np.float32(0.6), 0, 1) * np.float32(0.1)
+    for k in range(3):
+        soft[k] += (1 - soft[k]) * within
+        soft[k] += (inks[k][place] - soft[k]) * strength
+
+
+def _stars(canvas: Canvas, orb: Orb, base: int, amount: float) -> None:
     chance = canvas.chance.stream("stars")
     places = chance.random((2400, 3), dtype=np.float32)
     area = canvas.width * base / canvas.unit**2
     count = int(min(2400, 520 * area * amount * (0.7 + 0.5 * canvas.detail)))
     places = places[:count]
+    if orb.shown and orb.age < 1:  # none shines through the dark part of the moon
+        gap_x, gap_y = places[:, 0] * canvas.width - orb.x, places[:, 1] ** 1.3 * base - orb.y
+        places = places[np.hypot(gap_x, gap_y) > orb.radius * 1.15]
     x, y = places[:, 0] * canvas.width, places[:, 1] ** 1.3 * base
     power = (places[:, 2] ** 6 * 1.1 + 0.2) * (1 - places[:, 1] ** 1.3 * 0.85)
     size = max(0.55, canvas.unit / 1024 * 0.75)
@@ -163,7 +220,10 @@ def disc(radius: float, x: float, y: float, soft: float = 1.0) -> tuple[int, int
 
 
 def _orb(canvas: Canvas, palette: Palette, orb: Orb, base: int) -> None:
-    top, left, cover = disc(orb.radius, orb.x, orb.y, max(1.0, canvas.unit / 700))
+    soft = max(1.0, canvas.unit / 700)
+    top, left, cover = disc(orb.radius, orb.x, orb.y, soft)
+    if palette.moon and orb.age < 1:
+        cover *= _lit_part(orb, top, left, cover.shape, soft)
     cover = cover[: max(0, base - top)]
     if palette.moon:
         chance = canvas.chance.stream("moon")
@@ -179,23 +239,37 @@ def _orb(canvas: Canvas, palette: Palette, orb: Orb, base: int) -> None:
         canvas.over(top, left, cover * np.float32(0.95), mix(palette.glow, rgb("#ffffff"), 0.55))
 
 
-def _lightning(canvas: Canvas, base: int) -> None:
-    """One forked bolt, and the cloud it lights up."""
+def _lit_part(orb: Orb, top: int, left: int, shape: tuple[int, ...], soft: float) -> Floats:
+    """What the sun lights of a waxing moon: the terminator is half an ellipse, tilted to the lower right."""
+    x = np.arange(shape[1], dtype=np.float32)[None, :] + np.float32(left + 0.5 - orb.x)
+    y = np.arange(shape[0], dtype=np.float32)[:, None] + np.float32(top + 0.5 - orb.y)
+    along, aside = x * np.float32(0.87) + y * np.float32(0.5), y * np.float32(0.87) - x * np.float32(0.5)
+    chord = np.sqrt(np.maximum(orb.radius**2 - aside * aside, 0))
+    lit: Floats = np.clip((along - chord * np.float32(1 - 2 * orb.age)) / np.float32(soft) + 0.5, 0, 1)
+    return lit
+
+
+def _lightning(canvas: Canvas, start: float, base: int) -> None:
+    """One forked bolt from column `start` at the top down to the horizon."""
     chance = canvas.chance.stream("lightning")
     unit = canvas.unit
-    stencil = Stencil(canvas, 0, base)
+    stencil = Stencil(canvas, 0, base, int(start - 0.42 * unit), int(start + 0.42 * unit))
 
-    def fork(x: float, y: float, heading: float, long: float, thick: float) -> None:
-        for _ in range(max(3, round(long / (unit * 0.03)))):
+    pieces: dict[float, list[tuple[tuple[float, float], tuple[float, float]]]] = {}
+
+    def fork(x: float, y: float, heading: float, end: float, thick: float, steps: int) -> None:
+        for _ in range(steps):
+            if y >= end:
+                return
             turn = heading + float(chance.normal(0, 0.55))
             nx, ny = x + math.sin(turn) * unit * 0.03, y + math.cos(turn) * unit * 0.03
-            stencil.line(np.array([(x, y), (nx, ny)], np.float32), thick)
+            pieces.setdefault(thick, []).append(((x, y), (nx, ny)))
             x, y = nx, ny
             if thick > unit * 0.0016 and chance.random() < 0.22:
-                fork(x, y, heading + float(chance.choice((-0.8, 0.8))), long * 0.35, thick * 0.5)
+                aside = heading + float(chance.choice((-0.8, 0.8)))
+                fork(x, y, aside, base, thick * 0.5, steps // 2 if steps < 100 else 11)
 
-    start = float(chance.uniform(0.2, 0.8)) * canvas.width
-    fork(start, base * 0.04, float(chance.uniform(-0.2, 0.2)), base * 0.92, unit * 0.0035)
-    canvas.glow(start, base * 0.2, unit * 0.5, rgb("#c9d4ff"), 0.45)
-    canvas.glow(start, base * 0.6, unit * 0.3, rgb("#c9d4ff"), 0.2)
-    canvas.add(0, 0, stencil.cover(), rgb("#f4f2ff"))
+    fork(start, base * 0.04, float(chance.uniform(-0.2, 0.2)), base + 2.0, unit * 0.0035, 120)
+    for thick, lines in pieces.items():
+        stencil.lines(np.array(lines, np.float32), thick)
+    canvas.add(stencil.top, stencil.left, stencil.cover(), rgb("#f4f2ff"))

@@ -25,7 +25,8 @@ _KINDS: Final = {
     ("mountains", 2.5): """
         lake river waterfall canyon cliff ridge pond glacier landscape stream creek lakeside riverside
         riverbank wilderness lac lago see озеро река""",
-    ("mountains", 2): "hill valley nature scenery scenic reflection vista panorama hiking hiker",
+    ("mountains", 2): "valley nature scenery scenic reflection vista panorama hiking hiker",
+    ("mountains", 1): "aurora lava eruption erupting",
     ("mountains", 0.6): "snow winter skiing skier cabin sky cloud fog mist dawn eagle",
     ("sea", 3): """
         sea ocean oceanic beach coast coastal coastline seaside shore shoreline seashore wave surf surfer
@@ -48,17 +49,20 @@ _KINDS: Final = {
         rio vegas kremlin colosseum acropolis pagoda neighborhood neighbourhood suburb
         ciudad ville stadt cidade città город""",
     ("city", 2.5): """
-        street building tower rooftop alley avenue boulevard bridge architecture plaza traffic apartment
+        street building tower rooftop alley avenue boulevard architecture plaza traffic apartment
         highway intersection castle cathedral temple church mosque cottage house taxi tram subway crosswalk
         storefront cafe restaurant bar hotel market""",
+    ("city", 2): "bridge",
     ("city", 0.6): "neon bus window shop station road",
     ("meadow", 3): """
         meadow garden flower wildflower floral field prairie grassland pasture farm farmland countryside
         vineyard tulip rose daisy poppy lavender sunflower lily orchid peony daffodil dandelion bouquet
-        wheat hydrangea lotus iris marigold park orchard jardin jardín garten fleur flor blume blumen giardino
-        fiore цветок цветы сад поле""",
-    ("meadow", 2): "grass petal bloom blooming bee butterfly barn picnic cow sheep pony lawn plant",
-    ("meadow", 0.6): "spring summer horse scarecrow windmill",
+        wheat barley cornfield hydrangea lotus iris marigold park orchard jardin jardín garten fleur flor
+        blume blumen giardino fiore цветок цветы сад поле""",
+    ("meadow", 2): """
+        hill hillside hillock knoll grass petal bloom blooming bee butterfly barn picnic cow sheep pony lawn
+        plant""",
+    ("meadow", 0.6): "spring summer rainbow horse scarecrow windmill",
     ("desert", 3): """
         desert dune sahara cactus camel oasis mesa badlands gobi arid pyramid sphinx egypt saguaro mojave
         namib martian mars desierto désert wüste deserto пустыня""",
@@ -69,7 +73,7 @@ _KINDS: Final = {
         orbit milkyway satellite astronomy rocket spacewalk cosmonaut ufo espacio espace weltraum galaxia
         космос""",
     ("space", 1.4): "star starry alien meteor stargazing",
-    ("space", 0.6): "moon night lunar midnight aurora eclipse",
+    ("space", 0.6): "moon night lunar midnight eclipse",
     ("abstract", 3): """
         abstract abstraction pattern geometric fractal logo icon portrait headshot diagram typography text
         wallpaper texture mandala kaleidoscope bokeh gradient emblem infographic calligraphy psychedelic
@@ -129,6 +133,7 @@ _FEATURES: Final = {
     "blossom": "blossom sakura cherryblossom magnolia plum-blossom",
     "petals": "petal",
     "moon": "moon moonlight moonlit lunar moonrise crescent",
+    "crescent": "crescent",
     "sun": "sun sunset sunrise sunny sunshine",
     "stars": "star starry stargazing",
     "clouds": "cloud cloudy",
@@ -139,9 +144,12 @@ _FEATURES: Final = {
     "lavender bells": "lavender lupin lupine hyacinth",
     "sunflower": "sunflower",
     "boat": "boat sailboat ship yacht sailing vessel canoe kayak raft",
-    "lake": "lake river pond reflection water lakeside riverside",
+    "lake": "lake river pond reflection water lakeside riverside stream creek",
     "trees": "tree pine spruce fir forest woods",
-    "flowers": "flower wildflower floral bloom blooming",
+    "flowers": """
+        flower wildflower floral bloom blooming meadow garden tulip rose daisy poppy lavender sunflower lily
+        orchid peony daffodil dandelion bouquet hydrangea lotus iris marigold anemone chamomile cosmos
+        hyacinth lupin lupine jardin jardín garten fleur flor blume blumen giardino fiore цветок цветы сад""",
     "lighthouse": "lighthouse",
     "palm": "palm tropical hawaii maldives caribbean coconut",
     "island": "island isle",
@@ -158,13 +166,22 @@ _FEATURES: Final = {
     "bridge": "bridge",
     "village": "village cottage house town",
     "lights": "lights lamp lantern neon",
-    "mountains": "mountain peak hill",
+    "mountains": "mountain peak hill hillside",
     "snow": "snow snowy snowing snowfall",
     "rain": "rain raining",
     "fog": "fog mist foggy misty haze",
+    "rainbow": "rainbow arcobaleno regenbogen arcoíris радуга",
+    "volcano": "volcano volcanic lava eruption erupting",
+    "frozen": "frozen ice icy",
+    "wheat": "wheat barley rye cornfield",
+    "rows": "lavender",
+    "jungle": "jungle rainforest",
+    "stone": "stone",
+    "oasis": "oasis",
+    "waterfall": "waterfall cascade",
     "fireworks": "firework fireworks",
     "camel": "camel caravan",
-    "waves": "wave surf",
+    "waves": "wave surf breaker swell",
     "buildings": "building skyscraper tower",
     "grass": "grass",
     "circles": "circle orb bubble",
@@ -184,6 +201,13 @@ _PHRASES: Final = {
     "golden gate": "kind:city:3 feature:bridge",
     "blue hour": "light:dusk:4",
     "northern lights": "light:aurora:5 kind:mountains:1",
+    "southern lights": "light:aurora:5 kind:mountains:1",
+    "crescent moon": "light:moonlight:2 feature:moon feature:crescent kind:mountains:0.6",
+    "new moon": "light:moonlight:2 feature:moon feature:crescent kind:mountains:0.6",
+    "half moon": "light:moonlight:2 feature:moon feature:half moon kind:mountains:0.6",
+    "quarter moon": "light:moonlight:2 feature:moon feature:half moon kind:mountains:0.6",
+    "evening sun": "light:golden hour:4", "evening light": "light:golden hour:4",
+    "setting sun": "light:sunset:4 feature:sun", "rising sun": "light:dawn:4 feature:sun",
     "full moon": "light:moonlight:2 feature:moon kind:mountains:0.6",
     "night sky": "light:night:3 kind:space:2 feature:stars",
     "starry sky": "light:night:3 kind:space:2 feature:stars",
@@ -198,8 +222,9 @@ _PHRASES: Final = {
     "palm trees": "kind:sea:2 feature:palm",
     "hot air balloon": "feature:balloon kind:mountains:1.5",
     "air balloon": "feature:balloon kind:mountains:1.5",
-    "snow capped": "feature:mountains kind:mountains:1",
-    "rice field": "kind:meadow:3", "corn field": "kind:meadow:3", "soccer field": "kind:abstract:2",
+    "snow capped": "feature:mountains feature:snow kind:mountains:1",
+    "rice field": "kind:meadow:3", "corn field": "kind:meadow:3 feature:wheat",
+    "soccer field": "kind:abstract:2",
     "soccer ball": "kind:abstract:2", "football field": "kind:abstract:2",
     "central park": "kind:city:2", "times square": "kind:city:3 light:night:1",
     "eiffel tower": "kind:city:3", "opera house": "kind:city:3", "white house": "kind:city:2",
@@ -311,7 +336,7 @@ SUGGESTED: Final = {
 }
 
 SKY_WORDS: Final = frozenset(
-    ("sky", "skies", "sunset", "sunrise", "dawn", "dusk", "clouds", "twilight", "light")
+    ("sky", "skies", "sunset", "sunrise", "dawn", "dusk", "clouds", "twilight", "light", "haze", "mist")
 )
 
 # What also goes when something is refused.
@@ -325,7 +350,7 @@ REMOVED_WITH: Final = {
     "clouds": ("cloudy",),
     "forest": ("trees",),
     "mountains": (),
-    "moon": ("moonlight",),
+    "moon": ("moonlight", "crescent"),
     "snow": ("winter",),
 }
 
@@ -341,7 +366,7 @@ LIGHTS: Final = {
     "abstract": ("day", "golden hour", "dusk", "night"),
 }
 SEASONS: Final = {
-    "mountains": ("spring", "summer", "spring", "summer"),
+    "mountains": ("summer",),
     "sea": ("summer",),
     "forest": ("summer", "spring"),
     "city": ("summer",),
@@ -410,7 +435,9 @@ SIGNS: Final = {
         "🍁 🍂 秋": "season:autumn:3 kind:forest:0.6",
         "街 城市 都市 東京 🏙 🌆 도시": "kind:city:3",
         "🌃 🌉": "kind:city:3 light:night:3",
-        "花 🌷 🌻 🌺 🌼 🌹 💐 꽃": "kind:meadow:2.5",
+        "花 🌷 🌻 🌺 🌼 🌹 💐 꽃": "kind:meadow:2.5 feature:flowers",
+        "🌈 虹 彩虹 무지개": "feature:rainbow kind:meadow:0.6",
+        "🌋 火山": "feature:volcano kind:mountains:3",
         "桜 樱 櫻 🌸 벚꽃": "feature:blossom season:spring kind:mountains:2.4",
         "沙漠 砂漠 🏜 🐪 🌵": "kind:desert:3",
         "宇宙 太空 🚀 🌌 🪐 🌠": "kind:space:3",

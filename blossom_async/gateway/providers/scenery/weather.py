@@ -17,7 +17,11 @@ __all__ = ["paint_weather"]
 def paint_weather(canvas: Canvas, scene: Scene, palette: Palette) -> None:
     """Fog, rain or snow over a finished view."""
     if scene.weather in ("fog", "rain", "storm") and scene.allows("fog") and scene.kind != "forest":
-        _fog(canvas, palette, {"fog": 0.72, "rain": 0.28, "storm": 0.22}[scene.weather])
+        _fog(
+            canvas,
+            palette,
+            {"fog": 0.42 if scene.kind == "mountains" else 0.6, "rain": 0.28, "storm": 0.22}[scene.weather],
+        )
     if scene.weather in ("rain", "storm") and scene.allows("rain"):
         _rain(canvas, palette, 1.5 if scene.weather == "storm" else 1.0)
     falling = scene.weather == "snow" or (
@@ -36,7 +40,7 @@ def _fog(canvas: Canvas, palette: Palette, strength: float) -> None:
     thick = np.exp(-(((level - 0.6) / 0.24) ** 2)) * 0.9 + 0.16
     cover = np.clip(thick * (0.35 + 0.9 * banks), 0, 1) * np.float32(strength)
     full = enlarged(cover.astype(np.float32), width * 4, height * 4)[: canvas.height, : canvas.width]
-    canvas.over(0, 0, np.clip(full, 0, 1), mix(palette.haze, palette.horizon, 0.4))
+    canvas.over(0, 0, np.clip(full, 0, 1, out=full), mix(palette.haze, palette.horizon, 0.4))
 
 
 def _rain(canvas: Canvas, palette: Palette, strength: float) -> None:
@@ -46,13 +50,18 @@ def _rain(canvas: Canvas, palette: Palette, strength: float) -> None:
     )
     throws = stream.random((900, 4))[:count]
     slant = float(stream.uniform(-0.22, 0.22))
-    stencil = Stencil(canvas, 0, canvas.height)
+    stencil = Stencil(canvas, 0, canvas.height, smooth=False)  # too thin and faint for a rough edge to show
     x, y = (throws[:, 0] * 1.2 - 0.1) * canvas.width, (throws[:, 1] * 1.1 - 0.1) * canvas.height
     long = canvas.unit * (0.03 + 0.06 * throws[:, 2])
     paths = np.stack((x, y, x + long * slant, y + long), axis=1).astype(np.float32).reshape(-1, 2, 2)
     thin = max(0.5, canvas.unit / 1000)
-    stencil.lines(paths, thin, (90 + 130 * throws[:, 3]).astype(np.int64).tolist())
-    canvas.over(0, 0, stencil.cover() * np.float32(0.5), mix(palette.glow, palette.haze, 0.4))
+    stencil.lines(paths, thin, (45 + 65 * throws[:, 3]).astype(np.int64).tolist())
+    cover = stencil.cover().ravel()
+    wet = np.flatnonzero(cover)  # a few in a hundred, so only these are painted
+    share = cover[wet]
+    for plane, ink in zip(canvas.planes[:3], mix(palette.glow, palette.haze, 0.4), strict=True):
+        flat = plane.reshape(-1)
+        flat[wet] += (ink - flat[wet]) * share
 
 
 def _snow(canvas: Canvas, palette: Palette, strength: float) -> None:

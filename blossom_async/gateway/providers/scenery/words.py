@@ -51,8 +51,11 @@ class Scene:
 
 
 class _Mention(NamedTuple):
+    """`named` is false for what a word only hints at, as "boat" at the sea: refusing it leaves that be."""
+
     concept: vocabulary.Concept
     refused: bool
+    named: bool = True
 
 
 def read(prompt: str, negative_prompt: str | None = None) -> Scene:
@@ -61,14 +64,19 @@ def read(prompt: str, negative_prompt: str | None = None) -> Scene:
     So a prompt is read the same way for each of its seeds. What no scene fits is "abstract".
     """
     mentions = _mentions(prompt)
-    without = {m.concept.name for m in mentions if m.refused}
-    without |= {m.concept.name for m in _mentions(negative_prompt or "")}
+    without = {m.concept.name for m in mentions if m.refused and m.named}
+    without |= {m.concept.name for m in _mentions(negative_prompt or "") if m.named}
     without |= {implied for name in tuple(without) for implied in vocabulary.REMOVED_WITH.get(name, ())}
     asked = [m.concept for m in mentions if not m.refused and m.concept.name not in without]
 
-    kind = _heaviest(asked, "kind") or "abstract"
     features = {c.name for c in asked if c.part == "feature"}
+    asked_light = _heaviest(asked, "light")
+    said = _heaviest(asked, "kind") or "abstract"
+    kind = _with_its_sky(said, features, asked_light)
     weather = _heaviest(asked, "weather")
+    if "rainbow" in features:
+        weather = "cloudy" if weather in ("rain", "storm") else weather  # the shower has passed
+        asked_light = asked_light or "day"
     season = _heaviest(asked, "season")
     if season is None and weather == "snow":
         season = "winter"
@@ -81,7 +89,7 @@ def read(prompt: str, negative_prompt: str | None = None) -> Scene:
     sky_colours = [c.name for c in asked if c.part == "sky colour"]
     return Scene(
         kind=kind,
-        light=_heaviest(asked, "light") or _chosen(prompt, "light", vocabulary.LIGHTS[kind], without),
+        light=asked_light or _chosen(prompt, "light", vocabulary.LIGHTS[said], without),
         season=season or _chosen(prompt, "season", vocabulary.SEASONS[kind], without),
         weather=weather or "clear",
         colours=colours[:5],
@@ -89,6 +97,18 @@ def read(prompt: str, negative_prompt: str | None = None) -> Scene:
         features=frozenset(features),
         without=frozenset(without),
     )
+
+
+def _with_its_sky(kind: str, features: set[str], light: str | None) -> str:
+    """A wood is drawn from within, without sky or water; where those are asked for, it stands on a shore."""
+    if kind == "forest" and (light == "aurora" or not features.isdisjoint(_BESIDE_WOODS)):
+        return "mountains"
+    if kind == "meadow" and not features.isdisjoint(("bridge", "waterfall")):
+        return "mountains"  # they need water, which a field has none of
+    return kind
+
+
+_BESIDE_WOODS: Final = frozenset(("lake", "waterfall", "mountains", "rainbow", "volcano"))
 
 
 def _heaviest(concepts: list[vocabulary.Concept], part: str) -> str | None:
@@ -125,7 +145,13 @@ def _mentions(text: str) -> list[_Mention]:
             at += 1
             continue
         concepts, length = _longest(words, at)
-        found.extend(_Mention(concept, refused) for concept in _in_context(concepts, words, at, length))
+        thing = any(concept.part == "feature" for concept in concepts)
+        found.extend(
+            _Mention(
+                concept, refused, not thing or concept.part == "feature" or concept.name.startswith(word)
+            )
+            for concept in _in_context(concepts, words, at, length)
+        )
         if word not in _FILLERS:
             refused = False
         at += length
