@@ -28,6 +28,7 @@ from blossom_async.batch import (
 from blossom_async.batch.gate import RateLimitLike
 from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
 from blossom_async.models import (
+    IMAGE_ID,
     ImageInfo,
     ImageOptions,
     ImageRequest,
@@ -46,7 +47,7 @@ __all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
 
-_PATH = re.compile(r".*/(?:image/([0-9A-Za-z]{22})|generated/([0-9A-Za-z]{22})\.[a-z]+)", re.ASCII)
+_PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
 _DEFAULTS = {
     field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
 }
@@ -372,9 +373,7 @@ def _without_cdn(request: ImageRequest) -> ImageRequest:
     return attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request
 
 
-def _own_settings(item: Request) -> Mapping[str, Any]:
-    if isinstance(item, str):
-        return {"prompt": item}
+def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(item, ImageRequest):
         settings = attrs.asdict(item, recurse=False)
         return {

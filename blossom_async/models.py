@@ -18,6 +18,7 @@ from blossom_async.errors import InvalidRequest, nearest, shown
 __all__ = [
     "COSTS",
     "FORMATS",
+    "IMAGE_ID",
     "QUALITIES",
     "ImageInfo",
     "ImageOptions",
@@ -38,6 +39,7 @@ QUALITIES: tuple[str, ...] = tuple(COSTS)
 
 MAX_PROMPT = 32_000
 MIN_SIDE, MAX_SIDE = 16, 4096
+IMAGE_ID = "[0-9A-Za-z]{22}"  # a pattern: 128 random bits in base62
 MAX_SEED = 2_147_483_647  # the widest range every supported provider takes
 MAX_EXPIRES_IN = 315_360_000  # ten years
 
@@ -220,7 +222,7 @@ class ImageInfo:
     """
 
     url: str = attrs.field(validator=attrs.validators.matches_re(r"https?://[!-~]+"))
-    id: str = attrs.field(validator=attrs.validators.matches_re(r"[0-9A-Za-z]{22}"))
+    id: str = attrs.field(validator=attrs.validators.matches_re(IMAGE_ID))
     width: int = attrs.field(validator=attrs.validators.ge(1))
     height: int = attrs.field(validator=attrs.validators.ge(1))
     format: str = attrs.field(validator=attrs.validators.in_(FORMATS))

@@ -15,6 +15,7 @@ import attrs
 
 from blossom_async.batch.gate import Gate, pass_gates
 from blossom_async.batch.retry import (
+    NO_RETRY,
     Classify,
     Fail,
     Fatal,
@@ -32,8 +33,6 @@ __all__ = ["Attempt", "Attempts", "Call", "current_attempt", "new_run_id", "run_
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-_NO_RETRY = RetryPolicy(max_attempts=1, budget=0)
 
 
 @attrs.frozen
@@ -111,7 +110,7 @@ class Attempts(Generic[Item, Value]):
         self._slots = slots
         self._gates = gates
         self._repeats = retry is not None
-        self._policy = retry or _NO_RETRY
+        self._policy = retry or NO_RETRY
         self._classify = classify
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._budget = budget or RetryBudget(self._policy.budget)

@@ -55,13 +55,9 @@ async def _serve(settings: Settings) -> None:
     from blossom_async import embedded
     from blossom_async.cli.loop import stop_signals
     from blossom_async.gateway.app import listen, serving
-    from blossom_async.gateway.settings import is_loopback
+    from blossom_async.gateway.settings import check_keys
 
-    if not settings.api_keys and not is_loopback(settings.host):
-        raise ConfigurationError(
-            f"host {settings.host} can be reached from other machines, and no API key is set; "
-            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
-        )
+    check_keys(settings)  # before this machine's own key is added to them
     async with AsyncExitStack() as opened:
         with stop_signals() as stop:
             async with embedded.claimed(settings.data_dir):

@@ -14,11 +14,12 @@ import aiohttp
 
 from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
 from blossom_async.cli.results import Result
+from blossom_async.models import IMAGE_ID
 
 __all__ = ["Thumbs"]
 
 _MAX_PICTURE = 72 * 1024 * 1024  # bytes; 4096 x 4096 of raw RGBA is 64 MiB
-_ID = re.compile("[0-9A-Za-z]{22}", re.ASCII)
+_ID = re.compile(IMAGE_ID, re.ASCII)
 _AT_ONCE = 8
 
 

@@ -24,7 +24,7 @@ from blossom_async.gateway.problems import Connection, problems
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import Records
-from blossom_async.gateway.settings import Settings, is_loopback
+from blossom_async.gateway.settings import Settings, check_keys
 from blossom_async.gateway.workers import Workers
 
 __all__ = ["create_app", "listen", "serving"]
@@ -43,11 +43,7 @@ def create_app(settings: Settings, *, public_url: str, instance: str = "") -> we
     Python, and when it starts if the data folder cannot be used.
     """
     _check_parser()
-    if not settings.api_keys and not is_loopback(settings.host):
-        raise ConfigurationError(
-            f"host {settings.host} can be reached from other machines, and no API key is set; "
-            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
-        )
+    check_keys(settings)
     workers = Workers(settings.render_threads)
     records = Records(settings.data_dir / "records.sqlite")
     blobs = LocalBlobs(settings.data_dir / "images")

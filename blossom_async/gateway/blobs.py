@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.models import FORMATS
+from blossom_async.models import FORMATS, IMAGE_ID
 
 __all__ = ["LocalBlobs"]
 
-_ID = re.compile(r"[0-9A-Za-z]{22}", re.ASCII)
-_PART = re.compile(r"\.[0-9A-Za-z]{22}\.[0-9a-f]{16}\.part", re.ASCII)
+_ID = re.compile(IMAGE_ID, re.ASCII)
+_PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
 _PART_KEPT_S = 86_400.0  # a leftover this old belongs to no running process
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk

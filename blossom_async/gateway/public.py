@@ -16,12 +16,14 @@ from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date
 from blossom_async.gateway.encoding import CONTENT_TYPES
 from blossom_async.gateway.records import ImageRecord, Records
+from blossom_async.models import FORMATS, IMAGE_ID
 
 __all__ = ["Public"]
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
+_FORMATS = "|".join(FORMATS)
 _PATH = re.compile(
-    r"/image/(?P<id>[0-9A-Za-z]{22})|/generated/(?P<cdn_id>[0-9A-Za-z]{22})\.(?P<extension>jpg|png|webp)",
+    rf"/image/(?P<id>{IMAGE_ID})|/generated/(?P<cdn_id>{IMAGE_ID})\.(?P<extension>{_FORMATS})",
     re.ASCII,
 )
 _ALWAYS = {

@@ -17,7 +17,7 @@ from typed_settings.loaders import Loader
 
 from blossom_async.errors import ConfigurationError
 
-__all__ = ["Settings", "is_loopback", "load"]
+__all__ = ["Settings", "check_keys", "load"]
 
 _MIN_KEY = 16
 _MAX_THREADS = 256
@@ -116,7 +116,16 @@ def _told(reason: str) -> str:
     return f"settings: {reason}"
 
 
-def is_loopback(host: str) -> bool:
+def check_keys(settings: Settings) -> None:
+    """Raises ``ConfigurationError`` when other machines could reach a gateway that has no API keys."""
+    if not settings.api_keys and not _is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host {settings.host} can be reached from other machines, and no API key is set; "
+            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on the host."""
     if host == "localhost":
         return True
