@@ -314,7 +314,7 @@ def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -
     done = _run(f"""
         import asyncio, os, pathlib, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from blossom_async.gateway import records as module
+        from blossom_async.gateway.records import store as module
         from blossom_async.models import ImageRequest
         from test_records import NOW, a_record
         def die(engine):
@@ -322,7 +322,7 @@ def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -
         async def main():
             records = module.Records(pathlib.Path({str(path)!r}))
             await records.open()
-            module._truncated_wal = die  # a kill between commit and checkpoint
+            module.truncated_wal = die  # a kill between commit and checkpoint
             record = a_record(request=ImageRequest("xylophone"))
             await records.add(record)
             await records.delete(record.id, NOW)
@@ -346,7 +346,7 @@ async def test_a_locked_database_says_when_to_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change that waited in vain for another program's lock is Overloaded with `retry_after_s`."""
-    monkeypatch.setattr("blossom_async.gateway.records._BUSY_TIMEOUT_S", 0.05)  # the test need not wait 10 s
+    monkeypatch.setattr("blossom_async.gateway.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
     records = Records(tmp_path / "records.sqlite")
     await records.open()
     other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)

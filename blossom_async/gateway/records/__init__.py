@@ -1,0 +1,10 @@
+"""The database: what is known of pictures, keys and views. SQLite, one writer thread, a few reader threads.
+
+``store`` is the way in, ``tables`` what there is; ``images`` and its neighbours hold the statements of one
+subject each; ``sqlite`` opens the file and ``desk`` has the threads.
+"""
+
+from blossom_async.gateway.records.store import Records
+from blossom_async.gateway.records.tables import METADATA, IdempotencyEntry, ImageRecord
+
+__all__ = ["METADATA", "IdempotencyEntry", "ImageRecord", "Records"]

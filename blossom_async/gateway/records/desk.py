@@ -1,0 +1,108 @@
+"""Threads that answer questions of event loops, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+_GROUP = 500  # questions answered together at most; keeps one transaction short and one SELECT bounded
+
+
+@attrs.define(eq=False)
+class _Ticket:
+    question: Any
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class Desk:
+    """Threads that take everything queued, answer it together, and wake each event loop once.
+
+    ``answer`` gets the questions and gives their answers in the same order; an exception among the answers
+    is raised where that question was asked. The threads are daemons: a desk that nobody ended holds up no
+    interpreter exit.
+    """
+
+    def __init__(self, name: str, threads: int, answer: Callable[[Sequence[Any]], list[Any]]) -> None:
+        self._answer = answer
+        self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # no ticket may come to lie behind the end of the queue
+        self._open = False
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+
+    def start(self) -> None:
+        self._open = True
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """All that was asked before is answered; then the threads are gone. A second call does nothing."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            for _ in self._threads:
+                self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    async def ask(self, question: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(question, loop.create_future(), loop)
+        with self._lock:
+            if not self._open:
+                raise RuntimeError("the records are not open")
+            self._queue.put(ticket)
+        return await ticket.future
+
+    def _work(self) -> None:
+        more = True
+        while more:
+            tickets, more = self._take()
+            if tickets:
+                try:
+                    answers = self._answer([ticket.question for ticket in tickets])
+                except Exception as exc:  # noqa: BLE001 - the thread must live on; whoever asked gets it
+                    answers = [exc] * len(tickets)
+                _settle(tickets, answers)
+
+    def _take(self) -> tuple[list[_Ticket], bool]:
+        """What is queued, at least one ticket of it; and whether there may be more."""
+        tickets: list[_Ticket] = []
+        try:
+            ticket = self._queue.get()
+            while ticket is not None:
+                tickets.append(ticket)
+                if len(tickets) == _GROUP:
+                    return tickets, True
+                ticket = self._queue.get_nowait()
+        except queue.Empty:
+            return tickets, True
+        return tickets, False
+
+
+def _settle(tickets: Sequence[_Ticket], answers: Sequence[Any]) -> None:
+    by_loop = defaultdict(list)
+    for ticket, answer in zip(tickets, answers, strict=True):
+        by_loop[ticket.loop].append((ticket.future, answer))
+    for loop, pairs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_wake, pairs)
+        except RuntimeError:  # that loop is closed, and with it everyone who waited there
+            continue
+
+
+def _wake(pairs: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, answer in pairs:
+        if future.done():  # cancelled while it waited
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

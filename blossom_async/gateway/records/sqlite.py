@@ -1,0 +1,188 @@
+"""The SQLite file: opened, brought to this program's schema, and its errors in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.migrations import HEAD, REVISIONS
+
+_BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
+_BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
+_PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete
+_LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files need some hundred kB to begin with
+_FULL = {sqlite3.SQLITE_FULL}
+_NO_ROOM_PERHAPS = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # also without room for a side file
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+# secure_delete: an erased prompt is overwritten, not only forgotten.
+_WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+
+
+def engine(path: Path, *, writes: bool) -> sa.Engine:
+    # isolation_level None takes the BEGINs out of sqlite3's hands. The writer begins IMMEDIATE, so that it
+    # waits for other processes there and never in the middle; a reader's SELECT is a snapshot by itself.
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
+        hide_parameters=True,  # they hold prompts, and errors end up in logs
+    )
+    pragmas = _WRITER_PRAGMAS if writes else ("query_only=ON",)
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _: object) -> None:
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    if writes:
+
+        @sa.event.listens_for(engine, "begin")
+        def _(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def truncated_wal(engine: sa.Engine) -> bool:
+    connection = engine.raw_connection()  # a checkpoint cannot be made in the transaction SQLAlchemy begins
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={_PURGE_WAIT_MS}")
+        try:
+            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={int(_BUSY_TIMEOUT_S * 1000)}")
+            cursor.close()
+        return not busy
+    finally:
+        connection.close()
+
+
+def prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(mode=0o600)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(_disk_is_full(path)) from exc
+        raise ConfigurationError(
+            f"The database {path} cannot be created ({os.strerror(exc.errno or errno.EIO)}). "
+            "Choose a data folder that this user may write to."
+        ) from exc
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            return _migrate(path, read_engine, write_engine)
+        except sa.exc.DBAPIError as exc:
+            # Switching to WAL does not wait for locks by itself, so two first starts at once may collide.
+            if _sqlite_code(exc) in _BUSY and time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+            raise ConfigurationError(_cannot_open(path, exc)) from exc
+        except (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeError) as exc:
+            # What SQLite does not notice of a schema of random bytes, its readers stumble over.
+            raise ConfigurationError(_damaged(path)) from exc
+
+
+def _cannot_open(path: Path, exc: sa.exc.DBAPIError) -> str:
+    code = _sqlite_code(exc)
+    if code == sqlite3.SQLITE_NOTADB:
+        return f"{path} is not a database. Move it away, or choose another data folder."
+    if code in _BUSY:
+        return f"The database {path} is locked by another program. Stop it, or choose another data folder."
+    if code in _FULL or (code in _NO_ROOM_PERHAPS and _little_room(path)):
+        return _disk_is_full(path)
+    if code in _DAMAGED:
+        return _damaged(path)
+    reason = " ".join(str(exc.orig).split())
+    return f"The database {path} cannot be opened for writing ({reason}). Check its owner and permissions."
+
+
+def _little_room(path: Path) -> bool:
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize < _LITTLE_ROOM
+
+
+def _disk_is_full(path: Path) -> str:
+    return f"The disk that holds the database {path} is full. Make room, or choose another data folder."
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"The database {path} is damaged. Put a copy of it from before in its place, "
+        "or choose another data folder."
+    )
+
+
+def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
+    with read_engine.connect() as connection:
+        _version(path, connection)  # refuse a foreign file before anything in it is changed
+    with write_engine.begin() as connection:
+        if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+            if _little_room(path):
+                raise ConfigurationError(_disk_is_full(path))
+            raise ConfigurationError(
+                f"The folder of {path} cannot hold a database in WAL mode. "
+                "Choose a data folder on a local disk."
+            )
+        if _version(path, connection) != HEAD:
+            _upgrade(connection)
+
+
+def _version(path: Path, connection: sa.Connection) -> str | None:
+    tables = sa.inspect(connection).get_table_names()
+    if not tables:
+        return None
+    version = None
+    if "alembic_version" in tables:
+        version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if version not in REVISIONS:
+        raise ConfigurationError(
+            f"The database {path} has schema {version!r}, this program knows {', '.join(REVISIONS)}: a newer "
+            "version or another program wrote it. Update blossom-async, or choose another data folder."
+        )
+    return str(version)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Imported here: it costs 100 ms, and a database that is up to date never needs it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "blossom_async.gateway:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
+    code: int = getattr(exc.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF  # the primary code; the rest tells variants apart
+
+
+def storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
+    if _sqlite_code(exc) in _FULL:
+        error = Overloaded(
+            "The disk that holds the database is full; make room, then send the request again.",
+            code="storage_full",
+        )
+    elif _sqlite_code(exc) in _BUSY:
+        error = Overloaded(
+            f"The database is locked by another program; send the request again in {_BUSY_RETRY_S:g} s.",
+            code="storage_failed",
+            retry_after_s=_BUSY_RETRY_S,
+        )
+    else:
+        error = Overloaded(
+            f"The database could not be {done} ({exc.orig}); send the request again.", code="storage_failed"
+        )
+    error.__cause__ = exc
+    return error

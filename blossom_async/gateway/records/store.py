@@ -1,0 +1,151 @@
+"""``Records``: ask and tell the database without waiting for anyone else's disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.records.desk import Desk
+from blossom_async.gateway.records.images import (
+    ONE_IS_AT_FAULT,
+    Add,
+    Delete,
+    Find,
+    Get,
+    answers,
+    apply_apart,
+    apply_together,
+    request_text,
+)
+from blossom_async.gateway.records.sqlite import engine, prepare, storage_error, truncated_wal
+from blossom_async.gateway.records.tables import IdempotencyEntry, ImageRecord
+
+__all__ = ["Records"]
+
+
+class Records:
+    """The pictures of one database file, created by ``open`` where there is none.
+
+    What ``add`` and ``delete`` have answered is on the disk and survives a power cut. A caller that is
+    cancelled while it waits harms no one; its change may still be made.
+
+    Every method raises ``Overloaded`` when the database cannot be read or written, with code
+    ``storage_full`` when the disk has no room and ``storage_failed`` otherwise; the next call tries anew.
+    It has ``retry_after_s`` when another program holds the database locked.
+    """
+
+    def __init__(self, path: Path, *, readers: int = 2) -> None:
+        self._path = path
+        self._write_engine = engine(path, writes=True)
+        self._read_engine = engine(path, writes=False)
+        self._writer = Desk("blossom-records-writer", 1, self._commit)
+        self._readers = Desk("blossom-records-reader", readers, self._look_up)
+        self._unpurged = False
+
+    async def open(self) -> None:
+        """The database, ready and on this program's schema.
+
+        Raises ``ConfigurationError`` when the file cannot be made or written, is no database of ours, or
+        was written by a newer version of this program.
+        """
+        await asyncio.to_thread(self._begin)
+        self._writer.start()
+        self._readers.start()
+
+    async def close(self) -> None:
+        """Everything handed in before is committed and answered; then the threads end."""
+        try:
+            await asyncio.to_thread(self._end)
+        except RuntimeError:  # the interpreter ends: it has no more threads to give
+            self._end()
+
+    async def add(self, record: ImageRecord, entry: IdempotencyEntry | None = None) -> None:
+        """Store a picture and the idempotency key it came with, both or neither.
+
+        Raises ``Conflict`` when the tenant has used the key before (code ``idempotency_key_taken``) or the
+        id is taken (``id_taken``).
+        """
+        image = attrs.asdict(record, recurse=False) | {"request": request_text(record.request)}
+        await self._writer.ask(Add(image, None if entry is None else attrs.asdict(entry)))
+
+    async def delete(self, image_id: str, now: datetime) -> bool:
+        """True when the picture was live and is now deleted: its prompt and metadata are erased for good.
+
+        False when there is none of that id or it was deleted before. The words are out of all files of the
+        database, unless another process is reading at this moment: then they stay in ``-wal`` until the next
+        delete, or until ``close``.
+        """
+        deleted: bool = await self._writer.ask(Delete(image_id, now))
+        return deleted
+
+    async def get(self, image_id: str) -> ImageRecord | None:
+        """The picture of that id, deleted and expired ones included."""
+        record: ImageRecord | None = await self._readers.ask(Get(image_id))
+        return record
+
+    async def find_idempotent(self, tenant: str, key: str) -> IdempotencyEntry | None:
+        """What the tenant's key made, if it was used."""
+        entry: IdempotencyEntry | None = await self._readers.ask(Find(tenant, key))
+        return entry
+
+    def _begin(self) -> None:
+        try:
+            prepare(self._path, self._read_engine, self._write_engine)
+        except ConfigurationError:
+            self._dispose()
+            raise
+        self._unpurged = True  # whoever had it open before may have been killed after a delete
+        self._purge()
+
+    def _end(self) -> None:
+        self._writer.end()
+        self._readers.end()
+        self._purge()
+        self._dispose()
+
+    def _purge(self) -> None:
+        """Takes what was deleted out of ``-wal``, where commits stay readable until they are written over."""
+        if self._unpurged:
+            # What fails here fails again, and is said, at the next change. The deletes are committed anyway.
+            with contextlib.suppress(sa.exc.DBAPIError, sqlite3.Error):
+                self._unpurged = not truncated_wal(self._write_engine)
+
+    def _dispose(self) -> None:
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+
+    def _commit(self, changes: Sequence[Any]) -> list[Any]:
+        answers = self._applied(changes)
+        if any(isinstance(change, Delete) for change in changes):
+            self._unpurged = True
+            self._purge()
+        return answers
+
+    def _applied(self, changes: Sequence[Any]) -> list[Any]:
+        try:
+            try:
+                with self._write_engine.begin() as connection:
+                    return apply_together(connection, changes)
+            except ONE_IS_AT_FAULT:
+                with self._write_engine.begin() as connection:
+                    return [apply_apart(connection, change) for change in changes]
+        except sa.exc.DBAPIError as exc:
+            self._write_engine.dispose()  # after an I/O error only a fresh connection is known to be sound
+            return [storage_error("written", exc) for _ in changes]
+
+    def _look_up(self, questions: Sequence[Any]) -> list[Any]:
+        try:
+            with self._read_engine.connect() as connection:
+                return answers(connection, questions)
+        except sa.exc.DBAPIError as exc:
+            self._read_engine.dispose()
+            return [storage_error("read", exc) for _ in questions]
