@@ -1,0 +1,198 @@
+"""Signed URLs: ``?exp={unix seconds}&sig={secret id}{access id}.{mac}``. Decides only; no I/O.
+
+``secret id`` names one of the gateway's secrets, ``access id`` the access key whose holder signed. Neither is
+secret: they say which key to check with. RFC numbers: 2104 is HMAC, 4648 base64url, 5869 HKDF.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hmac
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import attrs
+
+from blossom_async.errors import ConfigurationError, Gone, InvalidRequest, PermissionDenied, ResponseError
+
+__all__ = ["MAX_TTL_S", "Signature", "Signer", "bad_signature", "encode", "expiry", "parse"]
+
+MAX_TTL_S = 604_800  # 7 days
+
+_MIN_WINDOW_S = 60
+_MAX_WINDOW_S = 3600
+_CLOCK_AHEAD_S = 900  # how far the clock of the gateway that signed may be ahead of the one that checks
+_MAX_AHEAD_S = MAX_TTL_S + _MAX_WINDOW_S + _CLOCK_AHEAD_S
+
+_MIN_SECRET = 32  # characters
+_MIN_DISTINCT = 10  # characters
+_CACHED_KEYS = 1024
+
+_EXP = "[1-9][0-9]{9,10}"
+_ACCESS_ID = "[A-Za-z0-9]{12}"
+# Nothing is decoded, so a percent sign is no part of a signed URL; nor is a second kind of separator.
+_QUERY = re.compile(rf"exp=({_EXP})&sig=([^%;?&]*)", re.ASCII)
+_SIG = re.compile(rf"([A-Za-z0-9_-]{{4}})({_ACCESS_ID})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
+_SIGNABLE = re.compile(rf"{_EXP} {_ACCESS_ID}", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class Signature:
+    """What a signed URL's query says, of the right form and not yet verified. Made by ``parse``."""
+
+    exp: int
+    secret_id: str
+    access_id: str
+    mac: str = attrs.field(repr=False)  # whoever has it may see the picture
+
+
+class Signer:
+    """Signs with the newest secret, verifies with each. Keeps keys derived from the secrets, not them.
+
+    ``secrets`` are the newest first. A secret put before the others signs from then on; one taken out ends
+    every URL it signed. Raises ``ConfigurationError`` for no secret, a weak one, or the same one twice.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        _check_secrets(secrets)
+        # HKDF-Extract (5869, 2.2). As HMAC keys, "k" and "k\0" would be one and the same secret.
+        roots = [hmac.digest(b"blossom secret v1", encode(secret), "sha256") for secret in secrets]
+        self._newest = roots[0]
+        self._roots: dict[str, list[bytes]] = {}  # 24 bits do not tell all secrets apart
+        for root in roots:
+            self._roots.setdefault(_secret_id(root), []).append(root)
+        self._key = functools.lru_cache(_CACHED_KEYS)(_signing_key)
+
+    def sign(self, path: str, access_id: str, exp: int) -> str:
+        """The query that makes ``path`` a signed URL until ``exp`` (unix seconds): ``exp=..&sig=..``.
+
+        ``path`` is the path as it stands in the URL, such as ``/image/{id}``; the signature holds for no
+        other. Raises ``ValueError`` for an ``access_id`` or ``exp`` that no signed URL can have.
+        """
+        if not _SIGNABLE.fullmatch(f"{exp} {access_id}"):
+            raise ValueError(
+                f"exp {exp!r} with access id {access_id!r} cannot be signed; allowed: unix seconds of 10 or "
+                "11 digits and 12 letters or digits; take exp from expiry() and the id from the access key"
+            )
+        mac = _mac(self._key(self._newest, access_id), path, exp)
+        return f"exp={exp}&sig={_secret_id(self._newest)}{access_id}.{mac.decode()}"
+
+    def verify(self, path: str, signature: Signature, now: datetime) -> str:
+        """The id of the access key that signed ``path``, which is the raw path of the request.
+
+        Whether that key is active, and whether the picture is its holder's, is for the caller to ask. Raises
+        ``PermissionDenied`` (``bad_signature``) when the signature does not hold or ends further ahead than
+        any may, ``Gone`` (``signature_expired``) when it holds and ``now`` has reached ``exp``.
+        """
+        presented = signature.mac.encode()
+        if not any(
+            hmac.compare_digest(presented, _mac(self._key(root, signature.access_id), path, signature.exp))
+            for root in self._roots.get(signature.secret_id, ())
+        ):
+            raise bad_signature()
+        left_s = signature.exp - now.timestamp()
+        if left_s > _MAX_AHEAD_S:
+            raise bad_signature()
+        if left_s <= 0:
+            ended = datetime.fromtimestamp(signature.exp, UTC).isoformat()
+            raise Gone(
+                f"This signed URL expired at {ended}; ask whoever gave it to you for a new one.",
+                code="signature_expired",
+            )
+        return signature.access_id
+
+
+def parse(query: str) -> Signature | None:
+    """The signature in a raw query, undecoded and without its question mark; None for an empty one.
+
+    ``exp`` and ``sig``, in either order, each once and nothing else. Raises ``ResponseError`` with status 400
+    (``malformed_query``) for another query, and what ``bad_signature`` makes for a ``sig`` that has another
+    length, alphabet or padding than ``Signer.sign`` gives it.
+    """
+    if not query:
+        return None
+    # Sorted, so that either order is the same text. A third parameter leaves an "&" that nothing matches.
+    found = _QUERY.fullmatch("&".join(sorted(query.split("&"))))
+    if found is None:
+        raise ResponseError(
+            "The query of this URL is not that of a signed URL; allowed: exp={unix seconds}&sig={signature}, "
+            "each once, not encoded, and nothing else. Use the URL exactly as it was given to you.",
+            status=400,
+            code="malformed_query",
+        )
+    parts = _SIG.fullmatch(found[2])
+    if parts is None:
+        raise bad_signature()
+    return Signature(exp=int(found[1]), secret_id=parts[1], access_id=parts[2], mac=parts[3])
+
+
+def expiry(now: datetime, ttl_s: int, *, stable: bool) -> int:
+    """When a URL signed ``now`` ends, in unix seconds: at least ``ttl_s`` and less than ``ttl_s`` + 1 ahead.
+
+    With ``stable`` it is rounded up to the next multiple of a window of ``ttl_s`` // 2, but at least 60 s and
+    at most an hour. All URLs of one picture, ``ttl_s`` and access key that are made within one window are the
+    same, byte for byte, so that a browser has to fetch the picture once only; each is valid for at least
+    ``ttl_s`` and less than ``ttl_s`` plus the window. Raises ``InvalidRequest`` (``signature_ttl``).
+    """
+    if type(ttl_s) is not int or not 1 <= ttl_s <= MAX_TTL_S:
+        raise InvalidRequest(
+            "signature_ttl", ttl_s, f"a whole number of seconds from 1 to {MAX_TTL_S} (7 days)"
+        )
+    exp = math.ceil(now.timestamp()) + ttl_s
+    if stable:
+        window_s = min(max(_MIN_WINDOW_S, ttl_s // 2), _MAX_WINDOW_S)
+        exp += -exp % window_s
+    return exp
+
+
+def bad_signature() -> PermissionDenied:
+    """The one answer to every signature that does not hold, and to none where one is needed."""
+    return PermissionDenied(
+        "The signature of this URL does not hold; a signed URL works only exactly as it was given out. "
+        "Ask whoever gave it to you for a new one.",
+        code="bad_signature",
+    )
+
+
+def encode(*fields: str) -> bytes:
+    """Each field after its length in 8 bytes, so that no two lists of fields give the same bytes."""
+    # Half of a surrogate pair may come from an environment or a request line. It is kept, not refused: the
+    # codec's error would show the secret it was found in.
+    raw = [field.encode("utf-8", "surrogatepass") for field in fields]
+    return b"".join([len(field).to_bytes(8, "big") + field for field in raw])
+
+
+def _check_secrets(secrets: Sequence[str]) -> None:
+    allowed = (
+        f"allowed: one or more, no two alike, each of at least {_MIN_SECRET} characters, {_MIN_DISTINCT} of "
+        "them different; make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+    )
+    if not secrets:
+        raise ConfigurationError(f"there is no signing secret; {allowed}")
+    for number, secret in enumerate(secrets, 1):
+        if len(secret) < _MIN_SECRET or len(set(secret)) < _MIN_DISTINCT:
+            raise ConfigurationError(
+                f"signing secret {number} of {len(secrets)} has {len(secret)} characters, {len(set(secret))} "
+                f"of them different; {allowed}"
+            )
+    if len(set(secrets)) < len(secrets):
+        raise ConfigurationError(f"a signing secret is given twice; {allowed}")
+
+
+def _secret_id(root: bytes) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(root, encode("blossom secret id v1"), "sha256")[:3]).decode()
+
+
+def _signing_key(root: bytes, access_id: str) -> hmac.HMAC:
+    key = hmac.digest(root, encode("blossom signing key v1", access_id), "sha256")
+    return hmac.new(key, digestmod="sha256")
+
+
+def _mac(key: hmac.HMAC, path: str, exp: int) -> bytes:
+    """The MAC as it stands in a URL. It is compared in this form: decoding takes four spellings of each."""
+    mac = key.copy()
+    mac.update(encode("blossom url v1", path, str(exp)))
+    return base64.urlsafe_b64encode(mac.digest()).rstrip(b"=")
