@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "blocking": {"images", "models", "batch", "transport", "warmup", "errors"},
     "embedded": {"errors", "models", "gateway"},
     "client": {"images", "blocking", "embedded", "models", "batch", "transport", "warmup", "errors"},
+    "testing": {"errors", "testing"},
     "gateway": {"models", "errors", "batch", "gateway"},
 }
 """Room -> rooms it may import. The command line may import all, and only its ``serve`` the gateway."""

@@ -1,0 +1,121 @@
+"""What goes over the wire: the request as it was seen, what it orders, and the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import attrs
+from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+__all__ = ["Answer", "Order", "Refused", "SeenRequest", "is_prompt", "seen_request"]
+
+_MAX_PROMPT = 32_000
+_SECRET_NAMES = {"key", "token"}
+
+
+@attrs.frozen(kw_only=True)
+class SeenRequest:
+    """One request as it arrived, without its secrets: API keys read ``***`` in headers, params and body.
+
+    ``path`` is percent-encoded as it was sent, without the query. ``body`` is the parsed JSON, or None when
+    there was none or it was not JSON.
+    """
+
+    at: datetime
+    id: str
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    params: Mapping[str, str]
+    body: Any
+    api_key: str | None = attrs.field(repr=False)
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The header of that name."""
+        return self.headers.get("Idempotency-Key")
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for requests that ask for the same, whoever asks."""
+        asked = json.dumps([self.method, self.path, dict(self.params), self.body], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """What a valid request asks for. ``cache_name`` is None where the provider caches nothing."""
+
+    prompt: str
+    model: str
+    width: int
+    height: int
+    format: str
+    transparent: bool = False
+    seed: int | None = None
+    count: int = 1
+    price: Decimal
+    cache_name: str | None = None
+
+
+@attrs.frozen
+class Answer:
+    """A whole answer, before anything happens to it on the way."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    @classmethod
+    def json(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> Answer:
+        """An answer that is a JSON document."""
+        return cls(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+
+class Refused(Exception):
+    """The request is answered with an error of the provider."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+def is_prompt(value: object) -> bool:
+    """Whether a value is a text of 1 to 32,000 characters, without halves of surrogate pairs."""
+    if not isinstance(value, str) or not 1 <= len(value) <= _MAX_PROMPT:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+async def seen_request(request: web.Request, *, at: datetime, request_id: str) -> SeenRequest:
+    """A request, read to its end."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        body = None
+    headers = CIMultiDict(request.headers)
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    if credentials:
+        headers["Authorization"] = f"{scheme} ***"
+    named = {**(body if isinstance(body, dict) else {}), **request.query}
+    given = [str(named[name]) for name in sorted(_SECRET_NAMES & named.keys())]
+    return SeenRequest(
+        at=at,
+        id=request_id,
+        method=request.method,
+        path=request.raw_path.partition("?")[0],
+        headers=CIMultiDictProxy(headers),
+        params=_without_secrets(dict(request.query)),
+        body=_without_secrets(body) if isinstance(body, dict) else body,
+        api_key=credentials if scheme.lower() == "bearer" and credentials else next(iter(given), None),
+    )
+
+
+def _without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "***" if name in _SECRET_NAMES else value for name, value in fields.items()}
