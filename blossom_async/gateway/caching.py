@@ -1,4 +1,4 @@
-"""What caches may do with a picture, and which of its bytes a request wants. Decides only; no I/O.
+"""What caches may do with a picture, and which form and bytes of it a request wants. Decides only; no I/O.
 
 RFC numbers: 9110 is HTTP semantics, 9111 caching, 8246 ``immutable``, 5861 ``stale-*``.
 """
@@ -6,24 +6,28 @@ RFC numbers: 9110 is HTTP semantics, 9111 caching, 8246 ``immutable``, 5861 ``st
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import attrs
 from multidict import MultiMapping
 
-__all__ = ["Plan", "cache_control", "evaluate", "http_date"]
+from blossom_async.rules import directives
+
+__all__ = ["Plan", "cache_control", "evaluate", "http_date", "negotiated", "vary"]
 
 YEAR_S = 31_536_000
+SIGNED_S = 300  # a browser asks again at least this often, so that a revoked key stops the picture
 
 _AGES = frozenset({"max-age", "s-maxage"})
 # What a wish may hold for a picture that expires: none of these lets a cache keep it for longer.
 _LOWERING = frozenset(
     {"public", "private", "no-cache", "no-store", "no-transform", "must-revalidate", "proxy-revalidate"}
 )
-_DIRECTIVE = re.compile(r'\s*([^\s=,;"]+)\s*(?:=\s*("[^"]*"|[^\s,"]*))?\s*(?:,|$)')
 _ENTITY_TAG = re.compile(r'[\s,]*((?:W/)?"[^"\x00-\x20\x7f]*")[ \t]*(?=,|$)')
 _RANGE = re.compile(r"bytes=[ \t,]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t,]*", re.ASCII | re.IGNORECASE)
+_MAX_MEDIA_RANGES = 64  # browsers send fewer than ten
+_WEIGHT = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.ASCII)  # 9110, 12.4.2
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -52,34 +56,73 @@ class Plan:
     content_range: str | None = None
 
 
-def cache_control(asked: str | None, expires_at: datetime | None, now: datetime) -> str:
-    """The ``Cache-Control`` of a public picture that has not expired.
+def cache_control(
+    asked: str | None,
+    expires_at: datetime | None,
+    now: datetime,
+    *,
+    restricted: bool = False,
+    signed_until: datetime | None = None,
+) -> str:
+    """The ``Cache-Control`` of a picture that has not expired; ``asked`` is the wish of whoever made it.
 
-    ``asked`` is the wish of whoever made it; it may lower anything. Every ``max-age`` and ``s-maxage`` is at
-    most what is left until ``expires_at``, or a year without one. A picture that expires carries nothing
-    that lets a cache serve it later: no ``immutable``, no ``stale-*``, no directive unknown here.
+    ``restricted`` pictures (``require_auth``, ``ip_whitelist``, ``allowed_domains``) are checked again on
+    each use. Under a signed URL a picture is fresh for 300 s at most and never beyond ``signed_until``. Both
+    are private whatever was asked: shared caches would serve them to anybody.
+
+    For public pictures the wish may lower anything. Every ``max-age`` and ``s-maxage`` is at most what is
+    left until ``expires_at``, or a year without one. A picture that expires carries nothing that lets a
+    cache serve it later: no ``immutable``, no ``stale-*``, no directive unknown here.
     """
-    left = YEAR_S if expires_at is None else max(0, (expires_at - now) // timedelta(seconds=1))
-    if asked is None:
-        asked = "public, immutable" if expires_at is None else "public"
-    directives = list(_directives(asked))
-    names = {name for name, _ in directives}
-    kept = []
-    for name, value in directives:
-        if name in _AGES:
-            kept.append(f"{name}={min(_seconds(value), left)}")
-        elif expires_at is None:
-            kept.append(name if value is None else f"{name}={value}")
-        elif name in _LOWERING:
-            # Without its argument it is only stricter; and some caches search the text, quotes and all, for
-            # "max-age=".
-            kept.append(name)
-    if "no-store" not in names:
-        if "max-age" not in names:  # else a cache may guess how long it is fresh (9111, 4.2.2)
-            kept.insert(1 if names & {"public", "private"} else 0, f"max-age={left}")
-        if expires_at is not None and "must-revalidate" not in names:
-            kept.append("must-revalidate")
-    return ", ".join(kept)
+    if not restricted and signed_until is None:
+        return _public(asked, expires_at, now)
+    wishes = list(directives(asked or ""))
+    names = {name for name, _ in wishes}
+    if "no-store" in names:
+        kept = ["private", "no-store"]
+    elif restricted or "no-cache" in names:
+        kept = ["private", "no-cache"]
+    else:
+        ages = [_seconds(value) for name, value in wishes if name == "max-age"]
+        ages += [_seconds_until(moment, now) for moment in (expires_at, signed_until) if moment is not None]
+        kept = ["private", f"max-age={min(SIGNED_S, *ages)}", "must-revalidate"]
+    return ", ".join([*kept, "no-transform"] if "no-transform" in names else kept)
+
+
+def vary(
+    *, require_auth: bool = False, allowed_domains: Sequence[str] = (), negotiated: bool = False
+) -> str | None:
+    """The request headers an answer depends on, as the header ``Vary``; None when there are none.
+
+    An ``ip_whitelist`` depends on no header: only ``private`` keeps such a picture out of shared caches.
+    """
+    names = ["Authorization"] if require_auth else []
+    names += ["Referer", "Origin", "Sec-Fetch-Site"] if allowed_domains else []
+    names += ["Accept"] if negotiated else []
+    return ", ".join(names) or None
+
+
+def negotiated(accept: Sequence[str], available: Sequence[str]) -> str:
+    """Which of the formats, the preferred first, the values of the header Accept ask for (9110, 12.5.1).
+
+    The last format is the default: for a viewer that names none of them, or only ones that are not here. A
+    wildcard speaks for the default alone, since a viewer that says ``*/*`` may not know the others. What
+    cannot be read, and all after 64 media ranges, is ignored.
+    """
+    weights: dict[str, float] = {}
+    for part in ",".join(accept).split(",", _MAX_MEDIA_RANGES)[:_MAX_MEDIA_RANGES]:
+        media, *rest = (text.strip(" \t").lower() for text in part.split(";"))
+        first = next((parameter for parameter in rest if parameter), "q=1")
+        if found := _WEIGHT.fullmatch(first):  # else a bad weight, or a parameter that no picture here has
+            weights[media] = float(found[1])
+    *others, default = available
+    wildcard = weights.get("image/*", weights.get("*/*", 0.0))
+    best, best_weight = default, weights.get(_media_type(default), wildcard)
+    for name in reversed(others):  # so that of equals the preferred one stays
+        weight = weights.get(_media_type(name), 0.0)
+        if weight > 0 and weight >= best_weight:
+            best, best_weight = name, weight
+    return best
 
 
 def evaluate(
@@ -120,15 +163,42 @@ def http_date(moment: datetime) -> str:
     return f"{day}, {utc.day:02} {month} {utc.year:04} {utc:%H:%M:%S} GMT"
 
 
-def _directives(text: str) -> Iterator[tuple[str, str | None]]:
-    for found in _DIRECTIVE.finditer(text):
-        yield found[1].lower(), found[2]
+def _public(asked: str | None, expires_at: datetime | None, now: datetime) -> str:
+    left = YEAR_S if expires_at is None else _seconds_until(expires_at, now)
+    if asked is None:
+        asked = "public, immutable" if expires_at is None else "public"
+    wishes = list(directives(asked))
+    names = {name for name, _ in wishes}
+    kept = []
+    for name, value in wishes:
+        if name in _AGES:
+            kept.append(f"{name}={min(_seconds(value), left)}")
+        elif expires_at is None:
+            kept.append(name if value is None else f"{name}={value}")
+        elif name in _LOWERING:
+            # Without its argument it is only stricter; and some caches search the text, quotes and all, for
+            # "max-age=".
+            kept.append(name)
+    if "no-store" not in names:
+        if "max-age" not in names:  # else a cache may guess how long it is fresh (9111, 4.2.2)
+            kept.insert(1 if names & {"public", "private"} else 0, f"max-age={left}")
+        if expires_at is not None and "must-revalidate" not in names:
+            kept.append("must-revalidate")
+    return ", ".join(kept)
+
+
+def _seconds_until(moment: datetime, now: datetime) -> int:
+    return max(0, (moment - now) // timedelta(seconds=1))
 
 
 def _seconds(value: str | None) -> int:
     digits = (value or "").strip('"')
     # Freshness that cannot be read counts as none (9111, 4.2.1).
     return _whole(digits) if re.fullmatch("[0-9]+", digits, re.ASCII) else 0
+
+
+def _media_type(name: str) -> str:
+    return "image/jpeg" if name == "jpg" else f"image/{name}"
 
 
 def _whole(digits: str) -> int:
