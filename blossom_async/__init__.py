@@ -28,7 +28,15 @@ if TYPE_CHECKING:
         Unauthenticated,
     )
     from blossom_async.images import BatchOptions, UrlBatch
-    from blossom_async.models import ImageInfo, ImageOptions, ImageRequest, PreloadReport, PreloadResult
+    from blossom_async.models import (
+        Explanation,
+        ImageInfo,
+        ImageOptions,
+        ImageRequest,
+        PreloadReport,
+        PreloadResult,
+        UrlStats,
+    )
 
 __all__ = [
     "BatchOptions",
@@ -36,6 +44,7 @@ __all__ = [
     "BlossomError",
     "ConfigurationError",
     "Conflict",
+    "Explanation",
     "Gone",
     "ImageInfo",
     "ImageOptions",
@@ -62,6 +71,7 @@ __all__ = [
     "TransportError",
     "Unauthenticated",
     "UrlBatch",
+    "UrlStats",
 ]
 
 _ROOMS = ("errors", "models", "batch", "images", "client")  # the quickest to import first

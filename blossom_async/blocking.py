@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import date, datetime
 from typing import Protocol, TypeVar, Unpack
 
 import anyio
@@ -14,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 
 from blossom_async.batch import Outcome
 from blossom_async.images import BatchOptions, Images, Request, UrlBatch
-from blossom_async.models import ImageInfo, ImageOptions, PreloadReport
+from blossom_async.models import Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
 
 __all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
 
@@ -121,6 +122,59 @@ class BlockingImages:
 
         while (outcome := self._thread.call(following)) is not None:
             yield outcome
+
+    def generate_signed_url(
+        self,
+        prompt: str,
+        *,
+        signature_ttl: int = 3600,
+        access_key: str | None = None,
+        stable: bool = False,
+        **options: Unpack[ImageOptions],
+    ) -> str:
+        """As ``Images.generate_signed_url``."""
+        return self._thread.call(
+            lambda: self._images.generate_signed_url(
+                prompt, signature_ttl=signature_ttl, access_key=access_key, stable=stable, **options
+            )
+        )
+
+    def sign_url(
+        self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
+    ) -> str:
+        """As ``Images.sign_url``."""
+        return self._thread.call(
+            lambda: self._images.sign_url(
+                url, signature_ttl=signature_ttl, access_key=access_key, stable=stable
+            )
+        )
+
+    def revoke_access_key(self, access_key: str) -> None:
+        """As ``Images.revoke_access_key``."""
+        self._thread.call(lambda: self._images.revoke_access_key(access_key))
+
+    def explain_url(
+        self,
+        url: str,
+        *,
+        address: str | None = None,
+        referer: str | None = None,
+        origin: str | None = None,
+        authorized: bool = False,
+        at: datetime | None = None,
+    ) -> Explanation:
+        """As ``Images.explain_url``."""
+        return self._thread.call(
+            lambda: self._images.explain_url(
+                url, address=address, referer=referer, origin=origin, authorized=authorized, at=at
+            )
+        )
+
+    def get_url_stats(
+        self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None
+    ) -> UrlStats:
+        """As ``Images.get_url_stats``."""
+        return self._thread.call(lambda: self._images.get_url_stats(tracking_id, date_range))
 
     def validate_url(self, url: str) -> bool:
         """As ``Images.validate_url``."""

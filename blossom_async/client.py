@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Collection
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from hashlib import sha256
@@ -23,6 +24,7 @@ from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
 from blossom_async.errors import ConfigurationError
 from blossom_async.images import Images
 from blossom_async.transport import Transport, http_session, http_url
+from blossom_async.warmup import warmup_hosts
 
 __all__ = ["BlossomClient"]
 
@@ -59,6 +61,7 @@ class BlossomClient:
         rate_limit: RateLimitLike | None = None,
         timeout_s: float = 300.0,
         retry: RetryPolicy | None = _RETRY,
+        warmup: str | Collection[str] = "public",
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         if not (isinstance(timeout_s, int | float) and timeout_s > 0):
@@ -83,6 +86,7 @@ class BlossomClient:
             gate=gate,
             retry=retry,
             timeout_s=timeout_s,
+            warmup=warmup_hosts(warmup),
         )
 
     @property

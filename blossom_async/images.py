@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import date, datetime
 from os import PathLike
-from typing import Any, Unpack, overload
+from typing import Any, Unpack, cast, overload
+from urllib.parse import quote, urlencode
 
 import attrs
 from yarl import URL
@@ -29,15 +31,21 @@ from blossom_async.batch.gate import RateLimitLike
 from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
 from blossom_async.models import (
     IMAGE_ID,
+    ExplainRequest,
+    Explanation,
     ImageInfo,
     ImageOptions,
     ImageRequest,
     PreloadReport,
     PreloadResult,
+    SignedUrl,
+    SignRequest,
+    UrlStats,
     from_plain,
     image_request,
     json_with_prompt,
     to_json,
+    to_plain,
 )
 from blossom_async.transport import Transport
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
@@ -143,8 +151,10 @@ class Images:
         gate: Gate,
         retry: RetryPolicy | None,
         timeout_s: float,
+        warmup: frozenset[str] | None,
     ) -> None:
         self._connect = connect
+        self._warmup = warmup
         self._cdn_prefix = cdn_prefix
         self._max_concurrency = max_concurrency
         self._slots = Slots(max_concurrency)
@@ -166,6 +176,105 @@ class Images:
         request = self._checked({"prompt": prompt, **options})
         await self._connect()
         return await run_one(self._create, request, **self._limits)
+
+    async def generate_signed_url(
+        self,
+        prompt: str,
+        *,
+        signature_ttl: int = 3600,
+        access_key: str | None = None,
+        stable: bool = False,
+        **options: Unpack[ImageOptions],
+    ) -> str:
+        """The signed URL of a new picture that opens under signed URLs only.
+
+        It is valid for ``signature_ttl`` seconds, 1 to 604,800. ``access_key`` and ``stable`` as for
+        ``sign_url``. Raises ``Conflict``, before a picture is made, for an access key that was revoked.
+        """
+        request = self._checked({"prompt": prompt, **options, "require_signature": True})
+        wish = SignRequest(
+            signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=request.use_custom_cdn
+        )
+        body = to_json({**to_plain(_without_cdn(request)), "sign": to_plain(wish)})
+        await self._connect()
+
+        async def create(_: object) -> ImageInfo:
+            return await self._send(request, body)
+
+        info = await run_one(create, None, **self._limits)
+        return self._on_cdn(info.url) if wish.cdn else info.url
+
+    async def sign_url(
+        self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
+    ) -> str:
+        """A signed URL for a picture of the gateway, from any of its URLs.
+
+        ``access_key`` is a name of yours for whom it is meant, such as a user's id: ``revoke_access_key``
+        ends all URLs signed under it. ``stable`` rounds the end up, so that URLs signed within half of
+        ``signature_ttl`` (at least a minute, at most an hour) are the same and browsers keep the picture.
+
+        Who has a signed URL may open it. A picture made without ``require_signature`` opens without one too.
+        Raises ``InvalidRequest`` for no URL of a gateway, ``NotFound``, ``Gone``, and ``Conflict`` for an
+        access key that was revoked.
+        """
+        cdn = self._cdn_prefix is not None and url.startswith(f"{self._cdn_prefix}/")
+        wish = SignRequest(signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=cdn)
+        return await self._signed(_image_id(url), wish)
+
+    async def revoke_access_key(self, access_key: str) -> None:
+        """Every URL signed under the name stops within a second, and no other is signed under it again."""
+        name = SignRequest(access_key=access_key).access_key
+        transport = await self._connect()
+
+        async def revoke(_: object) -> None:
+            await transport.tell(f"/v1/access-keys/{quote(name, safe='')}/revoke")
+
+        await run_one(revoke, None, **self._limits)
+
+    async def explain_url(
+        self,
+        url: str,
+        *,
+        address: str | None = None,
+        referer: str | None = None,
+        origin: str | None = None,
+        authorized: bool = False,
+        at: datetime | None = None,
+    ) -> Explanation:
+        """How the gateway would answer a viewer, for the picture's owner: the status and the rule behind it.
+
+        The viewer asks for ``url`` from the IP ``address`` and its browser sends ``referer`` and ``origin``;
+        ``authorized``: and an API key of the owner. ``at`` is an aware time, now by default. Nothing is
+        counted. Raises ``InvalidRequest`` and ``NotFound``.
+        """
+        asked = ExplainRequest(
+            url=url, address=address, referer=referer, origin=origin, authorized=authorized, at=at
+        )
+        transport = await self._connect()
+        path = f"/v1/images/{_image_id(url)}/explain"
+
+        async def explain(_: object) -> Explanation:
+            return await transport.post(path, to_json(asked), Explanation)
+
+        return await run_one(explain, None, **self._limits)
+
+    async def get_url_stats(
+        self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None
+    ) -> UrlStats:
+        """How often the pictures of a ``tracking_id`` were seen.
+
+        ``date_range`` is the first and the last day, both included, in UTC: dates, or texts such as
+        "2026-06-01". Behind a CDN the gateway sees only what the CDN does not answer itself; docs/gateway.md
+        says how to count the rest. Raises ``InvalidRequest`` for a bad range and ``NotFound`` for a
+        ``tracking_id`` that no picture has.
+        """
+        query = {"tracking_id": tracking_id, **_days(date_range)}
+        transport = await self._connect()
+
+        async def look_up(_: object) -> UrlStats:
+            return await transport.get(f"/v1/stats?{urlencode(query)}", UrlStats)
+
+        return await run_one(look_up, None, **self._limits)
 
     async def generate_urls_batch(
         self, prompts: Iterable[str] | AsyncIterable[str], **options: Unpack[BatchOptions]
@@ -218,13 +327,13 @@ class Images:
     async def validate_url(self, url: str) -> bool:
         """True or False as the server says; an outage raises instead of passing for "invalid".
 
-        Connects to this client's gateway, to its ``cdn_prefix`` and to public addresses only. Raises
+        Connects to this client's gateway, to its ``cdn_prefix`` and to what its ``warmup`` allows. Raises
         ``InvalidRequest`` for what is no http(s) URL, ``TransportError`` and, for 429 and 5xx,
         ``ResponseError``.
         """
         checked = check_url(url)
         transport = await self._connect()
-        async with warmup_session(self._own_hosts(transport), self._timeout_s) as session:
+        async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
             return await validate(session, checked)
 
     async def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
@@ -263,7 +372,7 @@ class Images:
             raise TypeError("preload_urls takes a list of URLs, not one string; put it in a list")
         given = [check_url(url) for url in urls]
         transport = await self._connect()
-        async with warmup_session(self._own_hosts(transport), self._timeout_s) as session:
+        async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
 
             async def preload(url: URL) -> PreloadResult:
                 return await preload_one(session, url, method)
@@ -358,8 +467,20 @@ class Images:
         info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key)
         return self._placed(info, request)
 
+    async def _signed(self, image_id: str, wish: SignRequest) -> str:
+        transport = await self._connect()
+
+        async def sign(_: object) -> SignedUrl:
+            return await transport.post(f"/v1/images/{image_id}/signed-url", to_json(wish), SignedUrl)
+
+        signed = await run_one(sign, None, **self._limits)
+        return self._on_cdn(signed.url) if wish.cdn else signed.url
+
+    def _on_cdn(self, url: str) -> str:
+        return f"{self._cdn_prefix}{url[url.rindex('/generated/') :]}"
+
     def _placed(self, info: ImageInfo, request: ImageRequest) -> ImageInfo:
-        if not request.use_custom_cdn:
+        if not request.use_custom_cdn or "?" in info.url:
             return info
         return attrs.evolve(info, url=f"{self._cdn_prefix}/generated/{info.id}.{info.format}")
 
@@ -382,6 +503,22 @@ def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(item, Mapping):
         return item
     raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
+
+
+def _days(date_range: object) -> dict[str, str]:
+    if date_range is None:
+        return {}
+    allowed = 'a first and a last day, such as ("2026-06-01", "2026-08-31")'
+    try:
+        first, last = (
+            day if type(day) is date else date.fromisoformat(cast(str, day))
+            for day in cast(Iterable[object], date_range)
+        )
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest("date_range", date_range, allowed) from exc
+    if first > last:
+        raise InvalidRequest("date_range", date_range, f"{allowed}, the earlier one first")
+    return {"from": first.isoformat(), "to": last.isoformat()}
 
 
 def _several(requests: Any) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import date, datetime
 from typing import Any, TypedDict, TypeVar
 
 import attrs
@@ -13,26 +13,41 @@ import orjson
 from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
 
+from blossom_async import rules
 from blossom_async.errors import InvalidRequest, nearest, shown
 
 __all__ = [
+    "COMPRESSIONS",
     "COSTS",
     "FORMATS",
     "IMAGE_ID",
+    "PRESETS",
     "QUALITIES",
+    "DayStats",
+    "ExplainRequest",
+    "Explanation",
+    "GroupStats",
     "ImageInfo",
     "ImageOptions",
     "ImageRequest",
     "PreloadReport",
     "PreloadResult",
+    "SignRequest",
+    "SignedUrl",
+    "UrlStats",
+    "checked",
     "from_json",
     "from_plain",
     "image_request",
     "json_with_prompt",
     "to_json",
+    "to_plain",
 ]
 
 FORMATS: tuple[str, ...] = ("jpg", "png", "webp")
+"""Of files. A request may also ask for ``auto``: one file each, and every viewer gets the one it takes."""
+COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
+PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
 COSTS: dict[str, int] = {"standard": 1, "hd": 2, "ultra": 4}
 """Credits a picture costs, by quality: the guide's table."""
 QUALITIES: tuple[str, ...] = tuple(COSTS)
@@ -42,6 +57,8 @@ MIN_SIDE, MAX_SIDE = 16, 4096
 IMAGE_ID = "[0-9A-Za-z]{22}"  # a pattern: 128 random bits in base62
 MAX_SEED = 2_147_483_647  # the widest range every supported provider takes
 MAX_EXPIRES_IN = 315_360_000  # ten years
+MAX_SIGNATURE_TTL = 604_800  # a week
+MAX_RULES = 100  # domains or networks of one picture
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
 _DIRECTIVE = rf'{_WORD}(?:=(?:{_WORD}|"[ !#-\[\]-~]*"))?'
@@ -132,6 +149,52 @@ def _metadata(_: object, field: attrs.Attribute[Any], value: object) -> None:
                 raise InvalidRequest(f"{field.name}[{shown(key)}]", text, allowed)
 
 
+def _canonical(name: str, value: Any, rule: Callable[[str], str]) -> Any:
+    """A list of rules as a tuple of their canonical forms."""
+    if value is None:
+        return None
+    allowed = f"a list of 1 to {MAX_RULES} texts; leave it away for no restriction"
+    # An empty list may be a filter that found nothing: it must not open the picture to everybody.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
+        raise InvalidRequest(name, value, allowed)
+    if not 1 <= len(value) <= MAX_RULES:
+        raise InvalidRequest(name, value, allowed, seen=f"a list of {len(value)}")
+    found = []
+    for one in value:
+        if not isinstance(one, str):
+            raise InvalidRequest(name, one, allowed)
+        try:
+            found.append(rule(one))
+        except ValueError as exc:
+            raise InvalidRequest(name, one, str(exc)) from exc
+    return tuple(dict.fromkeys(found))
+
+
+def _domains(value: Any) -> Any:
+    return _canonical("allowed_domains", value, rules.domain_rule)
+
+
+def _networks(value: Any) -> Any:
+    return _canonical("ip_whitelist", value, rules.network_rule)
+
+
+def _access_key(value: object) -> object:
+    return "default" if value is None else value
+
+
+def _moment(value: Any) -> datetime | None:
+    allowed = "a time with its offset, such as 2026-11-22T14:00:00+00:00"
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        moment = value
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidRequest("at", value, allowed)
+    return moment
+
+
 def _optional(validator: Validator) -> Validator:
     def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
         if value is not None:
@@ -155,6 +218,15 @@ class ImageRequest:
     ``cache_control`` and ``etag`` become headers of the picture; ``tracking_id`` and ``metadata`` are kept
     with it. ``use_custom_cdn`` puts the URL under the client's ``cdn_prefix``.
 
+    ``format`` ``auto`` stores the picture in several formats and gives each viewer the lightest it takes.
+    ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``, ``quality_preset`` ``web_optimized``,
+    ``thumbnail`` or ``print``: docs/formats.md has what they do.
+
+    Who may fetch it: ``allowed_domains`` (hosts of pages that show it, ``*.`` for subdomains),
+    ``ip_whitelist`` (addresses and networks), ``require_auth`` (an API key of the owner) and
+    ``require_signature`` (a signed URL). All that are set must hold; docs/security.md says what each is
+    worth.
+
     Raises ``InvalidRequest`` for a value outside these.
     """
 
@@ -162,8 +234,14 @@ class ImageRequest:
     width: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
     height: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
     quality: str = attrs.field(default="standard", kw_only=True, validator=_one_of(QUALITIES))
-    format: str = attrs.field(default="png", kw_only=True, validator=_one_of(FORMATS))
+    format: str = attrs.field(default="png", kw_only=True, validator=_one_of((*FORMATS, "auto")))
     transparency: bool = attrs.field(default=False, kw_only=True, validator=_flag)
+    compression: str | None = attrs.field(
+        default=None, kw_only=True, validator=_optional(_one_of(COMPRESSIONS))
+    )
+    quality_preset: str | None = attrs.field(
+        default=None, kw_only=True, validator=_optional(_one_of(PRESETS))
+    )
     model: str | None = attrs.field(
         default=None, kw_only=True, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
     )
@@ -182,11 +260,39 @@ class ImageRequest:
     metadata: Mapping[str, str] = attrs.field(
         factory=dict, kw_only=True, converter=_frozen_mapping, validator=_metadata, hash=False
     )
+    allowed_domains: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_domains)
+    ip_whitelist: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_networks)
+    require_auth: bool = attrs.field(default=False, kw_only=True, validator=_flag)
+    require_signature: bool = attrs.field(default=False, kw_only=True, validator=_flag)
     use_custom_cdn: bool = attrs.field(default=False, kw_only=True, validator=_flag)
 
     def __attrs_post_init__(self) -> None:
         if self.transparency and self.format == "jpg":
             raise InvalidRequest("transparency", True, "False with format jpg, or format png or webp")
+        self._check_weight()
+        if self.cache_control is not None:
+            try:
+                rules.check_cache_wish(
+                    self.cache_control, restricted=self.restricted, signed=self.require_signature
+                )
+            except ValueError as exc:
+                raise InvalidRequest("cache_control", self.cache_control, str(exc)) from exc
+
+    def _check_weight(self) -> None:
+        if self.compression == "lossless" and self.format == "jpg":
+            allowed = "lossy, auto or none with format jpg, or format png or webp"
+        elif self.quality_preset == "web_optimized" and self.compression in {"none", "lossless"}:
+            allowed = "auto, lossy or not set with quality_preset web_optimized"
+        elif self.quality_preset == "print" and self.compression == "lossy":
+            allowed = "auto, none, lossless or not set with quality_preset print"
+        else:
+            return
+        raise InvalidRequest("compression", self.compression, allowed)
+
+    @property
+    def restricted(self) -> bool:
+        """Whether who asks decides, so that no shared cache may keep it."""
+        return self.require_auth or self.ip_whitelist is not None or self.allowed_domains is not None
 
     @property
     def cost(self) -> int:
@@ -202,6 +308,8 @@ class ImageOptions(TypedDict, total=False):
     quality: str
     format: str
     transparency: bool
+    compression: str | None
+    quality_preset: str | None
     model: str | None
     seed: int | None
     negative_prompt: str | None
@@ -210,7 +318,42 @@ class ImageOptions(TypedDict, total=False):
     etag: str | None
     tracking_id: str | None
     metadata: Mapping[str, str]
+    allowed_domains: Collection[str] | None
+    ip_whitelist: Collection[str] | None
+    require_auth: bool
+    require_signature: bool
     use_custom_cdn: bool
+
+
+@attrs.frozen(kw_only=True)
+class SignRequest:
+    """How a picture's URL is to be signed.
+
+    It is valid for ``signature_ttl`` seconds, at most a week. ``access_key`` is a name of yours for whom it
+    is meant: revoking that name ends every URL signed under it. ``stable`` rounds the end up, so that URLs
+    made within some minutes are the same, byte for byte, and a browser keeps the picture. ``cdn`` signs the
+    path that a CDN serves, ``/generated/{id}.{ext}``.
+    """
+
+    signature_ttl: int = attrs.field(default=3600, validator=_whole(1, MAX_SIGNATURE_TTL, " of seconds"))
+    access_key: str = attrs.field(default="default", converter=_access_key, validator=_line(128, "a name"))
+    stable: bool = attrs.field(default=False, validator=_flag)
+    cdn: bool = attrs.field(default=False, validator=_flag)
+
+
+@attrs.frozen(kw_only=True)
+class ExplainRequest:
+    """A viewer to judge: the ``url`` it asks for, its IP ``address``, the headers its browser sends.
+
+    ``authorized``: it sends an API key of the picture's owner. ``at`` is when, None for now.
+    """
+
+    url: str = attrs.field(validator=_text(MAX_PROMPT, "a URL"))
+    address: str | None = attrs.field(default=None, validator=_optional(_line(64, "an IP address")))
+    referer: str | None = attrs.field(default=None, validator=_optional(_text(8192, "a header")))
+    origin: str | None = attrs.field(default=None, validator=_optional(_text(8192, "a header")))
+    authorized: bool = attrs.field(default=False, validator=_flag)
+    at: datetime | None = attrs.field(default=None, converter=_moment)
 
 
 @attrs.frozen(kw_only=True)
@@ -219,13 +362,16 @@ class ImageInfo:
 
     ``time_remaining`` is in whole seconds from the moment the gateway answered, None without an expiry.
     ``seed`` is the one the picture was made with, so the same request with it makes the same picture again.
+    ``thumbhash`` (base64, evanw.github.io/thumbhash) and ``dominant_color`` ("#rrggbb") are for a page to
+    show until the picture is there. With ``format`` ``auto``, ``file_size`` and ``sha256`` are of the file
+    that a viewer gets who does not say what it takes.
     """
 
     url: str = attrs.field(validator=attrs.validators.matches_re(r"https?://[!-~]+"))
     id: str = attrs.field(validator=attrs.validators.matches_re(IMAGE_ID))
     width: int = attrs.field(validator=attrs.validators.ge(1))
     height: int = attrs.field(validator=attrs.validators.ge(1))
-    format: str = attrs.field(validator=attrs.validators.in_(FORMATS))
+    format: str = attrs.field(validator=attrs.validators.in_((*FORMATS, "auto")))
     file_size: int
     quality: str
     cost: int
@@ -238,6 +384,60 @@ class ImageInfo:
     provider: str
     model: str
     seed: int
+    thumbhash: str | None = None
+    dominant_color: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SignedUrl:
+    """A URL that opens until ``expires_at``, unless its access key is revoked before."""
+
+    url: str
+    expires_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class GroupStats:
+    """Views of some of a campaign's pictures, as in ``UrlStats``."""
+
+    views: int
+    viewers: int
+    avg_load_time: float | None
+
+
+@attrs.frozen(kw_only=True)
+class DayStats(GroupStats):
+    """Views of one day, in UTC."""
+
+    date: date
+
+
+@attrs.frozen(kw_only=True)
+class UrlStats:
+    """How often a campaign's pictures were seen.
+
+    A view is a GET that the gateway answered with the whole picture, to its last byte; HEAD, 304, parts and
+    prefetches are none. ``unique_viewers`` is the sum of the days' viewers: who comes on two days counts
+    twice, since no viewer is known for longer than that. ``avg_load_time`` is in milliseconds from the
+    request to the last byte sent, None without views. ``by_day`` has the days with views, ``by_metadata``
+    the values of each metadata key, such as the variants of an A/B test: the 1,000 with the most views.
+    """
+
+    tracking_id: str
+    total_views: int
+    unique_viewers: int
+    avg_load_time: float | None
+    by_day: tuple[DayStats, ...] = ()
+    by_metadata: Mapping[str, Mapping[str, GroupStats]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Explanation:
+    """How the gateway would answer a viewer, for the picture's owner: ``status``, ``code`` and the reason."""
+
+    status: int
+    code: str
+    detail: str
 
 
 @attrs.frozen(kw_only=True)
@@ -273,6 +473,20 @@ class PreloadReport:
         return tuple(result for result in self.results if not result.ok)
 
 
+R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
+
+
+def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    fields = attrs.fields(kind)
+    needed = tuple(field.name for field in fields if field.default is attrs.NOTHING)
+    return tuple(field.name for field in fields), needed
+
+
+_OPTION_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    kind: _names(kind) for kind in (ImageRequest, SignRequest, ExplainRequest)
+}
+
+
 def _unchanged(value: Any, _: type) -> Any:
     # cattrs would turn "3" into 3 and "false" into True; the validators want to see what was sent.
     return value
@@ -287,15 +501,19 @@ def _strict(kind: type[T]) -> Callable[[Any, type[T]], T]:
     return check
 
 
+_AS_SENT: set[Any] = {str | None, int | None, tuple[str, ...] | None, datetime | None}
+
+
 def _requests() -> cattrs.Converter:
     border = make_converter(detailed_validation=False)
     for kind in (str, int, float, bool):
         border.register_structure_hook(kind, _unchanged)
     border.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _unchanged)
-    border.register_structure_hook_func(lambda kind: kind in {str | None, int | None}, _unchanged)
-    border.register_unstructure_hook(
-        ImageRequest, make_dict_unstructure_fn(ImageRequest, border, _cattrs_omit_if_default=True)
-    )
+    border.register_structure_hook_func(lambda kind: kind in _AS_SENT, _unchanged)
+    for request in (ImageRequest, SignRequest, ExplainRequest):
+        border.register_unstructure_hook(
+            request, make_dict_unstructure_fn(request, border, _cattrs_omit_if_default=True)
+        )
     return border
 
 
@@ -308,22 +526,33 @@ def _answers() -> cattrs.Converter:
 
 _converter = _requests()
 _answer_converter = _answers()
-_OPTION_NAMES = tuple(field.name for field in attrs.fields(ImageRequest))
 
 
 def image_request(options: Mapping[str, Any]) -> ImageRequest:
-    """A checked ``ImageRequest`` from a mapping of its fields.
+    """A checked ``ImageRequest`` from a mapping of its fields. Raises as ``checked``."""
+    return checked(options, ImageRequest)
 
-    Raises ``TypeError`` for an unknown option, naming the nearest known one, or a missing prompt, and
+
+def checked(options: Mapping[str, Any], kind: type[R]) -> R:
+    """A request of that kind from a mapping of its fields.
+
+    Raises ``TypeError`` for an unknown option, naming the nearest known one, or a missing one, and
     ``InvalidRequest`` for a bad value.
     """
+    names, needed = _OPTION_NAMES[kind]
     for name in options:
-        if name not in _OPTION_NAMES:
-            hint = nearest(str(name), _OPTION_NAMES)
-            raise TypeError(f"unknown option {shown(name)}.{hint} Known options: {', '.join(_OPTION_NAMES)}")
-    if "prompt" not in options:
-        raise TypeError("the option 'prompt' is missing")
-    return _converter.structure(options, ImageRequest)
+        if name not in names:
+            hint = nearest(str(name), names)
+            raise TypeError(f"unknown option {shown(name)}.{hint} Known options: {', '.join(names)}")
+    for name in needed:
+        if name not in options:
+            raise TypeError(f"the option {name!r} is missing")
+    return _converter.structure(options, kind)
+
+
+def to_plain(value: object) -> Any:
+    """As ``to_json``, before it is written as JSON."""
+    return _converter.unstructure(value)
 
 
 def to_json(value: object) -> bytes:

@@ -106,14 +106,22 @@ class Transport:
             raise self._stranger("200 without a gateway's health report")
         self._known = True
 
-    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str) -> T:
-        """The answer to a JSON body.
+    async def get(self, path: str, kind: type[T]) -> T:
+        """The answer to a question. Raises as ``post``."""
+        return self._structured(await self._answer("GET", path), kind)
+
+    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str | None = None) -> T:
+        """The answer to a JSON body; ``idempotency_key`` for what must not be made twice.
 
         Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
         ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
         when something other than a gateway answered.
         """
         return self._structured(await self._answer("POST", path, body, idempotency_key), kind)
+
+    async def tell(self, path: str) -> None:
+        """A POST that is answered without content. Raises as ``post``."""
+        await self._answer("POST", path, b"")
 
     def _structured(self, data: bytes, kind: type[T]) -> T:
         try:
@@ -141,8 +149,9 @@ class Transport:
         headers = {"Accept": "application/json"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
-        if idempotency_key is not None:
+        if body is not None:
             headers["Content-Type"] = "application/json"
+        if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         headers_came = False
         failure: TransportError

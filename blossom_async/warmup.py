@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Collection
 
@@ -15,10 +16,11 @@ from yarl import URL
 from blossom_async.errors import InvalidRequest, TimedOut, TransportError, class_for_status
 from blossom_async.models import PreloadResult
 
-__all__ = ["METHODS", "check_url", "is_public", "preload_one", "validate", "warmup_session"]
+__all__ = ["METHODS", "check_url", "is_public", "preload_one", "validate", "warmup_hosts", "warmup_session"]
 
 METHODS = ("auto", "HEAD", "GET")
 _PER_HOST = 8
+_HOST = re.compile(r"[^\s/@?#\\]+")
 _HEAD_REFUSED = {403, 405, 501}
 _DRAIN = 64 * 1024
 _WITH_IPV4 = tuple(  # NAT64 (RFC 6052, 8215), IPv4-translated (RFC 2765): the IPv4 address comes last
@@ -53,29 +55,61 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not excluded
 
 
-def warmup_session(own_hosts: Collection[str], timeout_s: float) -> aiohttp.ClientSession:
-    """A session for strangers' URLs: it connects to public addresses and to ``own_hosts`` ("host:port").
+def warmup_hosts(wish: str | Collection[str]) -> frozenset[str] | None:
+    """The hosts a wish names besides the client's own; None for every public address.
 
-    The rule is applied to the address that is about to be connected to, so that it holds for literals, for
-    every DNS answer and for each redirect. It carries no credentials, cookies or proxies.
+    ``public``, ``own`` (no others), or a list of hosts, each with its port or for any port. Raises
+    ``InvalidRequest``.
+    """
+    allowed = "'public', 'own' or a list of hosts, such as ['cdn.myapp.com', 'images.local:8080']"
+    if wish == "public":
+        return None
+    if wish == "own":
+        return frozenset()
+    if isinstance(wish, str | bytes) or not isinstance(wish, Collection):
+        raise InvalidRequest("warmup", wish, allowed)
+    return frozenset(_host(host, allowed) for host in wish)
+
+
+def _host(host: object, allowed: str) -> str:
+    try:
+        url = URL(f"//{host}") if isinstance(host, str) and _HOST.fullmatch(host) else URL()
+        named, port = url.host, url.explicit_port
+    except ValueError:
+        named = port = None
+    if named is None:
+        raise InvalidRequest("warmup", host, allowed)
+    return named if port is None else f"{named}:{port}"
+
+
+def warmup_session(
+    own_hosts: Collection[str], timeout_s: float, hosts: frozenset[str] | None = None
+) -> aiohttp.ClientSession:
+    """A session for strangers' URLs: it connects to ``own_hosts`` ("host:port") and to ``hosts``.
+
+    ``hosts`` as ``warmup_hosts`` gives them; None stands for every public address. The rule is applied to the
+    address that is about to be connected to, so that it holds for literals, for every DNS answer and for each
+    redirect. It carries no credentials, cookies or proxies.
     """
     own_addresses: set[tuple[str, int]] = set()
+    trusted = {*own_hosts, *(hosts or ())}
 
     class Resolver(aiohttp.ThreadedResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
         ) -> list[aiohttp.abc.ResolveResult]:
             answers = await super().resolve(host, port, family)
-            if f"{host}:{port}" in own_hosts:
+            if f"{host}:{port}" in trusted or host in trusted:
                 own_addresses.update((answer["host"], port) for answer in answers)
             return answers
 
     def guarded_socket(info: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, address = info
         host, port = str(address[0]), int(address[1])
-        allowed = f"{host}:{port}" in own_hosts or (host, port) in own_addresses or is_public(host)
-        if not allowed:
-            raise PermissionError(errno.EACCES, f"{host} is not a public address")
+        allowed = f"{host}:{port}" in trusted or host in trusted or (host, port) in own_addresses
+        if not allowed and (hosts is not None or not is_public(host)):
+            what = "a public address" if hosts is None else "of a host that warmup allows"
+            raise PermissionError(errno.EACCES, f"{host} is not {what}")
         return socket.socket(family, kind, protocol)
 
     return aiohttp.ClientSession(
@@ -83,6 +117,7 @@ def warmup_session(own_hosts: Collection[str], timeout_s: float) -> aiohttp.Clie
             limit=0, limit_per_host=_PER_HOST, resolver=Resolver(), socket_factory=guarded_socket
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Sec-Purpose": "prefetch"},  # nobody looks: the gateway counts no view
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         auto_decompress=False,
     )

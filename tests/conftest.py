@@ -42,9 +42,9 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def running_gateway(data_dir: Path) -> AsyncIterator[RunningGateway]:
-    """A real gateway in this loop. Use it with ``async with`` inside the test."""
-    settings = Settings(data_dir=data_dir, api_keys=(KEY,))
+async def running_gateway(data_dir: Path, **changes: object) -> AsyncIterator[RunningGateway]:
+    """A real gateway in this loop, with these settings. Use it with ``async with`` inside the test."""
+    settings = Settings(data_dir=data_dir, **{"api_keys": (KEY,), **changes})  # type: ignore[arg-type]
     async with serving(settings, listen("127.0.0.1", 0)) as base_url:
         yield RunningGateway(base_url, data_dir)
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.app import create_app, listen
+from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.settings import Settings
 from tests.conftest import KEY, RunningGateway, running_gateway
 
@@ -269,10 +269,12 @@ async def test_health_names_the_service(gateway: Gateway) -> None:
     assert (status, health["service"], health["status"]) == (200, "blossom", "ok")
 
 
-def test_beyond_loopback_keys_are_required(tmp_path: Path) -> None:
+async def test_beyond_loopback_keys_are_required(tmp_path: Path) -> None:
     """A gateway that strangers can reach refuses to start without keys."""
+    settings = Settings(data_dir=tmp_path, host="0.0.0.0")
     with pytest.raises(ConfigurationError, match="set BLOSSOM_API_KEYS"):
-        create_app(Settings(data_dir=tmp_path, host="0.0.0.0"), public_url="http://x")
+        async with serving(settings, listen("127.0.0.1", 0)):
+            pass
 
 
 def test_a_taken_port_is_said() -> None:

@@ -24,7 +24,7 @@ import asyncio, hashlib, os, pathlib, resource, secrets, string, sys
 from datetime import UTC, datetime
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.records import IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.records import IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 
 folder = pathlib.Path(sys.argv[1])
@@ -32,8 +32,9 @@ base62 = string.digits + string.ascii_letters
 
 def a_record(data, prompt="x"):
     return ImageRecord(
-        id="".join(secrets.choice(base62) for _ in range(22)), request=ImageRequest(prompt, seed=1),
-        sha256=hashlib.sha256(data).hexdigest(), file_size=len(data), provider="p", model="m", seed=1,
+        id="".join(secrets.choice(base62) for _ in range(22)), tenant="main", width=1024, height=1024,
+        request=ImageRequest(prompt, seed=1), provider="p", model="m", seed=1,
+        files=(StoredFile(format="png", sha256=hashlib.sha256(data).hexdigest(), file_size=len(data)),),
         cost=1, created_at=datetime.now(UTC), expires_at=None)
 
 async def opened():
@@ -54,7 +55,7 @@ async def store():
             await blobs.put(record.id, "png", data)
             entry = IdempotencyEntry(tenant="t", key=record.id, fingerprint="f", image_id=record.id)
             await records.add(record, entry)
-            os.write(1, f"stored {record.id} {record.sha256}\\n".encode())
+            os.write(1, f"stored {record.id} {record.main_file.sha256}\\n".encode())
     await asyncio.gather(*(one_after_another() for _ in range(8)))
 
 while sys.stdin.readline():
@@ -106,10 +107,10 @@ async def test_everything_acknowledged_survives_kills_and_no_row_lacks_its_bytes
     for image_id, sha256 in acknowledged.items():
         record = await records.get(image_id)
         assert record is not None
-        assert record.sha256 == sha256
+        assert record.main_file.sha256 == sha256
         assert await records.find_idempotent("t", image_id) is not None
     with sqlite3.connect(tmp_path / "records.sqlite") as connection:
-        rows = connection.execute("SELECT id, sha256 FROM images").fetchall()
+        rows = connection.execute("SELECT id, json_extract(files, '$[0].sha256') FROM images").fetchall()
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()

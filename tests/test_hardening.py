@@ -396,3 +396,12 @@ class TestSettings:
         """No gateway is built that could draw nothing."""
         with pytest.raises(ConfigurationError, match=f"render_threads: {threads} cannot be used"):
             Settings(render_threads=threads)
+
+
+async def test_a_name_that_is_twice_in_the_body_is_refused(gateway: Gateway) -> None:
+    """Whoever checked it before may have read the other one."""
+    body = b'{"prompt": "x", "width": 32, "height": 32, "require_auth": true, "require_auth": false}'
+    async with gateway as running:
+        answer = await exchange(running, post(body=body))
+        assert answer.status == 400
+        assert b"'require_auth' is in it twice" in answer.body

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Conflict, Overloaded
 from blossom_async.gateway import migrations
-from blossom_async.gateway.records import METADATA, IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.records import METADATA, IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 
 NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
@@ -36,9 +36,11 @@ _BASE62 = string.digits + string.ascii_letters
 def a_record(**changes: object) -> ImageRecord:
     known = ImageRecord(
         id="".join(secrets.choice(_BASE62) for _ in range(22)),
+        tenant="main",
         request=ImageRequest("a lighthouse at dawn", seed=7, metadata={"campaign": "spring"}),
-        sha256="ab" * 32,
-        file_size=120_000,
+        width=1024,
+        height=1024,
+        files=(StoredFile(format="png", sha256="ab" * 32, file_size=120_000),),
         provider="offline",
         model="scenery",
         seed=7,
@@ -100,7 +102,8 @@ def test_every_record_that_can_be_built_round_trips(
     tmp_path: Path, request_: ImageRequest, created_at: datetime, expires_at: datetime | None, size: int
 ) -> None:
     """`add` then `get` is the identity for every request, time and size."""
-    record = a_record(request=request_, created_at=created_at, expires_at=expires_at, file_size=size)
+    files = (StoredFile(format="webp", sha256="cd" * 32, file_size=size), *a_record().files)
+    record = a_record(request=request_, created_at=created_at, expires_at=expires_at, files=files)
 
     async def store_and_fetch() -> ImageRecord | None:
         records = Records(tmp_path / "records.sqlite", readers=1)
@@ -191,7 +194,7 @@ async def test_a_conflict_fails_its_own_item_only(records: Records) -> None:
 async def test_a_row_the_database_cannot_hold_fails_alone(records: Records) -> None:
     """A number beyond 64 bits is that item's error; the others of its group are stored."""
     good = [a_record() for _ in range(10)]
-    bad = a_record(file_size=2**70)
+    bad = a_record(width=2**70)
     answers = await asyncio.gather(*map(records.add, [*good[:5], bad, *good[5:]]), return_exceptions=True)
     assert [type(answer) for answer in answers if answer is not None] == [OverflowError]
     assert [await records.get(record.id) for record in good] == good

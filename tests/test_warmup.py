@@ -12,7 +12,7 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest, Overloaded, RateLimited, TransportError
 from blossom_async.models import PreloadResult
-from blossom_async.warmup import check_url, is_public, preload_one, validate, warmup_session
+from blossom_async.warmup import check_url, is_public, preload_one, validate, warmup_hosts, warmup_session
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -192,3 +192,59 @@ def test_what_is_no_web_url_is_refused(url: object) -> None:
     """Only http(s) URLs without a user are taken."""
     with pytest.raises(InvalidRequest, match="url"):
         check_url(url)
+
+
+async def test_own_hosts_only() -> None:
+    """`warmup="own"`: a server that passes strangers' URLs on reaches its gateway and nothing else."""
+
+    async def picture(_: web.Request) -> web.Response:
+        return web.Response(body=b"picture")
+
+    async with answering(picture) as own, answering(picture) as other:
+        async with warmup_session({f"{own.host}:{own.port}"}, 5.0, warmup_hosts("own")) as session:
+            assert (await preload_one(session, own, "GET")).status == 200
+            refused = await preload_one(session, other, "GET")
+            assert refused.status is None
+            assert "127.0.0.1 is not of a host that warmup allows" in str(refused.error)
+            public = await preload_one(session, URL("http://8.8.8.8/"), "GET")
+            assert "8.8.8.8 is not of a host that warmup allows" in str(public.error)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost:{port}", "127.0.0.1"])
+async def test_listed_hosts_are_reached_also_where_they_are_private(host: str) -> None:
+    """A list names what else may be reached, by host for any port or by host and port."""
+
+    async def picture(_: web.Request) -> web.Response:
+        return web.Response(body=b"picture")
+
+    async with answering(picture) as server:
+        url = server.with_host("127.0.0.1" if host[0] == "1" else "localhost")
+        hosts = warmup_hosts([host.format(port=server.port)])
+        async with warmup_session((), 5.0, hosts) as session:
+            assert (await preload_one(session, url, "GET")).status == 200
+        async with warmup_session((), 5.0, warmup_hosts(["localhost:1"])) as session:
+            assert (await preload_one(session, url, "GET")).status is None
+
+
+async def test_a_redirect_leaves_the_listed_hosts_no_more_than_a_url_does() -> None:
+    """The rule is applied to where a redirect leads."""
+
+    async def elsewhere(_: web.Request) -> web.Response:
+        raise AssertionError("reached")
+
+    async with answering(elsewhere) as other:
+
+        async def redirect(_: web.Request) -> web.Response:
+            raise web.HTTPFound(other)
+
+        async with answering(redirect) as server:
+            hosts = warmup_hosts([f"127.0.0.1:{server.port}"])
+            async with warmup_session((), 5.0, hosts) as session:
+                assert (await preload_one(session, server, "GET")).status is None
+
+
+@pytest.mark.parametrize("wish", ["private", "", None, 7, ["http://a.b/"], ["a b"], [7], ["user@host"], [""]])
+def test_a_warmup_that_is_none(wish: object) -> None:
+    """What is allowed is said at once."""
+    with pytest.raises(InvalidRequest, match="'public', 'own' or a list of hosts"):
+        warmup_hosts(wish)  # type: ignore[arg-type]

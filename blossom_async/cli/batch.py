@@ -11,6 +11,7 @@ import rich_click as click
 
 from blossom_async.cli.options import (
     PICTURE,
+    URL,
     gateway_options,
     help_settings,
     opened_client,
@@ -80,6 +81,7 @@ _WINDOW = 1024  # results that wait for an earlier one, at most
     "Gateway", options=["--max-concurrency", "--rate-limit", "--base-url", "--api-key-file", "--timeout"]
 )
 @click.option_panel("Picture", options=PICTURE)
+@click.option_panel("Its URL", options=URL)
 def batch(prompts: str, **given: Any) -> int:
     """Make a picture of every prompt in PROMPTS and print its URL.
 

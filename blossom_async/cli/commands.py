@@ -19,7 +19,11 @@ __all__ = ["commands"]
 _COMMANDS = {
     "batch": "Make a picture of every prompt in a file.",
     "url": "Make one picture and print its URL.",
+    "sign": "Print a signed URL for a picture.",
+    "explain": "Say who is let in to a picture, and why not.",
+    "stats": "Show how often pictures were seen.",
     "serve": "Run the gateway: serve pictures and take calls.",
+    "keys": "Make, list and revoke API keys; rotate the signing secrets.",
 }
 """What each command does; the command ``x`` is ``x.x`` in this package."""
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from blossom_async.models import ImageOptions
 
 __all__ = [
+    "GATEWAY",
     "PICTURE",
+    "URL",
     "gateway_options",
     "help_settings",
     "opened_client",
@@ -41,8 +43,16 @@ _PICTURE = (
     click.option(
         "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; standard unless said."
     ),
-    click.option("--format", metavar="png|jpg|webp", help="png unless said."),
+    click.option(
+        "--format", metavar="png|jpg|webp|auto", help="png unless said; auto: the lightest each viewer takes."
+    ),
     click.option("--transparency", is_flag=True, help="A subject on a transparent ground; not with jpg."),
+    click.option(
+        "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest of no visible loss."
+    ),
+    click.option(
+        "--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is to be used for."
+    ),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),
     click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
     click.option("--negative-prompt", metavar="TEXT", help="What shall not be in it."),
@@ -51,15 +61,35 @@ _PICTURE = (
     click.option("--etag", metavar="VALUE", help="ETag header of the picture, without quotes."),
     click.option("--tracking-id", metavar="NAME", help="What views are counted under."),
     click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Kept with it; may be repeated."),
+    click.option(
+        "--allowed-domain",
+        "allowed_domains",
+        multiple=True,
+        metavar="HOST",
+        help="Only pages of this host show it; *.HOST for subdomains; may be repeated.",
+    ),
+    click.option(
+        "--allowed-ip",
+        "ip_whitelist",
+        multiple=True,
+        metavar="NETWORK",
+        help="Only this address or network fetches it; may be repeated.",
+    ),
+    click.option("--require-auth", is_flag=True, help="Only with an API key of the owner."),
+    click.option("--require-signature", is_flag=True, help="Only by signed URLs; see blossom sign."),
     click.option("--cdn-prefix", metavar="URL", help="Where URLs begin under --use-custom-cdn."),
     click.option("--use-custom-cdn", is_flag=True, help="URLs under the --cdn-prefix."),
 )
 PICTURE = [
-    *("--width", "--height", "--quality", "--format", "--transparency", "--model", "--seed"),
-    *("--negative-prompt", "--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata"),
-    *("--cdn-prefix", "--use-custom-cdn"),
+    *("--width", "--height", "--quality", "--format", "--transparency", "--compression"),
+    *("--quality-preset", "--model", "--seed", "--negative-prompt"),
 ]
-"""The names of these options, for the panel of a command's help."""
+GATEWAY = ["--base-url", "--api-key-file", "--timeout"]
+URL = [
+    *("--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata", "--allowed-domain"),
+    *("--allowed-ip", "--require-auth", "--require-signature", "--cdn-prefix", "--use-custom-cdn"),
+]
+"""The names of these options, for the panels of a command's help."""
 
 _MAX_TIMEOUT = 86_400.0
 _KEY = re.compile("[!-~]+", re.ASCII)

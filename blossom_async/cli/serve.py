@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["own_gateway", "serve"]
 
+_OTHER_FILES = 500  # besides connections: pictures, the database, those who are told there is no room
+
 
 @click.command("serve", cls=click.RichCommand, context_settings=help_settings)
 @click.option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 unless said.")
@@ -28,7 +31,8 @@ def serve(config: Path | None, **given: Any) -> int:
     """Run the gateway: serve the pictures of the data folder and take calls for new ones.
 
     Every setting may also stand in the environment as BLOSSOM_ and its name, or in a TOML file. Beyond
-    loopback it needs BLOSSOM_API_KEYS. Ctrl-C or SIGTERM ends it once the requests under way are answered.
+    loopback it needs BLOSSOM_API_KEYS, or a key made with `blossom keys create`. Ctrl-C or SIGTERM ends it
+    once the requests under way are answered.
     """
     from blossom_async.cli.loop import run
 
@@ -50,34 +54,41 @@ async def _serve(settings: Settings) -> None:
     import secrets
     from contextlib import AsyncExitStack
 
-    import attrs
-
     from blossom_async import embedded
     from blossom_async.cli.loop import stop_signals
     from blossom_async.gateway.app import listen, serving
-    from blossom_async.gateway.settings import check_keys
 
-    check_keys(settings)  # before this machine's own key is added to them
     async with AsyncExitStack() as opened:
         with stop_signals() as stop:
             async with embedded.claimed(settings.data_dir):
                 await _refuse_second(settings)
-                key_file = "BLOSSOM_API_KEYS or the configuration"
+                own_key, key_file = None, "BLOSSOM_API_KEYS or the configuration"
                 if not settings.api_keys:
-                    settings = attrs.evolve(settings, api_keys=(embedded.own_key(settings.data_dir),))
+                    own_key = embedded.own_key(settings.data_dir)
                     key_file = f"{settings.data_dir / 'api_key'}"
+                _allow_files(settings.max_connections + _OTHER_FILES)
                 sock = listen(settings.host, settings.port)
                 instance = secrets.token_hex(8)
-                public_url = await opened.enter_async_context(serving(settings, sock, instance=instance))
-                key = settings.api_keys[0]
+                server = serving(settings, sock, instance=instance, own_key=own_key)
+                public_url = await opened.enter_async_context(server)
+                key = own_key or settings.api_keys[0]
                 opened.enter_context(embedded.announced(settings.data_dir, sock, key, instance))
             click.echo(f"Blossom gateway on {public_url}")
             click.echo(f"  data folder  {settings.data_dir}")
             click.echo(f"  API key      in {key_file}")
+            click.echo(f"  dashboard    {public_url}/")
             click.echo("  Ctrl-C stops it")
             await stop.wait()
         say("stopping once the requests under way are answered")
     say("stopped")
+
+
+def _allow_files(count: int) -> None:
+    """Lets the process have that many open files, as far as whoever runs it may decide that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 async def _refuse_second(settings: Settings) -> None:

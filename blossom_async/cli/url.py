@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from blossom_async.cli.options import (
+    GATEWAY,
     PICTURE,
+    URL,
     gateway_options,
     help_settings,
     opened_client,
@@ -30,8 +32,9 @@ __all__ = ["url"]
 @gateway_options
 @picture_options
 @click.option_panel("Output", options=["--info", "--json", "--keep"])
-@click.option_panel("Gateway", options=["--base-url", "--api-key-file", "--timeout"])
+@click.option_panel("Gateway", options=GATEWAY)
 @click.option_panel("Picture", options=PICTURE)
+@click.option_panel("Its URL", options=URL)
 def url(words: tuple[str, ...], **given: Any) -> int:
     """Make one picture of PROMPT and print its URL."""
     from blossom_async.cli.loop import run
@@ -98,6 +101,7 @@ def _table(info: ImageInfo) -> None:
         "tracking id": info.tracking_id or "-",
         "metadata": ", ".join(f"{name}={value}" for name, value in info.metadata.items()) or "-",
         "sha256": info.sha256,
+        "colour": info.dominant_color or "-",
     }
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
 
 import attrs
 import orjson
 from aiohttp import web
 
-from blossom_async.errors import Gone, NotFound, Rejected, ResponseError
-from blossom_async.gateway.access import ApiKeys
+from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseError, shown
+from blossom_async.gateway.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import Generation
-from blossom_async.gateway.records import ImageRecord, Records
-from blossom_async.models import ImageInfo, ImageRequest, image_request, to_json
+from blossom_async.gateway.keys import ApiKeys, new_access_id
+from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.public import Public
+from blossom_async.gateway.records import AccessKey, ImageRecord, Records
+from blossom_async.gateway.records import keys as key_records
+from blossom_async.gateway.records import views as view_records
+from blossom_async.gateway.signing import Signer, expiry
+from blossom_async.models import (
+    ExplainRequest,
+    ImageInfo,
+    ImageRequest,
+    SignedUrl,
+    SignRequest,
+    checked,
+    to_json,
+)
 
 __all__ = ["MAX_BODY", "Api"]
 
@@ -26,6 +42,8 @@ MAX_BODY = 1024 * 1024
 
 BODY_DEADLINE_S = 30.0
 """How long a request body may take to arrive."""
+
+R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
@@ -38,7 +56,11 @@ class Api:
         keys: ApiKeys,
         generation: Generation,
         records: Records,
+        lookups: Lookups,
         blobs: LocalBlobs,
+        signer: Signer,
+        public: Public,
+        views: Views,
         *,
         public_url: str,
         now: Callable[[], datetime],
@@ -46,7 +68,11 @@ class Api:
         self._keys = keys
         self._generation = generation
         self._records = records
+        self._lookups = lookups
         self._blobs = blobs
+        self._signer = signer
+        self._public = public
+        self._views = views
         self._public_url = public_url
         self._now = now
 
@@ -57,18 +83,31 @@ class Api:
             web.get("/v1/images/{id}", self.look_up),
             web.delete("/v1/images/{id}", self.delete),
             web.post("/v1/images/{id}/regenerate", self.regenerate),
+            web.post("/v1/images/{id}/signed-url", self.sign),
+            web.post("/v1/images/{id}/explain", self.explain),
+            web.post("/v1/access-keys/{name}/revoke", self.revoke),
+            web.get("/v1/stats", self.stats),
         ]
 
     async def create(self, http: web.Request) -> web.Response:
-        """201 with the picture; the same ``Idempotency-Key`` and body replay it."""
-        tenant = self._keys.tenant(_single(http, "Authorization"))
-        request = _checked(await _json_object(http))
-        return await self._created(http, tenant, request)
+        """201 with the picture; the same ``Idempotency-Key`` and body replay it.
+
+        ``sign``, an object as for ``sign``, makes the URL of the answer a signed one.
+        """
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        body = await _json_object(http)
+        sign = body.pop("sign", None)
+        request = _checked(body, ImageRequest)
+        if sign is None:
+            return await self._created(http, tenant, request)
+        wish = _checked(_object(sign, "sign"), SignRequest)
+        key = await self._access_key(tenant, wish.access_key)  # a revoked one costs no picture
+        return await self._created(http, tenant, request, lambda record: self._signed(record, key, wish).url)
 
     async def look_up(self, http: web.Request) -> web.Response:
         """200 with the picture, 410 once it has been deleted; an expired one can still be looked up."""
-        self._keys.tenant(_single(http, "Authorization"))
-        record = await self._record(http)
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        record = await self._record(http, tenant)
         return _answer(200, to_json(self._info(record)))
 
     async def delete(self, http: web.Request) -> web.Response:
@@ -76,15 +115,17 @@ class Api:
 
         410 when it was deleted before; bytes that were left over then, by a kill or a failing disk, go now.
         """
-        self._keys.tenant(_single(http, "Authorization"))
-        record = await self._known(http)
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        record = await self._known(http, tenant)
         await asyncio.shield(self._erase(record))  # row and bytes, also if the caller goes in between
         _check_live(record)
         return web.Response(status=204)
 
     async def _erase(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, self._now())
-        await self._blobs.delete(record.id, record.request.format)
+        self._lookups.forget()
+        for file in record.files:
+            await self._blobs.delete(record.id, file.format)
 
     async def regenerate(self, http: web.Request) -> web.Response:
         """201 with a new picture from an earlier request and the body's changes to it.
@@ -92,27 +133,101 @@ class Api:
         The seed is the earlier one unless the body names another, so without changes the same picture is
         made again under a new id. ``expires_in`` starts anew.
         """
-        tenant = self._keys.tenant(_single(http, "Authorization"))
-        record = await self._record(http)
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        record = await self._record(http, tenant)
         changes = await _json_object(http)
         earlier = attrs.asdict(record.request, recurse=False)
-        return await self._created(http, tenant, _checked({**earlier, **changes}))
+        return await self._created(http, tenant, _checked({**earlier, **changes}, ImageRequest))
 
-    async def _created(self, http: web.Request, tenant: str, request: ImageRequest) -> web.Response:
-        record, replayed = await self._generation.create(request, tenant=tenant, key=_idempotency_key(http))
+    async def _access_key(self, tenant: str, name: str) -> AccessKey:
+        make = partial(key_records.access_key, tenant, name, new_access_id(), self._now())
+        key = await self._records.write(make)
+        if key.revoked_at is not None:
+            raise Conflict(
+                f"the access key {shown(name)} was revoked; sign under another name",
+                code="access_key_revoked",
+            )
+        return key
+
+    def _signed(self, record: ImageRecord, key: AccessKey, wish: SignRequest) -> SignedUrl:
+        exp = expiry(self._now(), wish.signature_ttl, stable=wish.stable)
+        path = f"/generated/{record.id}.{record.request.format}" if wish.cdn else f"/image/{record.id}"
+        url = f"{self._public_url}{path}?{self._signer.sign(path, key.access_id, exp)}"
+        return SignedUrl(url=url, expires_at=datetime.fromtimestamp(exp, UTC))
+
+    async def _created(
+        self,
+        http: web.Request,
+        tenant: str,
+        request: ImageRequest,
+        url: Callable[[ImageRecord], str] | None = None,
+    ) -> web.Response:
+        key = _idempotency_key(http)
+        record, replayed = await self._generation.create(request, tenant=tenant, key=key)
         headers = {"Location": f"/v1/images/{record.id}"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
         if replayed:
             headers["Idempotent-Replayed"] = "true"
-        return _answer(201, to_json(self._info(record)), headers)
+        info = self._info(record)
+        if url is not None:
+            info = attrs.evolve(info, url=url(record))
+        return _answer(201, to_json(info), headers)
 
-    async def _record(self, http: web.Request) -> ImageRecord:
-        record = await self._known(http)
+    async def sign(self, http: web.Request) -> web.Response:
+        """200 with a signed URL of the picture, valid for ``signature_ttl`` seconds.
+
+        ``access_key`` is a name of the caller's own for whom the URL is meant: revoking it ends every URL
+        signed under it. ``stable`` rounds the end up, so that URLs made within some minutes are the same.
+        ``cdn`` signs ``/generated/{id}.{ext}`` instead. 409 for an access key that was revoked.
+        """
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        record = await self._record(http, tenant)
+        wish = _checked(await _json_object(http), SignRequest)
+        key = await self._access_key(tenant, wish.access_key)
+        return _answer(200, to_json(self._signed(record, key, wish)))
+
+    async def revoke(self, http: web.Request) -> web.Response:
+        """204; every URL signed under the access key is refused from now on, for good."""
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        name = SignRequest(access_key=http.match_info["name"]).access_key
+        await self._records.write(
+            partial(key_records.revoke_access_key, tenant, name, new_access_id(), self._now())
+        )
+        self._lookups.forget()
+        return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    async def explain(self, http: web.Request) -> web.Response:
+        """200 with how a viewer of whom the body tells would be answered, and which rule decides."""
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        record = await self._known(http, tenant)
+        asked = _checked(await _json_object(http), ExplainRequest)
+        explanation = await self._public.explain(record, asked, asked.at or self._now())
+        return _answer(200, to_json(explanation))
+
+    async def stats(self, http: web.Request) -> web.Response:
+        """200 with the views of a campaign from the first to the last day, both included, in UTC.
+
+        A view that was answered before this call is in it. 404 for a ``tracking_id`` that none of the
+        caller's pictures has or had.
+        """
+        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tracking_id, first, last = asked_for(http.query.items())
+        await self._views.flush()
+        question = partial(view_records.campaign_views, tenant, tracking_id, first, last)
+        found = await self._records.read(question)
+        if found is None:
+            raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
+        return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
+
+    async def _record(self, http: web.Request, tenant: str) -> ImageRecord:
+        record = await self._known(http, tenant)
         _check_live(record)
         return record
 
-    async def _known(self, http: web.Request) -> ImageRecord:
+    async def _known(self, http: web.Request, tenant: str) -> ImageRecord:
         record = await self._records.get(http.match_info["id"])
-        if record is None:
+        if record is None or record.tenant != tenant:  # another tenant's is none of this caller's business
             raise NotFound("this gateway has no picture of that id")
         return record
 
@@ -123,10 +238,10 @@ class Api:
         return ImageInfo(
             url=f"{self._public_url}/image/{record.id}",
             id=record.id,
-            width=request.width,
-            height=request.height,
+            width=record.width,
+            height=record.height,
             format=request.format,
-            file_size=record.file_size,
+            file_size=record.main_file.file_size,
             quality=request.quality,
             cost=record.cost,
             created_at=record.created_at,
@@ -134,10 +249,12 @@ class Api:
             time_remaining=left,
             tracking_id=request.tracking_id,
             metadata=request.metadata,
-            sha256=record.sha256,
+            sha256=record.main_file.sha256,
             provider=record.provider,
             model=record.model,
             seed=record.seed,
+            thumbhash=record.thumbhash,
+            dominant_color=record.dominant_color,
         )
 
 
@@ -155,9 +272,9 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     )
 
 
-def _checked(options: Mapping[str, Any]) -> ImageRequest:
+def _checked(options: Mapping[str, Any], kind: type[R]) -> R:
     try:
-        return image_request(options)
+        return checked(options, kind)
     except TypeError as exc:  # an option nobody knows, or no prompt
         raise Rejected(str(exc), code="unknown_option") from exc
 
@@ -175,13 +292,26 @@ async def _json_object(http: web.Request) -> dict[str, Any]:
             status=415,
             code="unsupported_content_encoding",
         )
+    data = await _body(http)
     try:
-        body = orjson.loads(await _body(http))
-    except orjson.JSONDecodeError as exc:
+        body = orjson.loads(data)
+        json.loads(data, object_pairs_hook=_once_each)  # orjson takes the last of equal names in silence
+    except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
         raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
-    if not isinstance(body, dict):
-        raise Rejected(f"the body is a JSON {type(body).__name__}; send an object of options")
-    return body
+    return _object(body, "the body")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)} is in it twice; send each name once")
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Rejected(f"{what} is a JSON {type(value).__name__}; send an object of options")
+    return value
 
 
 async def _body(http: web.Request) -> bytes:

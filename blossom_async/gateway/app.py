@@ -3,78 +3,150 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
+from ipaddress import ip_network
 from typing import cast
 
-import orjson
 from aiohttp import http_parser, web
 
+from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.access import ApiKeys
+from blossom_async.gateway.admission import Admission
+from blossom_async.gateway.analytics import Tally, Views
 from blossom_async.gateway.api import MAX_BODY, Api
 from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.encoding import warm_up
 from blossom_async.gateway.generation import Generation
+from blossom_async.gateway.keys import ApiKeys, own_secrets
+from blossom_async.gateway.limits import Meter, Room
+from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.metrics import Metrics, RequestCounter
+from blossom_async.gateway.openapi import OpenApi
 from blossom_async.gateway.problems import Connection, problems
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import Records
-from blossom_async.gateway.settings import Settings, check_keys
+from blossom_async.gateway.records import views as view_records
+from blossom_async.gateway.records.keys import all_api_keys
+from blossom_async.gateway.records.upkeep import check_writable
+from blossom_async.gateway.settings import Settings, check_keys, is_loopback
+from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.status import Check, Status
+from blossom_async.gateway.upkeep import Upkeep
 from blossom_async.gateway.workers import Workers
+from blossom_async.rules import network_rule
 
 __all__ = ["create_app", "listen", "serving"]
 
 _BACKLOG = 1024
 _KEEPALIVE_S = 75.0  # longer than the client's, so that the client is the one to close an idle connection
-_DRAIN_S = 30.0
+_DRAIN_S = 25.0
+_SETTLE_S = 3.0  # for pictures whose callers have gone
+_LOBBY = 100
 _LINGER_S = 10.0  # for the rest of a refused body, so that its sender gets to read the answer
 
 
-def create_app(settings: Settings, *, public_url: str, instance: str = "") -> web.Application:
+STATUS: web.AppKey[Status] = web.AppKey("status", Status)
+"""Readiness and figures of an application."""
+
+
+def create_app(
+    settings: Settings, *, public_url: str, instance: str = "", own_key: str | None = None
+) -> web.Application:
     """The gateway as an aiohttp application. ``public_url`` is what the URLs it gives out begin with.
 
     ``instance`` is answered by ``/healthz``, so that a process can tell its own gateway from another.
-    Raises ``ConfigurationError`` when it would listen beyond loopback without API keys or parse HTTP in pure
-    Python, and when it starts if the data folder cannot be used.
+    ``own_key`` is an API key for this machine's user, besides those of the settings and of the database.
+    Raises ``ConfigurationError`` when it would parse HTTP in pure Python, and when it starts if it would
+    listen beyond loopback without API keys or the data folder cannot be used.
     """
     _check_parser()
-    check_keys(settings)
     workers = Workers(settings.render_threads)
     records = Records(settings.data_dir / "records.sqlite")
     blobs = LocalBlobs(settings.data_dir / "images")
-    generation = Generation(Offline(workers.run), records, blobs, workers, now=_now)
-    api = Api(ApiKeys(settings.api_keys), generation, records, blobs, public_url=public_url, now=_now)
-    public = Public(records, blobs, now=_now)
+    generation = Generation(Offline(workers.run), records, blobs, workers, now=_now, most=settings.max_queue)
+    lookups = Lookups(records)
+    given_keys = settings.api_keys if own_key is None else (*settings.api_keys, own_key)
+    keys = ApiKeys(given_keys, lookups, _meter(settings.failed_key_limit))
+    signer = Signer(settings.signing_secrets or own_secrets(settings.data_dir))
+
+    async def store_views(tally: Tally) -> None:
+        await records.write(partial(view_records.store, tally.counts, tally.seen, _now()))
+
+    views = Views(store_views)
+    trusted = [ip_network(network_rule(network)) for network in settings.trusted_proxies]
+    public = Public(keys, lookups, blobs, signer, trusted_proxies=trusted, now=_now, views=views)
+    api = Api(
+        keys, generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now
+    )
+
+    admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
+    upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
+    metrics = Metrics()
+    # A proxy on this machine reaches a loopback address, too.
+    private = is_loopback(settings.host) and settings.public_url is None and not trusted
+    checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
+    status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
+    _watch(metrics, generation, public, upkeep)
+    metrics.counter("blossom_views_dropped", "Views not counted, under load.", lambda: views.dropped)
+
+    dashboard = Dashboard(
+        keys,
+        lookups,
+        records,
+        blobs,
+        workers,
+        views.flush,
+        public_url=public_url,
+        data_dir=settings.data_dir,
+        trusted_proxies=trusted,
+        now=_now,
+    )
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         await blobs.open()
         await records.open()
-        warming = asyncio.create_task(workers.run(warm_up))
         try:
-            yield
+            stored = await records.read(all_api_keys)
+            check_keys(settings, stored=any(key.revoked_at is None for key in stored))
+            warming = asyncio.create_task(workers.run(warm_up))
+            warming.add_done_callback(lambda _: status.warmed_up())
+            clearing = asyncio.create_task(upkeep.run())
+            try:
+                yield
+            finally:
+                clearing.cancel()
+                await asyncio.wait([warming, clearing])
+                workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(generation.settle(), _SETTLE_S)
         finally:
-            await warming
-            workers.begin_nothing_more()  # nobody waits any more: the requests have been answered or are gone
-            await generation.settle()
+            await views.close()
             await records.close()
             await blobs.close()
             workers.close()
 
-    async def healthz(_: web.Request) -> web.Response:
-        body = {"service": "blossom", "status": "ok", "instance": instance}
-        return web.Response(
-            body=orjson.dumps(body), content_type="application/json", headers={"Cache-Control": "no-store"}
-        )
-
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.cleanup_ctx.append(parts)
-    app.on_response_prepare.append(_name_server)
-    app.add_routes([web.get("/healthz", healthz), *api.routes(), *public.routes()])
+    app.on_response_prepare.extend((_name_server, admission.say_quota, dashboard.note))
+    app.add_routes(
+        [
+            *status.routes(),
+            *OpenApi(api.routes(), public_url).routes(),
+            *map(admission.guarded, api.routes()),
+            *public.routes(),
+            *dashboard.routes(),
+        ]
+    )
+    app[STATUS] = status
     return app
 
 
@@ -91,17 +163,26 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, sock: socket.socket, *, instance: str = "") -> AsyncIterator[str]:
+async def serving(
+    settings: Settings, sock: socket.socket, *, instance: str = "", own_key: str | None = None
+) -> AsyncIterator[str]:
     """Serves on the socket while the block runs; gives the URL that pictures are reached under.
 
-    On leaving, requests under way have 30 s to finish.
+    On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is taken any more, and
+    requests under way may finish. All of it takes 30 s at most. ``own_key`` as for ``create_app``.
     """
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
-    app = create_app(settings, public_url=public_url, instance=instance or secrets.token_hex(8))
+    instance = instance or secrets.token_hex(8)
+    app = create_app(settings, public_url=public_url, instance=instance, own_key=own_key)
+    status = app[STATUS]
+    room = Room(settings.max_connections)
+    status.metrics.gauge("blossom_connections", "Connections there are.", lambda: room.held)
+    status.metrics.counter("blossom_connections_refused", "For want of room.", lambda: room.refused)
+    drain_s = _DRAIN_S - settings.drain_delay_s
     # A handler whose caller has gone is cancelled; what goes on under an Idempotency-Key is not its own.
-    runner = web.AppRunner(app, shutdown_timeout=_DRAIN_S, handler_cancellation=True)
+    runner = web.AppRunner(app, shutdown_timeout=drain_s, handler_cancellation=True)
     loop = asyncio.get_running_loop()
     try:
         await runner.setup()
@@ -110,7 +191,9 @@ async def serving(settings: Settings, sock: socket.socket, *, instance: str = ""
             Connection,
             cast("web.Server", runner.server),
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # as web.AppRunner takes it: no log
+            room=room,
+            lobby=Room(_LOBBY),
+            counter=RequestCounter(status.metrics),
             keepalive_timeout=_KEEPALIVE_S,
             lingering_time=_LINGER_S,
             auto_decompress=False,
@@ -119,10 +202,30 @@ async def serving(settings: Settings, sock: socket.socket, *, instance: str = ""
         try:
             yield public_url
         finally:
+            status.stage = "draining"
+            await asyncio.sleep(settings.drain_delay_s)
             listening.close()
     finally:
         await runner.cleanup()
         sock.close()
+
+
+def _meter(rate: str | None) -> Meter | None:
+    if rate is None:
+        return None
+    limit = RateLimit.parse(rate)
+    return Meter(limit.amount, limit.per_s, clock=time.monotonic)
+
+
+def _watch(metrics: Metrics, generation: Generation, public: Public, upkeep: Upkeep) -> None:
+    metrics.counters(
+        "blossom_pictures_made", "Stored pictures.", ("provider", "format"), lambda: generation.made
+    )
+    metrics.gauge("blossom_pictures_waiting", "Being made, or waiting for it.", lambda: generation.waiting)
+    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: public.hot_hits)
+    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: public.hot_misses)
+    metrics.counter("blossom_pictures_swept", "Expired ones that gave up their files.", lambda: upkeep.swept)
+    metrics.counter("blossom_orphans_removed", "Files that no picture had.", lambda: upkeep.orphans)
 
 
 def _check_parser() -> None:

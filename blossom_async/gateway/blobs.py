@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from blossom_async.models import FORMATS, IMAGE_ID
 __all__ = ["LocalBlobs"]
 
 _ID = re.compile(IMAGE_ID, re.ASCII)
+_FILE = re.compile(rf"({IMAGE_ID})\.({'|'.join(FORMATS)})", re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
 _PART_KEPT_S = 86_400.0  # a leftover this old belongs to no running process
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -51,6 +53,21 @@ class LocalBlobs:
         Raises ``ConfigurationError`` when it cannot be made or written.
         """
         await self._in_thread(self._prepare)
+
+    async def check(self) -> None:
+        """Raises ``Overloaded``, as ``put``, when no file can be written now."""
+        await self._in_thread(self._probe)
+
+    async def folders(self) -> list[str]:
+        """The names of the folders there are, for ``files_before``."""
+        return await self._in_thread(_folders, self._root)
+
+    async def files_before(self, folder: str, then: datetime) -> list[tuple[str, str]]:
+        """Id and extension of each picture's file in the folder that was written, or put there, before then.
+
+        Raises ``Overloaded`` (``storage_failed``) when the folder cannot be read.
+        """
+        return await self._in_thread(_files_before, self._root / folder, then.timestamp())
 
     async def close(self) -> None:
         """Waits for writes under way, then ends the threads."""
@@ -116,6 +133,16 @@ class LocalBlobs:
                 f"The picture folder {self._root} cannot be used ({exc.strerror}). "
                 "Choose a data folder that this user may write to."
             ) from exc
+
+    def _probe(self) -> None:
+        probe = self._root / f".{secrets.token_hex(8)}.probe"
+        try:
+            try:
+                _write_synced(probe, bytes(4096))
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as exc:
+            raise _storage_error("stored", exc) from exc
 
     def _write(self, target: Path, data: bytes) -> None:
         part = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part")
@@ -192,6 +219,32 @@ def _delete(path: Path) -> None:
         return
     except OSError as exc:
         raise _storage_error("deleted", exc) from exc
+
+
+def _folders(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError as exc:
+        raise _storage_error("read", exc) from exc
+
+
+def _files_before(folder: Path, then: float) -> list[tuple[str, str]]:
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if (name := _FILE.fullmatch(entry.name)) is None:
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                # The change time too: a copy brought back from elsewhere has its old modification time.
+                if max(status.st_mtime, status.st_ctime) < then:
+                    found.append((name[1], name[2]))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise _storage_error("read", exc) from exc
+    return found
 
 
 def _leftovers(root: Path, *, older_than: float) -> list[Path]:

@@ -1,22 +1,82 @@
-"""From pixels to the file that is stored: jpg, png or webp."""
+"""From pixels to the file that is stored: jpg, png or webp, as light or as faithful as asked for."""
 
 from __future__ import annotations
 
+import base64
 import io
+import math
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import attrs
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["CONTENT_TYPES", "encode", "warm_up"]
+__all__ = ["CONTENT_TYPES", "Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
 
 CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
-_EXIF_SOFTWARE = 0x0131
+AUTO_SSIM = 0.985
+"""Structural similarity that ``compression="auto"`` keeps: no loss a viewer sees."""
+WEB_SSIM = 0.97
+"""Structural similarity that the lighter presets keep."""
+THUMBNAIL_PX = 256
+PRINT_DPI = 300
+
+_EXIF_SOFTWARE, _EXIF_X_DPI, _EXIF_Y_DPI, _EXIF_UNIT = 0x0131, 0x011A, 0x011B, 0x0128
+_INCH = 2  # of _EXIF_UNIT (Exif 2.32, 4.6.4)
 _SUB = 1  # PNG filter: each byte less its left neighbour (PNG, 9.2)
+_NAMES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+_SAVED_AS: dict[tuple[str, str], dict[str, Any]] = {
+    ("jpg", "none"): {"quality": 97, "subsampling": "4:4:4"},
+    ("jpg", "lossy"): {"quality": 88},
+    ("jpg", "print"): {"quality": 95, "subsampling": "4:4:4"},
+    ("png", "none"): {"compress_level": 0},
+    ("png", "lossless"): {"compress_level": 6},
+    ("png", "print"): {"compress_level": 6},
+    # Quality is effort where webp is lossless: 100 takes three times as long for one per cent.
+    ("webp", "none"): {"lossless": True, "exact": True, "quality": 0, "method": 0},
+    ("webp", "lossless"): {"lossless": True, "exact": True, "quality": 50, "method": 4},
+    ("webp", "print"): {"lossless": True, "exact": True, "quality": 50, "method": 4},
+    ("webp", "lossy"): {"quality": 80, "method": 4},
+}
+"""What Pillow is told, by format and weight."""
+
+_CONTRADICTED_BY: dict[str | None, tuple[str, ...]] = {
+    "web_optimized": ("none", "lossless"),
+    "print": ("lossy",),
+}
+
+# Steps of jpg's quantisation, 8 by 8 from flat to fine. Brightness: structural similarity asks much of coarse
+# detail and less of fine, so the steps grow with the square of the frequency. Colour: T.81, table K.2.
+_FREQUENCY = np.add.outer(np.arange(8), np.arange(8))
+_JPG_BRIGHTNESS = (12 + 0.12 * _FREQUENCY**2).ravel()
+_JPG_COLOUR = np.full((8, 8), 99)
+_JPG_COLOUR[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+_JPG_STEPS = tuple(1.8 * 0.87**n for n in range(15))  # 1.8 down to 0.26, lightest file first
+_WEBP_QUALITIES = (60, 67, 74, 80, 86, 91, 95)
+
+_GAUSSIAN = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2).astype(np.float32)
+_GAUSSIAN /= _GAUSSIAN.sum()
+_STRIDE = 5  # shares no factor with the 8 pixels of a jpg block, so that every place in it counts alike
+
+Pixels = NDArray[np.uint8]
+Luma = NDArray[np.float32]
+
+
+@attrs.frozen
+class Encoded:
+    """A file, and the size in pixels of the picture in it."""
+
+    data: bytes = attrs.field(repr=False)
+    width: int
+    height: int
 
 
 def warm_up() -> None:
@@ -24,35 +84,276 @@ def warm_up() -> None:
     Image.init()
 
 
-def encode(pixels: NDArray[np.uint8], file_format: str, *, notes: str) -> bytes:
+def encode(
+    pixels: Pixels, file_format: str, *, compression: str | None = None, preset: str | None = None, notes: str
+) -> Encoded:
     """The file for uint8 pixels of shape (height, width, 3), or 4 with alpha.
 
-    png and webp are lossless, jpg is lossy. ``notes`` (ASCII) is written into the file as its software tag.
-    The GIL is free for nearly all of it.
-    Raises ``ValueError`` for pixels of another shape, an unknown format, or alpha with jpg.
+    Without ``compression`` and ``preset`` png and webp are lossless and quick, jpg is lossy.
+    ``compression`` is ``none``, ``lossless``, ``lossy`` or ``auto`` (the smallest with no visible loss).
+    ``preset`` is ``web_optimized`` (the smallest at ``WEB_SSIM``), ``thumbnail`` (as that, within 256x256
+    pixels) or ``print`` (the best there is, with 300 dpi). A preset decides where compression is ``auto``;
+    with another one ``thumbnail`` sets the size, ``compression`` the weight. docs/formats.md has the table.
+    ``notes`` (ASCII) is written into the file as its software tag; it holds no other metadata.
+    The GIL is free for nearly all of the default.
+
+    Raises ``ValueError`` for pixels of another shape, an unknown format, compression or preset, alpha with
+    jpg, lossless with jpg, and a compression and a preset that contradict each other.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in {3, 4}:
         raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype} are no picture")
-    if file_format == "png":
-        return _png(pixels, notes)
-    if file_format == "jpg" and pixels.shape[2] == 4:
-        raise ValueError("jpg has no alpha channel")
     if file_format not in CONTENT_TYPES:
         raise ValueError(f"unknown format {file_format!r}")
-    image = Image.fromarray(pixels)
-    exif = Image.Exif()
-    exif[_EXIF_SOFTWARE] = notes
-    out = io.BytesIO()
-    if file_format == "jpg":
-        image.save(out, "JPEG", quality=88, exif=exif)
+    if file_format == "jpg" and pixels.shape[2] == 4:
+        raise ValueError("jpg has no alpha channel")
+    weight = _weight(file_format, compression, preset)
+    if preset == "thumbnail":
+        image = Image.fromarray(pixels)
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image)
+    height, width, _ = pixels.shape
+    if weight == "default":
+        data = _default(pixels, file_format, notes)
+    elif weight == "auto":
+        data = _lightest(pixels, file_format, AUTO_SSIM, notes)
+    elif weight == "web":
+        data = _lightest(pixels, file_format, WEB_SSIM, notes)
+    elif (file_format, weight) == ("png", "lossy"):
+        data = _save(_paletted(Image.fromarray(pixels), dither=True), "png", notes)
     else:
-        # Lossless, as the guide's table has it. Quality is effort here: 0 is a fifth of the time of 80 for
-        # the same size.
-        image.save(out, "WEBP", lossless=True, quality=0, method=0, exif=exif)
+        dpi = PRINT_DPI if weight == "print" else None
+        data = _save(Image.fromarray(pixels), file_format, notes, dpi=dpi, **_SAVED_AS[file_format, weight])
+    return Encoded(data, width, height)
+
+
+def _weight(file_format: str, compression: str | None, preset: str | None) -> str:
+    if compression not in {None, "auto", "none", "lossy", "lossless"}:
+        raise ValueError(f"unknown compression {compression!r}")
+    if preset not in {None, "web_optimized", "thumbnail", "print"}:
+        raise ValueError(f"unknown preset {preset!r}")
+    if file_format == "jpg" and compression == "lossless":
+        raise ValueError("jpg is never lossless")
+    if compression in _CONTRADICTED_BY.get(preset, ()):
+        raise ValueError(f"the preset {preset} contradicts compression {compression!r}")
+    if preset == "print":
+        return "print"
+    if preset == "web_optimized" or (preset == "thumbnail" and compression in {None, "auto"}):
+        return "web"
+    return compression or "default"
+
+
+def _default(pixels: Pixels, file_format: str, notes: str) -> bytes:
+    if file_format == "png":
+        return _png(pixels, notes)
+    if file_format == "jpg":
+        return _save(Image.fromarray(pixels), "jpg", notes, quality=88)
+    # Lossless, as the guide's table has it. Quality is effort here: 0 is a fifth of the time of 80 for
+    # the same size.
+    return _save(Image.fromarray(pixels), "webp", notes, lossless=True, quality=0, method=0)
+
+
+def _save(image: Image.Image, file_format: str, notes: str, *, dpi: int | None = None, **how: Any) -> bytes:
+    if file_format == "png":
+        how["pnginfo"] = PngInfo()
+        how["pnginfo"].add_text("Software", notes)
+    else:
+        how["exif"] = Image.Exif()
+        how["exif"][_EXIF_SOFTWARE] = notes
+    if dpi is not None and file_format == "webp":  # has no field of its own for it
+        how["exif"].update({_EXIF_X_DPI: float(dpi), _EXIF_Y_DPI: float(dpi), _EXIF_UNIT: _INCH})
+    elif dpi is not None:
+        how["dpi"] = (dpi, dpi)
+    out = io.BytesIO()
+    image.save(out, _NAMES[file_format], **how)
     return out.getvalue()
 
 
-def _png(pixels: NDArray[np.uint8], notes: str) -> bytes:
+def _lightest(pixels: Pixels, file_format: str, floor: float, notes: str) -> bytes:
+    """The smallest file found that keeps ``floor``; never larger than the default, which is tried last."""
+    image = Image.fromarray(pixels)
+
+    def jpg(step: float) -> bytes:
+        tables = [
+            np.clip(np.rint(table.ravel() * step), 1, 255).astype(int).tolist()
+            for table in (_JPG_BRIGHTNESS, _JPG_COLOUR)
+        ]
+        return _save(
+            image, "jpg", notes, qtables=tables, subsampling="4:2:0", progressive=True, optimize=True
+        )
+
+    def webp(quality: int) -> bytes:
+        return _save(image, "webp", notes, quality=quality, method=2)
+
+    lighter: bytes | None
+    if file_format == "png":
+        lighter = _lightest_png(image, floor, notes)
+    elif file_format == "jpg":
+        lighter = _first_that_keeps(floor, _luma(image), jpg, _JPG_STEPS)
+    else:
+        lighter = _first_that_keeps(floor, _luma(image), webp, _WEBP_QUALITIES)
+    default = _default(pixels, file_format, notes)
+    return default if lighter is None else min(lighter, default, key=len)
+
+
+def _lightest_png(image: Image.Image, floor: float, notes: str) -> bytes:
+    paletted = _paletted(image, dither=False)
+    shown = paletted.convert(image.mode)
+    good = _similarity(_luma(image), _luma(shown)) >= floor
+    if good and floor >= AUTO_SSIM:
+        # Bands in a smooth sky, which the structural similarity hardly notices.
+        away = np.abs(np.asarray(image).astype(np.int16) - np.asarray(shown))
+        good = bool((away > 3).mean() <= 0.001)
+    if good:
+        return _save(paletted, "png", notes)
+    return _save(image, "png", notes, **_SAVED_AS["png", "lossless"])
+
+
+def _first_that_keeps(
+    floor: float, seen: Luma, encoded: Callable[[Any], bytes], levels: Sequence[Any]
+) -> bytes | None:
+    # Similarity grows along the levels, so a bisection finds the first that is good enough.
+    low, high, best = 0, len(levels), None
+    while low < high:
+        middle = (low + high) // 2
+        data = encoded(levels[middle])
+        image = Image.open(io.BytesIO(data))
+        image.draft("L", image.size)  # a jpg's brightness alone is a third of the decoding
+        if _similarity(seen, _luma(image)) >= floor:
+            high, best = middle, data
+        else:
+            low = middle + 1
+    return best
+
+
+def _paletted(image: Image.Image, *, dither: bool) -> Image.Image:
+    """At most 256 colours. With alpha it cannot be dithered."""
+    if (colours := image.getcolors(256)) is not None or image.mode == "RGBA":
+        exact = Image.Quantize.FASTOCTREE if image.mode == "RGBA" else Image.Quantize.MEDIANCUT
+        return image.quantize(max(2, len(colours or range(256))), method=exact, dither=Image.Dither.NONE)
+    # Every fourth pixel tells the colours as well, in a fifth of the time.
+    sample = image.resize((-(-image.width // 4), -(-image.height // 4)), Image.Resampling.NEAREST)
+    palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
+    return image.quantize(
+        palette=palette, dither=Image.Dither.FLOYDSTEINBERG if dither else Image.Dither.NONE
+    )
+
+
+def _luma(image: Image.Image) -> Luma:
+    """Brightness as seen on mid-grey."""
+    grey = image.convert("L")
+    if image.mode == "RGBA":
+        grey = Image.composite(grey, Image.new("L", image.size, 128), image.getchannel("A"))
+    return np.asarray(grey, np.float32)
+
+
+def _similarity(one: Luma, other: Luma) -> float:
+    """Mean structural similarity with Gaussian windows (Wang et al. 2004, 10.1109/TIP.2003.819861).
+
+    Exact windows, at every fifth pixel of both directions. A picture smaller than one is the same or not.
+    """
+    if min(one.shape) < len(_GAUSSIAN):
+        return float(np.array_equal(one, other))
+    mean, mean_other = _windows(one), _windows(other)
+    spread = _windows(one * one + other * other) - mean**2 - mean_other**2
+    together = _windows(one * other) - mean * mean_other
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    same = (2 * mean * mean_other + c1) * (2 * together + c2)
+    return float((same / ((mean**2 + mean_other**2 + c1) * (spread + c2))).mean(dtype=np.float64))
+
+
+def _windows(luma: Luma) -> Luma:
+    for _ in range(2):
+        last = luma.shape[0] - len(_GAUSSIAN)
+        total = _GAUSSIAN[0] * luma[: last + 1 : _STRIDE]
+        for n, weight in enumerate(_GAUSSIAN[1:], start=1):
+            total += weight * luma[n : last + n + 1 : _STRIDE]
+        luma = total.T
+    return luma
+
+
+def thumbhash(pixels: Pixels) -> str:
+    """The picture in about 25 bytes, as base64: a blurred preview to show until the file has come.
+
+    ThumbHash as published (Evan Wallace, https://evanw.github.io/thumbhash/).
+    """
+    small = _reduced(pixels, 100)
+    height, width, _ = small.shape
+    rgba = np.full((height, width, 4), 1.0)
+    rgba[:, :, : small.shape[2]] = small / 255
+    alpha = rgba[:, :, 3:]
+    average = (rgba[:, :, :3] * alpha).sum((0, 1)) / max(alpha.sum(), 1e-9)
+    red, green, blue = np.moveaxis(average * (1 - alpha) + rgba[:, :, :3] * alpha, 2, 0)
+    has_alpha, wide = bool((alpha < 1).any()), width > height
+    longest = max(width, height)
+    across, down = (max(1, _rounded((5 if has_alpha else 7) * side / longest)) for side in (width, height))
+    light, light_details, light_scale = _cosines((red + green + blue) / 3, max(3, across), max(3, down))
+    warm, warm_details, warm_scale = _cosines((red + green) / 2 - blue, 3, 3)
+    tint, tint_details, tint_scale = _cosines(red - green, 3, 3)
+    head = (
+        _rounded(63 * light)
+        | _rounded(31.5 + 31.5 * warm) << 6
+        | _rounded(31.5 + 31.5 * tint) << 12
+        | _rounded(31 * light_scale) << 18
+        | has_alpha << 23
+        | (down if wide else across) << 24
+        | _rounded(63 * warm_scale) << 27
+        | _rounded(63 * tint_scale) << 33
+        | wide << 39
+    )
+    details = light_details + warm_details + tint_details
+    data = head.to_bytes(5, "little")
+    if has_alpha:
+        solid, solid_details, solid_scale = _cosines(alpha[:, :, 0], 5, 5)
+        data += bytes([_rounded(15 * solid) | _rounded(15 * solid_scale) << 4])
+        details += solid_details
+    nibbles = [_rounded(15 * detail) for detail in details] + [0] * (len(details) % 2)
+    data += bytes(low | high << 4 for low, high in zip(nibbles[::2], nibbles[1::2], strict=True))
+    return base64.b64encode(data).decode("ascii")
+
+
+def _cosines(channel: NDArray[np.float64], across: int, down: int) -> tuple[float, list[float], float]:
+    """The mean, the lowest terms of the cosine transform as 0..1 of their scale, and that scale."""
+    height, width = channel.shape
+    x = np.cos(np.pi / width * np.outer(np.arange(across), np.arange(width) + 0.5))
+    y = np.cos(np.pi / height * np.outer(np.arange(down), np.arange(height) + 0.5))
+    terms = np.round(y @ channel @ x.T / channel.size, 9)  # what is nothing is 0, however BLAS adds up
+    wanted = [
+        float(terms[row, column])
+        for row in range(down)
+        for column in range(across)
+        if column * down < across * (down - row)
+    ]
+    mean, *details = wanted
+    scale = max(map(abs, details))
+    return mean, [0.5 + 0.5 * detail / scale if scale else 0.0 for detail in details], scale
+
+
+def _rounded(value: float) -> int:
+    return math.floor(value + 0.5)  # as JavaScript does, which the published encoder is written in
+
+
+def dominant_colour(pixels: Pixels) -> str:
+    """The colour that most of the picture is near to, as ``#rrggbb``; black when all is transparent."""
+    small = _reduced(pixels, 64).reshape(-1, pixels.shape[2])
+    if small.shape[1] == 4:
+        small = small[small[:, 3] >= 128, :3]
+    if not len(small):
+        return "#000000"
+    paletted = Image.fromarray(small[None]).quantize(16, method=Image.Quantize.MEDIANCUT)
+    counts, numbers = zip(*(paletted.getcolors() or ()), strict=True)
+    colours = np.array(paletted.getpalette()).reshape(-1, 3)[list(numbers)]
+    # A sky is many colours near each other and counts as one: each lends its share to those near it.
+    distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    red, green, blue = colours[(np.exp(-((distance / 48) ** 2)) @ counts).argmax()]
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _reduced(pixels: Pixels, longest: int) -> Pixels:
+    factor = -(-max(pixels.shape[:2]) // longest)
+    return np.asarray(Image.fromarray(pixels).reduce(factor))
+
+
+def _png(pixels: Pixels, notes: str) -> bytes:
     # Pillow's own deflate takes eight times as long for the same size and holds up the other renders.
     height, width, channels = pixels.shape
     rows = np.empty((height, 1 + width * channels), np.uint8)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
-from blossom_async.errors import InvalidRequest, ResponseError, ServerFailed
+from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, ServerFailed
+from blossom_async.gateway.limits import Room
 
-__all__ = ["Connection", "problems"]
+__all__ = ["ERROR_CODE", "Connection", "problems"]
+
+ERROR_CODE: web.ResponseKey[str] = web.ResponseKey("error_code", str)
+"""Of an answer that is a problem: its code."""
 
 _MAX_DETAIL = 500  # characters; what a caller named is shown in it, and that may be a megabyte
+_PROBLEM = "application/problem+json"
+_FIRST_REQUEST_S = 30.0
+_GOODBYE_S = 1.0
+_FULL_RETRY_S = 2.0
 _CLOSING = {"request_timeout", "incomplete_body"}  # where the rest of the body is not waited for
 
 _log = logging.getLogger("blossom_async.gateway")
@@ -48,7 +59,64 @@ class Connection(web.RequestHandler):
 
     aiohttp's own answer and log quote the line at fault, which may hold an API key or a prompt. Here neither
     the answer nor the log has anything of the request: the log gets the name of the exception's class.
+
+    Where ``room`` has none left the connection is answered 503 and closed, whatever comes over it; where
+    ``lobby`` has none either, it is closed. It is also closed when no request has come within 30 s.
     """
+
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        room: Room,
+        lobby: Room,
+        counter: AbstractAccessLogger,
+        **options: Any,
+    ) -> None:
+        # The access log is aiohttp's hook after each answer. Nothing is written to a log.
+        super().__init__(manager, access_log=_log, access_log_class=lambda *_: counter, **options)  # type: ignore[arg-type]
+        self.sent: Callable[[], None] | None = None
+        """What to call once the answer under way is written to its last byte: a picture that was asked for,
+        to someone who is still there."""
+        self._room = room
+        self._lobby = lobby
+        self._entered: Room | None = None
+        self._answered = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins to read requests, if there is room for it."""
+        loop = asyncio.get_running_loop()
+        out = cast("asyncio.Transport", transport)
+        if self._room.enter():
+            self._entered = self._room
+            super().connection_made(transport)
+            self._deadline = loop.call_later(_FIRST_REQUEST_S, self._check_begun)
+        elif self._lobby.enter():
+            self._entered = self._lobby
+            out.write(_full())
+            # Closed at once, the answer would be lost with what the other side is still sending.
+            self._deadline = loop.call_later(_GOODBYE_S, out.abort)
+        else:
+            out.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on, where there was room."""
+        if self._entered is self._room:
+            super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Makes room."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._entered is not None:
+            self._entered.leave()
+        if self._entered is self._room:
+            super().connection_lost(exc)
+
+    def _check_begun(self) -> None:
+        if not self._answered and not self._request_in_progress:
+            self.force_close()
 
     def handle_error(
         self,
@@ -79,9 +147,23 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Sends the answer. A refusal raised before the middleware, as for ``Expect``, becomes a problem."""
+        self._answered = True
         if isinstance(resp, web.HTTPException):
             resp = _refusal(resp, secrets.token_hex(8))
-        return await super().finish_response(request, resp, start_time)
+        sent, self.sent = self.sent, None
+        resp, gone = await super().finish_response(request, resp, start_time)
+        if sent is not None and not gone and resp.status == web.HTTPOk.status_code:
+            sent()
+        return resp, gone
+
+
+def _full() -> bytes:
+    """A whole answer for a connection that there is no room for."""
+    error = Overloaded("the gateway has no connection to spare", retry_after_s=_FULL_RETRY_S)
+    body, headers = _told(error, secrets.token_hex(8))
+    headers |= {"Content-Type": _PROBLEM, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "Server: blossom", "", ""]).encode() + body
 
 
 def _tell(exc: BaseException | None, request_id: str) -> None:
@@ -101,6 +183,15 @@ def _refusal(exc: web.HTTPException, request_id: str) -> web.Response:
 
 
 def _problem(error: ResponseError, request_id: str) -> web.Response:
+    body, headers = _told(error, request_id)
+    answer = web.Response(status=error.status, body=body, content_type=_PROBLEM, headers=headers)
+    answer[ERROR_CODE] = error.code
+    if error.code in _CLOSING:
+        answer.force_close()
+    return answer
+
+
+def _told(error: ResponseError, request_id: str) -> tuple[bytes, dict[str, str]]:
     body: dict[str, object] = {
         "type": "about:blank",
         "title": error.code.replace("_", " "),
@@ -116,15 +207,7 @@ def _problem(error: ResponseError, request_id: str) -> web.Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    answer = web.Response(
-        status=error.status,
-        body=orjson.dumps(body),
-        content_type="application/problem+json",
-        headers=headers,
-    )
-    if error.code in _CLOSING:
-        answer.force_close()
-    return answer
+    return orjson.dumps(body), headers
 
 
 def _shortened(text: str) -> str:

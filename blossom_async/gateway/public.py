@@ -4,65 +4,111 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import attrs
 from aiohttp import web
 
-from blossom_async.errors import Gone, NotFound, Overloaded, ResponseError, ServerFailed
+from blossom_async.errors import (
+    Gone,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    ResponseError,
+    ServerFailed,
+    shown,
+)
+from blossom_async.gateway import signing
+from blossom_async.gateway.access import Viewer, check_access, client_address, site_allowed
+from blossom_async.gateway.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date
+from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.gateway.encoding import CONTENT_TYPES
-from blossom_async.gateway.records import ImageRecord, Records
-from blossom_async.models import FORMATS, IMAGE_ID
+from blossom_async.gateway.keys import ApiKeys, bearer
+from blossom_async.gateway.limits import network
+from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.problems import Connection
+from blossom_async.gateway.records import ImageRecord, StoredFile
+from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation
 
 __all__ = ["Public"]
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
-_FORMATS = "|".join(FORMATS)
+_FORMATS = "|".join((*FORMATS, "auto"))
 _PATH = re.compile(
     rf"/image/(?P<id>{IMAGE_ID})|/generated/(?P<cdn_id>{IMAGE_ID})\.(?P<extension>{_FORMATS})",
     re.ASCII,
+)
+_PATH_AT_END = re.compile(
+    rf"/(?:image/|generated/(?=[0-9A-Za-z]+\.))(?P<id>{IMAGE_ID})(?:\.(?:{_FORMATS}))?$", re.ASCII
 )
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "cross-origin",
 }
+_KEPT = ("Cache-Control", "ETag", "Vary", *_ALWAYS)  # with 304, of those that are there
 _PIECE = 256 << 10  # written at once; bounds what a slow viewer holds in memory
 _HOT_SHARE = 8  # a picture above this part of the hot memory is sent from its file
+_PREFLIGHT_S = 600
+_VIEWERS = 1024
 
 _log = logging.getLogger("blossom_async.gateway")
 
 
 @attrs.frozen
 class _Address:
+    """What a URL names: ``path`` as it was sent, and the extension of a CDN's URL."""
+
+    path: str
     image_id: str
     extension: str | None
+
+
+@attrs.frozen
+class Admitted:
+    """A picture that this viewer may see now. ``signed_until`` is when the signed URL in use ends."""
+
+    record: ImageRecord
+    signed_until: datetime | None
 
 
 class Public:
     """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``.
 
-    The record is looked up for every request, so a picture that is deleted or expires is gone at once.
+    A picture that is deleted or revoked is gone at once, in other processes of the gateway within a second.
     Its bytes never change under an id: the ``hot_bytes`` used last are kept in memory.
     """
 
     def __init__(
         self,
-        records: Records,
+        keys: ApiKeys,
+        lookups: Lookups,
         blobs: LocalBlobs,
+        signer: signing.Signer,
         *,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         now: Callable[[], datetime],
+        views: Views | None = None,
         hot_bytes: int = 64 << 20,
     ) -> None:
-        self._records = records
+        self._keys = keys
+        self._lookups = lookups
         self._blobs = blobs
+        self._signer = signer
+        self._trusted = tuple(trusted_proxies)
         self._now = now
+        self._views = views
+        self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # who looks at one picture looks at more
         self._hot = _Hot(hot_bytes)
+        self.hot_hits = 0
+        self.hot_misses = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Every method and everything below the two folders, so that all of it meets the same checks."""
@@ -71,46 +117,167 @@ class Public:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """The picture, or an error that says why not. The order of the checks is the security.
 
-        Raises ``NotFound``, ``Gone``, ``ServerFailed`` (``bytes_missing``), ``Overloaded``, ``ResponseError``
-        with status 400 or 412, and aiohttp's own 405 and 416, which carry ``Allow`` and ``Content-Range``.
+        Raises ``NotFound``, ``Gone``, ``Unauthenticated``, ``PermissionDenied``, ``ServerFailed``
+        (``bytes_missing``), ``Overloaded``, ``ResponseError`` with status 400 or 412, and aiohttp's own 405
+        and 416, which carry ``Allow`` and ``Content-Range``.
         """
+        started = time.perf_counter()
         _check_method(request)
-        address = _address(request)
+        address = _address(request.rel_url.raw_path, request.raw_path)
         if request.method == "OPTIONS":
-            return web.Response(
-                status=204, headers={"Allow": ", ".join(_METHODS), "Cache-Control": "no-store"}
-            )
-        _check_query(request)
+            return await self._preflight(request, address)
         now = self._now()
-        record = await self._live(address, now)
-        headers = _headers(record, now)
-        plan = _plan(request, record, headers["ETag"], now)
-        return await self._answer(request, record, plan, headers)
+        admitted = await self.admit(address, _query(request.raw_path), lambda: self._viewer(request), now)
+        file = _file(admitted.record, address, request.headers.getall("Accept", []))
+        headers = _headers(admitted, file, request, now)
+        plan = _plan(request, admitted.record, file, headers["ETag"], now)
+        answer = await self._answer(request, admitted.record, file, plan, headers)
+        if admitted.record.request.tracking_id is not None and plan.status == 200:
+            self._count(request, admitted.record, now, started)
+        return answer
 
-    async def _live(self, address: _Address, now: datetime) -> ImageRecord:
-        record = await self._records.get(address.image_id)
+    async def admit(
+        self,
+        address: _Address,
+        query: str | None,
+        viewer: Callable[[], Awaitable[Viewer]],
+        now: datetime,
+    ) -> Admitted:
+        """The picture, once every check has passed. ``viewer`` is asked only where who asks matters.
+
+        ``query`` is what stands behind the question mark, None without one.
+        """
+        signature = _signature(query)
+        signed_until = None
+        signed_for = None
+        if signature is not None:
+            access_id = self._signer.verify(address.path, signature, now)
+            key = await self._lookups.access_key(access_id)
+            if key is None or key.revoked_at is not None:
+                raise PermissionDenied("The key this URL was signed with was revoked.", code="key_revoked")
+            signed_until = datetime.fromtimestamp(signature.exp, UTC)
+            signed_for = key.tenant
+        record = self._lookups.remembered(address.image_id) or await self._lookups.image(address.image_id)
+        record = self._live(record, address, now)
+        request = record.request
+        if signed_for not in (None, record.tenant) or (request.require_signature and signature is None):
+            raise signing.bad_signature()
+        if request.restricted:
+            check_access(
+                require_auth=request.require_auth,
+                owner=record.tenant,
+                ip_whitelist=request.ip_whitelist or (),
+                allowed_domains=request.allowed_domains or (),
+                viewer=await viewer(),
+            )
+        return Admitted(record, signed_until)
+
+    async def explain(self, record: ImageRecord, asked: ExplainRequest, now: datetime) -> Explanation:
+        """How a viewer would be answered at that time; for the picture's owner, with the rule that decides.
+
+        Raises ``InvalidRequest`` for a URL that is not this picture's, or an address that is none.
+        """
+        target = asked.url.partition("#")[0]
+        path, mark, query = target.partition("?")
+        found = _PATH_AT_END.search(path)
+        if found is None or found["id"] != record.id:
+            raise InvalidRequest("url", asked.url, f"a URL of this picture, such as /image/{record.id}")
+        who = client_address(asked.address, (), ())
+        if asked.address is not None and who is None:
+            raise InvalidRequest("address", asked.address, "an IPv4 or IPv6 address")
+
+        async def viewer() -> Viewer:
+            return Viewer(
+                address=who,
+                authorization_tenant=record.tenant if asked.authorized else None,
+                origins=[asked.origin] if asked.origin is not None else [],
+                referers=[asked.referer] if asked.referer is not None else [],
+            )
+
+        try:
+            address = _address(found[0], found[0])
+            await self.admit(address, query if mark else None, viewer, now)
+        except ResponseError as exc:
+            return Explanation(status=exc.status, code=exc.code, detail=_owners_detail(exc, record, asked))
+        return Explanation(status=200, code="ok", detail="Every rule of this picture lets this viewer in.")
+
+    def _live(self, record: ImageRecord | None, address: _Address, now: datetime) -> ImageRecord:
         if record is None:
             raise _not_found()
         if record.deleted_at is not None:
-            self._hot.drop(record.id)
-            raise Gone("This picture was deleted.")
+            self._hot.drop(record)
+            raise Gone("This picture was deleted.", code="deleted")
         if record.expires_at is not None and now >= record.expires_at:
-            self._hot.drop(record.id)
-            raise Gone(f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.")
-        if address.extension not in (None, record.request.format):
+            self._hot.drop(record)
+            raise Gone(
+                f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.", code="expired"
+            )
+        if address.extension not in (None, record.request.format, *(file.format for file in record.files)):
             raise _not_found()
         return record
 
+    def _count(self, request: web.Request, record: ImageRecord, now: datetime, started: float) -> None:
+        """Has the view counted when the last byte is sent, if it will be one."""
+        views, tracking_id, connection = self._views, record.request.tracking_id, request.protocol
+        if views is None or tracking_id is None or not isinstance(connection, Connection):
+            return
+        if request.method != "GET" or is_speculative(request.headers):
+            return
+        picture = (record.tenant, tracking_id, day_number(now), record.id)
+        forwarded = tuple(request.headers.getall("X-Forwarded-For", ())) if self._trusted else ()
+        who = self._who(request.remote, forwarded, request.headers.get("User-Agent", ""))
+
+        def sent() -> None:
+            views.add(picture, who, int((time.perf_counter() - started) * 1_000_000))
+
+        connection.sent = sent
+
+    def _viewer_of(self, peer: str | None, forwarded: tuple[str, ...], agent: str) -> bytes:
+        address = client_address(peer, forwarded, self._trusted)
+        return viewer(address, agent.encode("utf-8", "surrogateescape"))
+
+    def _client_address(self, request: web.Request) -> IPv4Address | IPv6Address | None:
+        return client_address(request.remote, request.headers.getall("X-Forwarded-For", []), self._trusted)
+
+    async def _viewer(self, request: web.Request) -> Viewer:
+        authorization = request.headers.getall("Authorization", [])
+        key = bearer(authorization[0]) if len(authorization) == 1 else None
+        address = self._client_address(request)
+        tenant = None if key is None else await self._keys.tenant_of(key, network(address))
+        return Viewer(
+            address=address,
+            authorization_tenant=tenant,
+            origins=request.headers.getall("Origin", []),
+            referers=request.headers.getall("Referer", []),
+        )
+
+    async def _preflight(self, request: web.Request, address: _Address) -> web.Response:
+        """What a browser asks before a script's request: only pages of ``allowed_domains`` may make it."""
+        headers = {"Allow": ", ".join(_METHODS), "Cache-Control": "no-store"}
+        record = await self._lookups.image(address.image_id)
+        if record is not None and record.deleted_at is None and "Origin" in request.headers:
+            headers |= _cors(record, request)
+            if "Access-Control-Allow-Origin" in headers:
+                headers["Access-Control-Allow-Methods"] = ", ".join(_METHODS[:2])
+                headers["Access-Control-Allow-Headers"] = "Authorization, Range, If-None-Match"
+                headers["Access-Control-Max-Age"] = str(_PREFLIGHT_S)
+        return web.Response(status=204, headers=headers)
+
     async def _answer(
-        self, request: web.Request, record: ImageRecord, plan: Plan, headers: dict[str, str]
+        self,
+        request: web.Request,
+        record: ImageRecord,
+        file: StoredFile,
+        plan: Plan,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         if plan.status == 304:
-            kept = {name: headers[name] for name in ("Cache-Control", "ETag", *_ALWAYS)}
+            kept = {name: headers[name] for name in _KEPT if name in headers}
             return web.Response(status=304, headers=kept)
         headers["Content-Length"] = str(plan.stop - plan.start)
         if plan.content_range is not None:
             headers["Content-Range"] = plan.content_range
-        data = await self._bytes(record, wanted=request.method == "GET")
+        data = await self._bytes(record, file, wanted=request.method == "GET")
         if request.method == "HEAD":
             return web.Response(status=plan.status, headers=headers)
         if data is not None and plan.stop - plan.start <= _PIECE:
@@ -119,28 +286,31 @@ class Public:
         async def piece(start: int, stop: int) -> bytes:
             if data is not None:
                 return data[start:stop]
-            return await self._blobs.read(record.id, record.request.format, start, stop)
+            return await self._blobs.read(record.id, file.format, start, stop)
 
         return _Streamed(request, plan, headers, piece)
 
-    async def _bytes(self, record: ImageRecord, *, wanted: bool) -> bytes | None:
+    async def _bytes(self, record: ImageRecord, file: StoredFile, *, wanted: bool) -> bytes | None:
         """The whole picture when it is wanted and small enough for the memory; always: that it is there."""
-        data = self._hot.get(record.id)
+        data = self._hot.get(record.id, file.format)
         if data is not None:
+            self.hot_hits += 1
             return data
-        extension = record.request.format
+        self.hot_misses += 1
         try:
-            if wanted and record.file_size <= self._hot.limit:
-                data = await self._blobs.read(record.id, extension)
-            size = await self._blobs.size(record.id, extension) if data is None else len(data)
+            if wanted and file.file_size <= self._hot.limit:
+                data = await self._blobs.read(record.id, file.format)
+            size = await self._blobs.size(record.id, file.format) if data is None else len(data)
         except FileNotFoundError as exc:
             # A picture deleted after its record was looked up: the second look says so.
-            await self._live(_Address(record.id, None), self._now())
+            self._lookups.forget()
+            again = await self._lookups.image(record.id)
+            self._live(again, _Address("", record.id, None), self._now())
             raise _bytes_missing("are missing") from exc
-        if size != record.file_size:
-            raise _bytes_missing(f"are {size} and should be {record.file_size}")
+        if size != file.file_size:
+            raise _bytes_missing(f"are {size} and should be {file.file_size}")
         if data is not None:
-            self._hot.put(record.id, data)
+            self._hot.put(record.id, file.format, data)
         return data
 
 
@@ -180,30 +350,34 @@ class _Streamed(web.StreamResponse):
 
 
 class _Hot:
-    """Bytes by id, those used last, at most ``capacity`` bytes of them."""
+    """Bytes by id and format, those used last, at most ``capacity`` bytes of them."""
 
     def __init__(self, capacity: int) -> None:
         self.limit = capacity // _HOT_SHARE
         self._capacity = capacity
         self._held = 0
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+        self._pictures: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def get(self, image_id: str) -> bytes | None:
-        data = self._pictures.get(image_id)
+    def get(self, image_id: str, file_format: str) -> bytes | None:
+        data = self._pictures.get((image_id, file_format))
         if data is not None:
-            self._pictures.move_to_end(image_id)
+            self._pictures.move_to_end((image_id, file_format))
         return data
 
-    def put(self, image_id: str, data: bytes) -> None:
-        self.drop(image_id)
-        self._pictures[image_id] = data
+    def put(self, image_id: str, file_format: str, data: bytes) -> None:
+        self._drop((image_id, file_format))
+        self._pictures[image_id, file_format] = data
         self._held += len(data)
         while self._held > self._capacity:
             _, oldest = self._pictures.popitem(last=False)
             self._held -= len(oldest)
 
-    def drop(self, image_id: str) -> None:
-        self._held -= len(self._pictures.pop(image_id, b""))
+    def drop(self, record: ImageRecord) -> None:
+        for file in record.files:
+            self._drop((record.id, file.format))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._held -= len(self._pictures.pop(key, b""))
 
 
 def _check_method(request: web.Request) -> None:
@@ -211,30 +385,46 @@ def _check_method(request: web.Request) -> None:
         raise web.HTTPMethodNotAllowed(request.method, _METHODS)
 
 
-def _address(request: web.Request) -> _Address:
+def _address(path: str, target: str) -> _Address:
     # The path as it was sent: aiohttp's decoded parameters hold "../" for %2e%2e%2f and NUL for %00.
-    found = _PATH.fullmatch(request.rel_url.raw_path)
-    if found is None or "#" in request.raw_path:
+    found = _PATH.fullmatch(path)
+    if found is None or "#" in target:
         raise _not_found()
-    return _Address(found["id"] or found["cdn_id"], found["extension"])
+    return _Address(path, found["id"] or found["cdn_id"], found["extension"])
 
 
-def _check_query(request: web.Request) -> None:
-    if "?" in request.raw_path:
+def _query(target: str) -> str | None:
+    _, mark, query = target.partition("?")
+    return query if mark else None
+
+
+def _signature(query: str | None) -> signing.Signature | None:
+    if query is None:
+        return None
+    signature = signing.parse(query)
+    if signature is None:
         raise ResponseError(
-            "A picture's URL has no query parameters; send it without the question mark and what follows.",
+            "A picture's URL has no empty query; send it without the question mark.",
             status=400,
-            code="unknown_parameter",
+            code="malformed_query",
         )
+    return signature
 
 
-def _plan(request: web.Request, record: ImageRecord, etag: str, now: datetime) -> Plan:
+def _file(record: ImageRecord, address: _Address, accept: Sequence[str]) -> StoredFile:
+    by_format = {file.format: file for file in record.files}
+    if address.extension in by_format:
+        return by_format[address.extension]
+    return by_format[negotiated(accept, tuple(by_format))] if len(by_format) > 1 else record.main_file
+
+
+def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str, now: datetime) -> Plan:
     plan = evaluate(
         request.method,
         request.headers,
         etag=etag,
         last_modified=record.created_at,
-        size=record.file_size,
+        size=file.file_size,
         now=now,
     )
     if plan.status == 412:
@@ -248,17 +438,71 @@ def _plan(request: web.Request, record: ImageRecord, etag: str, now: datetime) -
     return plan
 
 
-def _headers(record: ImageRecord, now: datetime) -> dict[str, str]:
+def _headers(admitted: Admitted, file: StoredFile, request: web.Request, now: datetime) -> dict[str, str]:
+    record = admitted.record
     wish = record.request
-    return {
-        "Content-Type": CONTENT_TYPES[wish.format],
-        "Content-Disposition": f'inline; filename="{record.id}.{wish.format}"',
-        "ETag": f'"{wish.etag or record.sha256}"',
+    headers = {
+        "Content-Type": CONTENT_TYPES[file.format],
+        "Content-Disposition": f'inline; filename="{record.id}.{file.format}"',
+        "ETag": _etag(record, file),
         "Last-Modified": http_date(record.created_at),
-        "Cache-Control": cache_control(wish.cache_control, record.expires_at, now),
+        "Cache-Control": cache_control(
+            wish.cache_control,
+            record.expires_at,
+            now,
+            restricted=wish.restricted,
+            signed_until=admitted.signed_until,
+        ),
         "Accept-Ranges": "bytes",
+        # A page elsewhere cannot send the key anyway; all others are made to be shown on pages elsewhere.
+        "Cross-Origin-Resource-Policy": "same-site" if wish.require_auth else "cross-origin",
         **_ALWAYS,
     }
+    varied = vary(
+        require_auth=wish.require_auth,
+        allowed_domains=wish.allowed_domains or (),
+        negotiated=len(record.files) > 1,
+    )
+    if varied is not None:
+        headers["Vary"] = varied
+    if wish.restricted or admitted.signed_until is not None:
+        headers["X-Robots-Tag"] = "noindex"
+    if wish.allowed_domains is not None:
+        headers |= _cors(record, request)
+    return headers
+
+
+def _etag(record: ImageRecord, file: StoredFile) -> str:
+    if record.request.etag is None:
+        return f'"{file.sha256}"'
+    several = len(record.files) > 1
+    return f'"{record.request.etag}-{file.format}"' if several else f'"{record.request.etag}"'
+
+
+def _cors(record: ImageRecord, request: web.Request) -> dict[str, str]:
+    origins = request.headers.getall("Origin", [])
+    domains = record.request.allowed_domains
+    if domains is None or len(origins) != 1 or not site_allowed(origins, (), domains):
+        return {}
+    return {
+        "Access-Control-Allow-Origin": origins[0],
+        "Access-Control-Expose-Headers": "ETag, Content-Length",
+    }
+
+
+def _owners_detail(refused: ResponseError, record: ImageRecord, asked: ExplainRequest) -> str:
+    """What strangers are not told: which rule it was, and what it was held against."""
+    request = record.request
+    if refused.code == "address_not_allowed":
+        rules = ", ".join(request.ip_whitelist or ())
+        return f"ip_whitelist allows {rules}; the viewer's address is {asked.address or 'not known'}."
+    if refused.code == "site_not_allowed":
+        rules = ", ".join(request.allowed_domains or ())
+        sent = f"Origin {shown(asked.origin)} and Referer {shown(asked.referer)}"
+        return f"allowed_domains allows {rules}; the viewer sends {sent}, and each that is sent must match."
+    if refused.code == "bad_signature" and "?" not in asked.url:
+        return "require_signature is set and the URL has no signature; give out signed URLs."
+    return refused.detail
 
 
 def _not_found() -> NotFound:

@@ -15,18 +15,48 @@ from typed_settings.converters import TSConverter
 from typed_settings.exceptions import TsError
 from typed_settings.loaders import Loader
 
+from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.rules import network_rule
 
-__all__ = ["Settings", "check_keys", "load"]
+__all__ = ["Settings", "check_keys", "documented", "is_loopback", "load"]
 
 _MIN_KEY = 16
-_MAX_THREADS = 256
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "render_threads": (1, 256),
+    "max_connections": (1, 100_000),
+    "max_queue": (1, 100_000),
+    "sweep_every_s": (1, 86_400),
+    "drain_delay_s": (0, 20),
+}
 _ALLOWED = {
     "port": "a whole number from 1 to 65535, or 0 for any free one",
-    "render_threads": f"a whole number from 1 to {_MAX_THREADS}",
+    "render_threads": "a whole number from 1 to 256",
+    "max_connections": "a whole number from 1 to 100000",
+    "max_queue": "a whole number from 1 to 100000",
+    "sweep_every_s": "seconds from 1 to 86400",
+    "drain_delay_s": "seconds from 0 to 20",
 }
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
+_COMPUTED = {"data_dir": "the platform's folder for user data", "render_threads": "one a processor"}
+_UNITS = {
+    "render_threads": "threads",
+    "max_connections": "connections",
+    "max_queue": "pictures",
+    "key_rate_limit": "calls",
+    "failed_key_limit": "keys",
+}
+_PAGE = """\
+# Settings of the gateway
+
+Each is set in the environment, as `BLOSSOM_` and its name in capitals, or in a TOML file that
+`blossom serve --config FILE` reads, by its name in the section `[blossom]`. The environment wins over the
+file, and an option of `blossom serve` over both. In the environment, lists are separated by commas.
+
+| name | default | unit | what it is |
+|---|---|---|---|"""
 
 
 class _Unusable(ConfigurationError):
@@ -40,14 +70,21 @@ def _data_dir() -> Path:
     return platformdirs.user_data_path("blossom_async")
 
 
-def _port(_: object, field: attrs.Attribute[int], port: int) -> None:
-    if not 0 <= port <= 65_535:
-        raise _Unusable(f"{field.name}: {port} is no port; allowed: {_ALLOWED[field.name]}")
+def _in_range(_: object, field: attrs.Attribute[Any], number: float) -> None:
+    low, high = _RANGES[field.name]
+    if not low <= number <= high:
+        what = "is no port" if field.name == "port" else "cannot be used"
+        raise _Unusable(f"{field.name}: {number} {what}; allowed: {_ALLOWED[field.name]}")
 
 
-def _threads(_: object, field: attrs.Attribute[int], threads: int) -> None:
-    if not 1 <= threads <= _MAX_THREADS:
-        raise _Unusable(f"{field.name}: {threads} cannot be used; allowed: {_ALLOWED[field.name]}")
+def _rate(_: object, field: attrs.Attribute[Any], rate: str | None) -> None:
+    if rate is not None:
+        try:
+            RateLimit.parse(rate)
+        except ValueError:
+            raise _Unusable(
+                f"{field.name}: {rate!r} cannot be used; allowed: a rate such as 600/min or 10/s"
+            ) from None
 
 
 def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, ...]) -> None:
@@ -58,6 +95,14 @@ def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, .
         )
 
 
+def _networks(_: object, field: attrs.Attribute[tuple[str, ...]], networks: tuple[str, ...]) -> None:
+    for network in networks:
+        try:
+            network_rule(network)
+        except ValueError as exc:
+            raise _Unusable(f"{field.name}: {network!r} cannot be used; allowed: {exc}") from None
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """Each is set by ``BLOSSOM_`` and its name in capitals, or by its name in section ``[blossom]``."""
@@ -66,19 +111,59 @@ class Settings:
         factory=_data_dir, help="Folder of the pictures, their records and the gateway's own key."
     )
     host: str = ts.option(
-        default="127.0.0.1", help="Address to listen on; beyond loopback it needs api_keys."
+        default="127.0.0.1", help="Address to listen on; beyond loopback it needs an API key."
     )
-    port: int = ts.option(default=8765, validator=_port, help="Port to listen on; 0 takes any free one.")
+    port: int = ts.option(default=8765, validator=_in_range, help="Port to listen on; 0 takes any free one.")
     public_url: str | None = ts.option(
         default=None, help="What URLs begin with, when viewers reach the gateway by another name."
     )
     api_keys: tuple[str, ...] = ts.option(
-        default=(), validator=_keys, repr=False, help="Keys that may call /v1, separated by commas."
+        default=(),
+        validator=_keys,
+        repr=False,
+        help="Keys that may call /v1, separated by commas, besides those of `blossom keys`.",
+    )
+    signing_secrets: tuple[str, ...] = ts.option(
+        default=(),
+        repr=False,
+        help="Secrets that URLs are signed with, the newest first, separated by commas; "
+        "without them the gateway keeps one of its own in the data folder.",
+    )
+    trusted_proxies: tuple[str, ...] = ts.option(
+        default=(),
+        validator=_networks,
+        help="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
     )
     render_threads: int = ts.option(
-        factory=lambda: min(os.cpu_count() or 1, _MAX_THREADS),
-        validator=_threads,
+        factory=lambda: min(os.cpu_count() or 1, 256),
+        validator=_in_range,
         help="Pictures drawn and encoded at the same time.",
+    )
+    max_connections: int = ts.option(
+        default=1000, validator=_in_range, help="Connections held at once; more are answered 503 and closed."
+    )
+    max_queue: int = ts.option(
+        default=1000,
+        validator=_in_range,
+        help="Pictures made or waited for at once; calls for more are answered 503.",
+    )
+    key_rate_limit: str | None = ts.option(
+        default=None,
+        validator=_rate,
+        help="Calls of /v1 that each API key may make, such as 600/min; more are answered 429.",
+    )
+    failed_key_limit: str | None = ts.option(
+        default="30/min",
+        validator=_rate,
+        help="Wrong API keys that each address (IPv6: /64 network) may send; more are answered 429.",
+    )
+    sweep_every_s: float = ts.option(
+        default=60.0, validator=_in_range, help="Time between two removals of the files of expired pictures."
+    )
+    drain_delay_s: float = ts.option(
+        default=0.0,
+        validator=_in_range,
+        help="When stopping: how long /readyz answers 503 before no connection is taken any more.",
     )
 
 
@@ -116,16 +201,19 @@ def _told(reason: str) -> str:
     return f"settings: {reason}"
 
 
-def check_keys(settings: Settings) -> None:
-    """Raises ``ConfigurationError`` when other machines could reach a gateway that has no API keys."""
-    if not settings.api_keys and not _is_loopback(settings.host):
+def check_keys(settings: Settings, *, stored: bool) -> None:
+    """Raises ``ConfigurationError`` when other machines could reach a gateway that has no API keys.
+
+    ``stored`` is whether the database has one that is not revoked.
+    """
+    if not settings.api_keys and not stored and not is_loopback(settings.host):
         raise ConfigurationError(
             f"host {settings.host} can be reached from other machines, and no API key is set; "
-            "set BLOSSOM_API_KEYS, or listen on 127.0.0.1"
+            "set BLOSSOM_API_KEYS, make one with 'blossom keys create', or listen on 127.0.0.1"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on the host."""
     if host == "localhost":
         return True
@@ -133,3 +221,24 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def documented() -> str:
+    """The page of all settings, as it stands in docs/settings.md."""
+    rows = []
+    for field in attrs.fields(Settings):
+        told = field.metadata["typed-settings"]["help"]
+        rows.append(f"| `{field.name}` | {_default(field)} | {_unit(field.name)} | {told} |")
+    return "\n".join([_PAGE, *rows, ""])
+
+
+def _default(field: attrs.Attribute[Any]) -> str:
+    if field.name in _COMPUTED:
+        return _COMPUTED[field.name]
+    if field.default in (None, ()):
+        return "none"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _unit(name: str) -> str:
+    return _UNITS.get(name, "s" if name.endswith("_s") else "")

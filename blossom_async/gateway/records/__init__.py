@@ -5,6 +5,13 @@ subject each; ``sqlite`` opens the file and ``desk`` has the threads.
 """
 
 from blossom_async.gateway.records.store import Records
-from blossom_async.gateway.records.tables import METADATA, IdempotencyEntry, ImageRecord
+from blossom_async.gateway.records.tables import (
+    METADATA,
+    AccessKey,
+    ApiKey,
+    IdempotencyEntry,
+    ImageRecord,
+    StoredFile,
+)
 
-__all__ = ["METADATA", "IdempotencyEntry", "ImageRecord", "Records"]
+__all__ = ["METADATA", "AccessKey", "ApiKey", "IdempotencyEntry", "ImageRecord", "Records", "StoredFile"]

@@ -10,8 +10,16 @@ import attrs
 import orjson
 import sqlalchemy as sa
 
-from blossom_async.errors import Conflict
-from blossom_async.gateway.records.tables import IdempotencyEntry, ImageRecord, idempotency, images
+from blossom_async.errors import BlossomError, Conflict
+from blossom_async.gateway.records.keys import count_revision
+from blossom_async.gateway.records.tables import (
+    IdempotencyEntry,
+    ImageRecord,
+    StoredFile,
+    idempotency,
+    images,
+)
+from blossom_async.gateway.records.views import fold
 from blossom_async.models import ImageRequest, image_request
 
 _ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood
@@ -19,25 +27,26 @@ _ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood
 
 @attrs.frozen
 class Add:
+    """A picture's row, and that of its idempotency key."""
+
     image: dict[str, Any]
     entry: dict[str, Any] | None
 
 
 @attrs.frozen
 class Delete:
+    """Erases a picture's words; whether it was there."""
+
     image_id: str
     now: datetime
+
+    def __call__(self, connection: sa.Connection) -> bool:
+        return _erase(connection, self)
 
 
 @attrs.frozen
 class Get:
     image_id: str
-
-
-@attrs.frozen
-class Find:
-    tenant: str
-    key: str
 
 
 ONE_IS_AT_FAULT = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.InterfaceError, OverflowError, ValueError)
@@ -50,14 +59,14 @@ def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[An
         connection.execute(images.insert(), [add.image for add in adds])
     if entries := [add.entry for add in adds if add.entry is not None]:
         connection.execute(idempotency.insert(), entries)
-    return [None if isinstance(change, Add) else _erase(connection, change) for change in changes]
+    return [None if isinstance(change, Add) else change(connection) for change in changes]
 
 
 def apply_apart(connection: sa.Connection, change: Any) -> Any:
-    if isinstance(change, Delete):
-        return _erase(connection, change)
     try:
         with connection.begin_nested():
+            if not isinstance(change, Add):
+                return change(connection)
             _insert(connection, images, change.image, "id_taken", "A picture of this id exists.")
             if change.entry is not None:
                 _insert(
@@ -67,7 +76,7 @@ def apply_apart(connection: sa.Connection, change: Any) -> Any:
                     "idempotency_key_taken",
                     "The Idempotency-Key was used by another request; ask again to get its answer.",
                 )
-    except (Conflict, *ONE_IS_AT_FAULT) as exc:
+    except (BlossomError, *ONE_IS_AT_FAULT) as exc:
         return exc
     return None
 
@@ -90,33 +99,58 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
     kept = ImageRequest(
         _ERASED, width=request.width, height=request.height, quality=request.quality, format=request.format
     )
-    connection.execute(images.update().where(live).values(request=request_text(kept), deleted_at=change.now))
+    connection.execute(
+        images.update()
+        .where(live)
+        .values(
+            request=request_text(kept),
+            tracking_id=None,
+            thumbhash=None,
+            dominant_color=None,
+            deleted_at=change.now,
+        )
+    )
+    fold(change.image_id, connection)
+    count_revision(connection)
     return True
 
 
 def answers(connection: sa.Connection, questions: Sequence[Any]) -> list[Any]:
+    """Look-ups of one id are one statement for all of them."""
     ids = {question.image_id for question in questions if isinstance(question, Get)}
     found = {}
     if ids:
         rows = connection.execute(sa.select(images).where(images.c.id.in_(ids)))
-        found = {row.id: _record(row) for row in rows}
+        found = {row.id: record(row) for row in rows}
     return [
-        found.get(question.image_id) if isinstance(question, Get) else _entry(connection, question)
+        found.get(question.image_id) if isinstance(question, Get) else question(connection)
         for question in questions
     ]
 
 
-def _entry(connection: sa.Connection, question: Find) -> IdempotencyEntry | None:
+def find_idempotent(tenant: str, key: str, connection: sa.Connection) -> IdempotencyEntry | None:
+    """What the tenant's key made."""
     row = connection.execute(
-        sa.select(idempotency).where(
-            idempotency.c.tenant == question.tenant, idempotency.c.key == question.key
-        )
+        sa.select(idempotency).where(idempotency.c.tenant == tenant, idempotency.c.key == key)
     ).first()
     return None if row is None else IdempotencyEntry(**row._mapping)
 
 
-def _record(row: sa.Row[Any]) -> ImageRecord:
-    return ImageRecord(**{**row._mapping, "request": _request(row.request)})
+def record(row: sa.Row[Any]) -> ImageRecord:
+    """A row of ``images``."""
+    known = {name: value for name, value in row._mapping.items() if name != "tracking_id"}
+    files = tuple(StoredFile(**file) for file in orjson.loads(row.files))
+    return ImageRecord(**{**known, "request": _request(row.request), "files": files})
+
+
+def to_row(known: ImageRecord) -> dict[str, Any]:
+    """The row of ``images`` for a picture."""
+    return {
+        **attrs.asdict(known, recurse=False),
+        "tracking_id": known.request.tracking_id,
+        "request": request_text(known.request),
+        "files": orjson.dumps([attrs.asdict(file) for file in known.files]).decode(),
+    }
 
 
 def request_text(request: ImageRequest) -> str:
@@ -126,6 +160,3 @@ def request_text(request: ImageRequest) -> str:
 
 def _request(text: str) -> ImageRequest:
     return image_request(orjson.loads(text))
-
-
-# FULL: in WAL, NORMAL loses acknowledged commits in a power cut (sqlite.org/pragma.html#pragma_synchronous).

@@ -5,31 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.errors import ConfigurationError
+from blossom_async.errors import BlossomError, ConfigurationError
 from blossom_async.gateway.records.desk import Desk
 from blossom_async.gateway.records.images import (
     ONE_IS_AT_FAULT,
     Add,
     Delete,
-    Find,
     Get,
     answers,
     apply_apart,
     apply_together,
-    request_text,
+    find_idempotent,
+    to_row,
 )
 from blossom_async.gateway.records.sqlite import engine, prepare, storage_error, truncated_wal
 from blossom_async.gateway.records.tables import IdempotencyEntry, ImageRecord
 
 __all__ = ["Records"]
+
+T = TypeVar("T")
 
 
 class Records:
@@ -74,8 +77,7 @@ class Records:
         Raises ``Conflict`` when the tenant has used the key before (code ``idempotency_key_taken``) or the
         id is taken (``id_taken``).
         """
-        image = attrs.asdict(record, recurse=False) | {"request": request_text(record.request)}
-        await self._writer.ask(Add(image, None if entry is None else attrs.asdict(entry)))
+        await self._writer.ask(Add(to_row(record), None if entry is None else attrs.asdict(entry)))
 
     async def delete(self, image_id: str, now: datetime) -> bool:
         """True when the picture was live and is now deleted: its prompt and metadata are erased for good.
@@ -94,8 +96,20 @@ class Records:
 
     async def find_idempotent(self, tenant: str, key: str) -> IdempotencyEntry | None:
         """What the tenant's key made, if it was used."""
-        entry: IdempotencyEntry | None = await self._readers.ask(Find(tenant, key))
-        return entry
+        return await self.read(partial(find_idempotent, tenant, key))
+
+    async def write(self, change: Callable[[sa.Connection], T]) -> T:
+        """What the change gives, once it is on the disk. It may run twice, the first run taken back.
+
+        It runs in the writer's thread, in one transaction with others; what it raises of ours undoes only it.
+        """
+        given: T = await self._writer.ask(change)
+        return given
+
+    async def read(self, question: Callable[[sa.Connection], T]) -> T:
+        """What the question gives, from a reader's thread."""
+        given: T = await self._readers.ask(question)
+        return given
 
     def _begin(self) -> None:
         try:
@@ -135,7 +149,7 @@ class Records:
             try:
                 with self._write_engine.begin() as connection:
                     return apply_together(connection, changes)
-            except ONE_IS_AT_FAULT:
+            except (BlossomError, *ONE_IS_AT_FAULT):
                 with self._write_engine.begin() as connection:
                     return [apply_apart(connection, change) for change in changes]
         except sa.exc.DBAPIError as exc:

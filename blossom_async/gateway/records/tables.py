@@ -9,9 +9,34 @@ import sqlalchemy as sa
 
 from blossom_async.models import ImageRequest
 
-__all__ = ["METADATA", "IdempotencyEntry", "ImageRecord", "idempotency", "images"]
+__all__ = [
+    "METADATA",
+    "AccessKey",
+    "ApiKey",
+    "IdempotencyEntry",
+    "ImageRecord",
+    "StoredFile",
+    "access_keys",
+    "api_keys",
+    "idempotency",
+    "images",
+    "imports",
+    "revision",
+    "salts",
+    "viewers",
+    "views",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@attrs.frozen(kw_only=True)
+class StoredFile:
+    """One file of a picture, by its format."""
+
+    format: str
+    sha256: str
+    file_size: int
 
 
 @attrs.frozen(kw_only=True)
@@ -19,13 +44,18 @@ class ImageRecord:
     """All that is known of a stored picture. Times are aware and in UTC, to the microsecond.
 
     ``request`` is the checked request with its seed pinned. Once ``deleted_at`` is set it holds only size,
-    format and quality: the prompt, the metadata and the rest were erased.
+    format and quality: the prompt, the metadata and the rest were erased. ``files`` are those on the disk,
+    the last of them for viewers who say nothing of what they take. After ``swept_at`` there are none.
     """
 
     id: str
+    tenant: str
     request: ImageRequest
-    sha256: str
-    file_size: int
+    width: int
+    height: int
+    files: tuple[StoredFile, ...]
+    thumbhash: str | None = None
+    dominant_color: str | None = None
     provider: str
     model: str
     seed: int
@@ -33,6 +63,34 @@ class ImageRecord:
     created_at: datetime
     expires_at: datetime | None
     deleted_at: datetime | None = None
+    swept_at: datetime | None = None
+
+    @property
+    def main_file(self) -> StoredFile:
+        """The file for viewers who say nothing of what they take."""
+        return self.files[-1]
+
+
+@attrs.frozen(kw_only=True)
+class ApiKey:
+    """A key that may call ``/v1``: its name, whose pictures it opens, and the SHA-256 of the key itself."""
+
+    name: str
+    tenant: str
+    digest: bytes = attrs.field(repr=False)
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AccessKey:
+    """What signed URLs are signed under: the tenant's name for it, and the id that stands in the URLs."""
+
+    tenant: str
+    name: str
+    access_id: str
+    created_at: datetime
+    revoked_at: datetime | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -64,9 +122,14 @@ images = sa.Table(
     "images",
     METADATA,
     sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("tracking_id", sa.Text),
     sa.Column("request", sa.Text, nullable=False),
-    sa.Column("sha256", sa.Text, nullable=False),
-    sa.Column("file_size", sa.BigInteger, nullable=False),
+    sa.Column("width", sa.BigInteger, nullable=False),
+    sa.Column("height", sa.BigInteger, nullable=False),
+    sa.Column("files", sa.Text, nullable=False),
+    sa.Column("thumbhash", sa.Text),
+    sa.Column("dominant_color", sa.Text),
     sa.Column("provider", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
@@ -74,6 +137,10 @@ images = sa.Table(
     sa.Column("created_at", _UtcTime, nullable=False),
     sa.Column("expires_at", _UtcTime),
     sa.Column("deleted_at", _UtcTime),
+    sa.Column("swept_at", _UtcTime),
+    sa.Index("images_by_campaign", "tenant", "tracking_id"),
+    sa.Index("images_by_age", "tenant", "created_at"),
+    sa.Index("images_by_expiry", "expires_at", sqlite_where=sa.text("swept_at IS NULL")),
 )
 
 idempotency = sa.Table(
@@ -83,4 +150,75 @@ idempotency = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("image_id", sa.Text, sa.ForeignKey("images.id"), nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("revoked_at", _UtcTime),
+)
+
+access_keys = sa.Table(
+    "access_keys",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("access_id", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("revoked_at", _UtcTime),
+)
+
+# One row, counted up by every change that takes something away: processes that remember look at it.
+revision = sa.Table(
+    "revision",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+# The views of a campaign's pictures, by day (number of days since 1970, UTC). ``image_id`` is empty where the
+# picture was deleted: its counts stay, the link to it does not. ``load_us`` is the sum over ``loads`` views.
+views = sa.Table(
+    "views",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("tracking_id", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("views", sa.BigInteger, nullable=False),
+    sa.Column("loads", sa.BigInteger, nullable=False),
+    sa.Column("load_us", sa.BigInteger, nullable=False),
+    sa.Index("views_by_image", "image_id"),
+)
+
+# Who has seen them: a hash keyed with the day's salt, which is thrown away two days later.
+viewers = sa.Table(
+    "viewers",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("tracking_id", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("viewer", sa.LargeBinary, primary_key=True),
+    sa.Index("viewers_by_image", "image_id"),
+)
+
+salts = sa.Table(
+    "salts",
+    METADATA,
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("made_at", _UtcTime, nullable=False),
+)
+
+# How far an access log has been counted. A log is known by the hash of its first line.
+imports = sa.Table(
+    "imports",
+    METADATA,
+    sa.Column("log", sa.LargeBinary, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
 )

@@ -1,0 +1,37 @@
+"""``blossom sign``: a signed URL for a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from blossom_async.cli.options import GATEWAY, gateway_options, help_settings, opened_client
+from blossom_async.cli.words import said, stdout_checked
+
+__all__ = ["sign"]
+
+
+@click.command("sign", cls=click.RichCommand, context_settings=help_settings)
+@click.argument("url")
+@click.option("--ttl", type=int, default=3600, metavar="SECONDS", help="1 to 604,800; 3,600 unless said.")
+@click.option("--access-key", metavar="NAME", help="For whom it is meant; revoking that name ends it.")
+@click.option("--stable", is_flag=True, help="The same URL again if asked soon, so that browsers keep it.")
+@gateway_options
+@click.option_panel("Gateway", options=GATEWAY)
+def sign(url: str, **given: Any) -> int:
+    """Print a signed URL for a picture of the gateway's URL."""
+    from blossom_async.cli.loop import run
+
+    async def signed() -> None:
+        from blossom_async.transport import http_session
+
+        async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
+            made = await client.image.sign_url(
+                url, signature_ttl=given["ttl"], access_key=given["access_key"], stable=given["stable"]
+            )
+            with stdout_checked():
+                click.echo(said(made))
+
+    run(signed())
+    return 0

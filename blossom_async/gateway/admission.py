@@ -1,0 +1,81 @@
+"""What every call of ``/v1`` meets first: whose key it is, and whether that key has calls left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+import attrs
+from aiohttp import web
+
+from blossom_async.errors import RateLimited, ResponseError
+from blossom_async.gateway.access import client_address
+from blossom_async.gateway.keys import ApiKeys, bearer, digest
+from blossom_async.gateway.limits import Meter, Quota, network
+
+__all__ = ["Admission", "caller"]
+
+_QUOTA: web.RequestKey[Quota] = web.RequestKey("quota", Quota)
+
+
+class Admission:
+    """Guards routes. ``quota`` is the calls of each API key, None without a limit."""
+
+    def __init__(
+        self, keys: ApiKeys, quota: Meter | None, *, trusted_proxies: Sequence[IPv4Network | IPv6Network]
+    ) -> None:
+        self._keys = keys
+        self._quota = quota
+        self._trusted = tuple(trusted_proxies)
+
+    def guarded(self, route: web.RouteDef) -> web.RouteDef:
+        """The route, for callers with an API key that has calls left.
+
+        Others get 401, or 429 with ``Retry-After``, before anything of the call is looked at.
+        """
+
+        async def admitted(request: web.Request) -> web.StreamResponse:
+            await self.check(request)
+            return await route.handler(request)
+
+        return attrs.evolve(route, handler=admitted)
+
+    async def check(self, request: web.Request) -> None:
+        """Counts the call.
+
+        Raises ``Unauthenticated``, ``RateLimited`` when the key has no calls left or too many wrong keys came
+        before it, and ``ResponseError`` with status 400 for more than one ``Authorization``.
+        """
+        sent = request.headers.getall("Authorization", [])
+        if len(sent) > 1:  # a proxy in front may have looked at another one of them
+            raise ResponseError(
+                f"Authorization: the header was sent {len(sent)} times; send it once",
+                status=400,
+                code="repeated_header",
+            )
+        authorization = sent[0] if sent else None
+        await self._keys.tenant(authorization, caller(request, self._trusted))
+        key = bearer(authorization)
+        if self._quota is None or key is None:
+            return
+        quota = self._quota.take(digest(key))
+        request[_QUOTA] = quota
+        if not quota.admitted:
+            raise RateLimited(
+                f"this API key has no calls left; the next one is free in {quota.more_in_s:.3g} s",
+                retry_after_s=quota.more_in_s,
+            )
+
+    async def say_quota(self, request: web.Request, response: web.StreamResponse) -> None:
+        """A signal before each answer: what the key has left, also on errors."""
+        quota = request.get(_QUOTA)
+        if quota is not None and self._quota is not None:
+            response.headers["RateLimit-Policy"] = self._quota.policy
+            response.headers["RateLimit"] = quota.field
+
+
+def caller(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+    """The network that wrong API keys are counted for."""
+    peername = request.transport.get_extra_info("peername") if request.transport else None
+    peer = peername[0] if isinstance(peername, tuple) else None
+    return network(client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted))

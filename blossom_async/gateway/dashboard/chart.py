@@ -1,0 +1,69 @@
+"""Views and viewers by day as bars: the numbers that a template draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import attrs
+
+from blossom_async.models import DayStats
+
+__all__ = ["Bar", "Chart", "chart"]
+
+_MOST_BARS = 92  # more are too thin on a phone: each then stands for several days
+_STEPS = 4
+
+
+@attrs.frozen(kw_only=True)
+class Bar:
+    """One bar, or two in one place: of ``views``, and of ``viewers``, which are no more, before it."""
+
+    first: date
+    last: date
+    views: int
+    viewers: int
+
+
+@attrs.frozen(kw_only=True)
+class Chart:
+    """``bars`` side by side below ``top``; ``ticks`` from the top down to 0, evenly spaced."""
+
+    bars: tuple[Bar, ...]
+    top: int
+    ticks: tuple[int, ...]
+    days_per_bar: int
+
+
+def chart(days: Sequence[DayStats], first: date, last: date) -> Chart:
+    """The chart of all days from ``first`` to ``last``, those without views included."""
+    known = {day.date: day for day in days}
+    number = (last - first).days + 1
+    width = math.ceil(number / _MOST_BARS)
+    bars = []
+    for start in range(0, number, width):
+        inside = [first + timedelta(days=day) for day in range(start, min(start + width, number))]
+        seen = [known[day] for day in inside if day in known]
+        bars.append(
+            Bar(
+                first=inside[0],
+                last=inside[-1],
+                views=sum(day.views for day in seen),
+                viewers=sum(day.viewers for day in seen),
+            )
+        )
+    step = _step(max(bar.views for bar in bars))
+    steps = max(1, math.ceil(max(bar.views for bar in bars) / step))
+    ticks = tuple(step * tick for tick in range(steps, -1, -1))
+    return Chart(bars=tuple(bars), top=ticks[0], ticks=ticks, days_per_bar=width)
+
+
+def _step(highest: int) -> int:
+    """The least of 1, 2, 5, 10, 20 and so on of which four reach the highest bar."""
+    unit = 1
+    while True:
+        for factor in (1, 2, 5):
+            if unit * factor * _STEPS >= highest:
+                return unit * factor
+        unit *= 10

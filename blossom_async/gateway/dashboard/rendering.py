@@ -1,0 +1,163 @@
+"""Pages from templates: everything put into one is escaped, and nothing on one comes from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from blossom_async.gateway.records import ImageRecord
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["ASSETS", "HEADERS", "asset_routes", "render", "rules", "size", "span", "state"]
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: browsers would then say "Origin: null" with our own forms, which is refused.
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every page."""
+
+_FOLDER = files("blossom_async.gateway.dashboard")
+_CONTENT_TYPES = {"css": "text/css", "svg": "image/svg+xml"}
+_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def _assets() -> dict[str, tuple[str, bytes, str]]:
+    """By file: the path it is served under, its bytes and type."""
+    found = {}
+    for name in ("style.css", "icon.svg"):
+        stem, _, kind = name.partition(".")
+        data = (_FOLDER / name).read_bytes()
+        path = f"/dashboard/{stem}-{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
+        found[name] = (path, data, _CONTENT_TYPES[kind])
+    return found
+
+
+ASSETS = _assets()
+
+
+def asset_routes() -> list[web.RouteDef]:
+    """The stylesheet and the icon, each under a path that changes with its bytes."""
+    return [web.get(path, _asset(data, kind)) for path, data, kind in ASSETS.values()]
+
+
+def _asset(data: bytes, content_type: str) -> Callable[[web.Request], Any]:
+    async def answer(_: web.Request) -> web.Response:
+        headers = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+        return web.Response(body=data, content_type=content_type, charset="utf-8", headers=headers)
+
+    return answer
+
+
+def render(name: str, now: datetime, **shown: Any) -> str:
+    """The page. To be called in a thread the first time: Jinja takes 100 ms to import."""
+    return _environment().get_template(name).render(now=now, **shown)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("blossom_async.gateway.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "age": _age,
+        "count": _count,
+        "cut": _cut,
+        "day": lambda day: f"{day.day} {day:%b}",
+        "moment": lambda moment: f"{moment.day} {moment:%b %Y, %H:%M} UTC",
+        "path_part": lambda text: quote(text, safe=""),
+        "size": size,
+        "visible": _visible,
+    }
+    environment.globals |= {
+        "assets": {name: path for name, (path, _, _) in ASSETS.items()},
+        "rules": rules,
+        "state": state,
+    }
+    return environment
+
+
+def state(picture: ImageRecord, now: datetime) -> str:
+    """``live``, ``expired`` or ``deleted``."""
+    if picture.deleted_at is not None:
+        return "deleted"
+    return "expired" if picture.expires_at is not None and picture.expires_at <= now else "live"
+
+
+def rules(picture: ImageRecord) -> list[tuple[str, str]]:
+    """The rules of a picture: a word for a badge, and a sentence."""
+    wish = picture.request
+    found = []
+    if wish.allowed_domains is not None:
+        found.append(("sites", f"Only inside pages of {_listed(wish.allowed_domains)}."))
+    if wish.ip_whitelist is not None:
+        found.append(("addresses", f"Only from {_listed(wish.ip_whitelist)}."))
+    if wish.require_auth:
+        found.append(("API key", "Only with an API key of yours."))
+    if wish.require_signature:
+        found.append(("signed URL", "Only under a signed URL: the plain one is refused."))
+    return found
+
+
+def size(number: float) -> str:
+    """Bytes in the unit a person reads."""
+    if number < 1000:
+        return f"{number:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        number /= 1000
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+    return f"{number / 1000:,.3g} TB"
+
+
+def span(time: timedelta) -> str:
+    """A time without sign in its greatest unit: ``3 hours``."""
+    seconds = abs(int(time.total_seconds()))
+    for unit, name in _UNITS:
+        if seconds >= unit:
+            number = seconds // unit
+            return f"{number} {name}" if number == 1 else f"{number} {name}s"
+    return "0 seconds"
+
+
+def _age(moment: datetime, now: datetime) -> str:
+    return f"in {span(moment - now)}" if moment > now else f"{span(now - moment)} ago"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
+
+
+def _visible(text: str) -> str:
+    """Control characters in words, which a browser would drop or choke on: ``\\x00``."""
+    return text.translate(_CONTROL)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"

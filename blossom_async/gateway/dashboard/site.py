@@ -1,0 +1,471 @@
+"""The handlers of the dashboard. Each page is asked for with a session, and shows one tenant's things."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import attrs
+from aiohttp import web
+
+from blossom_async.errors import (
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    ResponseError,
+    ServerFailed,
+    Unauthenticated,
+)
+from blossom_async.gateway.admission import caller
+from blossom_async.gateway.analytics import url_stats
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.dashboard.chart import chart
+from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
+from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
+from blossom_async.gateway.dashboard.thumbnails import Thumbnails
+from blossom_async.gateway.encoding import CONTENT_TYPES
+from blossom_async.gateway.keys import MAIN_TENANT, ApiKeys
+from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.problems import ERROR_CODE
+from blossom_async.gateway.records import ImageRecord, Records, overview
+from blossom_async.gateway.records.views import campaign_views
+from blossom_async.gateway.workers import Workers
+from blossom_async.models import IMAGE_ID, GroupStats, UrlStats
+
+__all__ = ["Dashboard"]
+
+_PER_PAGE = 24
+_MAX_WORDS = 200
+_MAX_FORM = 4096  # bytes
+_FORM_DEADLINE_S = 30.0
+_BEFORE = re.compile(rf"([0-9]{{1,17}})-({IMAGE_ID})", re.ASCII)
+_OWN_PAGE = re.compile(rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|storage)?(?:\?[!-~]*)?", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_VARIANTS = 12  # values of one metadata key that are shown
+_SAMPLES = 500  # pictures of a campaign, in which one for each variant is looked for
+_ERRORS_KEPT = 1000
+_ERRORS_SHOWN = 20
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Page = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
+
+
+@attrs.frozen(kw_only=True)
+class ErrorSeen:
+    """An answer of this gateway that was an error; ``route`` is a template, without what a caller named."""
+
+    when: datetime
+    status: int
+    code: str
+    route: str
+    request_id: str
+
+
+@attrs.frozen
+class _Variant:
+    value: str
+    stats: GroupStats
+    share: float  # of the views of its key, in percent
+    picture: ImageRecord | None
+
+
+class Dashboard:
+    """What is served at ``/``.
+
+    ``flush`` brings all views counted so far into the database. The disk, and what errors this gateway has
+    answered, are shown to the main tenant only.
+    """
+
+    def __init__(
+        self,
+        keys: ApiKeys,
+        lookups: Lookups,
+        records: Records,
+        blobs: LocalBlobs,
+        workers: Workers,
+        flush: Callable[[], Awaitable[None]],
+        *,
+        public_url: str,
+        data_dir: Path,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+        now: Callable[[], datetime],
+    ) -> None:
+        self._keys = keys
+        self._lookups = lookups
+        self._records = records
+        self._blobs = blobs
+        self._flush = flush
+        self._public_url = public_url
+        self._data_dir = data_dir
+        self._trusted = tuple(trusted_proxies)
+        self._now = now
+        self._sessions = Sessions(lookups, now=now)
+        self._thumbnails = Thumbnails(blobs, workers)
+        self._secure = public_url.startswith("https:")
+        self._cookie = "__Host-blossom" if self._secure else "blossom"
+        self._errors: deque[ErrorSeen] = deque(maxlen=_ERRORS_KEPT)
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the application mounts."""
+        return [
+            web.get("/", self._page(self.pictures)),
+            web.get("/pictures/{id}", self._page(self.picture)),
+            web.get("/campaigns", self._page(self.campaigns)),
+            web.get("/campaigns/{tracking_id:.+}", self._page(self.campaign)),
+            web.get("/storage", self._page(self.storage)),
+            web.get("/login", self.login_form),
+            web.post("/login", self.login),
+            web.post("/logout", self.logout),
+            web.get("/dashboard/pictures/{id}", self.whole),
+            web.get("/dashboard/thumbnails/{id}", self.thumbnail),
+            *asset_routes(),
+        ]
+
+    async def note(self, request: web.Request, response: web.StreamResponse) -> None:
+        """A signal before each answer: remembers those that are errors."""
+        code = response.get(ERROR_CODE) if response.status >= 400 else None
+        if code is None:
+            return
+        resource = request.match_info.route.resource
+        self._errors.append(
+            ErrorSeen(
+                when=self._now(),
+                status=response.status,
+                code=code,
+                route="no such path"
+                if resource is None
+                else f"{request.method} {resource.canonical.replace('{_}', '{id}')}",
+                request_id=response.headers.get("X-Request-Id", ""),
+            )
+        )
+
+    async def login_form(self, http: web.Request) -> web.Response:
+        """200 with the form; ``next`` is the page to go on to."""
+        return await self._answer("login.html", next=_own_page(http.query.get("next")), wrong="")
+
+    async def login(self, http: web.Request) -> web.Response:
+        """303 with a session's cookie for a valid API key; the form again, with what was wrong."""
+        try:
+            self._check_same_site(http)
+            form = await _form(http)
+            key = form.get("key", "").strip()
+            tenant = await self._keys.tenant(f"Bearer {key}", caller(http, self._trusted))
+        except Unauthenticated:
+            wrong = "This key does not open this gateway. Check that you have copied all of it."
+            answer = await self._answer("login.html", 401, next=_own_page(form.get("next")), wrong=wrong)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        except ResponseError as exc:
+            return await self._failure(exc, None)
+        self._sessions.end(http.cookies.get(self._cookie, ""))
+        answer = _see_other(_own_page(form.get("next")))
+        answer.set_cookie(
+            self._cookie,
+            self._sessions.begin(tenant, key),
+            max_age=int(LIFETIME.total_seconds()),
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=self._secure,
+        )
+        return answer
+
+    async def logout(self, http: web.Request) -> web.Response:
+        """303 to the form; the session has ended."""
+        try:
+            self._check_same_site(http)
+        except ResponseError as exc:
+            return await self._failure(exc, None)
+        self._sessions.end(http.cookies.get(self._cookie, ""))
+        answer = _see_other("/login")
+        answer.del_cookie(self._cookie, path="/", httponly=True, samesite="Strict", secure=self._secure)
+        return answer
+
+    async def pictures(self, http: web.Request, tenant: str) -> web.Response:
+        """The newest pictures, or those that match ``q`` and ``state``, from ``before`` on."""
+        words = http.query.get("q", "").strip()
+        wanted = http.query.get("state", "")
+        if len(words) > _MAX_WORDS:
+            raise InvalidRequest("q", words, f"at most {_MAX_WORDS} characters")
+        if wanted not in ("", *overview.STATES):
+            raise InvalidRequest("state", wanted, f"one of {', '.join(overview.STATES)}")
+        before = _before(http.query.get("before"))
+        now = self._now()
+        page = await self._records.read(partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now))
+        seen = await self._records.read(partial(overview.views_of, page.pictures))
+        older = None
+        if page.older is not None:
+            microseconds = (page.older[0] - _EPOCH) // timedelta(microseconds=1)
+            older = _query(q=words, state=wanted, before=f"{microseconds}-{page.older[1]}")
+        return await self._answer(
+            "pictures.html",
+            pictures=page.pictures,
+            seen=seen,
+            words=words,
+            wanted=wanted,
+            states=overview.STATES,
+            older=older,
+            newest=None if before is None else _query(q=words, state=wanted),
+        )
+
+    async def picture(self, http: web.Request, tenant: str) -> web.Response:
+        """All there is to know of one picture."""
+        picture = await self._known(http.match_info["id"], tenant)
+        days = await self._records.read(partial(overview.days_of, picture))
+        return await self._answer(
+            "picture.html",
+            picture=picture,
+            url=f"{self._public_url}/image/{picture.id}",
+            days=days,
+            chart=chart(days, days[0].date, self._now().date()) if days else None,
+        )
+
+    async def campaigns(self, _: web.Request, tenant: str) -> web.Response:
+        """The campaigns of the newest pictures."""
+        await self._flush()
+        found = await self._records.read(partial(overview.campaigns, tenant))
+        seen = {}
+        for campaign in found:  # one by one: between them others get to ask the database
+            total = partial(overview.campaign_total, tenant, campaign.tracking_id)
+            seen[campaign.tracking_id] = await self._records.read(total)
+        return await self._answer("campaigns.html", campaigns=found, seen=seen)
+
+    async def campaign(self, http: web.Request, tenant: str) -> web.Response:
+        """A campaign's views and viewers by day and by variant, ``from`` and ``to`` included.
+
+        Raises ``NotFound`` for one that this tenant never had.
+        """
+        tracking_id = http.match_info["tracking_id"]
+        first, last = _day(http, "from"), _day(http, "to")
+        if first is not None and last is not None and first > last:
+            raise InvalidRequest("from", first.isoformat(), f"a day up to {last}")
+        stats = await self._stats(tenant, tracking_id, first or _EPOCH.date(), last or date.max)
+        number, pictures = await self._records.read(
+            partial(overview.campaign_pictures, tenant, tracking_id, _SAMPLES)
+        )
+        days = stats.by_day
+        return await self._answer(
+            "campaign.html",
+            tracking_id=tracking_id,
+            first=first,
+            last=last,
+            stats=stats,
+            chart=chart(days, first or days[0].date, max(days[-1].date, last or days[-1].date))
+            if days
+            else None,
+            groups={key: _variants(key, stats, pictures) for key in sorted(stats.by_metadata)},
+            number=number,
+            pictures=pictures[:12],
+        )
+
+    async def storage(self, _: web.Request, tenant: str) -> web.Response:
+        """What the tenant's pictures take; for the main tenant also the disk and the latest errors."""
+        by_format: dict[str, tuple[int, int]] = {}
+        last: str | None = ""
+        while last is not None:  # in parts: between them others get to ask the database
+            part = await self._records.read(partial(overview.stored, tenant, last))
+            for name, (number, weight) in part.by_format.items():
+                earlier = by_format.get(name, (0, 0))
+                by_format[name] = (earlier[0] + number, earlier[1] + weight)
+            last = part.last
+        main = tenant == MAIN_TENANT
+        errors = list(self._errors) if main else []
+        return await self._answer(
+            "storage.html",
+            by_format=dict(sorted(by_format.items())),
+            disk=await asyncio.to_thread(_disk, self._data_dir) if main else None,
+            counts=Counter((error.status, error.code) for error in errors).most_common(),
+            errors=errors[: -_ERRORS_SHOWN - 1 : -1],
+        )
+
+    async def whole(self, http: web.Request) -> web.Response:
+        """The picture itself, for its owner only, whatever its rules; no view is counted."""
+        picture = await self._own_picture(http)
+        file = picture.main_file
+        data = await self._stored(self._blobs.read(picture.id, file.format))
+        return _picture(data, CONTENT_TYPES[file.format])
+
+    async def thumbnail(self, http: web.Request) -> web.Response:
+        """A small version of it, likewise."""
+        picture = await self._own_picture(http)
+        return _picture(await self._stored(self._thumbnails.get(picture)), "image/webp")
+
+    async def _stats(self, tenant: str, tracking_id: str, first: date, last: date) -> UrlStats:
+        await self._flush()
+        days = _number(first), _number(last)
+        found = await self._records.read(partial(campaign_views, tenant, tracking_id, *days))
+        if found is None:
+            raise NotFound("No picture has been made for this campaign; go back to the campaigns.")
+        return url_stats(tracking_id, found.days, found.groups)
+
+    def _page(self, page: _Page) -> _Handler:
+        """The handler of a page: who has no session logs in first, errors are pages as well."""
+
+        async def answer(http: web.Request) -> web.StreamResponse:
+            tenant = None
+            try:
+                tenant = await self._tenant(http)
+                if tenant is None:
+                    asked = _own_page(http.raw_path)
+                    return _see_other("/login" if asked == "/" else f"/login?{_query(next=asked)}")
+                return await page(http, tenant)
+            except InvalidRequest as exc:
+                return await self._failure(
+                    ResponseError(str(exc), status=422, code="invalid_request"), tenant
+                )
+            except ResponseError as exc:
+                return await self._failure(exc, tenant)
+
+        return answer
+
+    async def _tenant(self, http: web.Request) -> str | None:
+        token = http.cookies.get(self._cookie)
+        return None if token is None else await self._sessions.tenant(token)
+
+    async def _known(self, image_id: str, tenant: str) -> ImageRecord:
+        picture = await self._lookups.image(image_id)
+        if picture is None or picture.tenant != tenant:
+            raise NotFound("This gateway has no picture of that id; go back to the pictures.")
+        return picture
+
+    async def _own_picture(self, http: web.Request) -> ImageRecord:
+        tenant = await self._tenant(http)
+        if tenant is None:
+            raise Unauthenticated("this is shown to whoever is logged in; open / and log in")
+        picture = await self._known(http.match_info["id"], tenant)
+        if state(picture, self._now()) == "deleted":
+            self._thumbnails.drop(picture.id)
+            raise NotFound("the picture was deleted")
+        return picture
+
+    async def _stored(self, reading: Awaitable[bytes]) -> bytes:
+        try:
+            return await reading
+        except FileNotFoundError as exc:
+            raise NotFound("the bytes of the picture are not on the disk", code="bytes_missing") from exc
+
+    async def _answer(self, template: str, status: int = 200, **shown: Any) -> web.Response:
+        text = await asyncio.to_thread(render, template, self._now(), **shown)
+        return web.Response(status=status, text=text, content_type="text/html", headers=HEADERS)
+
+    async def _failure(self, error: ResponseError, tenant: str | None) -> web.Response:
+        answer = await self._answer("error.html", error.status, error=error, logged_in=tenant is not None)
+        if error.retry_after_s is not None:
+            answer.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
+        return answer
+
+    def _check_same_site(self, http: web.Request) -> None:
+        """That one of our own pages sent the form, as far as browsers tell; one that does not tell may not.
+
+        Raises ``PermissionDenied``.
+        """
+        site = http.headers.get("Sec-Fetch-Site")  # only to https and to this machine
+        origin = http.headers.get("Origin")
+        own = {http.host, urlsplit(self._public_url).netloc}
+        if (
+            (site is None and origin is None)
+            or site not in (None, "same-origin")
+            or (origin is not None and urlsplit(origin).netloc not in own)
+        ):
+            raise PermissionDenied(
+                "The form did not come from a page of this gateway. Open the dashboard and try again there.",
+                code="cross_site",
+            )
+
+
+def _variants(key: str, stats: UrlStats, pictures: Sequence[ImageRecord]) -> list[_Variant]:
+    """The values of a metadata key, the one seen most first, each with its newest picture."""
+    groups = stats.by_metadata[key]
+    total = sum(group.views for group in groups.values())
+    newest = {picture.request.metadata.get(key): picture for picture in reversed(pictures)}
+    best = sorted(groups.items(), key=lambda group: (-group[1].views, group[0]))[:_VARIANTS]
+    return [
+        _Variant(value, group, 100 * group.views / total if total else 0.0, newest.get(value))
+        for value, group in best
+    ]
+
+
+def _picture(data: bytes, content_type: str) -> web.Response:
+    headers = {
+        **HEADERS,
+        "Cache-Control": "private, no-store",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
+    return web.Response(body=data, content_type=content_type, headers=headers)
+
+
+def _see_other(location: str) -> web.Response:
+    return web.Response(status=303, headers={**HEADERS, "Location": location})
+
+
+async def _form(http: web.Request) -> dict[str, str]:
+    """The fields of a small form, the first value of each. Raises ``ResponseError``."""
+    if http.content_type != "application/x-www-form-urlencoded":
+        raise ResponseError(
+            "The body is no form. Use the form of the dashboard.", status=415, code="unsupported_media_type"
+        )
+    body = b""
+    try:
+        async with asyncio.timeout(_FORM_DEADLINE_S):
+            while len(body) <= _MAX_FORM and (part := await http.content.readany()):
+                body += part
+    except TimeoutError as exc:
+        raise ResponseError(
+            "The form did not arrive in time. Send it again.", status=408, code="request_timeout"
+        ) from exc
+    if len(body) > _MAX_FORM:
+        raise ResponseError(
+            f"The form is longer than {_MAX_FORM} bytes. An API key is shorter.", status=413, code="too_large"
+        )
+    fields = parse_qs(body.decode("utf-8", "replace"))
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _own_page(path: str | None) -> str:
+    """A path of ours to go on to: any other could lead to a foreign site."""
+    return path if path is not None and _OWN_PAGE.fullmatch(path) else "/"
+
+
+def _query(**given: str) -> str:
+    return "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items() if value)
+
+
+def _before(text: str | None) -> tuple[datetime, str] | None:
+    if text is None:
+        return None
+    found = _BEFORE.fullmatch(text)
+    if found is None:
+        raise InvalidRequest("before", text, "what a link of the dashboard says; begin with the newest")
+    return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
+
+
+def _day(http: web.Request, name: str) -> date | None:
+    text = http.query.get(name, "")
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(name, text, "a day such as 2026-11-22") from None
+
+
+def _number(day: date) -> int:
+    return (day - _EPOCH.date()).days
+
+
+def _disk(data_dir: Path) -> Mapping[str, int]:
+    try:
+        usage = shutil.disk_usage(data_dir)
+        database = sum(file.stat().st_size for file in data_dir.glob("records.sqlite*"))
+    except OSError as exc:
+        raise ServerFailed("The data folder cannot be read. Check its owner and the disk.") from exc
+    return {"database": database, "free": usage.free, "total": usage.total}

@@ -1,0 +1,58 @@
+"""Small versions of pictures, made when they are first looked at and kept in memory for a while."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from functools import partial
+
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.records import ImageRecord
+from blossom_async.gateway.workers import Workers
+
+__all__ = ["Thumbnails"]
+
+_SIDE = 512  # pixels; a card is at most half as wide
+_KEPT = 32 << 20  # bytes
+
+
+class Thumbnails:
+    """WebP, at most 512 pixels a side. The ones used last stay in memory, 32 MiB of them."""
+
+    def __init__(self, blobs: LocalBlobs, workers: Workers) -> None:
+        self._blobs = blobs
+        self._workers = workers
+        self._made: OrderedDict[str, bytes] = OrderedDict()
+        self._held = 0
+
+    async def get(self, picture: ImageRecord) -> bytes:
+        """The small version. Raises ``FileNotFoundError`` and ``Overloaded`` as ``LocalBlobs.read``."""
+        known = self._made.get(picture.id)
+        if known is not None:
+            self._made.move_to_end(picture.id)
+            return known
+        data = await self._blobs.read(picture.id, picture.main_file.format)
+        # Ahead of the pictures that wait to be drawn: who looks on while a batch runs is not kept waiting.
+        small = await self._workers.run(partial(_shrunk, data), first=True)
+        if picture.id not in self._made:
+            self._made[picture.id] = small
+            self._held += len(small)
+        while self._held > _KEPT:
+            _, oldest = self._made.popitem(last=False)
+            self._held -= len(oldest)
+        return small
+
+    def drop(self, image_id: str) -> None:
+        """Forgets that of a deleted picture."""
+        self._held -= len(self._made.pop(image_id, b""))
+
+
+def _shrunk(data: bytes) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft("RGB", (_SIDE, _SIDE))  # a jpg is read at the size that is needed
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        picture.save(out, "WEBP", quality=80, method=2)
+    return out.getvalue()

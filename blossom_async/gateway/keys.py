@@ -1,0 +1,190 @@
+"""API keys, of the settings and of ``blossom keys``; and the secrets that URLs are signed with."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import os
+import secrets
+import string
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+from blossom_async.errors import ConfigurationError, RateLimited, Unauthenticated
+from blossom_async.gateway.limits import Meter, Quota
+from blossom_async.gateway.lookups import Lookups
+
+__all__ = [
+    "MAIN_TENANT",
+    "ApiKeys",
+    "bearer",
+    "digest",
+    "new_access_id",
+    "new_api_key",
+    "own_secrets",
+    "rotated_secrets",
+]
+
+MAIN_TENANT = "main"
+"""Whose pictures the keys of the settings open, and those of ``blossom keys create`` by default."""
+
+_ID_ALPHABET = string.ascii_letters + string.digits
+
+
+_PROVEN = 10_000
+
+
+class ApiKeys:
+    """Who holds an API key. Keys are held as digests only.
+
+    ``wrong`` meters wrong keys by who sends them, None does not. From whoever has sent too many, only keys
+    are still looked at that have opened something before: guesses end, and nobody is locked out by others of
+    the same address.
+    """
+
+    def __init__(self, keys: Iterable[str], lookups: Lookups, wrong: Meter | None = None) -> None:
+        self._digests = tuple(digest(key) for key in keys)
+        self._lookups = lookups
+        self._wrong = wrong
+        self._proven: OrderedDict[bytes, None] = OrderedDict()
+
+    async def tenant(self, authorization: str | None, caller: str = "") -> str:
+        """The tenant of the key in an ``Authorization: Bearer`` header.
+
+        Raises ``Unauthenticated`` when there is none, or one that is unknown or revoked; and as ``tenant_of``
+        does.
+        """
+        key = bearer(authorization)
+        if key is None:
+            raise Unauthenticated(
+                "this call needs the header 'Authorization: Bearer <API key>'; "
+                "clients take it from api_key= or BLOSSOM_API_KEY"
+            )
+        tenant = await self.tenant_of(key, caller)
+        if tenant is None:
+            raise Unauthenticated(
+                "the API key is not one of this gateway's; clients take it from api_key= or BLOSSOM_API_KEY"
+            )
+        return tenant
+
+    async def tenant_of(self, key: str, caller: str = "") -> str | None:
+        """The tenant of a key, None when it opens nothing.
+
+        Raises ``RateLimited`` when ``caller`` has sent too many wrong ones.
+        """
+        presented = digest(key)
+        if self._wrong is not None and presented not in self._proven:
+            _check_calm(self._wrong.look(caller))
+        tenant = await self._opened_by(presented)
+        self._proven.pop(presented, None)
+        if tenant is not None:
+            self._proven[presented] = None
+            if len(self._proven) > _PROVEN:
+                self._proven.popitem(last=False)
+        elif self._wrong is not None:
+            self._wrong.take(caller)
+        return tenant
+
+    async def _opened_by(self, presented: bytes) -> str | None:
+        # Each is compared, in constant time. In the database a digest is looked up: to guess near one tells
+        # nothing of the 256 random bits behind it.
+        matches = [hmac.compare_digest(presented, known) for known in self._digests]
+        if any(matches):
+            return MAIN_TENANT
+        known = await self._lookups.api_key(presented)
+        return None if known is None or known.revoked_at is not None else known.tenant
+
+
+def _check_calm(quota: Quota) -> None:
+    if not quota.admitted:
+        raise RateLimited(
+            "too many wrong API keys came from this address; "
+            f"send the right one in {math.ceil(quota.more_in_s)} s",
+            code="too_many_wrong_keys",
+            retry_after_s=quota.more_in_s,
+        )
+
+
+def bearer(authorization: str | None) -> str | None:
+    """The key in an ``Authorization`` header, None when it has none."""
+    scheme, _, key = (authorization or "").partition(" ")
+    return (key.strip() or None) if scheme.lower() == "bearer" else None
+
+
+def digest(key: str) -> bytes:
+    """The SHA-256 that stands for a key wherever it is kept."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def new_api_key() -> str:
+    """256 random bits, with a prefix by which scanners find leaked ones."""
+    return f"blossom_{secrets.token_urlsafe(32)}"
+
+
+def new_access_id() -> str:
+    """What stands for an access key in signed URLs: 71 random bits, no secret."""
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
+
+
+def own_secrets(data_dir: Path) -> tuple[str, ...]:
+    """The gateway's own signing secrets, the newest first: the lines of a file only its owner can read.
+
+    The file is made with one secret where there is none. Raises ``ConfigurationError`` when it cannot be made
+    or read.
+    """
+    path = data_dir / "signing_secrets"
+    try:
+        if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_once(path, secrets.token_urlsafe(48))
+        return tuple(path.read_text("ascii").split())
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"the signing secrets {path} cannot be read or made ({exc}); check the owner and the permissions "
+            "of the data folder, or set BLOSSOM_SIGNING_SECRETS"
+        ) from exc
+
+
+def rotated_secrets(data_dir: Path, *, drop_oldest: bool = False) -> int:
+    """Puts a new secret before those of the data folder; how many there are then. Raises as ``own_secrets``.
+
+    ``drop_oldest`` takes the last of the earlier ones away.
+    """
+    earlier = own_secrets(data_dir)
+    kept = (secrets.token_urlsafe(48), *(earlier[:-1] if drop_oldest else earlier))
+    path = data_dir / "signing_secrets"
+    try:
+        temporary = _written_beside(path, kept)
+        temporary.replace(path)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the signing secrets {path} cannot be changed ({exc.strerror}); make room, or check the owner "
+            "and the permissions of the data folder"
+        ) from exc
+    return len(kept)
+
+
+def _write_once(path: Path, secret: str) -> None:
+    temporary = _written_beside(path, (secret,))
+    try:
+        path.hardlink_to(temporary)  # where another process was first, its secret is the one
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def _written_beside(path: Path, lines: Iterable[str]) -> Path:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary

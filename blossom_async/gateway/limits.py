@@ -1,0 +1,100 @@
+"""How often and how much: calls of a key, wrong keys of an address, connections. Decides; never waits."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from ipaddress import IPv4Address, IPv6Address
+
+import attrs
+
+__all__ = ["Meter", "Quota", "Room", "network"]
+
+
+@attrs.frozen
+class Quota:
+    """What is left of a rate: ``remaining`` calls now, the next one in ``more_in_s`` seconds.
+
+    ``admitted`` is False for a call that was over it, and was not counted.
+    """
+
+    admitted: bool
+    remaining: int
+    more_in_s: float
+
+    @property
+    def field(self) -> str:
+        """The field ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers-10."""
+        return f'"default";r={self.remaining};t={math.ceil(self.more_in_s)}'
+
+
+class Meter:
+    """A rate for each of many names: ``amount`` calls at once, filled up evenly over ``per_s`` seconds.
+
+    Whoever keeps to ``amount`` calls in any window of ``per_s`` seconds is never refused. Of each name one
+    number is kept (the generic cell rate algorithm: when the quota is full again). Of more than ``names``
+    names, those not heard of for the longest time are forgotten.
+    """
+
+    def __init__(self, amount: int, per_s: float, *, clock: Callable[[], float], names: int = 20_000) -> None:
+        self._amount = amount
+        self._per_s = per_s
+        self._step = per_s / amount
+        self._clock = clock
+        self._names = names
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    @property
+    def policy(self) -> str:
+        """The field ``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10."""
+        return f'"default";q={self._amount};w={math.ceil(self._per_s)}'
+
+    def look(self, name: Hashable) -> Quota:
+        """What the name has left; ``admitted`` is whether a call would be."""
+        return self._quota(max(0.0, self._full_at.get(name, 0.0) - self._clock()))
+
+    def take(self, name: Hashable) -> Quota:
+        """Counts a call, unless it is over the rate."""
+        now = self._clock()
+        owed = max(0.0, self._full_at.get(name, 0.0) - now)
+        if owed + self._step > self._per_s * (1 + 1e-9):
+            return self._quota(owed)
+        self._full_at[name] = now + owed + self._step
+        self._full_at.move_to_end(name)
+        if len(self._full_at) > self._names:
+            self._full_at.popitem(last=False)
+        return attrs.evolve(self._quota(owed + self._step), admitted=True)
+
+    def _quota(self, owed: float) -> Quota:
+        free = (self._per_s - owed) / self._step
+        remaining = int(free + 1e-6)
+        return Quota(remaining >= 1, remaining, (remaining + 1 - free) * self._step if owed else 0.0)
+
+
+class Room:
+    """Counts what is there at once: at most ``limit``."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+        self.refused = 0
+
+    def enter(self) -> bool:
+        """Whether there was room; then ``leave`` is to be called once."""
+        if self.held >= self._limit:
+            self.refused += 1
+            return False
+        self.held += 1
+        return True
+
+    def leave(self) -> None:
+        """Makes room again."""
+        self.held -= 1
+
+
+def network(address: IPv4Address | IPv6Address | None) -> str:
+    """What one caller can hardly leave: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    if isinstance(address, IPv6Address):
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)

@@ -1,0 +1,121 @@
+"""What was read from the database, kept for as long as it is known to be still true.
+
+A picture, an API key and an access key change in one way only: they are taken away. Every such change
+counts up the database's revision, in whichever process it is made, so that one look at it says whether all
+that is remembered still holds. The first request after ``RECHECK_S`` seconds takes that look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeVar
+
+import sqlalchemy as sa
+
+from blossom_async.gateway.records import AccessKey, ApiKey, ImageRecord, Records
+from blossom_async.gateway.records import keys as key_records
+
+__all__ = ["RECHECK_S", "Lookups"]
+
+RECHECK_S = 0.4
+"""For how long a delete or a revocation in another process may go unseen. The promise is a second."""
+
+_PICTURES = 20_000
+_KEYS = 10_000
+
+V = TypeVar("V")
+
+
+class _Memory(OrderedDict[object, V], Generic[V]):
+    """The values used last, at most ``limit`` of them."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def keep(self, key: object, value: V) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > self._limit:
+            self.popitem(last=False)
+
+
+class Lookups:
+    """Pictures and keys by what a request names them. Raises what ``Records`` raises."""
+
+    def __init__(self, records: Records, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._records = records
+        self._clock = clock
+        self._images: _Memory[ImageRecord] = _Memory(_PICTURES)
+        self._access_keys: _Memory[AccessKey] = _Memory(_KEYS)
+        self._api_keys: _Memory[ApiKey] = _Memory(_KEYS)
+        self._revision: int | None = None
+        self._holds_until = -1.0
+        self._round = 0  # grows when something is forgotten: what was asked before is not kept after
+        self._checking: asyncio.Task[None] | None = None
+
+    def remembered(self, image_id: str) -> ImageRecord | None:
+        """The picture, if it can be told without asking the database."""
+        return self._images.get(image_id) if self._clock() < self._holds_until else None
+
+    async def image(self, image_id: str) -> ImageRecord | None:
+        """The picture of that id, deleted and expired ones included."""
+        await self._check()
+        known = self._images.get(image_id)
+        if known is None:
+            asked_in = self._round
+            known = await self._records.get(image_id)
+            if known is not None and asked_in == self._round:
+                self._images.keep(image_id, known)
+        return known
+
+    async def access_key(self, access_id: str) -> AccessKey | None:
+        """The access key that stands in a signed URL, revoked ones included."""
+        return await self._key(self._access_keys, access_id, partial(key_records.access_key_by_id, access_id))
+
+    async def api_key(self, digest: bytes) -> ApiKey | None:
+        """The API key with this SHA-256, revoked ones included."""
+        return await self._key(self._api_keys, digest, partial(key_records.api_key_by_digest, digest))
+
+    def forget(self) -> None:
+        """To be called where this process itself has taken something away, before that is answered."""
+        self._round += 1
+        for memory in (self._images, self._access_keys, self._api_keys):
+            memory.clear()
+
+    async def _key(
+        self, memory: _Memory[V], name: object, question: Callable[[sa.Connection], V | None]
+    ) -> V | None:
+        await self._check()
+        known = memory.get(name)
+        if known is None:
+            asked_in = self._round
+            known = await self._records.read(question)
+            if known is not None and asked_in == self._round:
+                memory.keep(name, known)
+        return known
+
+    async def _check(self) -> None:
+        if self._clock() < self._holds_until:
+            return
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._recheck())
+            self._checking.add_done_callback(self._checked)
+        await asyncio.shield(self._checking)  # others wait for the same look
+
+    async def _recheck(self) -> None:
+        looked_at = self._clock()
+        revision = await self._records.read(key_records.current_revision)
+        if revision != self._revision:
+            self.forget()
+            self._revision = revision
+        self._holds_until = looked_at + RECHECK_S
+
+    def _checked(self, task: asyncio.Task[None]) -> None:
+        self._checking = None
+        if not task.cancelled():
+            task.exception()  # seen, also when everyone who waited has gone

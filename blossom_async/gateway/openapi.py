@@ -1,0 +1,320 @@
+"""``/openapi.json``: what the gateway can be asked, in OpenAPI 3.1, from the classes that check it."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Iterable
+from datetime import date, datetime
+from typing import Any
+
+import attrs
+import orjson
+from aiohttp import web
+
+from blossom_async import models
+from blossom_async.models import (
+    DayStats,
+    ExplainRequest,
+    Explanation,
+    GroupStats,
+    ImageInfo,
+    ImageRequest,
+    SignedUrl,
+    SignRequest,
+    UrlStats,
+)
+
+__all__ = ["OpenApi", "document"]
+
+_Schema = dict[str, Any]
+
+_TEXT: _Schema = {"minLength": 1, "maxLength": models.MAX_PROMPT, "pattern": r"\S"}
+_NAME: _Schema = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"}
+_SIDE: _Schema = {"minimum": models.MIN_SIDE, "maximum": models.MAX_SIDE}
+_RULES: _Schema = {"minItems": 1, "maxItems": models.MAX_RULES}
+_FORMATS: _Schema = {"enum": [*models.FORMATS, "auto"]}
+
+_REQUESTS: tuple[type[attrs.AttrsInstance], ...] = (ImageRequest, SignRequest, ExplainRequest)
+_ANSWERS: tuple[type[attrs.AttrsInstance], ...] = (
+    ImageInfo,
+    SignedUrl,
+    Explanation,
+    UrlStats,
+    DayStats,
+    GroupStats,
+)
+
+_LIMITS: dict[type, dict[str, _Schema]] = {
+    ImageRequest: {
+        "prompt": _TEXT,
+        "width": _SIDE,
+        "height": _SIDE,
+        "quality": {"enum": list(models.QUALITIES)},
+        "format": _FORMATS,
+        "compression": {"enum": [*models.COMPRESSIONS, None]},
+        "quality_preset": {"enum": [*models.PRESETS, None]},
+        "model": {"minLength": 1, "maxLength": 128},
+        "seed": {"minimum": 0, "maximum": models.MAX_SEED},
+        "negative_prompt": _TEXT,
+        "expires_in": {"minimum": 1, "maximum": models.MAX_EXPIRES_IN},
+        "cache_control": {"maxLength": 256},
+        "etag": {"pattern": "^[!#-~]{1,128}$"},
+        "tracking_id": _NAME,
+        "metadata": {
+            "maxProperties": 32,
+            "propertyNames": {"minLength": 1, "maxLength": 64},
+            "additionalProperties": {"type": "string", "maxLength": 512},
+        },
+        "allowed_domains": _RULES,
+        "ip_whitelist": _RULES,
+    },
+    SignRequest: {
+        "signature_ttl": {"minimum": 1, "maximum": models.MAX_SIGNATURE_TTL},
+        "access_key": {**_NAME, "type": ["string", "null"]},
+    },
+    ExplainRequest: {"url": _TEXT, "address": {"minLength": 1, "maxLength": 64}},
+    ImageInfo: {"id": {"pattern": f"^{models.IMAGE_ID}$"}, "format": _FORMATS},
+}
+"""What the validators of ``models`` hold, beyond the type."""
+
+_PLAIN: dict[object, _Schema] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    date: {"type": "string", "format": "date"},
+    datetime: {"type": "string", "format": "date-time"},
+}
+
+_PROBLEM: _Schema = {
+    "type": "object",
+    "description": "RFC 9457. `code` is a stable word for programs, `detail` a sentence for people.",
+    "required": ["type", "title", "status", "code", "detail", "request_id"],
+    "properties": {
+        "type": {"const": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "code": {"type": "string"},
+        "detail": {"type": "string", "maxLength": 500},
+        "field": {"type": "string", "description": "The option at fault."},
+        "request_id": {"type": "string", "description": "Names the exchange in the gateway's log."},
+    },
+}
+
+_ERRORS = {
+    400: "The request is malformed.",
+    401: "The API key is missing, or opens nothing.",
+    402: "The provider's account has no money left.",
+    403: "The URL, or the viewer, may not see the picture.",
+    404: "There is none.",
+    408: "The body did not arrive in time.",
+    409: "The access key was revoked.",
+    410: "The picture was deleted or has expired.",
+    412: "The picture is not the one that the request's conditions name.",
+    413: "The body is larger than 1 MiB.",
+    415: "The body is not `application/json`, or is compressed.",
+    416: "The picture is shorter than the range.",
+    422: "An option cannot be honoured.",
+    429: "Too many calls, or too many wrong API keys. `Retry-After` says when there is more.",
+    500: "The gateway failed.",
+    502: "The provider failed.",
+    503: "The gateway is full, or cannot store anything now.",
+}
+_OF_A_CALL = (400, 401, 429, 503)
+_OF_A_BODY = (408, 413, 415, 422)
+_OF_MAKING = (402, 409, 410, 500, 502)
+_OF_A_PICTURE = (400, 401, 403, 404, 410, 412, 416, 429, 500, 503)
+
+_ID = {"type": "string", "pattern": f"^{models.IMAGE_ID}$"}
+_PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_NAME}}
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key and body give the same picture, which is made and paid for once.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+
+@attrs.frozen(kw_only=True)
+class _Call:
+    """One operation: what it takes, what it gives, and its errors beyond those of every call."""
+
+    body: str | None = None
+    parameters: tuple[_Schema, ...] = ()
+    status: int = 200
+    answer: str | None = None
+    errors: tuple[int, ...] = ()
+
+
+_CALLS = {
+    "POST /v1/images": _Call(
+        body="Create", parameters=(_IDEMPOTENCY,), status=201, answer="ImageInfo", errors=_OF_MAKING
+    ),
+    "GET /v1/images/{id}": _Call(answer="ImageInfo", errors=(404, 410)),
+    "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 410)),
+    "POST /v1/images/{id}/regenerate": _Call(
+        body="Changes",
+        parameters=(_IDEMPOTENCY,),
+        status=201,
+        answer="ImageInfo",
+        errors=(404, *_OF_MAKING),
+    ),
+    "POST /v1/images/{id}/signed-url": _Call(body="SignRequest", answer="SignedUrl", errors=(404, 409, 410)),
+    "POST /v1/images/{id}/explain": _Call(body="ExplainRequest", answer="Explanation", errors=(404,)),
+    "POST /v1/access-keys/{name}/revoke": _Call(status=204, errors=(422,)),
+    "GET /v1/stats": _Call(
+        parameters=(
+            {"name": "tracking_id", "in": "query", "required": True, "schema": {"type": "string", **_NAME}},
+            {"name": "from", "in": "query", "schema": {"type": "string", "format": "date"}},
+            {"name": "to", "in": "query", "schema": {"type": "string", "format": "date"}},
+        ),
+        answer="UrlStats",
+        errors=(404, 422),
+    ),
+}
+"""The calls of ``/v1``, by method and path. What is not here is in no document."""
+
+
+class OpenApi:
+    """The handler of ``/openapi.json``; ``routes`` are those of ``/v1``."""
+
+    def __init__(self, routes: Iterable[web.RouteDef], public_url: str) -> None:
+        self._routes = tuple(routes)
+        self._public_url = public_url
+        self._body = b""
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the application mounts."""
+        return [web.get("/openapi.json", self.read)]
+
+    async def read(self, _: web.Request) -> web.Response:
+        """200 with the document. It holds no secret and needs no key."""
+        if not self._body:
+            self._body = orjson.dumps(document(self._routes, self._public_url))
+        return web.Response(
+            body=self._body, content_type="application/json", headers={"Cache-Control": "no-cache"}
+        )
+
+
+def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
+    """The OpenAPI document of these routes. What a call does is said by its handler's docstring."""
+    paths: dict[str, _Schema] = {}
+    for route in routes:
+        call = _CALLS.get(f"{route.method} {route.path}")
+        if call is not None:
+            paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, call)
+    paths["/image/{id}"] = {"get": _picture()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Blossom gateway",
+            "version": "1",
+            "summary": "Pictures from prompts, behind URLs that work.",
+        },
+        "servers": [{"url": public_url}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _operation(route: web.RouteDef, call: _Call) -> _Schema:
+    summary, _, description = (inspect.getdoc(route.handler) or "").replace("``", "`").partition("\n\n")
+    names = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
+    found: _Schema = {
+        "operationId": route.handler.__name__,
+        "summary": " ".join(summary.split()),
+        "parameters": [*map(_parameter, names), *call.parameters],
+        "responses": {str(call.status): _answer(call.answer)} | _problems(*_OF_A_CALL, *call.errors),
+    }
+    if description:
+        found["description"] = description
+    if call.body is not None:
+        found["requestBody"] = {"required": True, **_content("application/json", _named(call.body))}
+        found["responses"] |= _problems(*_OF_A_BODY)
+    return found
+
+
+def _parameter(name: str) -> _Schema:
+    return {"name": name, "in": "path", "required": True, "schema": _PATH_PARAMETERS[name]}
+
+
+def _picture() -> _Schema:
+    whole = {"description": "The picture.", **_content("image/*", {})}
+    part = {"description": "The part of it that `Range` names.", **_content("image/*", {})}
+    return {
+        "operationId": "picture",
+        "summary": "The picture, or why not. What `HEAD` is answered is the same, without the bytes.",
+        "description": "Restricted pictures need a signature, an API key, or the right address or page.",
+        "security": [{}, {"key": []}],
+        "parameters": [
+            _parameter("id"),
+            {"name": "exp", "in": "query", "schema": {"type": "string", "pattern": "^[1-9][0-9]{9,10}$"}},
+            {"name": "sig", "in": "query", "schema": {"type": "string", "minLength": 1}},
+        ],
+        "responses": {"200": whole, "206": part, "304": {"description": "It is the one named."}}
+        | _problems(*_OF_A_PICTURE),
+    }
+
+
+def _answer(name: str | None) -> _Schema:
+    if name is None:
+        return {"description": "Done."}
+    return {"description": "Done.", **_content("application/json", _named(name))}
+
+
+def _problems(*statuses: int) -> _Schema:
+    content = _content("application/problem+json", _named("Problem"))
+    return {str(status): {"description": _ERRORS[status], **content} for status in sorted(statuses)}
+
+
+def _content(kind: str, schema: _Schema) -> _Schema:
+    return {"content": {kind: {"schema": schema}}}
+
+
+def _named(name: str) -> _Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _schemas() -> dict[str, _Schema]:
+    schemas = {kind.__name__: _object(kind) for kind in _REQUESTS + _ANSWERS}
+    wanted = schemas["ImageRequest"]
+    sign = {"anyOf": [_named("SignRequest"), {"type": "null"}], "description": "Signs the URL of the answer."}
+    schemas["Create"] = {**wanted, "properties": {**wanted["properties"], "sign": sign}}
+    schemas["Changes"] = {name: value for name, value in wanted.items() if name != "required"}
+    return {**schemas, "Problem": _PROBLEM}
+
+
+def _object(kind: type) -> _Schema:
+    fields = attrs.fields(attrs.resolve_types(kind))
+    limits = _LIMITS.get(kind, {})
+    found: _Schema = {
+        "type": "object",
+        "description": (inspect.getdoc(kind) or "").replace("``", "`"),
+        "properties": {field.name: {**_type(field.type), **limits.get(field.name, {})} for field in fields},
+    }
+    if kind in _REQUESTS:
+        needed = [field.name for field in fields if field.default is attrs.NOTHING]
+        found["additionalProperties"] = False
+    else:
+        needed = [field.name for field in fields]  # an answer has all of them
+    return {**found, "required": needed} if needed else found
+
+
+def _type(kind: Any) -> _Schema:
+    if kind in _PLAIN:
+        return dict(_PLAIN[kind])
+    if attrs.has(kind):
+        return _named(kind.__name__)
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # of something and None, throughout
+        some = _type(parts[0])
+        return {**some, "type": [some["type"], "null"]}
+    if origin is tuple:
+        return {"type": "array", "items": _type(parts[0])}
+    return {"type": "object", "additionalProperties": _type(parts[1])}

@@ -1,0 +1,108 @@
+"""API keys and access keys: the statements, each taking a connection last, for ``Records``."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from blossom_async.errors import Conflict
+from blossom_async.gateway.records.tables import AccessKey, ApiKey, access_keys, api_keys, revision
+
+__all__ = [
+    "access_key",
+    "access_key_by_id",
+    "add_api_key",
+    "all_api_keys",
+    "api_key_by_digest",
+    "count_revision",
+    "current_revision",
+    "revoke_access_key",
+    "revoke_api_key",
+]
+
+
+def add_api_key(key: ApiKey, connection: sa.Connection) -> None:
+    """Stores a key. Raises ``Conflict`` (``name_taken``) when there is, or was, one of that name."""
+    if connection.scalar(sa.select(api_keys.c.name).where(api_keys.c.name == key.name)) is not None:
+        raise Conflict(f"there is an API key of the name {key.name!r}; choose another", code="name_taken")
+    connection.execute(
+        api_keys.insert().values(
+            name=key.name,
+            tenant=key.tenant,
+            digest=key.digest,
+            created_at=key.created_at,
+            revoked_at=key.revoked_at,
+        )
+    )
+
+
+def all_api_keys(connection: sa.Connection) -> list[ApiKey]:
+    """Every key ever made, the oldest first, revoked ones included."""
+    return [ApiKey(**row) for row in _rows(connection, sa.select(api_keys).order_by(api_keys.c.created_at))]
+
+
+def api_key_by_digest(digest: bytes, connection: sa.Connection) -> ApiKey | None:
+    """The key with this SHA-256."""
+    rows = _rows(connection, sa.select(api_keys).where(api_keys.c.digest == digest))
+    return ApiKey(**rows[0]) if rows else None
+
+
+def revoke_api_key(name: str, now: datetime, connection: sa.Connection) -> bool:
+    """Whether there is one of that name; from now on it opens nothing."""
+    if connection.scalar(sa.select(api_keys.c.name).where(api_keys.c.name == name)) is None:
+        return False
+    live = (api_keys.c.name == name) & api_keys.c.revoked_at.is_(None)
+    connection.execute(api_keys.update().where(live).values(revoked_at=now))
+    count_revision(connection)
+    return True
+
+
+def access_key(tenant: str, name: str, fresh_id: str, now: datetime, connection: sa.Connection) -> AccessKey:
+    """The tenant's access key of that name, made with ``fresh_id`` if there was none. It may be revoked."""
+    if (known := _access_key(tenant, name, connection)) is not None:
+        return known
+    made = AccessKey(tenant=tenant, name=name, access_id=fresh_id, created_at=now)
+    connection.execute(
+        access_keys.insert().values(tenant=tenant, name=name, access_id=fresh_id, created_at=now)
+    )
+    return made
+
+
+def access_key_by_id(access_id: str, connection: sa.Connection) -> AccessKey | None:
+    """The access key that stands in a URL."""
+    rows = _rows(connection, sa.select(access_keys).where(access_keys.c.access_id == access_id))
+    return AccessKey(**rows[0]) if rows else None
+
+
+def revoke_access_key(
+    tenant: str, name: str, fresh_id: str, now: datetime, connection: sa.Connection
+) -> None:
+    """No URL signed under it is good any more, and none will be, also if none was signed yet."""
+    access_key(tenant, name, fresh_id, now, connection)
+    of_that_name = (access_keys.c.tenant == tenant) & (access_keys.c.name == name)
+    live = of_that_name & access_keys.c.revoked_at.is_(None)
+    connection.execute(access_keys.update().where(live).values(revoked_at=now))
+    count_revision(connection)
+
+
+def current_revision(connection: sa.Connection) -> int:
+    """Grows with every change that takes something away: a delete or a revocation."""
+    value: int | None = connection.scalar(sa.select(revision.c.value))
+    return value or 0
+
+
+def count_revision(connection: sa.Connection) -> None:
+    """To be called by every such change, in its own transaction."""
+    connection.execute(revision.update().values(value=revision.c.value + 1))
+
+
+def _access_key(tenant: str, name: str, connection: sa.Connection) -> AccessKey | None:
+    of_that_name = (access_keys.c.tenant == tenant) & (access_keys.c.name == name)
+    rows = _rows(connection, sa.select(access_keys).where(of_that_name))
+    return AccessKey(**rows[0]) if rows else None
+
+
+def _rows(connection: sa.Connection, statement: sa.Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(statement).mappings()]

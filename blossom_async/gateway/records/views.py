@@ -1,0 +1,247 @@
+"""Views of pictures: the statements."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from blossom_async.errors import Conflict
+from blossom_async.gateway.records.tables import images, imports, salts, viewers, views
+
+__all__ = [
+    "CampaignViews",
+    "add_viewers",
+    "add_views",
+    "campaign_views",
+    "campaigns",
+    "fold",
+    "forget_salts",
+    "imported_up_to",
+    "store",
+    "store_imported",
+]
+
+_SALT_LIFE = timedelta(hours=48)
+_IDS_AT_ONCE = 1000
+_MOST_GROUPS = 1000
+_COUNTS = ("views", "loads", "load_us")
+
+Picture = tuple[str, str, int, str]
+"""Tenant, tracking id, day and id of the picture: the key of ``views``."""
+
+
+@attrs.frozen
+class CampaignViews:
+    """Views of a campaign: rows of views, loads, microseconds of load time, and viewers.
+
+    In ``days`` the number of the day stands before them, in ``groups`` a metadata key and its value.
+    """
+
+    days: Sequence[tuple[int, int, int, int, int]]
+    groups: Sequence[tuple[str, str, int, int, int, int]]
+
+
+def store(
+    counts: Mapping[Picture, Sequence[int]],
+    seen: Collection[tuple[Picture, bytes]],
+    now: datetime,
+    connection: sa.Connection,
+) -> None:
+    """Adds views: for each picture and day the counts, and who has seen it.
+
+    Of a viewer only a hash is kept, under a salt of the day that all processes share and that is thrown
+    away 48 hours after it was made: from then on nobody can tell whose hash it is. Views of a picture that
+    was deleted meanwhile count under no picture's name.
+    """
+    live = _live({picture[3] for picture in counts}, connection)
+
+    def row(picture: Picture) -> dict[str, Any]:
+        tenant, tracking_id, day, image_id = picture
+        image_id = image_id if image_id in live else ""
+        return {"tenant": tenant, "tracking_id": tracking_id, "day": day, "image_id": image_id}
+
+    sums = (dict(zip(_COUNTS, count, strict=True)) for count in counts.values())
+    add_views([row(picture) | count for picture, count in zip(counts, sums, strict=True)], connection)
+    forget_salts(now, connection)
+    keys = {day: _salt(day, now, connection) for day in {picture[2] for picture, _ in seen}}
+    add_viewers(
+        [row(picture) | {"viewer": _hashed(keys[picture[2]], picture, who)} for picture, who in seen],
+        connection,
+    )
+
+
+def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
+    """Adds counts, each a row of ``views``, to those that are there."""
+    if rows:
+        adding = insert(views)
+        counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
+        connection.execute(adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts), rows)
+
+
+def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
+    """Adds rows of ``viewers``; one that is there already counts once."""
+    if rows:
+        connection.execute(insert(viewers).on_conflict_do_nothing(), rows)
+
+
+def forget_salts(now: datetime, connection: sa.Connection) -> None:
+    """Throws away the salts that were made 48 hours ago or earlier."""
+    connection.execute(salts.delete().where(salts.c.made_at <= now - _SALT_LIFE))
+
+
+def fold(image_id: str, connection: sa.Connection) -> None:
+    """A deleted picture's views go on counting for its campaign, under no picture's name.
+
+    A campaign whose pictures nobody has seen stays known by a row without views.
+    """
+    campaign = (images.c.id == image_id) & images.c.tracking_id.is_not(None)
+    for tenant, tracking_id in connection.execute(
+        sa.select(images.c.tenant, images.c.tracking_id).where(campaign)
+    ).all():
+        nothing = {"tenant": tenant, "tracking_id": tracking_id, "day": 0, "image_id": ""}
+        add_views([{**nothing, "views": 0, "loads": 0, "load_us": 0}], connection)
+    for table, add in ((views, add_views), (viewers, add_viewers)):
+        own = connection.execute(sa.select(table).where(table.c.image_id == image_id)).mappings().all()
+        if own:
+            add([{**row, "image_id": ""} for row in own], connection)
+            connection.execute(table.delete().where(table.c.image_id == image_id))
+
+
+def campaign_views(
+    tenant: str, tracking_id: str, first: int, last: int, connection: sa.Connection
+) -> CampaignViews | None:
+    """The views of a tenant's campaign from the first to the last day; None when there is no such campaign.
+
+    ``groups`` has the 1,000 values of metadata with the most views, also those without any; pictures that
+    were deleted are in none.
+    """
+
+    of_campaign = [(table, _of(table, tenant, tracking_id)) for table in (images, views)]
+    known = [sa.exists().where(campaign).select_from(table) for table, campaign in of_campaign]
+    if not connection.scalar(sa.select(sa.or_(*known))):
+        return None
+    seen, by = (
+        (_of(table, tenant, tracking_id) & table.c.day.between(first, last)) for table in (views, viewers)
+    )
+    return CampaignViews(_days(seen, by, connection), _groups(tenant, tracking_id, seen, by, connection))
+
+
+def _of(table: sa.Table, tenant: str, tracking_id: str) -> sa.ColumnElement[bool]:
+    return (table.c.tenant == tenant) & (table.c.tracking_id == tracking_id)
+
+
+def _days(
+    seen: sa.ColumnElement[bool], by: sa.ColumnElement[bool], connection: sa.Connection
+) -> list[tuple[int, int, int, int, int]]:
+    sums = [sa.func.sum(views.c[name]) for name in _COUNTS]
+    rows = sa.select(views.c.day, *sums).where(seen, views.c.views > 0)
+    counted = connection.execute(rows.group_by(views.c.day).order_by(views.c.day)).all()
+    several = sa.select(viewers.c.day, sa.func.count(viewers.c.viewer.distinct()).label("several")).where(by)
+    known = {row.day: row.several for row in connection.execute(several.group_by(viewers.c.day))}
+    return [(day, *counts, known.get(day, 0)) for day, *counts in counted]
+
+
+def _groups(
+    tenant: str,
+    tracking_id: str,
+    seen: sa.ColumnElement[bool],
+    by: sa.ColumnElement[bool],
+    connection: sa.Connection,
+) -> list[tuple[str, str, int, int, int, int]]:
+    metadata = sa.func.json_each(images.c.request, "$.metadata").table_valued("key", "value")
+    label = (metadata.c.key, metadata.c.value)
+    # Summed up for each picture first: joined with every day of every picture it takes minutes.
+    sums = [sa.func.sum(views.c[name]).label(name) for name in _COUNTS]
+    picture = sa.select(views.c.image_id, *sums).where(seen).group_by(views.c.image_id).subquery()
+    total = [sa.func.coalesce(sa.func.sum(picture.c[name]), 0) for name in _COUNTS]
+    labelled = images.join(metadata, sa.true()).outerjoin(picture, picture.c.image_id == images.c.id)
+    counted = connection.execute(
+        sa.select(*label, *total)
+        .select_from(labelled)
+        .where(_of(images, tenant, tracking_id))
+        .group_by(*label)
+        .order_by(total[0].desc(), *label)
+        .limit(_MOST_GROUPS)
+    ).all()
+    several = connection.execute(
+        sa.select(*label, sa.func.count(viewers.c.viewer.distinct()))
+        .select_from(viewers.join(images, images.c.id == viewers.c.image_id).join(metadata, sa.true()))
+        .where(by)
+        .group_by(*label)
+    )
+    known = {(key, value): count for key, value, count in several}
+    return [(key, value, *counts, known.get((key, value), 0)) for key, value, *counts in counted]
+
+
+def campaigns(image_ids: Collection[str], connection: sa.Connection) -> dict[str, tuple[str, str]]:
+    """Tenant and tracking id of those pictures that are tracked and not deleted."""
+    found: dict[str, tuple[str, str]] = {}
+    for some in _in_parts(image_ids):
+        rows = connection.execute(
+            sa.select(images.c.id, images.c.tenant, images.c.tracking_id).where(
+                images.c.id.in_(some), images.c.tracking_id.is_not(None)
+            )
+        )
+        found |= {image_id: (tenant, tracking_id) for image_id, tenant, tracking_id in rows}
+    return found
+
+
+def imported_up_to(log: bytes, connection: sa.Connection) -> int:
+    """How many bytes of an access log have been counted."""
+    return connection.scalar(sa.select(imports.c.position).where(imports.c.log == log)) or 0
+
+
+def store_imported(
+    log: bytes,
+    start: int,
+    stop: int,
+    counts: Mapping[Picture, Sequence[int]],
+    seen: Collection[tuple[Picture, bytes]],
+    now: datetime,
+    connection: sa.Connection,
+) -> None:
+    """As ``store``, with views out of the bytes of an access log from ``start`` to ``stop``, once.
+
+    Raises ``Conflict`` when someone else has counted these bytes meanwhile.
+    """
+    if imported_up_to(log, connection) != start:
+        raise Conflict(
+            "this log is being imported by another process too; wait for it, then import the log again",
+            code="import_under_way",
+        )
+    adding = insert(imports).values(log=log, position=stop)
+    connection.execute(adding.on_conflict_do_update(index_elements=[imports.c.log], set_={"position": stop}))
+    store(counts, seen, now, connection)
+
+
+def _live(image_ids: Collection[str], connection: sa.Connection) -> set[str]:
+    live: set[str] = set()
+    for some in _in_parts(image_ids):
+        rows = sa.select(images.c.id).where(images.c.id.in_(some), images.c.deleted_at.is_(None))
+        live |= set(connection.scalars(rows))
+    return live
+
+
+def _in_parts(image_ids: Collection[str]) -> list[list[str]]:
+    ids = sorted(image_ids)
+    return [ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE)]
+
+
+def _salt(day: int, now: datetime, connection: sa.Connection) -> bytes:
+    fresh = {"day": day, "salt": secrets.token_bytes(32), "made_at": now}
+    connection.execute(insert(salts).on_conflict_do_nothing(), fresh)
+    salt: bytes = connection.execute(sa.select(salts.c.salt).where(salts.c.day == day)).scalar_one()
+    return salt
+
+
+def _hashed(salt: bytes, picture: Picture, who: bytes) -> bytes:
+    tenant, tracking_id, _, _ = picture
+    message = f"{len(tenant)} {tenant}{tracking_id}".encode() + who
+    return hmac.digest(salt, message, "sha256")[:16]

@@ -1,0 +1,102 @@
+"""What a gateway clears away by itself: files of expired pictures, and files that no picture has."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from blossom_async.errors import Overloaded
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.records import ImageRecord, Records
+from blossom_async.gateway.records import upkeep as statements
+
+__all__ = ["ORPHAN_AGE", "Upkeep"]
+
+ORPHAN_AGE = timedelta(hours=24)
+"""A file is written before its row; one this old without a row was left by a process that died in between."""
+
+_TOGETHER = 200  # pictures swept in one step
+_STEPS = 60  # in so many runs every folder has been looked through once
+
+_log = logging.getLogger("blossom_async.gateway")
+
+
+class Upkeep:
+    """Two duties. A picture's row stays: its URL goes on answering 410, and it can be made again.
+
+    The file goes first, then the row is marked: whoever dies in between has only to do it again. Several
+    processes may do it on one data folder.
+    """
+
+    def __init__(
+        self, records: Records, blobs: LocalBlobs, *, every_s: float, now: Callable[[], datetime]
+    ) -> None:
+        self._records = records
+        self._blobs = blobs
+        self._every_s = every_s
+        self._now = now
+        self._folders: list[str] = []  # not looked through yet in this round
+        self._step = 0
+        self.swept = 0
+        self.orphans = 0
+
+    async def run(self) -> None:
+        """Both duties again and again, until it is cancelled."""
+        while True:
+            try:
+                await self.sweep()
+                await self.clear_orphans()
+            except Overloaded as exc:
+                _log.warning("nothing is cleared away for now: %s", exc.detail)
+            except Exception:  # noqa: BLE001 - the task's border: pictures are served without it
+                _log.exception("clearing away failed; it is tried again in %g s", self._every_s)
+            await asyncio.sleep(self._every_s)
+
+    async def sweep(self) -> int:
+        """Removes the files of all pictures that have expired; how many pictures that were.
+
+        One whose file cannot be removed is left for the next time.
+        """
+        now = self._now()
+        swept = 0
+        last: ImageRecord | None = None
+        while due := await self._records.read(partial(statements.expired_unswept, now, last, _TOGETHER)):
+            last = due[-1]
+            bare = [record.id for record in due if await self._emptied(record)]
+            await self._records.write(partial(statements.mark_swept, bare, now))
+            swept += len(bare)
+        self.swept += swept
+        return swept
+
+    async def clear_orphans(self) -> int:
+        """Removes old files without a picture, in the next sixtieth of the folders; how many files."""
+        if not self._folders:
+            self._folders = await self._blobs.folders()
+            self._step = math.ceil(len(self._folders) / _STEPS)
+        part, self._folders = self._folders[: self._step], self._folders[self._step :]
+        removed = 0
+        for folder in part:
+            files = await self._blobs.files_before(folder, self._now() - ORPHAN_AGE)
+            for start in range(0, len(files), _TOGETHER):
+                some = files[start : start + _TOGETHER]
+                ids = {image_id for image_id, _ in some}
+                kept = await self._records.read(partial(statements.having_files, ids))
+                for image_id, extension in some:
+                    if image_id not in kept:
+                        await self._blobs.delete(image_id, extension)
+                        removed += 1
+        self.orphans += removed
+        return removed
+
+    async def _emptied(self, record: ImageRecord) -> bool:
+        try:
+            for file in record.files:
+                await self._blobs.delete(record.id, file.format)
+        except Overloaded as exc:
+            _log.warning("the files of an expired picture stay for now: %s", exc.detail)
+            return False
+        return True
