@@ -18,6 +18,47 @@ BLOCKS = dict(re.findall(r"^# (.*?)\n\n```python\n(.*?)^```$", GUIDE, re.MULTILI
 OWN_CLIENT = {"Basic URL Generation", "Custom CDN Prefix"}
 AWAITING = {name for name, code in BLOCKS.items() if "await " in code}
 
+EARLIER = {"Get URL Statistics": ("Track URL Usage",)}
+
+
+def signed(client: Any, names: dict[str, Any]) -> None:
+    """The URL has the form the guide shows, opens, and is protected."""
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/image/[0-9A-Za-z]{22}\?exp=\d+&sig=[\w.-]+", names["url"])
+    assert client.image.validate_url(names["url"])
+    assert not client.image.validate_url(names["url"].partition("?")[0])
+
+
+def restricted(client: Any, names: dict[str, Any]) -> None:
+    """Each of the three rules refuses by itself; together they let the right viewer in."""
+    right = {"authorized": True, "address": "192.168.1.7", "referer": "https://cdn.myapp.com/"}
+    wrong = {"authorized": False, "address": "192.168.2.7", "referer": "https://myapp.com.evil.com/"}
+    assert client.image.explain_url(names["url"], **right).status == 200
+    for name, value in wrong.items():
+        assert client.image.explain_url(names["url"], **{**right, name: value}).status in {401, 403}
+
+
+def lighter(client: Any, names: dict[str, Any]) -> None:
+    """The file is at most half of what it is without the preset."""
+    path = names["url"].rpartition("/")[2]
+    light = client.image.generate_url_with_info("detailed image", seed=1, quality_preset="web_optimized")
+    plain = client.image.generate_url_with_info("detailed image", seed=1)
+    assert light.file_size <= plain.file_size / 2
+    assert len(path) == 22
+
+
+def counted(_: Any, names: dict[str, Any]) -> None:
+    """The campaign is known and has not been seen yet."""
+    assert names["stats"].tracking_id == "campaign-summer-2024"
+    assert (names["stats"].total_views, names["stats"].unique_viewers) == (0, 0)
+
+
+CHECKS = {
+    "Signed URLs": signed,
+    "Access Control": restricted,
+    "URL Compression": lighter,
+    "Get URL Statistics": counted,
+}
+
 pytestmark = pytest.mark.filterwarnings("ignore:BlossomClient has no base_url:UserWarning")
 
 
@@ -43,8 +84,12 @@ def test_blocks_without_await(name: str) -> None:
     """They run inside ``with BlossomClient() as client``."""
     with BlossomClient() as client:
         names: dict[str, Any] = {"client": client}
+        for first in EARLIER.get(name, ()):
+            exec(compiled(first), names)  # noqa: S102 - the guide's own code
         exec(compiled(name), names)  # noqa: S102 - the guide's own code
         assert isinstance(names.get("url", ""), str)
+        if name in CHECKS:
+            CHECKS[name](client, names)
         assert isinstance(names.get("result"), ImageInfo | None)
         if "ProductImageService" in names:
             images = names["ProductImageService"](client).generate_product_images({"name": "Teapot"})
