@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import re
-import socket
 from collections.abc import Callable, Collection
 
 import aiohttp
-from aiohappyeyeballs import AddrInfoType
 from yarl import URL
 
 from blossom_async.errors import InvalidRequest, TimedOut, TransportError, class_for_status
+from blossom_async.guard import Guard
 from blossom_async.models import PreloadResult
 
-__all__ = ["METHODS", "check_url", "is_public", "preload_one", "validate", "warmup_hosts", "warmup_session"]
+__all__ = ["METHODS", "check_url", "preload_one", "validate", "warmup_hosts", "warmup_session"]
 
 METHODS = ("auto", "HEAD", "GET")
 _PER_HOST = 8
 _HOST = re.compile(r"[^\s/@?#\\]+")
 _HEAD_REFUSED = {403, 405, 501}
 _DRAIN = 64 * 1024
-_WITH_IPV4 = tuple(  # NAT64 (RFC 6052, 8215), IPv4-translated (RFC 2765): the IPv4 address comes last
-    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")
-)
-_ISATAP = {0x00005EFE, 0x02005EFE}  # RFC 5214, 6.1
-_NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, documentation, SRv6, dummy
-    ipaddress.ip_network(network)
-    for network in ("192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
-)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet.
-
-    IPv4 addresses inside IPv6 ones (mapped, compatible, translated, 6to4, NAT64, Teredo, ISATAP) are judged
-    by what they lead to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
-    """
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        if any(ip in network for network in _WITH_IPV4) or int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and int(ip) >> 32 == 0:
-            inner = ipaddress.IPv4Address(int(ip))
-        if inner is not None:
-            return is_public(str(inner))
-    excluded = any(ip.version == network.version and ip in network for network in _NOT_PUBLIC)
-    return ip.is_global and not ip.is_multicast and not excluded
 
 
 def warmup_hosts(wish: str | Collection[str]) -> frozenset[str] | None:
@@ -91,30 +58,10 @@ def warmup_session(
     address that is about to be connected to, so that it holds for literals, for every DNS answer and for each
     redirect. It carries no credentials, cookies or proxies.
     """
-    own_addresses: set[tuple[str, int]] = set()
-    trusted = {*own_hosts, *(hosts or ())}
-
-    class Resolver(aiohttp.ThreadedResolver):
-        async def resolve(
-            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-        ) -> list[aiohttp.abc.ResolveResult]:
-            answers = await super().resolve(host, port, family)
-            if f"{host}:{port}" in trusted or host in trusted:
-                own_addresses.update((answer["host"], port) for answer in answers)
-            return answers
-
-    def guarded_socket(info: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, address = info
-        host, port = str(address[0]), int(address[1])
-        allowed = f"{host}:{port}" in trusted or host in trusted or (host, port) in own_addresses
-        if not allowed and (hosts is not None or not is_public(host)):
-            what = "a public address" if hosts is None else "of a host that warmup allows"
-            raise PermissionError(errno.EACCES, f"{host} is not {what}")
-        return socket.socket(family, kind, protocol)
-
+    guard = Guard({*own_hosts, *(hosts or ())}, public=hosts is None)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, limit_per_host=_PER_HOST, resolver=Resolver(), socket_factory=guarded_socket
+            limit=0, limit_per_host=_PER_HOST, resolver=guard.resolver(), socket_factory=guard.socket
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Sec-Purpose": "prefetch"},  # nobody looks: the gateway counts no view

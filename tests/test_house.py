@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "models": {"errors", "rules"},
     "batch": {"errors", "batch"},
     "transport": {"errors", "models", "batch"},  # of batch only the reading of headers
-    "warmup": {"errors", "models"},
-    "images": {"models", "batch", "transport", "warmup", "errors"},
-    "blocking": {"images", "models", "batch", "transport", "warmup", "errors"},
+    "guard": set(),
+    "warmup": {"errors", "guard", "models"},
+    "images": {"models", "batch", "transport", "warmup", "guard", "errors"},
+    "blocking": {"images", "models", "batch", "transport", "warmup", "guard", "errors"},
     "embedded": {"errors", "models", "gateway"},
-    "client": {"images", "blocking", "embedded", "models", "batch", "transport", "warmup", "errors"},
+    "client": {"images", "blocking", "embedded", "models", "batch", "transport", "warmup", "guard", "errors"},
     "testing": {"errors", "testing"},
-    "gateway": {"models", "errors", "rules", "batch", "gateway"},
+    "gateway": {"models", "errors", "guard", "rules", "batch", "gateway"},
 }
 """Room -> rooms it may import. The command line may import all, and only its ``serve`` the gateway."""
 

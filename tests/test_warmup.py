@@ -11,8 +11,9 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from blossom_async.errors import InvalidRequest, Overloaded, RateLimited, TransportError
+from blossom_async.guard import is_public
 from blossom_async.models import PreloadResult
-from blossom_async.warmup import check_url, is_public, preload_one, validate, warmup_hosts, warmup_session
+from blossom_async.warmup import check_url, preload_one, validate, warmup_hosts, warmup_session
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -1,0 +1,94 @@
+"""Which addresses a request to a URL of someone else's may reach."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Collection
+
+import aiohttp
+from aiohappyeyeballs import AddrInfoType
+
+__all__ = ["Guard", "is_public"]
+
+_WITH_IPV4 = tuple(  # NAT64 (RFC 6052, 8215), IPv4-translated (RFC 2765): the IPv4 address comes last
+    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")
+)
+_ISATAP = {0x00005EFE, 0x02005EFE}  # RFC 5214, 6.1
+_NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, documentation, SRv6, dummy
+    ipaddress.ip_network(network)
+    for network in ("192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
+)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet.
+
+    IPv4 addresses inside IPv6 ones (mapped, compatible, translated, 6to4, NAT64, Teredo, ISATAP) are judged
+    by what they lead to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        if any(ip in network for network in _WITH_IPV4) or int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and int(ip) >> 32 == 0:
+            inner = ipaddress.IPv4Address(int(ip))
+        if inner is not None:
+            return is_public(str(inner))
+    excluded = any(ip.version == network.version and ip in network for network in _NOT_PUBLIC)
+    return ip.is_global and not ip.is_multicast and not excluded
+
+
+class Guard:
+    """For a session's connector: it reaches trusted hosts and, if ``public``, the internet.
+
+    ``trusted`` names hosts ("host" for any port, or "host:port"), wherever they resolve to. The rule is
+    applied to the address that is about to be connected to, so that it holds for literals, for every DNS
+    answer and for each redirect.
+    """
+
+    def __init__(self, trusted: Collection[str], *, public: bool = True) -> None:
+        self._trusted = frozenset(trusted)
+        self._public = public
+        self._addresses: set[tuple[str, int]] = set()  # of trusted hosts
+
+    def resolver(self) -> aiohttp.abc.AbstractResolver:
+        """What the connector must resolve names with. To be called in the event loop."""
+        return _Resolver(self)
+
+    def socket(self, info: AddrInfoType) -> socket.socket:
+        """What the connector must make sockets with. Raises ``PermissionError``."""
+        family, kind, protocol, _, address = info
+        host, port = str(address[0]), int(address[1])
+        if not self._trusts(host, port) and (host, port) not in self._addresses:
+            if not self._public:
+                raise PermissionError(errno.EACCES, f"{host} is not of a host that warmup allows")
+            if not is_public(host):
+                raise PermissionError(errno.EACCES, f"{host} is not a public address")
+        return socket.socket(family, kind, protocol)
+
+    def resolved(self, host: str, port: int, addresses: Collection[str]) -> None:
+        """Where a host's name leads."""
+        if self._trusts(host, port):
+            self._addresses.update((address, port) for address in addresses)
+
+    def _trusts(self, host: str, port: int) -> bool:
+        return host in self._trusted or f"{host}:{port}" in self._trusted
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        answers = await super().resolve(host, port, family)
+        self._guard.resolved(host, port, [answer["host"] for answer in answers])
+        return answers
