@@ -43,12 +43,12 @@ def test_a_picture_without_expiry_and_without_a_wish_is_immutable_for_a_year() -
 
 def test_a_picture_with_expiry_is_fresh_for_what_remains() -> None:
     """Row 2 of the class table: never `immutable`, always `must-revalidate`."""
-    assert cache_control(None, NOW + timedelta(seconds=90), NOW) == "public, max-age=90, must-revalidate"
+    assert cache_control(None, NOW + timedelta(seconds=90), NOW) == "public, max-age=89, must-revalidate"
 
 
 def test_what_remains_is_rounded_down() -> None:
-    """With 1.999999 s left a cache may keep the picture for 1 s."""
-    left = NOW + timedelta(seconds=1, microseconds=999_999)
+    """With 2.999999 s left a cache may keep the picture for 1 s: one that counts whole seconds adds one."""
+    left = NOW + timedelta(seconds=2, microseconds=999_999)
     assert cache_control(None, left, NOW) == "public, max-age=1, must-revalidate"
 
 
@@ -109,8 +109,8 @@ def test_a_wish_without_a_usable_age_gets_one(wish: str, sent: str) -> None:
     ],
 )
 def test_a_wish_with_expiry_can_only_lower(wish: str, sent: str) -> None:
-    """With 100 s left nothing a maker asked for lets a cache serve the picture after them."""
-    assert cache_control(wish, NOW + timedelta(seconds=100), NOW) == sent
+    """With 101 s left nothing a maker asked for lets a cache serve the picture after them."""
+    assert cache_control(wish, NOW + timedelta(seconds=101), NOW) == sent
 
 
 _DIRECTIVES = st.sampled_from(

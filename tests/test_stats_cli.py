@@ -520,7 +520,8 @@ def test_the_log_format_of_the_help_is_the_one_that_is_read() -> None:
     assert shown_format == LOG_FORMAT
     values = {
         "remote_addr": "203.0.113.5", "remote_user": "-", "time_local": WHEN, "status": "200",
-        "request": f"GET /image/{ID} HTTP/2.0", "body_bytes_sent": "5", "http_referer": "-",
+        "request_method": "GET", "uri": f"/image/{ID}", "server_protocol": "HTTP/2.0",
+        "body_bytes_sent": "5", "http_referer": "-",
         "http_user_agent": "Firefox", "request_time": "0.250", "upstream_cache_status": "HIT",
         "http_sec_purpose": "-",
     }  # fmt: skip

@@ -180,9 +180,10 @@ def import_log(access_log: Path, **given: Any) -> int:
     The log is one of nginx, plain or packed with gzip, and its lines say whether the cache had the picture:
 
     \b
-    log_format blossom '$remote_addr - $remote_user [$time_local] "$request" '
-        '$status $body_bytes_sent "$http_referer" "$http_user_agent" '
-        '$request_time $upstream_cache_status "$http_sec_purpose"';
+    log_format blossom '$remote_addr - $remote_user [$time_local] '
+        '"$request_method $uri $server_protocol" $status $body_bytes_sent '
+        '"$http_referer" "$http_user_agent" $request_time $upstream_cache_status '
+        '"$http_sec_purpose"';
 
     Lines are counted once: the same log again, renamed, packed or grown, adds what is new in it. It works on
     the data folder, whether or not a gateway runs.

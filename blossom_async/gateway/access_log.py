@@ -26,10 +26,12 @@ from blossom_async.models import FORMATS, IMAGE_ID
 __all__ = ["LOG_FORMAT", "Imported", "import_log", "read_line"]
 
 LOG_FORMAT = (
-    '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" '
-    '"$http_user_agent" $request_time $upstream_cache_status "$http_sec_purpose"'
+    '$remote_addr - $remote_user [$time_local] "$request_method $uri $server_protocol" $status '
+    '$body_bytes_sent "$http_referer" "$http_user_agent" $request_time $upstream_cache_status '
+    '"$http_sec_purpose"'
 )
-"""What nginx shall write: its own format "combined" and three fields, of which the last may be missing."""
+"""What nginx shall write: its own format "combined", without the signatures that stand in ``$request``, and
+three more fields, of which the last may be missing."""
 
 _VIEWS_AT_ONCE = 5000  # in one transaction, for which a running gateway waits some hundredths of a second
 _LINES_AT_ONCE = 50_000

@@ -164,7 +164,8 @@ def http_date(moment: datetime) -> str:
 
 
 def _public(asked: str | None, expires_at: datetime | None, now: datetime) -> str:
-    left = YEAR_S if expires_at is None else _seconds_until(expires_at, now)
+    # A second less than there is: caches that count in whole ones keep a picture through the last of them.
+    left = YEAR_S if expires_at is None else max(0, _seconds_until(expires_at, now) - 1)
     if asked is None:
         asked = "public, immutable" if expires_at is None else "public"
     wishes = list(directives(asked))
