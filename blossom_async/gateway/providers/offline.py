@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blossom_async.errors import InvalidRequest
-from blossom_async.gateway.providers import Artwork
+from blossom_async.gateway.providers import Artwork, Model
 from blossom_async.gateway.providers.scenery import paint
 from blossom_async.models import ImageRequest
 
@@ -24,6 +25,7 @@ class Offline:
     """Draws scenes from the words of a prompt. The same request and seed give the same bytes."""
 
     name = "offline"
+    keyed = True  # the same bytes again, for nothing
 
     def __init__(self, in_thread: Callable[[Callable[[], Pixels]], Awaitable[Pixels]]) -> None:
         self._in_thread = in_thread
@@ -33,7 +35,15 @@ class Offline:
         if request.model not in {None, MODEL}:
             raise InvalidRequest("model", request.model, f"{MODEL!r} or none: this gateway draws offline")
 
-    async def generate(self, request: ImageRequest, seed: int) -> Artwork:
+    def price(self, _: ImageRequest) -> Decimal:
+        """Nothing."""
+        return Decimal(0)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Its one."""
+        return (Model(name=MODEL, description="scenes from the words of the prompt", usd=Decimal(0)),)
+
+    async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Artwork:
         """The picture, drawn in a worker thread."""
         draw = partial(
             paint,

@@ -1,0 +1,379 @@
+"""OpenAI's Images API, and the servers that speak it: Azure, Together, vLLM-Omni, LocalAI, other gateways."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import aiohttp
+import attrs
+import orjson
+from yarl import URL
+
+from blossom_async.errors import InvalidRequest
+from blossom_async.gateway.providers import Delivery, Model
+from blossom_async.gateway.providers.catalogue import Catalogue, price_table
+from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
+from blossom_async.gateway.providers.verify import Inspector
+from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
+from blossom_async.models import MAX_PROMPT, ImageRequest
+
+__all__ = ["Flavour", "OpenAI", "fields_of", "flavour_of", "picture_of"]
+
+_MOST_DALL_E_WORDS = 4000
+_AZURE_VERSION = "2025-04-01-preview"
+_REDIRECTS = 3
+_FAMILY = re.compile(r"(?:.*/)?(?P<name>(?:chat)?gpt-image[\w.-]*|dall-e[\w.-]*)", re.ASCII)
+_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$", re.ASCII)
+_FIXED = re.compile(r"gpt-image-1(?![\d])|chatgpt-image", re.ASCII)
+_OPAQUE = re.compile(r"gpt-image-2(?![\d.])", re.ASCII)  # image generation guide, "Transparency"
+_FIXED_SIZES = ((1024, 1024), (1536, 1024), (1024, 1536))
+_DALL_E_SIZES = ((1024, 1024), (1792, 1024), (1024, 1792))
+# Image generation guide, "Size and quality options", of gpt-image-2 and later.
+_STEP_PX, _MAX_SIDE, _LEAST_PIXELS, _MOST_PIXELS, _WIDEST = 16, 3840, 655_360, 8_294_400, 3
+_GPT_QUALITIES = {"standard": "low", "hd": "medium", "ultra": "high"}
+
+
+class Flavour(StrEnum):
+    """Habits of a service that its model's name does not tell."""
+
+    OPENAI = "openai"
+    AZURE = "azure"
+    """The key in the header ``api-key``, and a version in the URL."""
+    TOGETHER = "together"
+    """``width`` and ``height``, and base64 under another name."""
+
+
+def flavour_of(base_url: str) -> Flavour:
+    """The flavour of a service, by its host."""
+    host = f".{URL(base_url).host or ''}"
+    if host.endswith((".azure.com", ".azure.us", ".azure.cn")):
+        return Flavour.AZURE
+    return Flavour.TOGETHER if host.endswith((".together.xyz", ".together.ai")) else Flavour.OPENAI
+
+
+@attrs.frozen
+class _Order:
+    """What is sent, and the size that is asked for with it."""
+
+    body: Mapping[str, object]
+    width: int
+    height: int
+
+
+class OpenAI:
+    """One account at OpenAI or at a server that speaks its Images API.
+
+    ``base_url`` ends in ``/v1``, or for Azure in ``/openai/deployments/NAME``; a query in it is kept.
+    ``model`` draws where a request names none; a model's name tells what it takes: ``gpt-image-*``,
+    ``dall-e-*``, or anything else. ``session`` carries the key, ``downloads`` fetches pictures that come as
+    URLs: without a key, to addresses that its ``socket_factory`` allows. ``keyed``: this server honours an
+    ``Idempotency-Key``, which OpenAI itself does not say of its Images API. ``placeholders`` and ``clock`` as
+    for ``Pollinations``.
+
+    Raises ``ConfigurationError`` for an address or a hash that is none, ``InvalidRequest`` for a model that
+    no request could name.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        downloads: aiohttp.ClientSession,
+        *,
+        model: str,
+        key: Secret | None = None,
+        base_url: str = "https://api.openai.com/v1",
+        flavour: Flavour | None = None,
+        keyed: bool = False,
+        placeholders: Iterable[str] = (),
+        timeout_s: float = 300.0,
+        connect_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._base = service_url(self.name, base_url)
+        self._flavour = flavour_of(base_url) if flavour is None else flavour
+        if self._flavour is Flavour.AZURE and "/deployments/" in self._base.path:
+            self._base = self._base.update_query({"api-version": _AZURE_VERSION, **self._base.query})
+        self.keyed = keyed
+        self._key = key
+        self._model = ImageRequest("-", model=model).model or model
+        self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
+        self._downloads = Wire(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
+        self._inspector = Inspector(self.name, placeholders, throttles=False)
+        self._catalogue = Catalogue(self._list, clock)
+        table = price_table(self.name)
+        self._own = self._base.host in table["hosts"]
+        self._prices: dict[str, Any] = table if self._own else {"tokens": {}, "pictures": {}}
+
+    def check(self, request: ImageRequest) -> None:
+        """Raises ``InvalidRequest`` for what the model cannot do, as far as its name tells."""
+        self._order(request, 0)
+
+    def price(self, request: ImageRequest) -> Decimal | None:
+        """US dollars at OpenAI itself, for the models and sizes it lists; the prompt's tokens not counted."""
+        order = self._order(request, 0)
+        by_quality = self._prices["pictures"].get(_listed(self._model_of(request)), {})
+        usd = by_quality.get(order.body.get("quality"), {}).get(order.body.get("size"))
+        return None if usd is None else Decimal(usd)
+
+    async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
+        """As for ``Provider``. Models without a seed draw another picture each time."""
+        order = self._order(request, seed)
+        answer = await self._wire.ask(
+            "POST",
+            self._url("images/generations"),
+            headers=self._headers(key),
+            json=order.body,
+        )
+        if answer.status != 200:
+            raise self._refusal(answer, request.prompt)
+        trace = request_id(answer.headers)
+        fields = fields_of(answer.body)
+        charged: Charged = "yes" if fields.get("data") or fields.get("usage") else "unknown"
+        found = picture_of(fields)
+        if isinstance(found, URL):
+            data, content_type = await self._download(found, trace)
+        elif found is not None:
+            data, content_type = found, ""
+        else:
+            raise ProviderFault(
+                self.name,
+                Kind.BAD_CONTENT,
+                "answered 200 without a picture",
+                charged=charged,
+                request_id=trace,
+                head=answer.body[:512],
+            )
+        model = self._model_of(request)
+        usd = _usd(self._prices["tokens"].get(_listed(model)), fields.get("usage"))
+        return self._inspector.delivery(
+            data,
+            content_type,
+            request,
+            width=order.width,
+            height=order.height,
+            model=model,
+            request_id=trace,
+            charged=charged,
+            usd=self.price(request) if usd is None else usd,
+            seeded="seed" in order.body,
+        )
+
+    async def models(self) -> tuple[Model, ...]:
+        """As for ``Provider``. Of OpenAI itself those that draw, of other servers all they name."""
+        return await self._catalogue.models()
+
+    def _model_of(self, request: ImageRequest) -> str:
+        return self._model if request.model is None else request.model
+
+    def _url(self, path: str) -> URL:
+        return self._base.with_path(f"{self._base.raw_path}/{path}", encoded=True, keep_query=True)
+
+    def _headers(self, key: str = "") -> dict[str, str]:
+        headers = {"Idempotency-Key": key} if key else {}
+        if self._key is None:
+            return headers
+        if self._flavour is Flavour.AZURE:
+            return {**headers, "api-key": self._key.reveal()}
+        return {**headers, "Authorization": f"Bearer {self._key.reveal()}"}
+
+    def _refusal(self, answer: Answer, prompt: str = "") -> ProviderFault:
+        key = self._key.reveal() if self._key else ""
+        return refusal(self.name, answer.status, answer.headers, answer.body, key=key, prompt=prompt)
+
+    def _order(self, request: ImageRequest, seed: int) -> _Order:
+        model = self._model_of(request)
+        family = _FAMILY.fullmatch(model)
+        if family is None:
+            return _generic(request, model, seed, self._flavour)
+        if family["name"].startswith("dall-e"):
+            return _dall_e(request, model)
+        return _gpt_image(request, model, family["name"])
+
+    async def _download(self, url: URL, trace: str | None) -> tuple[bytes, str]:
+        problem = ""
+        try:
+            answer = await self._downloads.ask("GET", url, headers={}, redirects=_REDIRECTS)
+            if answer.status == 200:
+                return answer.body, answer.headers.get("Content-Type", "")
+            problem = f"it answered {answer.status}"
+        except ProviderFault as exc:
+            problem = exc.detail
+        # The reason has no `from`: what is known of the money is the API's answer, not this.
+        raise ProviderFault(
+            self.name,
+            Kind.BAD_CONTENT,
+            f"gave a URL at {url.host} that brings no picture: {problem}",
+            charged="yes",
+            request_id=trace,
+        )
+
+    async def _list(self) -> tuple[Model, ...]:
+        answer = await self._wire.ask("GET", self._url("models"), headers=self._headers())
+        if answer.status != 200:
+            raise self._refusal(answer)
+        listed = fields_of(answer.body).get("data")
+        if not isinstance(listed, list):
+            raise ProviderFault(self.name, Kind.BAD_CONTENT, "sent no list of models", charged="no")
+        named = (entry.get("id") for entry in listed if isinstance(entry, dict))
+        names = [name for name in named if isinstance(name, str)]
+        return tuple(Model(name=name) for name in names if not self._own or _FAMILY.fullmatch(name))
+
+
+def _gpt_image(request: ImageRequest, model: str, name: str) -> _Order:
+    if request.transparency and _OPAQUE.match(name):
+        allowed = f"False with the model {model}, or a model with transparency, such as gpt-image-2.5-flare"
+        raise InvalidRequest("transparency", True, allowed)
+    wanted = request.width, request.height
+    width, height = _nearest(wanted, _FIXED_SIZES) if _FIXED.match(name) else _flexible(*wanted)
+    body: dict[str, object] = {
+        "model": model,
+        "prompt": request.prompt,
+        "size": f"{width}x{height}",
+        "quality": _GPT_QUALITIES[request.quality],
+        # Lossless, since it is encoded again here; jpeg comes sooner where the end is a jpg anyway.
+        "output_format": "jpeg" if request.format == "jpg" else "png",
+    }
+    if request.negative_prompt is not None:  # these models take instructions
+        body["prompt"] = prompt = f"{request.prompt}\n\nDo not show: {request.negative_prompt}"
+        if len(prompt) > MAX_PROMPT:
+            seen = f"with prompt a text of {len(prompt):,} characters"
+            allowed = f"at most {MAX_PROMPT:,} characters with the prompt, which {model} takes it with"
+            raise InvalidRequest("negative_prompt", "", allowed, seen=seen)
+    if request.transparency:
+        body["background"] = "transparent"
+    return _Order(body, width, height)
+
+
+def _dall_e(request: ImageRequest, model: str) -> _Order:
+    _no_alpha(request, model)
+    if request.quality == "ultra":
+        raise InvalidRequest("quality", "ultra", f"'standard' or 'hd' with the model {model}")
+    if request.negative_prompt is not None:
+        allowed = f"none with the model {model}: say in the prompt what shall be seen"
+        raise InvalidRequest("negative_prompt", request.negative_prompt, allowed)
+    if len(request.prompt) > _MOST_DALL_E_WORDS:
+        seen = f"a text of {len(request.prompt):,} characters"
+        allowed = f"1 to {_MOST_DALL_E_WORDS:,} characters with the model {model}"
+        raise InvalidRequest("prompt", "", allowed, seen=seen)
+    width, height = _nearest((request.width, request.height), _DALL_E_SIZES)
+    body = {
+        "model": model,
+        "prompt": request.prompt,
+        "size": f"{width}x{height}",
+        "quality": request.quality,
+        "response_format": "b64_json",
+    }
+    return _Order(body, width, height)
+
+
+def _generic(request: ImageRequest, model: str, seed: int, flavour: Flavour) -> _Order:
+    _no_alpha(request, model)
+    qualities = {"standard"} if flavour is Flavour.TOGETHER else {"standard", "hd"}
+    if request.quality not in qualities:
+        allowed = f"{' or '.join(sorted(map(repr, qualities), reverse=True))} with the model {model}"
+        raise InvalidRequest("quality", request.quality, allowed)
+    width, height = request.width, request.height
+    body: dict[str, object] = {"model": model, "prompt": request.prompt, "seed": seed}
+    if flavour is Flavour.TOGETHER:
+        width, height = (math.ceil(side / _STEP_PX) * _STEP_PX for side in (width, height))
+        body |= {"width": width, "height": height, "response_format": "base64"}
+        body["output_format"] = "jpeg" if request.format == "jpg" else "png"
+    else:
+        body |= {"size": f"{width}x{height}", "response_format": "b64_json"}
+    if request.quality != "standard":
+        body["quality"] = request.quality
+    if request.negative_prompt is not None:
+        body["negative_prompt"] = request.negative_prompt
+    return _Order(body, width, height)
+
+
+def _no_alpha(request: ImageRequest, model: str) -> None:
+    if request.transparency:
+        allowed = f"False with the model {model}, or a model with transparency, such as gpt-image-2.5-flare"
+        raise InvalidRequest("transparency", True, allowed)
+
+
+def _nearest(wanted: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Of the sizes, the one of which least is cut off."""
+    shape = math.log(wanted[0] / wanted[1])
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - shape))
+
+
+def _flexible(width: int, height: int) -> tuple[int, int]:
+    """The nearest size that covers the one wanted, as far as the limits of the newer models allow."""
+    width, height = max(width, math.ceil(height / _WIDEST)), max(height, math.ceil(width / _WIDEST))
+    grow = max(1.0, math.sqrt(_LEAST_PIXELS / (width * height)))
+    shrink = min(_MAX_SIDE / max(width, height), math.sqrt(_MOST_PIXELS / (width * height)))
+    if shrink < 1.0:
+        width, height = (math.floor(side * shrink / _STEP_PX) * _STEP_PX for side in (width, height))
+    else:
+        width, height = (math.ceil(side * grow / _STEP_PX) * _STEP_PX for side in (width, height))
+        if width * height > _MOST_PIXELS:
+            width, height = width - _STEP_PX, height - _STEP_PX
+    return min(width, _WIDEST * height), min(height, _WIDEST * width)
+
+
+def _listed(model: str) -> str:
+    """The model's name as the price list has it."""
+    return _SNAPSHOT.sub("", model)
+
+
+def _usd(rates: Mapping[str, str] | None, usage: object) -> Decimal | None:
+    """What the tokens of an answer cost; None without rates or counts."""
+    if rates is None or not isinstance(usage, dict):
+        return None
+    details = usage.get("input_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    counts = {
+        "text": details.get("text_tokens", usage.get("input_tokens")),
+        "image": details.get("image_tokens", 0),
+        "output": usage.get("output_tokens"),
+    }
+    if any(type(count) is not int or count < 0 for count in counts.values()):
+        return None
+    return sum((Decimal(rates[what]) * count for what, count in counts.items()), Decimal(0)) / 1_000_000
+
+
+def fields_of(body: bytes) -> dict[str, Any]:
+    """The JSON object that an answer is; an empty one where it is none."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
+    """The first picture in an answer of the Images API, or where it can be fetched; None where none is."""
+    data = fields.get("data")
+    entry = data[0] if isinstance(data, list) and data else None
+    if not isinstance(entry, dict):
+        return None
+    for name in ("b64_json", "base64", "url"):
+        text = entry.get(name)
+        if isinstance(text, str) and text:
+            return _unpacked(text, is_url=name == "url")
+    return None
+
+
+def _unpacked(text: str, *, is_url: bool) -> bytes | URL | None:
+    head, _, _ = text[:128].partition(",")
+    try:
+        if head.startswith("data:") and head.endswith(";base64"):
+            return base64.b64decode(text[len(head) + 1 :], validate=True)
+        if not is_url:
+            return base64.b64decode(text, validate=True)
+        url = URL(text)
+    except (binascii.Error, ValueError):
+        return None
+    return url if url.scheme in {"http", "https"} and url.host and not url.user else None

@@ -1,0 +1,347 @@
+"""Is what came back a picture, whole, and the one that was asked for? Looked at from outside, not decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
+from blossom_async.models import ImageRequest
+
+__all__ = ["Inspector", "Placeholders", "Repeats", "Seen", "verified"]
+
+LEAST_BYTES = 256
+"""A model's picture of 64x64 pixels or more is never smaller."""
+MOST_PIXELS = 2**26
+"""Four times the largest picture that can be asked for; more is an attack on whoever decodes it."""
+MOST_ENLARGED = 2.0
+LEAST_KEPT = 0.5
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TRAILER = 4096  # bytes after the end of a picture that some encoders leave
+_MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
+_HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}", re.ASCII)
+_MD5_DIGITS = 32
+_BEGIN, _LONGEST_BEGIN = 200, 2000  # characters; CLIP reads 77 tokens, which are hardly fewer
+_HEAD = 512
+
+_Fault = Callable[[Kind, str, bytes], ProviderFault]
+
+
+@attrs.frozen
+class Seen:
+    """What a file says of itself. ``format`` is ``jpg``, ``png`` or ``webp``."""
+
+    format: str
+    width: int
+    height: int
+    alpha: bool
+
+
+class Placeholders:
+    """Pictures that stand for something else, known by MD5 or SHA-256 of their bytes.
+
+    Those of ``placeholders.json``, and ``more`` in hexadecimal. Raises ``ConfigurationError`` for what is no
+    such hash.
+    """
+
+    def __init__(self, more: Iterable[str] = ()) -> None:
+        hashes = {text.strip().lower() for text in more}
+        for text in hashes:
+            if not _HEX.fullmatch(text):
+                raise ConfigurationError(
+                    f"{text[:80]!r} is no hash of a placeholder picture: allowed are MD5 (32) and SHA-256 "
+                    "(64 hexadecimal digits); write what `md5sum` or `sha256sum` prints"
+                )
+        self._md5s = frozenset(text for text in hashes if len(text) == _MD5_DIGITS)
+        self._sha256s = hashes - self._md5s
+
+    def has(self, data: bytes, file_format: str) -> bool:
+        """Whether these bytes, a file of that format, are one of them."""
+        md5s = self._md5s | _known(file_format)
+        # The MD5 names a file, it protects nothing: whoever makes another picture of it gains a failure.
+        if md5s and hashlib.md5(data, usedforsecurity=False).hexdigest() in md5s:
+            return True
+        return bool(self._sha256s) and hashlib.sha256(data).hexdigest() in self._sha256s
+
+
+@cache
+def _known(file_format: str) -> frozenset[str]:
+    listed = json.loads(Path(__file__).with_name("placeholders.json").read_text("utf-8"))
+    return frozenset(entry["md5"] for entry in listed if entry["format"] == file_format)
+
+
+class Repeats:
+    """The last ``most`` pictures by hash, each with what it was asked for. About 300 bytes each.
+
+    Prompts are the same here when they begin with the same 200 characters, but for case and space: text
+    encoders of some models see no more than that, and then the same picture for the same seed is right.
+    """
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._asked: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def is_of_another(self, data: bytes, prompt: str) -> bool:
+        """Whether the very same bytes have come for another prompt; else notes that they came for this."""
+        picture = hashlib.sha256(data).digest()
+        begin = " ".join(prompt[:_LONGEST_BEGIN].casefold().split())[:_BEGIN]
+        words = hashlib.sha256(begin.encode()).digest()
+        if self._asked.setdefault(picture, words) != words:
+            return True
+        self._asked.move_to_end(picture)
+        if len(self._asked) > self._most:
+            self._asked.popitem(last=False)
+        return False
+
+
+def verified(
+    data: bytes,
+    content_type: str,
+    *,
+    width: int,
+    height: int,
+    alpha: bool,
+    placeholders: Placeholders,
+    fault: _Fault,
+) -> Seen:
+    """What the bytes are, when they can be used for a picture of that width and height.
+
+    Decided by the bytes; ``content_type`` is only named in the message. The picture may have another size,
+    as models with fixed sizes make them, as long as it covers the one asked for when enlarged to at most
+    twice its size, and half of it or more is left when the rest is cut off. ``alpha``: it must have an alpha
+    channel. The whole file is there, to its last marker, and a png's checksums are right.
+
+    Raises what ``fault`` makes of ``BAD_CONTENT`` or ``PLACEHOLDER``, a sentence, and the first bytes.
+    """
+    head = data[:_HEAD]
+    try:
+        seen = _look(data)
+    except _Unusable as exc:
+        said = f", said to be {content_type[:80]!r}" if content_type else ""
+        raise fault(Kind.BAD_CONTENT, f"sent {exc}{said}", head) from None
+    if placeholders.has(data, seen.format):
+        raise fault(Kind.PLACEHOLDER, 'sent the picture it has for "too fast"', head)
+    problem = _misfit(seen, width, height) or ("without alpha channel" if alpha and not seen.alpha else None)
+    if problem is None and len(data) < LEAST_BYTES and seen.width * seen.height >= 64 * 64:
+        problem = f"of {len(data)} bytes"
+    if problem is not None:
+        asked = f"{width}x{height}{' with alpha channel' if alpha else ''}"
+        raise fault(Kind.BAD_CONTENT, f"sent a {seen.format} {problem}, asked for {asked}", head)
+    return seen
+
+
+class Inspector:
+    """What makes a ``Delivery`` of the bytes that one provider sent. ``placeholders`` as ``Placeholders``.
+
+    ``throttles``: its placeholders come in place of a picture that was never begun, and cost nothing.
+    """
+
+    def __init__(self, provider: str, placeholders: Iterable[str], *, throttles: bool) -> None:
+        self._provider = provider
+        self._placeholders = Placeholders(placeholders)
+        self._repeats = Repeats()
+        self._of_placeholder: Charged = "no" if throttles else "unknown"
+
+    def delivery(
+        self,
+        data: bytes,
+        content_type: str,
+        request: ImageRequest,
+        *,
+        width: int,
+        height: int,
+        model: str,
+        request_id: str | None,
+        charged: Charged,
+        usd: Decimal | None,
+        seeded: bool,
+    ) -> Delivery:
+        """The picture. ``width`` and ``height`` are what the provider was asked for, ``seeded`` with a seed.
+
+        ``charged``: whether it was, as far as the answer tells. Raises ``ProviderFault`` as ``verified``, and
+        ``BAD_CONTENT`` for the very bytes that came for another prompt.
+        """
+
+        def fault(kind: Kind, detail: str, head: bytes) -> ProviderFault:
+            return ProviderFault(
+                self._provider,
+                kind,
+                detail,
+                charged=self._of_placeholder if kind is Kind.PLACEHOLDER else charged,
+                request_id=request_id,
+                head=head,
+            )
+
+        seen = verified(
+            data,
+            content_type,
+            width=width,
+            height=height,
+            alpha=request.transparency,
+            placeholders=self._placeholders,
+            fault=fault,
+        )
+        if self._repeats.is_of_another(data, request.prompt):
+            detail = "sent the very picture that it sent for another prompt"
+            raise fault(Kind.BAD_CONTENT, detail, data[:_HEAD])
+        return Delivery(
+            data=data,
+            format=seen.format,
+            width=seen.width,
+            height=seen.height,
+            model=model,
+            request_id=request_id,
+            usd=usd,
+            cached=charged == "no",
+            notes=_notes(self._provider, model, seen, request) + ("" if seeded else "; takes no seed"),
+        )
+
+
+def _notes(provider: str, model: str, seen: Seen, request: ImageRequest) -> str:
+    notes = f"{provider} {model}"
+    if (seen.width, seen.height) != (request.width, request.height):
+        notes += f"; drawn at {seen.width}x{seen.height}"
+    if seen.format != request.format:
+        notes += f"; sent as {seen.format}"
+    return notes
+
+
+class _Unusable(Exception):
+    """Bytes that are no whole picture; the message says what they are."""
+
+
+def _misfit(seen: Seen, width: int, height: int) -> str | None:
+    enlarged = max(width / seen.width, height / seen.height)
+    kept = width * height / (enlarged**2 * seen.width * seen.height)
+    if enlarged > MOST_ENLARGED or kept < LEAST_KEPT:
+        return f"of {seen.width}x{seen.height}"
+    return None
+
+
+def _look(data: bytes) -> Seen:
+    try:
+        if data.startswith(_PNG):
+            seen = _look_at_png(data)
+        elif data.startswith(b"\xff\xd8\xff"):
+            seen = _look_at_jpg(data)
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            seen = _look_at_webp(data)
+        else:
+            raise _Unusable(_what_it_is(data))
+    except (struct.error, IndexError):
+        raise _Unusable("a picture that is cut off") from None
+    if not 0 < seen.width * seen.height <= MOST_PIXELS:
+        raise _Unusable(f"a {seen.format} of {seen.width}x{seen.height}")
+    return seen
+
+
+def _look_at_png(data: bytes) -> Seen:
+    # PNG, third edition, 5.3 and 11.2.2
+    width, height, _, colour_type = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] != b"IHDR":
+        raise _Unusable("a png without a header")
+    alpha = colour_type in {4, 6}
+    at, pixels = 8, False
+    for _ in range(_MOST_PARTS):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + length
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != checksum:
+            raise _Unusable("a png that is damaged")
+        alpha |= kind == b"tRNS"
+        pixels |= kind == b"IDAT"
+        at = end + 4
+        if kind == b"IEND":
+            break
+    else:
+        raise _Unusable("a png of too many chunks")
+    if not pixels:
+        raise _Unusable("a png without pixels")
+    return Seen("png", width, height, alpha)
+
+
+def _look_at_jpg(data: bytes) -> Seen:
+    # ITU-T T.81, B.1.1 and B.2.2
+    width = height = 0
+    at = 2
+    for _ in range(_MOST_PARTS):
+        fill, marker = data[at], data[at + 1]
+        if fill != 0xFF or marker in {0xD8, 0xD9}:
+            raise _Unusable("a jpg that is damaged")
+        if marker == 0xDA:
+            break
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+        at += 2 + length
+    else:
+        raise _Unusable("a jpg of too many segments")
+    end = data.rfind(b"\xff\xd9")  # cannot stand inside a scan
+    if end < at or len(data) - end > _TRAILER:
+        raise _Unusable("a jpg that is cut off")
+    return Seen("jpg", width, height, alpha=False)
+
+
+def _look_at_webp(data: bytes) -> Seen:
+    # RFC 9649, 2.3 to 2.7 and 3.4; RFC 6386, 9.1
+    (size,) = struct.unpack_from("<I", data, 4)
+    if not size <= len(data) - 8 <= size + _TRAILER:
+        raise _Unusable("a webp that is cut off")
+    _walk_webp(data, size + 8)
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+        return Seen("webp", width, height, alpha=bool(data[20] & 0x10))
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Seen("webp", width & 0x3FFF, height & 0x3FFF, alpha=False)
+    if kind == b"VP8L" and data[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return Seen("webp", 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), alpha=bool(bits >> 28 & 1))
+    raise _Unusable("a webp that is damaged")
+
+
+def _walk_webp(data: bytes, end: int) -> None:
+    at, pixels = 12, False
+    for _ in range(_MOST_PARTS):
+        if at >= end:
+            break
+        kind, length = struct.unpack_from("<4sI", data, at)
+        pixels |= kind in {b"VP8 ", b"VP8L", b"ANMF"}
+        at += 8 + length + length % 2
+    if not end <= at <= end + 1 or not pixels:  # the last padding byte is forgotten by some
+        raise _Unusable("a webp that is damaged")
+
+
+def _what_it_is(data: bytes) -> str:
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data:
+        return "nothing"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a page of HTML"
+    if b"<svg" in start:
+        return "an SVG"
+    if start.startswith((b"{", b"[")):
+        return "JSON"
+    if start.startswith((b"gif8", b"bm")) or data[4:12] in {b"ftypavif", b"ftypheic", b"ftypmif1"}:
+        return "a picture that is no jpg, png or webp"
+    if data[4:8] == b"ftyp" or data.startswith(b"\x1aE\xdf\xa3"):
+        return "a video"
+    return f"{len(data):,} bytes of an unknown kind"
