@@ -420,7 +420,7 @@ class Images:
 
         async def attempt(item: Request) -> ImageInfo:
             request, body = prepared(item)
-            return await self._send(request, body)
+            return await self._send(request, body, batch=True)
 
         def key(item: Request) -> str:
             try:
@@ -461,10 +461,10 @@ class Images:
     async def _create(self, request: ImageRequest) -> ImageInfo:
         return await self._send(request, to_json(_without_cdn(request)))
 
-    async def _send(self, request: ImageRequest, body: bytes) -> ImageInfo:
+    async def _send(self, request: ImageRequest, body: bytes, *, batch: bool = False) -> ImageInfo:
         transport = await self._connect()
         key = current_attempt().key
-        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key)
+        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key, urgent=not batch)
         return self._placed(info, request)
 
     async def _signed(self, image_id: str, wish: SignRequest) -> str:

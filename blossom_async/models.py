@@ -227,6 +227,8 @@ class ImageRequest:
     ``require_signature`` (a signed URL). All that are set must hold; docs/security.md says what each is
     worth.
 
+    ``defer`` answers before the picture is made: its URL waits for it, or says what became of it.
+
     Raises ``InvalidRequest`` for a value outside these.
     """
 
@@ -265,6 +267,7 @@ class ImageRequest:
     require_auth: bool = attrs.field(default=False, kw_only=True, validator=_flag)
     require_signature: bool = attrs.field(default=False, kw_only=True, validator=_flag)
     use_custom_cdn: bool = attrs.field(default=False, kw_only=True, validator=_flag)
+    defer: bool = attrs.field(default=False, kw_only=True, validator=_flag)
 
     def __attrs_post_init__(self) -> None:
         if self.transparency and self.format == "jpg":
@@ -323,6 +326,7 @@ class ImageOptions(TypedDict, total=False):
     require_auth: bool
     require_signature: bool
     use_custom_cdn: bool
+    defer: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -365,6 +369,10 @@ class ImageInfo:
     ``thumbhash`` (base64, evanw.github.io/thumbhash) and ``dominant_color`` ("#rrggbb") are for a page to
     show until the picture is there. With ``format`` ``auto``, ``file_size`` and ``sha256`` are of the file
     that a viewer gets who does not say what it takes.
+
+    ``state`` is ``ready``; after ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
+    paid) with the reason in ``problem``. Until it is ready ``file_size`` is 0 and ``sha256``, ``provider``
+    and ``model`` are empty.
     """
 
     url: str = attrs.field(validator=attrs.validators.matches_re(r"https?://[!-~]+"))
@@ -386,6 +394,8 @@ class ImageInfo:
     seed: int
     thumbhash: str | None = None
     dominant_color: str | None = None
+    state: str = "ready"
+    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)

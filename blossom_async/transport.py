@@ -110,14 +110,24 @@ class Transport:
         """The answer to a question. Raises as ``post``."""
         return self._structured(await self._answer("GET", path), kind)
 
-    async def post(self, path: str, body: bytes, kind: type[T], *, idempotency_key: str | None = None) -> T:
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        kind: type[T],
+        *,
+        idempotency_key: str | None = None,
+        urgent: bool = True,
+    ) -> T:
         """The answer to a JSON body; ``idempotency_key`` for what must not be made twice.
+
+        What is not ``urgent`` lets others go first.
 
         Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
         ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
         when something other than a gateway answered.
         """
-        return self._structured(await self._answer("POST", path, body, idempotency_key), kind)
+        return self._structured(await self._answer("POST", path, body, idempotency_key, urgent=urgent), kind)
 
     async def tell(self, path: str) -> None:
         """A POST that is answered without content. Raises as ``post``."""
@@ -130,21 +140,27 @@ class Transport:
             raise self._stranger(f"a body that is {exc}") from exc
 
     async def _answer(
-        self, method: str, path: str, body: bytes | None = None, idempotency_key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        idempotency_key: str | None = None,
+        *,
+        urgent: bool = True,
     ) -> bytes:
         asked = self.base_url
         try:
-            return await self._exchange(method, path, body, idempotency_key)
+            return await self._exchange(method, path, body, idempotency_key, urgent=urgent)
         except TransportError as exc:
             if self.successor is None or isinstance(exc, TimedOut):
                 raise
             async with self._moving:
                 if self.base_url == asked:
                     self.base_url, self.api_key = await self.successor()
-            return await self._exchange(method, path, body, idempotency_key)
+            return await self._exchange(method, path, body, idempotency_key, urgent=urgent)
 
     async def _exchange(
-        self, method: str, path: str, body: bytes | None, idempotency_key: str | None
+        self, method: str, path: str, body: bytes | None, idempotency_key: str | None, *, urgent: bool
     ) -> bytes:
         headers = {"Accept": "application/json"}
         if self.api_key is not None:
@@ -153,6 +169,8 @@ class Transport:
             headers["Content-Type"] = "application/json"
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
+        if not urgent:
+            headers["Priority"] = "u=5"  # RFC 9218: below the usual 3
         headers_came = False
         failure: TransportError
         try:

@@ -17,7 +17,7 @@ import pytest
 
 from blossom_async.cli.commands import commands
 from blossom_async.errors import ConfigurationError, RateLimited
-from blossom_async.gateway.keys import ApiKeys, own_secrets, rotated_secrets
+from blossom_async.gateway.keys import ApiKeys, Caller, own_secrets, rotated_secrets
 from blossom_async.gateway.limits import Meter
 from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.records import Records
@@ -218,6 +218,9 @@ async def keys_at(folder: Path, wrong: Meter) -> AsyncIterator[ApiKeys]:
     await records.close()
 
 
+MINE = Caller("main", "")
+
+
 class TestWrongKeys:
     """Guessing ends, and takes nobody else with it."""
 
@@ -226,19 +229,19 @@ class TestWrongKeys:
         clock = Clock()
         async with keys_at(tmp_path, Meter(3, 60, clock=clock)) as keys:
             for guess in ("a", "b", "c"):
-                assert await keys.tenant_of(guess, "192.0.2.1") is None
+                assert await keys.holder(guess, "192.0.2.1") is None
             with pytest.raises(RateLimited, match="too many wrong API keys came from this addr") as caught:
-                await keys.tenant_of(KEY, "192.0.2.1")
+                await keys.holder(KEY, "192.0.2.1")
             assert caught.value.retry_after_s == pytest.approx(20)
-            assert await keys.tenant_of(KEY, "192.0.2.2") == "main"
+            assert await keys.holder(KEY, "192.0.2.2") == MINE
             clock.seconds += 20
-            assert await keys.tenant_of("d", "192.0.2.1") is None
+            assert await keys.holder("d", "192.0.2.1") is None
 
     async def test_a_key_that_has_opened_goes_on_opening(self, tmp_path: Path) -> None:
         """A broken program at the same address does not lock out one that works."""
         async with keys_at(tmp_path, Meter(1, 60, clock=Clock())) as keys:
-            assert await keys.tenant_of(KEY, "192.0.2.1") == "main"
-            assert await keys.tenant_of("wrong", "192.0.2.1") is None
-            assert await keys.tenant_of(KEY, "192.0.2.1") == "main"
+            assert await keys.holder(KEY, "192.0.2.1") == MINE
+            assert await keys.holder("wrong", "192.0.2.1") is None
+            assert await keys.holder(KEY, "192.0.2.1") == MINE
             with pytest.raises(RateLimited):
-                await keys.tenant_of("wrong", "192.0.2.1")
+                await keys.holder("wrong", "192.0.2.1")

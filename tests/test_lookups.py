@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.keys import ApiKeys, digest, new_access_id, new_api_key
+from blossom_async.gateway.keys import ApiKeys, Caller, digest, new_access_id, new_api_key
 from blossom_async.gateway.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.records import ApiKey, ImageRecord, Records
 from blossom_async.gateway.records import keys as key_records
@@ -139,12 +139,12 @@ async def test_a_revoked_api_key_opens_nothing_after_the_next_look(records: Reco
     key = new_api_key()
     shop = ApiKey(name="shop", tenant="shop", digest=digest(key), created_at=NOW)
     await records.write(partial(key_records.add_api_key, shop))
-    assert await keys.tenant_of(key) == "shop"
-    assert await keys.tenant_of("a-key-of-the-settings") == "main"
-    assert await keys.tenant_of(f"{key}x") is None
+    assert await keys.holder(key) == Caller("shop", "shop")
+    assert await keys.holder("a-key-of-the-settings") == Caller("main", "")
+    assert await keys.holder(f"{key}x") is None
     assert await records.write(partial(key_records.revoke_api_key, "shop", LATER))
     clock.seconds += RECHECK_S
-    assert await keys.tenant_of(key) is None
+    assert await keys.holder(key) is None
 
 
 async def test_an_access_key_keeps_its_id_and_its_end(records: Records) -> None:

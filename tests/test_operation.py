@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import time
 import tracemalloc
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -27,18 +26,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.app import listen, serving
-from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.generation import Generation
 from blossom_async.gateway.limits import Meter, Room, network
 from blossom_async.gateway.metrics import Metrics
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
-from blossom_async.gateway.records import Records
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.workers import Workers
 from blossom_async.models import ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.test_cli import running
+from tests.test_paid import house
 
 TINY = {"prompt": "a lake", "width": 32, "height": 32}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -259,29 +256,25 @@ class TestQueue:
         class Slow(Offline):
             """Draws when it is told to."""
 
-            async def generate(self, request: ImageRequest, seed: int) -> Artwork:
+            async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Artwork:
                 begun.release()
                 await go.wait()
-                return await super().generate(request, seed)
+                return await super().generate(request, seed, key=key)
 
-        records, blobs, workers = Records(tmp_path / "r.sqlite"), LocalBlobs(tmp_path / "images"), Workers(1)
-        await records.open()
-        await blobs.open()
-        slow = Slow(workers.run)
-        generation = Generation(slow, records, blobs, workers, now=lambda: datetime.now(UTC), most=2)
+        workers = Workers(1)
         request = ImageRequest("a lake", width=32, height=32)
-        making = [asyncio.create_task(generation.create(request, tenant="main")) for _ in range(2)]
-        for _ in making:
-            await begun.acquire()
-        with pytest.raises(Overloaded, match="2 pictures are waiting") as caught:
-            await generation.create(request, tenant="main", key="k")
-        assert caught.value.retry_after_s == 5
-        go.set()
-        await asyncio.gather(*making)
-        assert (generation.waiting, generation.made) == (0, {("offline", "png"): 2})
-        await generation.create(request, tenant="main", key="k")  # the same key, once there is room
-        await records.close()
-        await blobs.close()
+        async with house(tmp_path, Slow(workers.run), most=2) as rooms:
+            making = [asyncio.create_task(rooms.create(request, key=None)) for _ in range(2)]
+            for _ in making:
+                await begun.acquire()
+            with pytest.raises(Overloaded, match="2 pictures are waiting") as caught:
+                await rooms.create(request)
+            assert caught.value.retry_after_s == 5
+            go.set()
+            await asyncio.gather(*making)
+            made = rooms.generation
+            assert (made.waiting, made.made) == (0, {("offline", "png"): 2})
+            await rooms.create(request)  # the same key, once there is room
         workers.close()
 
     async def test_it_is_a_503_with_retry_after(self, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def opened_client(
         return BlossomClient(
             base_url,
             api_key=_key(given["api_key_file"]),
-            cdn_prefix=given["cdn_prefix"],
+            cdn_prefix=given.get("cdn_prefix"),
             max_concurrency=max_concurrency,
             timeout_s=given["timeout"],
             session=session,

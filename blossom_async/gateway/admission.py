@@ -10,10 +10,13 @@ from aiohttp import web
 
 from blossom_async.errors import RateLimited, ResponseError
 from blossom_async.gateway.access import client_address
-from blossom_async.gateway.keys import ApiKeys, bearer, digest
+from blossom_async.gateway.keys import ApiKeys, Caller, bearer, digest
 from blossom_async.gateway.limits import Meter, Quota, network
 
-__all__ = ["Admission", "caller"]
+__all__ = ["CALLER", "Admission", "sender", "single"]
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+"""Whose call it is, for the handlers of guarded routes."""
 
 _QUOTA: web.RequestKey[Quota] = web.RequestKey("quota", Quota)
 
@@ -41,20 +44,12 @@ class Admission:
         return attrs.evolve(route, handler=admitted)
 
     async def check(self, request: web.Request) -> None:
-        """Counts the call.
+        """Counts the call and notes whose it is.
 
-        Raises ``Unauthenticated``, ``RateLimited`` when the key has no calls left or too many wrong keys came
-        before it, and ``ResponseError`` with status 400 for more than one ``Authorization``.
+        Raises ``Unauthenticated``, ``RateLimited`` when the key has none left, and ``ResponseError`` (400).
         """
-        sent = request.headers.getall("Authorization", [])
-        if len(sent) > 1:  # a proxy in front may have looked at another one of them
-            raise ResponseError(
-                f"Authorization: the header was sent {len(sent)} times; send it once",
-                status=400,
-                code="repeated_header",
-            )
-        authorization = sent[0] if sent else None
-        await self._keys.tenant(authorization, caller(request, self._trusted))
+        authorization = single(request, "Authorization")
+        request[CALLER] = await self._keys.caller(authorization, sender(request, self._trusted))
         key = bearer(authorization)
         if self._quota is None or key is None:
             return
@@ -74,7 +69,19 @@ class Admission:
             response.headers["RateLimit"] = quota.field
 
 
-def caller(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+def single(request: web.Request, name: str) -> str | None:
+    """The value of a header, None without one. Raises ``ResponseError`` (400) for a repeated one."""
+    values = request.headers.getall(name, [])
+    if len(values) > 1:  # a proxy in front may have looked at another one of them
+        raise ResponseError(
+            f"{name}: the header was sent {len(values)} times; send it once",
+            status=400,
+            code="repeated_header",
+        )
+    return values[0] if values else None
+
+
+def sender(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
     """The network that wrong API keys are counted for."""
     peername = request.transport.get_extra_info("peername") if request.transport else None
     peer = peername[0] if isinstance(peername, tuple) else None

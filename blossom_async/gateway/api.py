@@ -15,13 +15,14 @@ import orjson
 from aiohttp import web
 
 from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseError, shown
+from blossom_async.gateway.admission import CALLER, single
 from blossom_async.gateway.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import Generation
-from blossom_async.gateway.keys import ApiKeys, new_access_id
+from blossom_async.gateway.keys import new_access_id
 from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.public import Public
-from blossom_async.gateway.records import AccessKey, ImageRecord, Records
+from blossom_async.gateway.records import AccessKey, Call, ImageRecord, Records
 from blossom_async.gateway.records import keys as key_records
 from blossom_async.gateway.records import views as view_records
 from blossom_async.gateway.signing import Signer, expiry
@@ -35,7 +36,7 @@ from blossom_async.models import (
     to_json,
 )
 
-__all__ = ["MAX_BODY", "Api"]
+__all__ = ["MAX_BODY", "Api", "checked_options", "idempotency_key", "is_batch", "json_object"]
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
@@ -45,6 +46,8 @@ BODY_DEADLINE_S = 30.0
 
 R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
 
+_URGENCY = re.compile(r"(?:^|,)[ \t]*u=([0-7])[ \t]*(?:,|$)", re.ASCII)
+_USUAL_URGENCY = 3
 _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
@@ -53,7 +56,6 @@ class Api:
 
     def __init__(
         self,
-        keys: ApiKeys,
         generation: Generation,
         records: Records,
         lookups: Lookups,
@@ -65,7 +67,6 @@ class Api:
         public_url: str,
         now: Callable[[], datetime],
     ) -> None:
-        self._keys = keys
         self._generation = generation
         self._records = records
         self._lookups = lookups
@@ -90,23 +91,28 @@ class Api:
         ]
 
     async def create(self, http: web.Request) -> web.Response:
-        """201 with the picture; the same ``Idempotency-Key`` and body replay it.
+        """201 with the picture; the same ``Idempotency-Key`` and body replay it. 202 with ``defer``.
 
         ``sign``, an object as for ``sign``, makes the URL of the answer a signed one.
         """
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
-        body = await _json_object(http)
+        body = await json_object(http)
         sign = body.pop("sign", None)
-        request = _checked(body, ImageRequest)
+        request = checked_options(body, ImageRequest)
         if sign is None:
-            return await self._created(http, tenant, request)
-        wish = _checked(_object(sign, "sign"), SignRequest)
-        key = await self._access_key(tenant, wish.access_key)  # a revoked one costs no picture
-        return await self._created(http, tenant, request, lambda record: self._signed(record, key, wish).url)
+            return await self._created(http, request)
+        wish = checked_options(_object(sign, "sign"), SignRequest)
+        key = await self._access_key(http[CALLER].tenant, wish.access_key)  # a revoked one costs no picture
+        return await self._created(http, request, lambda made: self._signed(made, key, wish).url)
 
     async def look_up(self, http: web.Request) -> web.Response:
-        """200 with the picture, 410 once it has been deleted; an expired one can still be looked up."""
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        """200 with the picture, 410 once it has been deleted; an expired one can still be looked up.
+
+        One that was deferred and is not there yet, or never will be, says so in its ``state``.
+        """
+        tenant = http[CALLER].tenant
+        call = await self._generation.pending(http.match_info["id"])
+        if call is not None and call.tenant == tenant:
+            return _answer(200, to_json(self._info(call)))
         record = await self._record(http, tenant)
         return _answer(200, to_json(self._info(record)))
 
@@ -115,7 +121,7 @@ class Api:
 
         410 when it was deleted before; bytes that were left over then, by a kill or a failing disk, go now.
         """
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         record = await self._known(http, tenant)
         await asyncio.shield(self._erase(record))  # row and bytes, also if the caller goes in between
         _check_live(record)
@@ -133,11 +139,11 @@ class Api:
         The seed is the earlier one unless the body names another, so without changes the same picture is
         made again under a new id. ``expires_in`` starts anew.
         """
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         record = await self._record(http, tenant)
-        changes = await _json_object(http)
+        changes = await json_object(http)
         earlier = attrs.asdict(record.request, recurse=False)
-        return await self._created(http, tenant, _checked({**earlier, **changes}, ImageRequest))
+        return await self._created(http, checked_options({**earlier, **changes}, ImageRequest))
 
     async def _access_key(self, tenant: str, name: str) -> AccessKey:
         make = partial(key_records.access_key, tenant, name, new_access_id(), self._now())
@@ -149,7 +155,7 @@ class Api:
             )
         return key
 
-    def _signed(self, record: ImageRecord, key: AccessKey, wish: SignRequest) -> SignedUrl:
+    def _signed(self, record: ImageRecord | Call, key: AccessKey, wish: SignRequest) -> SignedUrl:
         exp = expiry(self._now(), wish.signature_ttl, stable=wish.stable)
         path = f"/generated/{record.id}.{record.request.format}" if wish.cdn else f"/image/{record.id}"
         url = f"{self._public_url}{path}?{self._signer.sign(path, key.access_id, exp)}"
@@ -158,21 +164,24 @@ class Api:
     async def _created(
         self,
         http: web.Request,
-        tenant: str,
         request: ImageRequest,
-        url: Callable[[ImageRecord], str] | None = None,
+        url: Callable[[ImageRecord | Call], str] | None = None,
     ) -> web.Response:
-        key = _idempotency_key(http)
-        record, replayed = await self._generation.create(request, tenant=tenant, key=key)
-        headers = {"Location": f"/v1/images/{record.id}"}
+        key = idempotency_key(http)
+        made, replayed = await self._generation.create(
+            request, caller=http[CALLER], key=key, batch=is_batch(http.headers)
+        )
+        headers = {"Location": f"/v1/images/{made.id}"}
         if key is not None:
             headers["Idempotency-Key"] = key
         if replayed:
             headers["Idempotent-Replayed"] = "true"
-        info = self._info(record)
+        info = self._info(made)
         if url is not None:
-            info = attrs.evolve(info, url=url(record))
-        return _answer(201, to_json(info), headers)
+            info = attrs.evolve(info, url=url(made))
+        if isinstance(made, Call):
+            headers["Retry-After"] = "1"
+        return _answer(202 if isinstance(made, Call) else 201, to_json(info), headers)
 
     async def sign(self, http: web.Request) -> web.Response:
         """200 with a signed URL of the picture, valid for ``signature_ttl`` seconds.
@@ -181,15 +190,15 @@ class Api:
         signed under it. ``stable`` rounds the end up, so that URLs made within some minutes are the same.
         ``cdn`` signs ``/generated/{id}.{ext}`` instead. 409 for an access key that was revoked.
         """
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         record = await self._record(http, tenant)
-        wish = _checked(await _json_object(http), SignRequest)
+        wish = checked_options(await json_object(http), SignRequest)
         key = await self._access_key(tenant, wish.access_key)
         return _answer(200, to_json(self._signed(record, key, wish)))
 
     async def revoke(self, http: web.Request) -> web.Response:
         """204; every URL signed under the access key is refused from now on, for good."""
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         name = SignRequest(access_key=http.match_info["name"]).access_key
         await self._records.write(
             partial(key_records.revoke_access_key, tenant, name, new_access_id(), self._now())
@@ -199,9 +208,9 @@ class Api:
 
     async def explain(self, http: web.Request) -> web.Response:
         """200 with how a viewer of whom the body tells would be answered, and which rule decides."""
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         record = await self._known(http, tenant)
-        asked = _checked(await _json_object(http), ExplainRequest)
+        asked = checked_options(await json_object(http), ExplainRequest)
         explanation = await self._public.explain(record, asked, asked.at or self._now())
         return _answer(200, to_json(explanation))
 
@@ -211,11 +220,11 @@ class Api:
         A view that was answered before this call is in it. 404 for a ``tracking_id`` that none of the
         caller's pictures has or had.
         """
-        tenant = await self._keys.tenant(_single(http, "Authorization"))
+        tenant = http[CALLER].tenant
         tracking_id, first, last = asked_for(http.query.items())
         await self._views.flush()
         question = partial(view_records.campaign_views, tenant, tracking_id, first, last)
-        found = await self._records.read(question)
+        found = await self._records.study(question)
         if found is None:
             raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
@@ -231,8 +240,30 @@ class Api:
             raise NotFound("this gateway has no picture of that id")
         return record
 
-    def _info(self, record: ImageRecord) -> ImageInfo:
+    def _info(self, record: ImageRecord | Call) -> ImageInfo:
         request = record.request
+        if isinstance(record, Call):
+            return ImageInfo(
+                url=f"{self._public_url}/image/{record.id}",
+                id=record.id,
+                width=request.width,
+                height=request.height,
+                format=request.format,
+                file_size=0,
+                quality=request.quality,
+                cost=request.cost,
+                created_at=record.created_at,
+                expires_at=None,
+                time_remaining=None,
+                tracking_id=request.tracking_id,
+                metadata=request.metadata,
+                sha256="",
+                provider="",
+                model="",
+                seed=request.seed or 0,
+                state="pending" if record.state == "running" else record.state,
+                problem=None if record.problem is None else str(record.problem["detail"]),
+            )
         expires_at = record.expires_at
         left = None if expires_at is None else max(0, int((expires_at - self._now()).total_seconds()))
         return ImageInfo(
@@ -272,14 +303,16 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
     )
 
 
-def _checked(options: Mapping[str, Any], kind: type[R]) -> R:
+def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
+    """A request of that kind. Raises ``Rejected`` for an unknown option and ``InvalidRequest``."""
     try:
         return checked(options, kind)
     except TypeError as exc:  # an option nobody knows, or no prompt
         raise Rejected(str(exc), code="unknown_option") from exc
 
 
-async def _json_object(http: web.Request) -> dict[str, Any]:
+async def json_object(http: web.Request) -> dict[str, Any]:
+    """The body of a call. Raises ``ResponseError`` for one that is no JSON, comes late or ends early."""
     if http.content_type != "application/json":
         raise ResponseError(
             f"the body is {http.content_type}; send application/json",
@@ -332,23 +365,19 @@ async def _body(http: web.Request) -> bytes:
         ) from exc
 
 
-def _single(http: web.Request, name: str) -> str | None:
-    values = http.headers.getall(name, [])
-    if len(values) > 1:  # a proxy in front may have looked at another one of them
-        raise ResponseError(
-            f"{name}: the header was sent {len(values)} times; send it once",
-            status=400,
-            code="repeated_header",
-        )
-    return values[0] if values else None
+def is_batch(headers: Mapping[str, str]) -> bool:
+    """Whether others may go first: ``Priority`` (RFC 9218) with an urgency below the usual 3."""
+    found = _URGENCY.search(headers.get("Priority", ""))
+    return found is not None and int(found[1]) > _USUAL_URGENCY
 
 
-def _idempotency_key(http: web.Request) -> str | None:
-    key = _single(http, "Idempotency-Key")
+def idempotency_key(http: web.Request) -> str | None:
+    """The caller's name for this one request. Raises ``ResponseError`` (400) for one that cannot be used."""
+    key = single(http, "Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise ResponseError(
             "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",
             status=400,
-            code="malformed_idempotency_key",
+            code="malformedidempotency_key",
         )
     return key

@@ -24,12 +24,14 @@ from blossom_async.gateway.api import MAX_BODY, Api
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.encoding import warm_up
-from blossom_async.gateway.generation import Generation
+from blossom_async.gateway.front_door import FrontDoor
+from blossom_async.gateway.generation import STAGED, Generation
 from blossom_async.gateway.keys import ApiKeys, own_secrets
 from blossom_async.gateway.limits import Meter, Room
 from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.metrics import Metrics, RequestCounter
 from blossom_async.gateway.openapi import OpenApi
+from blossom_async.gateway.owners import Owner
 from blossom_async.gateway.problems import Connection, problems
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
@@ -39,6 +41,7 @@ from blossom_async.gateway.records.keys import all_api_keys
 from blossom_async.gateway.records.upkeep import check_writable
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback
 from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.sources import Limits, Source, Sources
 from blossom_async.gateway.status import Check, Status
 from blossom_async.gateway.upkeep import Upkeep
 from blossom_async.gateway.workers import Workers
@@ -72,23 +75,45 @@ def create_app(
     workers = Workers(settings.render_threads)
     records = Records(settings.data_dir / "records.sqlite")
     blobs = LocalBlobs(settings.data_dir / "images")
-    generation = Generation(Offline(workers.run), records, blobs, workers, now=_now, most=settings.max_queue)
+    staging = LocalBlobs(settings.data_dir / "staging", (STAGED,))
+    owner = Owner(settings.data_dir / "owners")
+    signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
+    sources = Sources([Source(Offline(workers.run), Limits(at_once=1000), clock=time.monotonic)])
+    generation = Generation(
+        sources,
+        records,
+        blobs,
+        staging,
+        workers,
+        owner,
+        secret=signing_secrets[-1].encode(),
+        now=_now,
+        most=settings.max_queue,
+    )
     lookups = Lookups(records)
     given_keys = settings.api_keys if own_key is None else (*settings.api_keys, own_key)
     keys = ApiKeys(given_keys, lookups, _meter(settings.failed_key_limit))
-    signer = Signer(settings.signing_secrets or own_secrets(settings.data_dir))
+    signer = Signer(signing_secrets)
 
     async def store_views(tally: Tally) -> None:
         await records.write(partial(view_records.store, tally.counts, tally.seen, _now()))
 
     views = Views(store_views)
     trusted = [ip_network(network_rule(network)) for network in settings.trusted_proxies]
-    public = Public(keys, lookups, blobs, signer, trusted_proxies=trusted, now=_now, views=views)
-    api = Api(
-        keys, generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now
+    public = Public(
+        keys,
+        lookups,
+        blobs,
+        signer,
+        trusted_proxies=trusted,
+        now=_now,
+        views=views,
+        unfinished=generation,
     )
+    api = Api(generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now)
 
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
+    front_door = FrontDoor(admission, generation, sources, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
     # A proxy on this machine reaches a loopback address, too.
@@ -113,25 +138,32 @@ def create_app(
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         await blobs.open()
+        await staging.open()
         await records.open()
+        await asyncio.to_thread(owner.open)
         try:
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
             warming = asyncio.create_task(workers.run(warm_up))
             warming.add_done_callback(lambda _: status.warmed_up())
             clearing = asyncio.create_task(upkeep.run())
+            recovering = asyncio.create_task(generation.recover())
             try:
                 yield
             finally:
                 clearing.cancel()
-                await asyncio.wait([warming, clearing])
+                recovering.cancel()
+                await asyncio.wait([warming, clearing, recovering])
                 workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(generation.settle(), _SETTLE_S)
+                generation.stop()
         finally:
+            owner.close()
             await views.close()
             await records.close()
             await blobs.close()
+            await staging.close()
             workers.close()
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
@@ -141,6 +173,7 @@ def create_app(
         [
             *status.routes(),
             *OpenApi(api.routes(), public_url).routes(),
+            *front_door.routes(),
             *map(admission.guarded, api.routes()),
             *public.routes(),
             *dashboard.routes(),

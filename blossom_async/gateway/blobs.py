@@ -10,7 +10,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -37,12 +37,13 @@ class LocalBlobs:
     The folder is the first two characters of the id in lower case, so the layout is the same on file
     systems that ignore case; the name is the id itself. Files are written once and never changed.
 
-    An id that is not 22 characters of base62, or an unknown extension, raises ``ValueError`` before any
-    path is built.
+    An id that is not 22 characters of base62, or an extension other than ``extensions``, raises
+    ``ValueError`` before any path is built.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, extensions: Collection[str] = FORMATS) -> None:
         self._root = root
+        self._extensions = extensions
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blossom-blobs")
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
@@ -80,8 +81,8 @@ class LocalBlobs:
         """Where the file of a picture is, or would be."""
         if not _ID.fullmatch(image_id):
             raise ValueError(f"{image_id!r} is no picture id: 22 characters of 0-9, A-Z, a-z")
-        if extension not in FORMATS:
-            raise ValueError(f"{extension!r} is no picture format: one of {', '.join(FORMATS)}")
+        if extension not in self._extensions:
+            raise ValueError(f"{extension!r} is no picture format: one of {', '.join(self._extensions)}")
         return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
 
     async def put(self, image_id: str, extension: str, data: bytes) -> None:

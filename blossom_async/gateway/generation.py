@@ -1,109 +1,535 @@
-"""From a valid request to a stored picture."""
+"""From a valid request to a stored picture, paid at most once.
+
+What costs nothing is made at once: bytes first, then the row. What may cost money is claimed before: the
+call is on the disk, then the attempt, and only then does a byte leave for the provider. What came back is
+staged on the disk before anything else is done with it. So a process that ends at any moment leaves one of
+four things behind, and ``recover`` knows what to do with each: a call not sent (it is sent), an attempt that
+may have been sent (again under the same key where the provider takes one; otherwise nobody knows, and a
+person decides), a staged answer (it is adopted), or a stored picture.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import hmac
+import logging
 import secrets
 import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
 from functools import partial
+from typing import Any
 
 import attrs
+import orjson
 
-from blossom_async.errors import Conflict, Gone, InvalidRequest, Overloaded, Rejected
+from blossom_async.errors import (
+    Conflict,
+    Gone,
+    InvalidRequest,
+    Overloaded,
+    ProviderFailed,
+    Rejected,
+    ResponseError,
+    class_for_status,
+)
 from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
-from blossom_async.gateway.providers import Artwork, Provider
-from blossom_async.gateway.records import IdempotencyEntry, ImageRecord, Records, StoredFile
+from blossom_async.gateway.failpoints import reached
+from blossom_async.gateway.finishing import Finished, finished
+from blossom_async.gateway.keys import Caller
+from blossom_async.gateway.owners import Owner
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.faults import ProviderFault, to_error
+from blossom_async.gateway.records import Attempt, Call, IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.records import calls as call_records
+from blossom_async.gateway.sources import Source, Sources
 from blossom_async.gateway.workers import Workers
 from blossom_async.models import MAX_SEED, ImageRequest, to_json
 
-__all__ = ["Generation", "new_id"]
+__all__ = ["STAGED", "Generation", "new_id", "stored_problem"]
 
-_Making = asyncio.Task[tuple[ImageRecord, bool]]
-_FULL_RETRY_S = 5.0
+_Making = asyncio.Task[tuple[ImageRecord | Call, bool]]
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_FULL_RETRY_S = 5.0  # by then some of those that wait have been made
+_SENDS = 3  # of one attempt, to a provider that knows it by its key
+_AGAIN_S = 0.5
+_POLL_S = 0.1
+_ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
+_RECOVER_S = 5.0
+STAGED = "staged"
+"""The extension of answers that are on the disk and not yet pictures."""
+
+_log = logging.getLogger("blossom_async.gateway")
 
 
 class Generation:
-    """Makes pictures and stores them: bytes first, then the row that makes them visible.
-
-    At most ``most`` at once; further ones are refused before anything is done for them.
-    """
+    """Makes pictures and stores them."""
 
     def __init__(
         self,
-        provider: Provider,
+        sources: Sources,
         records: Records,
         blobs: LocalBlobs,
+        staging: LocalBlobs,
         workers: Workers,
+        owner: Owner,
         *,
+        secret: bytes,
         now: Callable[[], datetime],
         most: int = 1000,
+        daily_budget: int | None = None,
     ) -> None:
-        self._provider = provider
+        """At most ``most`` pictures are under way or wait. Attempts have keys made of ``secret``.
+
+        ``daily_budget`` is in millionths of a US dollar, for API keys without one of their own; None: no
+        limit.
+        """
+        self._sources = sources
         self._records = records
         self._blobs = blobs
+        self._staging = staging
         self._workers = workers
+        self._owner = owner
+        self._secret = secret
         self._now = now
         self._most = most
+        self._daily_budget = daily_budget
+        self._under_way: dict[tuple[str, str], tuple[str, _Making]] = {}
+        self._calls: dict[str, asyncio.Task[ImageRecord]] = {}
         self.waiting = 0
         """Pictures being made, or waiting for it."""
         self.made: Counter[tuple[str, ...]] = Counter()
         """Pictures stored, by provider and format."""
-        self._under_way: dict[tuple[str, str], tuple[str, _Making]] = {}
 
     async def create(
-        self, request: ImageRequest, *, tenant: str, key: str | None = None
-    ) -> tuple[ImageRecord, bool]:
+        self, request: ImageRequest, *, caller: Caller, key: str | None = None, batch: bool = False
+    ) -> tuple[ImageRecord | Call, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
-        The same ``tenant`` and idempotency ``key`` with the same request never makes a second picture,
-        also when the first is still under way or its caller has gone. Raises ``InvalidRequest``,
-        ``Rejected`` when the key was used for another request, ``Gone`` when its picture was deleted or has
-        expired, ``Overloaded`` when too many are waiting, and what the provider and the stores raise.
+        The same tenant and idempotency ``key`` with the same request never makes a second picture, also when
+        the first is still under way, its caller has gone, or another process makes it. With ``defer`` it is
+        the call, which is on the disk. Pictures of a ``batch`` let others go first.
+
+        Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
+        picture was deleted or has expired, ``Overloaded`` when too many are waiting, ``PaymentRequired``
+        beyond the caller's budget, ``Conflict`` (``outcome_unknown``) when it may have been paid and nobody
+        knows, ``Conflict`` (``in_progress``) when another process still makes it, and what the provider's
+        failure becomes.
         """
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
-        self._provider.check(request)
+        able = self._sources.able(request)
+        free = able[0].provider.price(request) == 0 and not request.defer
         if key is None:
-            return await self._make(request, tenant, None), False
+            if free:
+                return await self._make(able[0], request, caller, None), False
+            return await self._claimed(request, caller, None, "", batch=batch), False
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
-        joined = (tenant, key) in self._under_way
+        joined = (caller.tenant, key) in self._under_way
         if not joined:  # noted before anything is waited for: nobody may come in between
-            entry = IdempotencyEntry(tenant=tenant, key=key, fingerprint=fingerprint, image_id=new_id())
-            task = asyncio.create_task(self._make_once(request, entry))
-            self._under_way[tenant, key] = fingerprint, task
-            task.add_done_callback(lambda ended: self._ended((tenant, key), ended))
-        started_as, task = self._under_way[tenant, key]
+            making: Coroutine[Any, Any, tuple[ImageRecord | Call, bool]]
+            if free:
+                making = self._make_once(able[0], request, caller, key, fingerprint)
+            else:
+                making = self._claimed_once(request, caller, key, fingerprint, batch=batch)
+            task = asyncio.create_task(making)
+            self._under_way[caller.tenant, key] = fingerprint, task
+            task.add_done_callback(lambda ended: self._ended((caller.tenant, key), ended))
+        started_as, task = self._under_way[caller.tenant, key]
         if started_as != fingerprint:
             raise _key_reused()
         # Shielded: a caller that goes away must not cost the picture its key would bring back.
         record, replayed = await asyncio.shield(task)
         return record, replayed or joined
 
+    async def pending(self, image_id: str) -> Call | None:
+        """The call of a picture that is not there yet, or never will be."""
+        return await self._records.read(partial(call_records.call_by_id, image_id))
+
+    async def wait(self, image_id: str, timeout_s: float) -> None:
+        """Returns when the picture's call has ended, or after this time."""
+        if (task := self._calls.get(image_id)) is not None:
+            await asyncio.wait([task], timeout=timeout_s)
+            return
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while loop.time() < ends:  # another process makes it
+            call = await self.pending(image_id)
+            if call is None or call.state != "running":
+                return
+            await asyncio.sleep(_POLL_S)
+
+    async def recover(self) -> None:
+        """Takes over, for as long as it runs, what ended processes have left unfinished."""
+        while True:
+            try:
+                await self._adopt_orphans()
+            except Overloaded as exc:  # the database; the next round may find it well again
+                _log.warning("unfinished calls could not be looked at: %s", exc.code)
+            await asyncio.sleep(_RECOVER_S)
+
     async def settle(self) -> None:
         """Waits for pictures whose callers have gone."""
-        await asyncio.gather(*(task for _, task in self._under_way.values()), return_exceptions=True)
+        tasks = [*(task for _, task in self._under_way.values()), *self._calls.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Ends what is under way, as a kill would: what was claimed is taken up at the next start."""
+        for task in self._calls.values():
+            task.cancel()
 
     def _ended(self, key: tuple[str, str], task: _Making) -> None:
         del self._under_way[key]
         if not task.cancelled():
             task.exception()  # seen, also when every caller has gone
 
-    async def _make_once(self, request: ImageRequest, entry: IdempotencyEntry) -> tuple[ImageRecord, bool]:
-        earlier = await self._records.find_idempotent(entry.tenant, entry.key)
+    # What costs nothing
+
+    async def _make_once(
+        self, source: Source, request: ImageRequest, caller: Caller, key: str, fingerprint: str
+    ) -> tuple[ImageRecord | Call, bool]:
+        earlier = await self._records.find_idempotent(caller.tenant, key)
         if earlier is None:
+            entry = IdempotencyEntry(
+                tenant=caller.tenant, key=key, fingerprint=fingerprint, image_id=new_id()
+            )
             try:
-                return await self._make(request, entry.tenant, entry), False
+                return await self._make(source, request, caller, entry), False
             except Conflict:  # another process of this gateway was first
-                earlier = await self._records.find_idempotent(entry.tenant, entry.key)
+                earlier = await self._records.find_idempotent(caller.tenant, key)
                 if earlier is None:
                     raise
-        return await self._replay(earlier, entry.fingerprint), True
+        return await self._replay(earlier, fingerprint), True
+
+    async def _make(
+        self, source: Source, request: ImageRequest, caller: Caller, entry: IdempotencyEntry | None
+    ) -> ImageRecord:
+        with self._room():
+            seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+            pinned = attrs.evolve(request, seed=seed)
+            given = await source.provider.generate(pinned, seed, key="")
+            files = await self._workers.run(partial(finished, given, pinned, source.name), first=True)
+            image_id = entry.image_id if entry else new_id()
+            record = self._record(image_id, caller.tenant, pinned, source.name, given, files)
+            await self._put(record, files)
+            try:
+                await self._records.add(record, entry)
+            except (Conflict, Overloaded) as exc:
+                # After any other failure the row may be there all the same, and a row needs its bytes.
+                if isinstance(exc, Conflict) or exc.code == "storage_full":
+                    for file in record.files:
+                        await self._blobs.delete(record.id, file.format)
+                raise
+            self.made[record.provider, record.request.format] += 1
+            return record
+
+    # What may cost money
+
+    async def _claimed_once(
+        self, request: ImageRequest, caller: Caller, key: str, fingerprint: str, *, batch: bool
+    ) -> tuple[ImageRecord | Call, bool]:
+        made = await self._claimed(request, caller, key, fingerprint, batch=batch)
+        return made, False
+
+    async def _claimed(
+        self, request: ImageRequest, caller: Caller, key: str | None, fingerprint: str, *, batch: bool
+    ) -> ImageRecord | Call:
+        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+        pinned = attrs.evolve(request, seed=seed)
+        call = Call(
+            image_id=new_id(),
+            tenant=caller.tenant,
+            payer=caller.name,
+            key=key,
+            fingerprint=fingerprint,
+            request=pinned,
+            owner=self._owner.name,
+            created_at=self._now(),
+        )
+        self._check_room()
+        standing = await self._records.write(partial(call_records.claim, call))
+        if isinstance(standing, IdempotencyEntry):
+            return await self._replay(standing, fingerprint)
+        if standing.image_id != call.image_id:
+            return await self._standing(standing, fingerprint)
+        task = self._start(call, batch=batch)
+        return call if request.defer else await asyncio.shield(task)
+
+    async def _standing(self, call: Call, fingerprint: str) -> ImageRecord | Call:
+        """What another call under the same key has come to."""
+        if call.fingerprint != fingerprint:
+            raise _key_reused()
+        request = call.request
+        if call.state == "failed":
+            if request.defer:
+                return call
+            raise stored_problem(call)
+        if call.state == "unknown":
+            again = await self._again(call)
+            if again is None:
+                raise stored_problem(call)
+            task = self._start(again, batch=False)
+            return again if request.defer else await asyncio.shield(task)
+        if request.defer:
+            return call
+        if call.owner is not None and self._owner.has_ended(call.owner):
+            await self._adopt(call.owner)
+        if call.owner == self._owner.name and call.image_id not in self._calls:
+            self._start(call, batch=False)  # its task ended on an error of the disk
+        if (mine := self._calls.get(call.image_id)) is not None:
+            return await asyncio.shield(mine)
+        await self.wait(call.image_id, _ELSEWHERE_S)
+        record = await self._records.get(call.image_id)
+        if record is not None:
+            return record
+        left = await self.pending(call.image_id)
+        if left is not None and left.state != "running":
+            raise stored_problem(left)
+        raise Conflict(
+            "the picture of this Idempotency-Key is still being made; ask again with the same key",
+            code="in_progress",
+            retry_after_s=_FULL_RETRY_S,
+        )
+
+    async def _again(self, call: Call) -> Call | None:
+        """An unknown call that may be sent again because its provider knows it by its key."""
+        tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
+        source = self._sources.named(tried[-1].provider)
+        if source is None or not source.provider.keyed:
+            return None
+        reopen = partial(call_records.reopen, call.image_id, self._owner.name, ("unknown",))
+        return await self._records.write(reopen)
+
+    async def _adopt_orphans(self) -> None:
+        for name in await self._records.read(call_records.owners):
+            # What is this process's own and not under way ended on an error of the disk.
+            if name == self._owner.name or await asyncio.to_thread(self._owner.has_ended, name):
+                await self._adopt(name)
+
+    async def _adopt(self, name: str) -> None:
+        adopted = await self._records.write(partial(call_records.adopt, name, self._owner.name))
+        for call in adopted:
+            if call.image_id in self._calls:
+                continue
+            _log.info("a call that an ended process left behind is taken over")
+            self._start(call, batch=True)
+
+    def _start(self, call: Call, *, batch: bool) -> asyncio.Task[ImageRecord]:
+        task = asyncio.create_task(self._carried_out(call, batch=batch))
+        self._calls[call.image_id] = task
+
+        def ended(task: asyncio.Task[ImageRecord]) -> None:
+            del self._calls[call.image_id]
+            if not task.cancelled():
+                task.exception()  # seen, also when every caller has gone
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _carried_out(self, call: Call, *, batch: bool) -> ImageRecord:
+        request = call.request
+        with self._room(enforced=False):
+            try:
+                return await self._brought_home(call, request, batch=batch)
+            except _Ended as ended:
+                error = ended.error
+                if ended.state == "given up" and not request.defer:
+                    await self._records.write(partial(call_records.give_up, call.image_id))
+                else:
+                    state = "failed" if ended.state == "given up" else ended.state
+                    problem = _problem(error)
+                    fail = partial(call_records.fail, call.image_id, state, problem, self._now())
+                    await self._records.write(fail)
+                raise error from ended.__cause__
+
+    async def _brought_home(self, call: Call, request: ImageRequest, *, batch: bool) -> ImageRecord:
+        tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
+        refused: ResponseError | None = None
+        if tried and tried[-1].outcome in {"sent", "unknown"}:
+            try:
+                return await self._resumed(call, request, tried[-1], batch=batch)
+            except _NextSource as exc:
+                refused = exc.error
+        asked = {attempt.provider for attempt in tried}
+        for source in self._sources.able(request):
+            if source.name in asked:
+                continue
+            attempt = self._attempt(call, request, source, len(tried))
+            try:
+                async with source.turn(batch=batch):
+                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
+                    await self._records.write(begin)  # on the disk before a byte leaves
+                    reached("attempt")
+                    tried.append(attempt)
+                    given = await self._sent(source, call, request, attempt)
+                return await self._stored(call, request, attempt, given)
+            except _NextSource as exc:
+                refused = exc.error
+            except Overloaded as exc:
+                refused = exc
+            except ResponseError as exc:  # no budget, or no room on the disk
+                raise _Ended("given up", exc) from exc
+        raise _Ended("given up", refused or _nobody_left())
+
+    async def _resumed(self, call: Call, request: ImageRequest, last: Attempt, *, batch: bool) -> ImageRecord:
+        """The picture of an attempt whose process has ended, or whose answer was lost."""
+        staged = await self._adopted(call.image_id)
+        if staged is not None:
+            return await self._stored(call, request, last, staged)
+        source = self._sources.named(last.provider)
+        if source is None or not source.provider.keyed:
+            raise await self._unknown(call, last, f"{last.provider} was asked, and the answer is lost")
+        try:
+            async with source.turn(batch=batch):
+                given = await self._sent(source, call, request, last)
+        except Overloaded as exc:
+            raise _Ended("unknown", exc) from exc
+        return await self._stored(call, request, last, given)
+
+    async def _sent(
+        self, source: Source, call: Call, request: ImageRequest, attempt: Attempt
+    ) -> Artwork | Delivery:
+        """What the provider gave, on the disk. Raises ``_NextSource`` or ``_Ended``."""
+        for send in range(_SENDS):
+            try:
+                given = await source.provider.generate(request, request.seed or 0, key=attempt.provider_key)
+            except ProviderFault as fault:
+                source.failed(fault)
+                may_repeat = source.provider.keyed and fault.charged == "unknown" and send + 1 < _SENDS
+                if may_repeat:
+                    await asyncio.sleep(fault.retry_after_s or _AGAIN_S * 2**send)
+                    continue
+                raise await self._refused(call, attempt, fault) from fault
+            source.succeeded()
+            reached("answer")
+            await self._stage(call.image_id, given)
+            reached("staged")
+            return given
+        raise AssertionError  # the last send returns or raises
+
+    async def _refused(self, call: Call, attempt: Attempt, fault: ProviderFault) -> Exception:
+        """What a failed attempt comes to, once the ledger has it."""
+        if fault.charged == "unknown":
+            return await self._unknown(call, attempt, fault.detail)
+        charged = fault.charged == "yes"
+        await self._records.write(
+            partial(
+                call_records.end_attempt,
+                call.image_id,
+                attempt.n,
+                "charged" if charged else "failed",
+                attempt.reserved if charged else 0,
+                fault.request_id,
+                self._now(),
+            )
+        )
+        error = to_error(fault)
+        if charged:  # paid once is paid: neither this provider nor another is asked again by itself
+            return _Ended("failed", error)
+        return _NextSource(error) if fault.another_may_help else _Ended("given up", error)
+
+    async def _unknown(self, call: Call, attempt: Attempt, what: str) -> Exception:
+        await self._records.write(
+            partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", 0, None, self._now())
+        )
+        error = Conflict(
+            f"nobody knows whether this picture was paid ({what}), so it is not sent again by itself; look "
+            f"at the account of {attempt.provider}, then release it: blossom spend release {call.image_id}",
+            code="outcome_unknown",
+        )
+        return _Ended("unknown", error)
+
+    async def _stored(
+        self, call: Call, request: ImageRequest, attempt: Attempt, given: Artwork | Delivery
+    ) -> ImageRecord:
+        try:
+            files = await self._workers.run(partial(finished, given, request, attempt.provider), first=True)
+        except ProviderFault as fault:
+            await self._staging.delete(call.image_id, STAGED)
+            raise await self._refused(call, attempt, fault) from fault
+        record = self._record(call.image_id, call.tenant, request, attempt.provider, given, files)
+        await self._put(record, files)
+        reached("stored")
+        entry = None
+        if call.key is not None:
+            entry = IdempotencyEntry(
+                tenant=call.tenant, key=call.key, fingerprint=call.fingerprint, image_id=call.image_id
+            )
+        spent, request_id = _spent(given, attempt)
+        await self._records.write(
+            partial(call_records.finish, record, entry, attempt.n, spent, request_id, self._now())
+        )
+        reached("committed")
+        self.made[record.provider, record.request.format] += 1
+        await self._staging.delete(call.image_id, STAGED)
+        return record
+
+    def _attempt(self, call: Call, request: ImageRequest, source: Source, n: int) -> Attempt:
+        now = self._now()
+        name = f"{call.image_id} {n}".encode()
+        return Attempt(
+            image_id=call.image_id,
+            n=n,
+            tenant=call.tenant,
+            payer=call.payer,
+            provider=source.name,
+            provider_key=hmac.digest(self._secret, name, "sha256").hex(),
+            day=int(now.timestamp()) // 86_400,
+            reserved=_micro(source.provider.price(request)),
+            sent_at=now,
+        )
+
+    async def _stage(self, image_id: str, given: Artwork | Delivery) -> None:
+        if isinstance(given, Delivery):  # what was drawn here can be drawn again
+            told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
+            await self._staging.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data)
+
+    async def _adopted(self, image_id: str) -> Delivery | None:
+        try:
+            head, _, data = (await self._staging.read(image_id, STAGED)).partition(b"\n")
+        except FileNotFoundError:
+            return None
+        told = orjson.loads(head)
+        usd = None if told["usd"] is None else Decimal(told["usd"])
+        return Delivery(**{**told, "data": data, "usd": usd})
+
+    # Both
+
+    def _record(
+        self,
+        image_id: str,
+        tenant: str,
+        request: ImageRequest,
+        provider: str,
+        given: Artwork | Delivery,
+        files: Finished,
+    ) -> ImageRecord:
+        created_at = self._now()
+        expires_in = request.expires_in
+        return ImageRecord(
+            id=image_id,
+            tenant=tenant,
+            request=request,
+            width=files.width,
+            height=files.height,
+            files=tuple(files.files),
+            thumbhash=files.thumbhash,
+            dominant_color=files.dominant_color,
+            provider=provider,
+            model=given.model,
+            seed=request.seed or 0,
+            cost=request.cost,
+            created_at=created_at,
+            expires_at=None if expires_in is None else created_at + timedelta(seconds=expires_in),
+        )
+
+    async def _put(self, record: ImageRecord, files: Finished) -> None:
+        for file, data in files.files.items():
+            await self._blobs.put(record.id, file.format, data)
 
     async def _replay(self, entry: IdempotencyEntry, fingerprint: str) -> ImageRecord:
         if entry.fingerprint != fingerprint:
@@ -115,105 +541,43 @@ class Generation:
             raise Gone("the picture made under this Idempotency-Key has expired; use a new key for a new one")
         return record
 
-    async def _make(self, request: ImageRequest, tenant: str, entry: IdempotencyEntry | None) -> ImageRecord:
+    def _room(self, *, enforced: bool = True) -> contextlib.AbstractContextManager[None]:
+        if enforced:
+            self._check_room()
+        return self._counted()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+
+    def _check_room(self) -> None:
         if self.waiting >= self._most:
             raise Overloaded(
                 f"{self.waiting} pictures are waiting to be made; "
                 f"send the request again in {_FULL_RETRY_S:g} s",
                 retry_after_s=_FULL_RETRY_S,
             )
-        self.waiting += 1
-        try:
-            return await self._made(request, tenant, entry)
-        finally:
-            self.waiting -= 1
-
-    async def _made(self, request: ImageRequest, tenant: str, entry: IdempotencyEntry | None) -> ImageRecord:
-        seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-        artwork = await self._provider.generate(request, seed)
-        finished = await self._workers.run(partial(_finished, artwork, request), first=True)
-        created_at = self._now()
-        expires_in = request.expires_in
-        record = ImageRecord(
-            id=entry.image_id if entry else new_id(),
-            tenant=tenant,
-            request=attrs.evolve(request, seed=seed),
-            width=finished.width,
-            height=finished.height,
-            files=tuple(finished.files),
-            thumbhash=finished.thumbhash,
-            dominant_color=finished.dominant_color,
-            provider=self._provider.name,
-            model=artwork.model,
-            seed=seed,
-            cost=request.cost,
-            created_at=created_at,
-            expires_at=None if expires_in is None else created_at + timedelta(seconds=expires_in),
-        )
-        for file, data in finished.files.items():
-            await self._blobs.put(record.id, file.format, data)
-        try:
-            await self._records.add(record, entry)
-        except (Conflict, Overloaded) as exc:
-            # After any other failure the row may be there all the same, and a row needs its bytes.
-            if isinstance(exc, Conflict) or exc.code == "storage_full":
-                for file in record.files:
-                    await self._blobs.delete(record.id, file.format)
-            raise
-        self.made[record.provider, record.request.format] += 1
-        return record
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class _Finished:
-    """A picture ready to be stored: its files and their bytes, the one for everybody last."""
+class _Ended(Exception):
+    """The call has come to an end without a picture: as ``failed``, ``unknown`` or ``given up``."""
 
-    width: int
-    height: int
-    files: dict[StoredFile, bytes]
-    thumbhash: str
-    dominant_color: str
+    def __init__(self, state: str, error: ResponseError) -> None:
+        super().__init__(state)
+        self.state = state
+        self.error = error
 
 
-def _finished(artwork: Artwork, request: ImageRequest) -> _Finished:
-    """For one of the threads: encoding is work for the processor."""
-    made = {
-        file_format: encode(
-            artwork.pixels,
-            file_format,
-            compression=compression,
-            preset=request.quality_preset,
-            notes=artwork.notes,
-        )
-        for file_format, compression in _formats(request)
-    }
-    fallback = made[next(reversed(made))]
-    files = {
-        StoredFile(
-            format=file_format, sha256=hashlib.sha256(file.data).hexdigest(), file_size=len(file.data)
-        ): file.data
-        for file_format, file in made.items()
-        if file is fallback or len(file.data) < len(fallback.data)
-    }
-    return _Finished(
-        width=fallback.width,
-        height=fallback.height,
-        files=files,
-        thumbhash=thumbhash(artwork.pixels),
-        dominant_color=dominant_colour(artwork.pixels),
-    )
+class _NextSource(Exception):
+    """Nothing was paid here, and another provider may help."""
 
-
-def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
-    """Formats to store and how each is compressed, the one for everybody last."""
-    if request.format != "auto":
-        return ((request.format, request.compression),)
-    fallback = "png" if request.transparency or request.compression == "lossless" else "jpg"
-    # webp's default is lossless, which is heavier than the jpg beside it.
-    lighter = (
-        "lossy" if request.compression is None and request.quality_preset is None else request.compression
-    )
-    return (("webp", lighter), (fallback, request.compression))
+    def __init__(self, error: ResponseError) -> None:
+        super().__init__(error.code)
+        self.error = error
 
 
 def new_id() -> str:
@@ -224,6 +588,33 @@ def new_id() -> str:
         number, digit = divmod(number, 62)
         digits.append(_BASE62[digit])
     return "".join(reversed(digits))
+
+
+def stored_problem(call: Call) -> ResponseError:
+    """Why a call has no picture, as it was answered then."""
+    told = call.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
+    return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])
+
+
+def _problem(error: ResponseError) -> dict[str, Any]:
+    return {"status": error.status, "code": error.code, "detail": error.detail}
+
+
+def _micro(usd: Decimal | None) -> int:
+    return 0 if usd is None else int((usd * 1_000_000).to_integral_value(ROUND_CEILING))
+
+
+def _spent(given: Artwork | Delivery, attempt: Attempt) -> tuple[int, str | None]:
+    """What the provider says it cost, else what was reserved; and its name for the request."""
+    if isinstance(given, Artwork):
+        return 0, None
+    if given.cached:
+        return 0, given.request_id
+    return (attempt.reserved if given.usd is None else _micro(given.usd)), given.request_id
+
+
+def _nobody_left() -> ResponseError:
+    return ProviderFailed("every provider of this gateway has been asked for this picture", status=502)
 
 
 def _key_reused() -> Rejected:

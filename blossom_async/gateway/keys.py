@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
+import attrs
+
 from blossom_async.errors import ConfigurationError, RateLimited, Unauthenticated
 from blossom_async.gateway.limits import Meter, Quota
 from blossom_async.gateway.lookups import Lookups
@@ -19,6 +21,7 @@ from blossom_async.gateway.lookups import Lookups
 __all__ = [
     "MAIN_TENANT",
     "ApiKeys",
+    "Caller",
     "bearer",
     "digest",
     "new_access_id",
@@ -36,6 +39,14 @@ _ID_ALPHABET = string.ascii_letters + string.digits
 _PROVEN = 10_000
 
 
+@attrs.frozen
+class Caller:
+    """Who calls: whose pictures the key opens, and the key's name, by which spending is counted."""
+
+    tenant: str
+    name: str
+
+
 class ApiKeys:
     """Who holds an API key. Keys are held as digests only.
 
@@ -50,11 +61,10 @@ class ApiKeys:
         self._wrong = wrong
         self._proven: OrderedDict[bytes, None] = OrderedDict()
 
-    async def tenant(self, authorization: str | None, caller: str = "") -> str:
-        """The tenant of the key in an ``Authorization: Bearer`` header.
+    async def caller(self, authorization: str | None, sender: str = "") -> Caller:
+        """The holder of the key in an ``Authorization: Bearer`` header.
 
-        Raises ``Unauthenticated`` when there is none, or one that is unknown or revoked; and as ``tenant_of``
-        does.
+        Raises ``Unauthenticated`` when there is none, or one that is unknown or revoked; and as ``holder``.
         """
         key = bearer(authorization)
         if key is None:
@@ -62,39 +72,41 @@ class ApiKeys:
                 "this call needs the header 'Authorization: Bearer <API key>'; "
                 "clients take it from api_key= or BLOSSOM_API_KEY"
             )
-        tenant = await self.tenant_of(key, caller)
-        if tenant is None:
+        holder = await self.holder(key, sender)
+        if holder is None:
             raise Unauthenticated(
                 "the API key is not one of this gateway's; clients take it from api_key= or BLOSSOM_API_KEY"
             )
-        return tenant
+        return holder
 
-    async def tenant_of(self, key: str, caller: str = "") -> str | None:
-        """The tenant of a key, None when it opens nothing.
+    async def holder(self, key: str, sender: str = "") -> Caller | None:
+        """The holder of a key, None when it opens nothing.
 
-        Raises ``RateLimited`` when ``caller`` has sent too many wrong ones.
+        Raises ``RateLimited`` when ``sender`` has sent too many wrong ones.
         """
         presented = digest(key)
         if self._wrong is not None and presented not in self._proven:
-            _check_calm(self._wrong.look(caller))
-        tenant = await self._opened_by(presented)
+            _check_calm(self._wrong.look(sender))
+        holder = await self._holder(presented)
         self._proven.pop(presented, None)
-        if tenant is not None:
+        if holder is not None:
             self._proven[presented] = None
             if len(self._proven) > _PROVEN:
                 self._proven.popitem(last=False)
         elif self._wrong is not None:
-            self._wrong.take(caller)
-        return tenant
+            self._wrong.take(sender)
+        return holder
 
-    async def _opened_by(self, presented: bytes) -> str | None:
+    async def _holder(self, presented: bytes) -> Caller | None:
         # Each is compared, in constant time. In the database a digest is looked up: to guess near one tells
         # nothing of the 256 random bits behind it.
         matches = [hmac.compare_digest(presented, known) for known in self._digests]
         if any(matches):
-            return MAIN_TENANT
+            return Caller(MAIN_TENANT, "")
         known = await self._lookups.api_key(presented)
-        return None if known is None or known.revoked_at is not None else known.tenant
+        if known is None or known.revoked_at is not None:
+            return None
+        return Caller(known.tenant, known.name)
 
 
 def _check_calm(quota: Quota) -> None:

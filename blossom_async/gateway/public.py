@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Protocol
 
 import attrs
 from aiohttp import web
@@ -30,11 +31,12 @@ from blossom_async.gateway.analytics import Views, day_number, is_speculative, v
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.gateway.encoding import CONTENT_TYPES
+from blossom_async.gateway.generation import stored_problem
 from blossom_async.gateway.keys import ApiKeys, bearer
 from blossom_async.gateway.limits import network
 from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.problems import Connection
-from blossom_async.gateway.records import ImageRecord, StoredFile
+from blossom_async.gateway.records import Call, ImageRecord, StoredFile
 from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation
 
 __all__ = ["Public"]
@@ -75,8 +77,18 @@ class _Address:
 class Admitted:
     """A picture that this viewer may see now. ``signed_until`` is when the signed URL in use ends."""
 
-    record: ImageRecord
+    record: ImageRecord | Call
     signed_until: datetime | None
+
+
+class Unfinished(Protocol):
+    """Who knows of pictures that are not there yet."""
+
+    async def pending(self, image_id: str) -> Call | None:
+        """The call of a picture that is not there yet, or never will be."""
+
+    async def wait(self, image_id: str, timeout_s: float) -> None:
+        """Returns when the picture's call has ended, or after this time."""
 
 
 class Public:
@@ -96,8 +108,12 @@ class Public:
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         now: Callable[[], datetime],
         views: Views | None = None,
+        unfinished: Unfinished | None = None,
+        wait_s: float = 25.0,
         hot_bytes: int = 64 << 20,
     ) -> None:
+        self._unfinished = unfinished
+        self._wait_s = wait_s
         self._keys = keys
         self._lookups = lookups
         self._blobs = blobs
@@ -128,13 +144,31 @@ class Public:
             return await self._preflight(request, address)
         now = self._now()
         admitted = await self.admit(address, _query(request.raw_path), lambda: self._viewer(request), now)
-        file = _file(admitted.record, address, request.headers.getall("Accept", []))
-        headers = _headers(admitted, file, request, now)
-        plan = _plan(request, admitted.record, file, headers["ETag"], now)
-        answer = await self._answer(request, admitted.record, file, plan, headers)
-        if admitted.record.request.tracking_id is not None and plan.status == 200:
-            self._count(request, admitted.record, now, started)
+        record = admitted.record
+        if isinstance(record, Call):
+            return await self._awaited(request, record)
+        file = _file(record, address, request.headers.getall("Accept", []))
+        headers = _headers(record, admitted.signed_until, file, request, now)
+        plan = _plan(request, record, file, headers["ETag"], now)
+        answer = await self._answer(request, record, file, plan, headers)
+        if record.request.tracking_id is not None and plan.status == 200:
+            self._count(request, record, now, started)
         return answer
+
+    async def _awaited(self, request: web.Request, call: Call) -> web.StreamResponse:
+        """A deferred picture: itself once it is there, 202 while it is not, or why it never will be."""
+        if self._unfinished is None:
+            raise _not_found()
+        if call.state == "running":
+            await self._unfinished.wait(call.image_id, self._wait_s)
+            left = await self._unfinished.pending(call.image_id)
+            if left is None:
+                return await self.serve(request)  # anew: what was checked may have changed meanwhile
+            call = left
+        if call.state != "running":
+            raise stored_problem(call)
+        headers = {"Cache-Control": "no-store", "Retry-After": "2"}
+        return web.json_response({"state": "pending", "id": call.image_id}, status=202, headers=headers)
 
     async def admit(
         self,
@@ -157,8 +191,8 @@ class Public:
                 raise PermissionDenied("The key this URL was signed with was revoked.", code="key_revoked")
             signed_until = datetime.fromtimestamp(signature.exp, UTC)
             signed_for = key.tenant
-        record = self._lookups.remembered(address.image_id) or await self._lookups.image(address.image_id)
-        record = self._live(record, address, now)
+        known = self._lookups.remembered(address.image_id) or await self._lookups.image(address.image_id)
+        record = await self._made_later(address) if known is None else self._live(known, address, now)
         request = record.request
         if signed_for not in (None, record.tenant) or (request.require_signature and signature is None):
             raise signing.bad_signature()
@@ -201,9 +235,15 @@ class Public:
             return Explanation(status=exc.status, code=exc.code, detail=_owners_detail(exc, record, asked))
         return Explanation(status=200, code="ok", detail="Every rule of this picture lets this viewer in.")
 
-    def _live(self, record: ImageRecord | None, address: _Address, now: datetime) -> ImageRecord:
-        if record is None:
+    async def _made_later(self, address: _Address) -> Call:
+        call = None if self._unfinished is None else await self._unfinished.pending(address.image_id)
+        if call is None or not call.request.defer:
             raise _not_found()
+        if address.extension not in (None, call.request.format):
+            raise _not_found()
+        return call
+
+    def _live(self, record: ImageRecord, address: _Address, now: datetime) -> ImageRecord:
         if record.deleted_at is not None:
             self._hot.drop(record)
             raise Gone("This picture was deleted.", code="deleted")
@@ -243,10 +283,10 @@ class Public:
         authorization = request.headers.getall("Authorization", [])
         key = bearer(authorization[0]) if len(authorization) == 1 else None
         address = self._client_address(request)
-        tenant = None if key is None else await self._keys.tenant_of(key, network(address))
+        holder = None if key is None else await self._keys.holder(key, network(address))
         return Viewer(
             address=address,
-            authorization_tenant=tenant,
+            authorization_tenant=None if holder is None else holder.tenant,
             origins=request.headers.getall("Origin", []),
             referers=request.headers.getall("Referer", []),
         )
@@ -305,7 +345,8 @@ class Public:
             # A picture deleted after its record was looked up: the second look says so.
             self._lookups.forget()
             again = await self._lookups.image(record.id)
-            self._live(again, _Address("", record.id, None), self._now())
+            if again is not None:
+                self._live(again, _Address("", record.id, None), self._now())
             raise _bytes_missing("are missing") from exc
         if size != file.file_size:
             raise _bytes_missing(f"are {size} and should be {file.file_size}")
@@ -438,8 +479,9 @@ def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str
     return plan
 
 
-def _headers(admitted: Admitted, file: StoredFile, request: web.Request, now: datetime) -> dict[str, str]:
-    record = admitted.record
+def _headers(
+    record: ImageRecord, signed_until: datetime | None, file: StoredFile, request: web.Request, now: datetime
+) -> dict[str, str]:
     wish = record.request
     headers = {
         "Content-Type": CONTENT_TYPES[file.format],
@@ -451,7 +493,7 @@ def _headers(admitted: Admitted, file: StoredFile, request: web.Request, now: da
             record.expires_at,
             now,
             restricted=wish.restricted,
-            signed_until=admitted.signed_until,
+            signed_until=signed_until,
         ),
         "Accept-Ranges": "bytes",
         # A page elsewhere cannot send the key anyway; all others are made to be shown on pages elsewhere.
@@ -465,7 +507,7 @@ def _headers(admitted: Admitted, file: StoredFile, request: web.Request, now: da
     )
     if varied is not None:
         headers["Vary"] = varied
-    if wish.restricted or admitted.signed_until is not None:
+    if wish.restricted or signed_until is not None:
         headers["X-Robots-Tag"] = "noindex"
     if wish.allowed_domains is not None:
         headers |= _cors(record, request)

@@ -13,6 +13,7 @@ from blossom_async.errors import Overloaded
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.records import ImageRecord, Records
 from blossom_async.gateway.records import upkeep as statements
+from blossom_async.gateway.records import views as view_records
 
 __all__ = ["ORPHAN_AGE", "Upkeep"]
 
@@ -45,11 +46,12 @@ class Upkeep:
         self.orphans = 0
 
     async def run(self) -> None:
-        """Both duties again and again, until it is cancelled."""
+        """All duties again and again, until it is cancelled."""
         while True:
             try:
                 await self.sweep()
                 await self.clear_orphans()
+                await self.forget_salts()
             except Overloaded as exc:
                 _log.warning("nothing is cleared away for now: %s", exc.detail)
             except Exception:  # noqa: BLE001 - the task's border: pictures are served without it
@@ -91,6 +93,11 @@ class Upkeep:
                         removed += 1
         self.orphans += removed
         return removed
+
+    async def forget_salts(self) -> None:
+        """Throws away the salts of viewers' hashes two days after they were made."""
+        if await self._records.read(partial(view_records.salts_to_forget, self._now())):
+            await self._records.write(partial(view_records.forget_salts, self._now()), erases=True)
 
     async def _emptied(self, record: ImageRecord) -> bool:
         try:

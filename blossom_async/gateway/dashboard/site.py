@@ -25,7 +25,7 @@ from blossom_async.errors import (
     ServerFailed,
     Unauthenticated,
 )
-from blossom_async.gateway.admission import caller
+from blossom_async.gateway.admission import sender
 from blossom_async.gateway.analytics import url_stats
 from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.dashboard.chart import chart
@@ -158,7 +158,7 @@ class Dashboard:
             self._check_same_site(http)
             form = await _form(http)
             key = form.get("key", "").strip()
-            tenant = await self._keys.tenant(f"Bearer {key}", caller(http, self._trusted))
+            holder = await self._keys.caller(f"Bearer {key}", sender(http, self._trusted))
         except Unauthenticated:
             wrong = "This key does not open this gateway. Check that you have copied all of it."
             answer = await self._answer("login.html", 401, next=_own_page(form.get("next")), wrong=wrong)
@@ -170,7 +170,7 @@ class Dashboard:
         answer = _see_other(_own_page(form.get("next")))
         answer.set_cookie(
             self._cookie,
-            self._sessions.begin(tenant, key),
+            self._sessions.begin(holder.tenant, key),
             max_age=int(LIFETIME.total_seconds()),
             path="/",
             httponly=True,

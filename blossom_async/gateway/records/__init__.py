@@ -9,9 +9,21 @@ from blossom_async.gateway.records.tables import (
     METADATA,
     AccessKey,
     ApiKey,
+    Attempt,
+    Call,
     IdempotencyEntry,
     ImageRecord,
     StoredFile,
 )
 
-__all__ = ["METADATA", "AccessKey", "ApiKey", "IdempotencyEntry", "ImageRecord", "Records", "StoredFile"]
+__all__ = [
+    "METADATA",
+    "AccessKey",
+    "ApiKey",
+    "Attempt",
+    "Call",
+    "IdempotencyEntry",
+    "ImageRecord",
+    "Records",
+    "StoredFile",
+]

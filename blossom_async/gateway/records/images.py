@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,6 +42,16 @@ class Delete:
 
     def __call__(self, connection: sa.Connection) -> bool:
         return _erase(connection, self)
+
+
+@attrs.frozen
+class Erasing:
+    """A change that takes away what must not stay in any file."""
+
+    change: Callable[[sa.Connection], Any]
+
+    def __call__(self, connection: sa.Connection) -> Any:
+        return self.change(connection)
 
 
 @attrs.frozen
@@ -95,10 +105,11 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
     text = connection.scalar(sa.select(images.c.request).where(live).with_for_update())
     if text is None:
         return False
-    request = _request(text)
+    request = request_of(text)
     kept = ImageRequest(
         _ERASED, width=request.width, height=request.height, quality=request.quality, format=request.format
     )
+    fold(change.image_id, connection)
     connection.execute(
         images.update()
         .where(live)
@@ -110,7 +121,6 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
             deleted_at=change.now,
         )
     )
-    fold(change.image_id, connection)
     count_revision(connection)
     return True
 
@@ -140,7 +150,7 @@ def record(row: sa.Row[Any]) -> ImageRecord:
     """A row of ``images``."""
     known = {name: value for name, value in row._mapping.items() if name != "tracking_id"}
     files = tuple(StoredFile(**file) for file in orjson.loads(row.files))
-    return ImageRecord(**{**known, "request": _request(row.request), "files": files})
+    return ImageRecord(**{**known, "request": request_of(row.request), "files": files})
 
 
 def to_row(known: ImageRecord) -> dict[str, Any]:
@@ -154,9 +164,11 @@ def to_row(known: ImageRecord) -> dict[str, Any]:
 
 
 def request_text(request: ImageRequest) -> str:
+    """A request as it is kept."""
     # In full, not models.to_json: a default that changes later must not change what was asked for then.
     return orjson.dumps(attrs.asdict(request)).decode()
 
 
-def _request(text: str) -> ImageRequest:
+def request_of(text: str) -> ImageRequest:
+    """What ``request_text`` wrote."""
     return image_request(orjson.loads(text))

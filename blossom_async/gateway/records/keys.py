@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict
@@ -27,15 +28,7 @@ def add_api_key(key: ApiKey, connection: sa.Connection) -> None:
     """Stores a key. Raises ``Conflict`` (``name_taken``) when there is, or was, one of that name."""
     if connection.scalar(sa.select(api_keys.c.name).where(api_keys.c.name == key.name)) is not None:
         raise Conflict(f"there is an API key of the name {key.name!r}; choose another", code="name_taken")
-    connection.execute(
-        api_keys.insert().values(
-            name=key.name,
-            tenant=key.tenant,
-            digest=key.digest,
-            created_at=key.created_at,
-            revoked_at=key.revoked_at,
-        )
-    )
+    connection.execute(api_keys.insert().values(**attrs.asdict(key)))
 
 
 def all_api_keys(connection: sa.Connection) -> list[ApiKey]:

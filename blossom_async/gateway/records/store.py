@@ -20,6 +20,7 @@ from blossom_async.gateway.records.images import (
     ONE_IS_AT_FAULT,
     Add,
     Delete,
+    Erasing,
     Get,
     answers,
     apply_apart,
@@ -52,6 +53,7 @@ class Records:
         self._read_engine = engine(path, writes=False)
         self._writer = Desk("blossom-records-writer", 1, self._commit)
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
+        self._student = Desk("blossom-records-student", 1, self._look_up)
         self._unpurged = False
 
     async def open(self) -> None:
@@ -63,6 +65,7 @@ class Records:
         await asyncio.to_thread(self._begin)
         self._writer.start()
         self._readers.start()
+        self._student.start()
 
     async def close(self) -> None:
         """Everything handed in before is committed and answered; then the threads end."""
@@ -98,17 +101,23 @@ class Records:
         """What the tenant's key made, if it was used."""
         return await self.read(partial(find_idempotent, tenant, key))
 
-    async def write(self, change: Callable[[sa.Connection], T]) -> T:
+    async def write(self, change: Callable[[sa.Connection], T], *, erases: bool = False) -> T:
         """What the change gives, once it is on the disk. It may run twice, the first run taken back.
 
         It runs in the writer's thread, in one transaction with others; what it raises of ours undoes only it.
+        With ``erases`` what it takes away is taken out of all files, as for ``delete``.
         """
-        given: T = await self._writer.ask(change)
+        given: T = await self._writer.ask(Erasing(change) if erases else change)
         return given
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """What the question gives, from a reader's thread."""
         given: T = await self._readers.ask(question)
+        return given
+
+    async def study(self, question: Callable[[sa.Connection], T]) -> T:
+        """As ``read``, for questions that may take seconds: look-ups do not wait for them."""
+        given: T = await self._student.ask(question)
         return given
 
     def _begin(self) -> None:
@@ -123,6 +132,7 @@ class Records:
     def _end(self) -> None:
         self._writer.end()
         self._readers.end()
+        self._student.end()
         self._purge()
         self._dispose()
 
@@ -139,7 +149,7 @@ class Records:
 
     def _commit(self, changes: Sequence[Any]) -> list[Any]:
         answers = self._applied(changes)
-        if any(isinstance(change, Delete) for change in changes):
+        if any(isinstance(change, Delete | Erasing) for change in changes):
             self._unpurged = True
             self._purge()
         return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
@@ -13,11 +14,15 @@ __all__ = [
     "METADATA",
     "AccessKey",
     "ApiKey",
+    "Attempt",
+    "Call",
     "IdempotencyEntry",
     "ImageRecord",
     "StoredFile",
     "access_keys",
     "api_keys",
+    "attempts",
+    "calls",
     "idempotency",
     "images",
     "imports",
@@ -80,6 +85,7 @@ class ApiKey:
     digest: bytes = attrs.field(repr=False)
     created_at: datetime
     revoked_at: datetime | None = None
+    daily_budget: int | None = None  # millionths of a US dollar
 
 
 @attrs.frozen(kw_only=True)
@@ -101,6 +107,56 @@ class IdempotencyEntry:
     key: str
     fingerprint: str
     image_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """A picture that is being made, or never was.
+
+    ``state`` is ``running`` (``owner`` is the process that makes it), ``failed``, or ``unknown``: it may have
+    been paid. ``problem`` says why, in the words of the answer. ``payer`` is the name of the API key.
+    """
+
+    image_id: str
+    tenant: str
+    payer: str
+    key: str | None
+    fingerprint: str
+    request: ImageRequest = attrs.field(repr=False)
+    state: str = "running"
+    owner: str | None
+    problem: dict[str, Any] | None = None
+    created_at: datetime
+    ended_at: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """The picture's."""
+        return self.image_id
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One request to a provider, ``n`` from 0 for each picture.
+
+    ``outcome`` is ``sent`` until its end is known, then ``ok``, ``failed`` (nothing paid), ``charged`` (paid,
+    and no picture) or ``unknown``. ``provider_key`` is what a provider that takes one knows the request by:
+    sending it again under the same is not paid twice.
+    """
+
+    image_id: str
+    n: int
+    tenant: str
+    payer: str
+    provider: str
+    provider_key: str
+    day: int
+    reserved: int
+    spent: int = 0
+    outcome: str = "sent"
+    request_id: str | None = None
+    sent_at: datetime
+    ended_at: datetime | None = None
 
 
 class _UtcTime(sa.TypeDecorator[datetime]):
@@ -160,6 +216,7 @@ api_keys = sa.Table(
     sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),
     sa.Column("created_at", _UtcTime, nullable=False),
     sa.Column("revoked_at", _UtcTime),
+    sa.Column("daily_budget", sa.BigInteger),
 )
 
 access_keys = sa.Table(
@@ -170,6 +227,43 @@ access_keys = sa.Table(
     sa.Column("access_id", sa.Text, nullable=False, unique=True),
     sa.Column("created_at", _UtcTime, nullable=False),
     sa.Column("revoked_at", _UtcTime),
+)
+
+calls = sa.Table(
+    "calls",
+    METADATA,
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("payer", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text),
+    sa.Column("problem", sa.Text),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("ended_at", _UtcTime),
+    sa.Index("calls_by_key", "tenant", "key", unique=True),
+)
+
+# The ledger: what was sent to providers, written before it was sent. Amounts are millionths of a US dollar.
+attempts = sa.Table(
+    "attempts",
+    METADATA,
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("payer", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("provider_key", sa.Text, nullable=False),
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Column("spent", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("sent_at", _UtcTime, nullable=False),
+    sa.Column("ended_at", _UtcTime),
+    sa.Index("attempts_by_payer", "payer", "day"),
 )
 
 # One row, counted up by every change that takes something away: processes that remember look at it.

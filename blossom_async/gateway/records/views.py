@@ -91,6 +91,12 @@ def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> No
         connection.execute(insert(viewers).on_conflict_do_nothing(), rows)
 
 
+def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
+    """Whether there are some for ``forget_salts``."""
+    due = sa.select(salts.c.day).where(salts.c.made_at <= now - _SALT_LIFE).limit(1)
+    return connection.scalar(due) is not None
+
+
 def forget_salts(now: datetime, connection: sa.Connection) -> None:
     """Throws away the salts that were made 48 hours ago or earlier."""
     connection.execute(salts.delete().where(salts.c.made_at <= now - _SALT_LIFE))

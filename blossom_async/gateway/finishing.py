@@ -1,0 +1,92 @@
+"""From what a provider gave to the files that are stored. Work for the processor, to be run in a thread."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
+from blossom_async.gateway.records import StoredFile
+from blossom_async.models import ImageRequest
+
+__all__ = ["Finished", "finished"]
+
+_MAX_PIXELS = 100_000_000  # decoded; six times the largest picture that can be asked for
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Finished:
+    """A picture ready to be stored: its files and their bytes, the one for everybody last."""
+
+    width: int
+    height: int
+    files: dict[StoredFile, bytes]
+    thumbhash: str
+    dominant_color: str
+
+
+def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) -> Finished:
+    """The files asked for, in the exact size asked for.
+
+    A delivered picture of another size is scaled to cover it and cut at the edges. Nothing of its metadata is
+    kept. Raises ``ProviderFault`` when it cannot be read.
+    """
+    pixels = given.pixels if isinstance(given, Artwork) else _read(given, request, provider)
+    made = {
+        file_format: encode(
+            pixels, file_format, compression=compression, preset=request.quality_preset, notes=given.notes
+        )
+        for file_format, compression in _formats(request)
+    }
+    fallback = made[next(reversed(made))]
+    files = {
+        StoredFile(
+            format=file_format, sha256=hashlib.sha256(file.data).hexdigest(), file_size=len(file.data)
+        ): file.data
+        for file_format, file in made.items()
+        if file is fallback or len(file.data) < len(fallback.data)
+    }
+    return Finished(
+        width=fallback.width,
+        height=fallback.height,
+        files=files,
+        thumbhash=thumbhash(pixels),
+        dominant_color=dominant_colour(pixels),
+    )
+
+
+def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
+    """Formats to store and how each is compressed, the one for everybody last."""
+    if request.format != "auto":
+        return ((request.format, request.compression),)
+    fallback = "png" if request.transparency or request.compression == "lossless" else "jpg"
+    plain = request.compression is None and request.quality_preset is None
+    # webp's default is lossless, which is heavier than the jpg beside it.
+    return (("webp", "lossy" if plain else request.compression), (fallback, request.compression))
+
+
+def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(given.data)) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels are more than a picture has")
+            picture.load()
+            upright = ImageOps.exif_transpose(picture).convert("RGBA" if request.transparency else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise ProviderFault(
+            provider,
+            Kind.BAD_CONTENT,
+            f"the picture cannot be read ({type(exc).__name__})",
+            request_id=given.request_id,
+            charged="no" if given.cached else "yes",
+        ) from exc
+    if upright.size != (request.width, request.height):
+        upright = ImageOps.fit(upright, (request.width, request.height), Image.Resampling.LANCZOS)
+    return np.asarray(upright)

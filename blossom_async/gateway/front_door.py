@@ -1,0 +1,210 @@
+"""The OpenAI Images API over this gateway, so that its clients work with only the base URL changed.
+
+Requests and answers after platform.openai.com/docs/api-reference/images. Beside its own parameters every
+option of ``POST /v1/images`` can be sent, such as ``expires_in`` (in openai-python by ``extra_body``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+import orjson
+from aiohttp import web
+
+from blossom_async.errors import InvalidRequest, ResponseError, shown
+from blossom_async.gateway.admission import CALLER, Admission
+from blossom_async.gateway.api import checked_options, idempotency_key, is_batch, json_object
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.generation import Generation
+from blossom_async.gateway.records import Call, ImageRecord
+from blossom_async.gateway.sources import Sources
+from blossom_async.models import ImageRequest
+
+__all__ = ["FrontDoor"]
+
+_MOST = 10  # of one call, as theirs
+_SIZE = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+_QUALITIES = {
+    "auto": "standard",
+    "low": "standard",
+    "standard": "standard",
+    "medium": "hd",
+    "hd": "hd",
+    "high": "ultra",
+}
+_FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+_BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
+_ANSWERS = ("url", "b64_json")
+_THEIRS = {"n", "size", "response_format", "output_format", "background", "user"}
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class FrontDoor:
+    """``POST /v1/images/generations`` and ``GET /v1/models``, errors in their shape."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        generation: Generation,
+        sources: Sources,
+        blobs: LocalBlobs,
+        *,
+        public_url: str,
+    ) -> None:
+        self._admission = admission
+        self._generation = generation
+        self._sources = sources
+        self._blobs = blobs
+        self._public_url = public_url
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the application mounts, guarded."""
+        routes = [
+            web.post("/v1/images/generations", self.generations),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{model:.+}", self.model),
+        ]
+        return [_in_their_words(self._admission.guarded(route)) for route in routes]
+
+    async def generations(self, http: web.Request) -> web.Response:
+        """200 with ``n`` pictures, as URLs of this gateway or as base64."""
+        body = await json_object(http)
+        count = _number(body)
+        answer = _one_of(body, "response_format", _ANSWERS, _usual_answer(body))
+        request = checked_options(_options(body), ImageRequest)
+        key = idempotency_key(http)
+        made = await asyncio.gather(
+            *(self._make(http, attrs.evolve(request, seed=_seed(request, n)), key, n) for n in range(count))
+        )
+        data = [await self._item(record, answer) for record in made]
+        created = int(max(record.created_at for record in made).timestamp())
+        return _answer({"created": created, "data": data})
+
+    async def models(self, _: web.Request) -> web.Response:
+        """200 with the models of all providers."""
+        return _answer({"object": "list", "data": [_model(*each) for each in await self._offered()]})
+
+    async def model(self, http: web.Request) -> web.Response:
+        """200 with one of them, 404 for another."""
+        name = http.match_info["model"]
+        for offered, provider in await self._offered():
+            if offered == name:
+                return _answer(_model(offered, provider))
+        raise ResponseError(
+            f"the model {shown(name)} is not one of this gateway's", status=404, code="model_not_found"
+        )
+
+    async def _make(self, http: web.Request, request: ImageRequest, key: str | None, n: int) -> ImageRecord:
+        made, _ = await self._generation.create(
+            request,
+            caller=http[CALLER],
+            key=None if key is None else f"{key} {n}",
+            batch=is_batch(http.headers),
+        )
+        assert not isinstance(made, Call)  # noqa: S101 - defer is refused here
+        return made
+
+    async def _item(self, record: ImageRecord, answer: str) -> dict[str, Any]:
+        if answer == "url":
+            return {"url": f"{self._public_url}/image/{record.id}"}
+        data = await self._blobs.read(record.id, record.main_file.format)
+        return {"b64_json": base64.b64encode(data).decode()}
+
+    async def _offered(self) -> list[tuple[str, str]]:
+        found = []
+        for source in self._sources:
+            found += [(model.name, source.name) for model in await source.provider.models()]
+        return found
+
+
+def _options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Their parameters as options of a picture; those that are ours already stay."""
+    options = {name: value for name, value in body.items() if name not in _THEIRS and value is not None}
+    if "defer" in options:
+        raise InvalidRequest("defer", options["defer"], "POST /v1/images for pictures that are made later")
+    size = body.get("size")
+    if size not in {None, "auto"}:
+        found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        if found is None:
+            raise InvalidRequest("size", size, "a width and a height in pixels, such as 1024x1024, or auto")
+        options["width"], options["height"] = int(found[1]), int(found[2])
+    if "quality" in options and options["quality"] != "ultra":
+        options["quality"] = _QUALITIES[_one_of(options, "quality", tuple(_QUALITIES), "auto")]
+    if (file_format := body.get("output_format")) is not None:
+        options["format"] = _FORMATS[_one_of(body, "output_format", tuple(_FORMATS), file_format)]
+    if body.get("background") is not None:
+        options["transparency"] = _BACKGROUNDS[_one_of(body, "background", tuple(_BACKGROUNDS), "auto")]
+    return options
+
+
+def _number(body: Mapping[str, Any]) -> int:
+    count = body.get("n")
+    if count is None:
+        return 1
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:
+        raise InvalidRequest("n", count, f"a whole number from 1 to {_MOST}")
+    return count
+
+
+def _seed(request: ImageRequest, n: int) -> int | None:
+    return None if request.seed is None else request.seed + n
+
+
+def _usual_answer(body: Mapping[str, Any]) -> str:
+    # As theirs: these models give bytes unless asked otherwise, and there they cannot be asked.
+    model = body.get("model")
+    return "b64_json" if isinstance(model, str) and model.startswith("gpt-image") else "url"
+
+
+def _one_of(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], usual: str) -> str:
+    value = body.get(name)
+    if value is None:
+        return usual
+    if not isinstance(value, str) or value not in allowed:
+        raise InvalidRequest(name, value, f"one of {', '.join(allowed)}")
+    return value
+
+
+def _model(name: str, provider: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": provider}
+
+
+def _answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
+    return web.Response(
+        status=status,
+        body=orjson.dumps(body),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _in_their_words(route: web.RouteDef) -> web.RouteDef:
+    async def handler(http: web.Request) -> web.StreamResponse:
+        try:
+            return await route.handler(http)
+        except ResponseError as exc:
+            status = 400 if exc.status == 422 else exc.status
+            answer = _answer(_error(exc, exc.field), status)
+            if exc.retry_after_s is not None:
+                answer.headers["Retry-After"] = str(int(exc.retry_after_s) + 1)
+            if status == 401:
+                answer.headers["WWW-Authenticate"] = "Bearer"
+            return answer
+        except InvalidRequest as exc:
+            wrong = ResponseError(str(exc), status=400, code="invalid_value", field=exc.field)
+            return _answer(_error(wrong, exc.field), 400)
+
+    return attrs.evolve(route, handler=handler)
+
+
+def _error(error: ResponseError, param: str | None) -> dict[str, Any]:
+    usual = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind = _KINDS.get(error.status, usual)
+    return {"error": {"message": error.detail, "type": kind, "param": param, "code": error.code}}

@@ -1,0 +1,57 @@
+"""Which processes of this gateway are alive: each holds a lock that only its end lets go of."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["Owner"]
+
+
+class Owner:
+    """This process, to the others that use the data folder. Its lock ends with it, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.name = secrets.token_hex(8)
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """From now on this process counts as alive."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = self._locked(self.name, os.O_CREAT)
+
+    def close(self) -> None:
+        """What this process has not finished may be taken over."""
+        if self._lock is not None:
+            self._path(self.name).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def has_ended(self, name: str) -> bool:
+        """Whether the process of that name is gone; its file is then removed."""
+        if name == self.name:
+            return False
+        try:
+            lock = self._locked(name, 0)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        self._path(name).unlink(missing_ok=True)
+        os.close(lock)
+        return True
+
+    def _locked(self, name: str, flags: int) -> int:
+        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.lock"

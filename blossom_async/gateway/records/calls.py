@@ -1,0 +1,245 @@
+"""Pictures being made: who asked, what was sent to which provider, and what it cost. The statements.
+
+A call is claimed before anything is paid and is gone once its picture is stored; one whose end nobody knows
+stays until a person decides. Its attempts stay as the ledger: each is on the disk before the first byte of
+it leaves. Amounts are in millionths of a US dollar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+import orjson
+import sqlalchemy as sa
+
+from blossom_async.errors import Conflict, PaymentRequired
+from blossom_async.gateway.records.images import (
+    Add,
+    apply_together,
+    find_idempotent,
+    request_of,
+    request_text,
+    to_row,
+)
+from blossom_async.gateway.records.tables import (
+    Attempt,
+    Call,
+    IdempotencyEntry,
+    ImageRecord,
+    api_keys,
+    attempts,
+    calls,
+)
+
+__all__ = [
+    "adopt",
+    "attempts_of",
+    "begin_attempt",
+    "call_by_id",
+    "claim",
+    "end_attempt",
+    "fail",
+    "finish",
+    "give_up",
+    "owners",
+    "release",
+    "reopen",
+    "spent_by_day",
+    "unknown_calls",
+]
+
+
+def claim(call: Call, connection: sa.Connection) -> Call | IdempotencyEntry:
+    """The call, now claimed; or what stands under its key already: another call, or the picture it made."""
+    if call.key is not None:
+        if (made := find_idempotent(call.tenant, call.key, connection)) is not None:
+            return made
+        same_key = (calls.c.tenant == call.tenant) & (calls.c.key == call.key)
+        if (known := _one(connection, same_key)) is not None:
+            return known
+    connection.execute(calls.insert().values(**_row(call)))
+    return call
+
+
+def call_by_id(image_id: str, connection: sa.Connection) -> Call | None:
+    """The call of a picture that is not there yet, or never will be."""
+    return _one(connection, calls.c.image_id == image_id)
+
+
+def owners(connection: sa.Connection) -> set[str]:
+    """The processes that have calls under way."""
+    return set(connection.scalars(sa.select(calls.c.owner).where(calls.c.state == "running").distinct()))
+
+
+def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Call]:
+    """The calls of a process that has ended, from now on the owner's."""
+    theirs = (calls.c.owner == gone) & (calls.c.state == "running")
+    found = _several(connection, theirs)
+    connection.execute(calls.update().where(theirs).values(owner=owner))
+    return [attrs.evolve(call, owner=owner) for call in found]
+
+
+def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Connection) -> Call | None:
+    """The call, running again under this owner, if it was in one of the states."""
+    known = _one(connection, (calls.c.image_id == image_id) & calls.c.state.in_(states))
+    if known is None:
+        return None
+    values = {"state": "running", "owner": owner, "problem": None}
+    connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
+    return attrs.evolve(known, state="running", owner=owner, problem=None)
+
+
+def attempts_of(image_id: str, connection: sa.Connection) -> list[Attempt]:
+    """What was tried for a picture, in order."""
+    rows = connection.execute(
+        sa.select(attempts).where(attempts.c.image_id == image_id).order_by(attempts.c.n)
+    )
+    return [Attempt(**row) for row in rows.mappings()]
+
+
+def begin_attempt(attempt: Attempt, default_budget: int | None, connection: sa.Connection) -> None:
+    """Reserves its price. Raises ``PaymentRequired`` (``budget_exhausted``) beyond the key's budget a day.
+
+    ``default_budget`` is for keys without one of their own. Once this is on the disk the request may leave:
+    whoever finds it later knows that it may have.
+    """
+    own_budget = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == attempt.payer)
+    daily_budget: int | None = connection.scalar(own_budget)
+    if daily_budget is None:
+        daily_budget = default_budget
+    if daily_budget is not None:
+        gone = _spent(connection, attempt.payer, attempt.day)
+        if gone + attempt.reserved > daily_budget:
+            raise PaymentRequired(
+                f"the API key's budget of {daily_budget / 1e6:.2f} US dollars a day has "
+                f"{max(0, daily_budget - gone) / 1e6:.4f} left, and this picture costs "
+                f"{attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
+                code="budget_exhausted",
+            )
+    connection.execute(attempts.insert().values(**attrs.asdict(attempt)))
+
+
+def end_attempt(
+    image_id: str,
+    n: int,
+    outcome: str,
+    spent: int,
+    request_id: str | None,
+    now: datetime,
+    connection: sa.Connection,
+) -> None:
+    """``failed`` (nothing paid), ``charged`` (paid, and no picture) or ``unknown``."""
+    this = (attempts.c.image_id == image_id) & (attempts.c.n == n)
+    values = {"outcome": outcome, "spent": spent, "request_id": request_id, "ended_at": now}
+    connection.execute(attempts.update().where(this).values(**values))
+
+
+def finish(
+    record: ImageRecord,
+    entry: IdempotencyEntry | None,
+    n: int,
+    spent: int,
+    request_id: str | None,
+    now: datetime,
+    connection: sa.Connection,
+) -> None:
+    """The picture is stored: its row, its key and the end of its attempt, or none of them.
+
+    Raises ``Conflict`` when the call is no longer there: another process has brought it to an end.
+    """
+    gone = connection.execute(calls.delete().where(calls.c.image_id == record.id)).rowcount
+    if gone != 1:
+        raise Conflict("another process has finished this call", code="finished_elsewhere")
+    apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
+    end_attempt(record.id, n, "ok", spent, request_id, now, connection)
+
+
+def fail(
+    image_id: str, state: str, problem: dict[str, Any], now: datetime, connection: sa.Connection
+) -> None:
+    """No picture: the call stays and says why, as ``failed`` or ``unknown``."""
+    values = {"state": state, "problem": orjson.dumps(problem).decode(), "owner": None, "ended_at": now}
+    connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
+
+
+def give_up(image_id: str, connection: sa.Connection) -> None:
+    """The call is as if it had never been claimed; its key may be used again. Its attempts stay."""
+    connection.execute(calls.delete().where(calls.c.image_id == image_id))
+
+
+def unknown_calls(connection: sa.Connection) -> list[tuple[Call, Attempt]]:
+    """Calls of which nobody knows whether they were paid, with the attempt in question, the oldest first."""
+    found = _several(connection, calls.c.state == "unknown")
+    return [(call, attempts_of(call.image_id, connection)[-1]) for call in found]
+
+
+def release(image_id: str, *, paid: bool, now: datetime, connection: sa.Connection) -> bool:
+    """A person has decided an unknown call: its key may be used again. False when it is not unknown."""
+    call = _one(connection, (calls.c.image_id == image_id) & (calls.c.state == "unknown"))
+    if call is None:
+        return False
+    last = attempts_of(image_id, connection)[-1]
+    spent = last.reserved if paid else 0
+    end_attempt(image_id, last.n, "charged" if paid else "failed", spent, last.request_id, now, connection)
+    give_up(image_id, connection)
+    return True
+
+
+def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[sa.RowMapping]:
+    """For each day, payer and provider: attempts, pictures, micro-dollars spent and still reserved."""
+    open_ = attempts.c.outcome.in_(("sent", "unknown"))
+    columns = (attempts.c.day, attempts.c.payer, attempts.c.provider)
+    return (
+        connection.execute(
+            sa.select(
+                *columns,
+                sa.func.count().label("attempts"),
+                sa.func.sum(sa.case((attempts.c.outcome == "ok", 1), else_=0)).label("pictures"),
+                sa.func.sum(attempts.c.spent).label("spent"),
+                sa.func.sum(sa.case((open_, attempts.c.reserved), else_=0)).label("reserved"),
+            )
+            .where(attempts.c.day.between(first, last))
+            .group_by(*columns)
+            .order_by(*columns)
+        )
+        .mappings()
+        .all()
+    )
+
+
+def _spent(connection: sa.Connection, payer: str, day: int) -> int:
+    open_ = attempts.c.outcome.in_(("sent", "unknown"))
+    amount = sa.case((open_, attempts.c.reserved), else_=attempts.c.spent)
+    this = (attempts.c.payer == payer) & (attempts.c.day == day)
+    total: int | None = connection.scalar(sa.select(sa.func.sum(amount)).where(this))
+    return total or 0
+
+
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Call | None:
+    found = _several(connection, condition)
+    return found[0] if found else None
+
+
+def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Call]:
+    rows = connection.execute(sa.select(calls).where(condition).order_by(calls.c.created_at)).mappings()
+    return [
+        Call(
+            **{
+                **row,
+                "request": request_of(row["request"]),
+                "problem": None if row["problem"] is None else orjson.loads(row["problem"]),
+            }
+        )
+        for row in rows
+    ]
+
+
+def _row(call: Call) -> dict[str, Any]:
+    return {
+        **attrs.asdict(call, recurse=False),
+        "request": request_text(call.request),
+        "problem": None if call.problem is None else orjson.dumps(call.problem).decode(),
+    }

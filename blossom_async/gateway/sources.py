@@ -1,0 +1,170 @@
+"""The providers of this gateway, each behind its limits: a rate, so many at once, a line, a fuse."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+
+from blossom_async.batch import Gate, RateLimit, Slots
+from blossom_async.errors import InvalidRequest, Overloaded
+from blossom_async.gateway.providers import Provider
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
+from blossom_async.models import ImageRequest
+
+__all__ = ["Limits", "Source", "Sources"]
+
+_FAILURES = 5  # in a row after which a provider is left alone
+_REST_S = 30.0  # for so long, before one call tries it again
+_MONEY_REST_S = 60.0  # when the account is empty or the key refused: nothing a retry mends
+
+_DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
+_SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED}
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What a provider's account allows: ``rates``, ``at_once``, and how long its line may get and last."""
+
+    rates: tuple[RateLimit, ...] = ()
+    at_once: int = 16
+    line: int = 1000
+    wait_s: float = 240.0
+
+
+class Source:
+    """A provider and the line before it. Belongs to the event loop it is first waited on in."""
+
+    def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
+        self.provider = provider
+        self.name = provider.name
+        self._limits = limits
+        self._clock = clock
+        self._slots = Slots(limits.at_once)
+        self._gate = Gate(*limits.rates)
+        self._line: list[tuple[bool, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+        self._failures = 0
+        self._rests_until = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the line."""
+        return len(self._line)
+
+    def resting_s(self) -> float:
+        """For how long the provider is left alone; 0 when it may be called."""
+        return max(0.0, self._rests_until - self._clock())
+
+    @asynccontextmanager
+    async def turn(self, *, batch: bool) -> AsyncIterator[None]:
+        """The block may call the provider. Calls that are no ``batch`` go first.
+
+        Raises ``Overloaded`` with ``retry_after_s`` when the line is full, the wait too long, or the provider
+        is left alone.
+        """
+        if (rest_s := self.resting_s()) > 0:
+            raise Overloaded(
+                f"{self.name} is left alone after it failed; send the request again in {rest_s:.0f} s",
+                code="provider_resting",
+                retry_after_s=rest_s,
+            )
+        if self.waiting >= self._limits.line:
+            raise _too_many(self.name, self.waiting)
+        try:
+            async with asyncio.timeout(self._limits.wait_s):
+                await self._enter(batch=batch)
+        except TimeoutError as exc:
+            raise _too_many(self.name, self.waiting) from exc
+        try:
+            yield
+        finally:
+            self._slots.release()
+            self._next()
+
+    def succeeded(self) -> None:
+        """The provider has made a picture."""
+        self._failures = 0
+        self._slots.succeeded()
+        self._next()
+
+    def failed(self, fault: ProviderFault) -> None:
+        """Slows down, pauses or leaves the provider alone, as the fault asks for."""
+        if fault.kind is Kind.RATE_LIMITED:
+            self._slots.overloaded(self._slots.cuts)
+            if fault.retry_after_s is not None:
+                self._gate.pause(fault.retry_after_s)
+        elif fault.kind in _SHUT:
+            self._rests_until = self._clock() + _MONEY_REST_S
+        elif fault.kind in _DOWN:
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                self._failures = _FAILURES - 1  # the next one alone decides whether it rests again
+                self._rests_until = self._clock() + _REST_S
+
+    async def _enter(self, *, batch: bool) -> None:
+        if self._line or not self._slots.try_acquire():
+            turn = asyncio.get_running_loop().create_future()
+            entry = (batch, next(self._order), turn)
+            heapq.heappush(self._line, entry)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # it had just been let in
+                    self._slots.release()
+                elif entry in self._line:
+                    self._line.remove(entry)
+                    heapq.heapify(self._line)
+                self._next()
+                raise
+        try:
+            await self._gate.acquire()
+        except BaseException:
+            self._slots.release()
+            self._next()
+            raise
+
+    def _next(self) -> None:
+        while self._line and self._slots.try_acquire():
+            _, _, turn = heapq.heappop(self._line)
+            if turn.done():
+                self._slots.release()
+            else:
+                turn.set_result(None)
+
+
+class Sources:
+    """The providers in the order they are asked: the next only where the one before cannot, or has failed."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
+
+    def __iter__(self) -> Iterator[Source]:
+        return iter(self._sources)
+
+    def named(self, name: str) -> Source | None:
+        """The source of that name, None when it is no longer set up."""
+        return next((source for source in self._sources if source.name == name), None)
+
+    def able(self, request: ImageRequest) -> list[Source]:
+        """Those that can do all that is asked, in order. Raises ``InvalidRequest`` when none can."""
+        refusals: list[InvalidRequest] = []
+        found = []
+        for source in self._sources:
+            try:
+                source.provider.check(request)
+            except InvalidRequest as exc:
+                refusals.append(exc)
+            else:
+                found.append(source)
+        if not found:
+            raise refusals[0]
+        return found
+
+
+def _too_many(name: str, waiting: int) -> Overloaded:
+    return Overloaded(f"{waiting} pictures wait for {name}; send the request again in 5 s", retry_after_s=5.0)

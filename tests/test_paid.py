@@ -1,0 +1,406 @@
+"""Pictures that cost money: paid at most once, whatever fails and whenever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from blossom_async.errors import (
+    Conflict,
+    Overloaded,
+    PaymentRequired,
+    ProviderFailed,
+    Rejected,
+    ResponseError,
+)
+from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.generation import STAGED, Generation
+from blossom_async.gateway.keys import Caller
+from blossom_async.gateway.owners import Owner
+from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
+from blossom_async.gateway.records import Call, ImageRecord, Records
+from blossom_async.gateway.records import calls as call_records
+from blossom_async.gateway.sources import Limits, Source, Sources
+from blossom_async.gateway.workers import Workers
+from blossom_async.models import ImageRequest
+from blossom_async.testing.pictures import draw
+
+ME = Caller("main", "")
+NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
+WISH = ImageRequest("a lake", width=32, height=32, seed=7)
+
+
+class Paid:
+    """A provider with a ledger: what it was paid for, by key."""
+
+    def __init__(self, name: str = "paid", *, keyed: bool = False, usd: str = "0.04") -> None:
+        self.name = name
+        self.keyed = keyed
+        self.usd = Decimal(usd)
+        self.ledger: list[str] = []
+        self.sent: list[str] = []
+        self.script: list[ProviderFault | Callable[[], Awaitable[None]]] = []
+
+    def fails(self, kind: Kind, charged: Charged, **more: Any) -> None:
+        self.script.append(ProviderFault(self.name, kind, "as the test wants", charged=charged, **more))
+
+    def check(self, request: ImageRequest) -> None:
+        pass
+
+    def price(self, _: ImageRequest) -> Decimal | None:
+        return self.usd
+
+    async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
+        self.sent.append(key)
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, ProviderFault):
+            if step.charged != "no" and not (self.keyed and key in self.ledger):
+                self.ledger.append(key)
+            raise step
+        if not (self.keyed and key in self.ledger):
+            self.ledger.append(key)
+        if step is not None:
+            await step()
+        return Delivery(
+            data=draw(
+                f"{request.prompt} {seed}",
+                width=request.width,
+                height=request.height,
+                format="png",
+                transparent=False,
+            ).data,
+            format="png",
+            width=request.width,
+            height=request.height,
+            model="m",
+            request_id="req-1",
+            usd=self.usd,
+            cached=False,
+            notes="test",
+        )
+
+
+@attrs.define
+class House:
+    """A gateway's back rooms on a data folder."""
+
+    folder: Path
+    generation: Generation
+    records: Records
+    blobs: LocalBlobs
+    staging: LocalBlobs
+
+    async def create(
+        self, request: ImageRequest = WISH, key: str | None = "k", **more: Any
+    ) -> ImageRecord | Call:
+        return (await self.generation.create(request, caller=ME, key=key, **more))[0]
+
+    async def calls(self) -> list[Call]:
+        return [call for call, _ in await self.records.read(call_records.unknown_calls)]
+
+    async def spent(self) -> list[dict[str, Any]]:
+        rows = await self.records.read(partial(call_records.spent_by_day, 0, 10**6))
+        return [dict(row) for row in rows]
+
+
+@asynccontextmanager
+async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[House]:
+    limits = options.pop("limits", Limits())
+    options.setdefault("now", lambda: NOW)
+    workers = Workers(2)
+    records = Records(folder / "records.sqlite")
+    blobs, staging = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
+    owner = Owner(folder / "owners")
+    clock = asyncio.get_running_loop().time
+    sources = Sources([Source(provider, limits, clock=clock) for provider in providers])
+    generation = Generation(sources, records, blobs, staging, workers, owner, secret=b"s" * 32, **options)
+    await records.open()
+    await blobs.open()
+    await staging.open()
+    owner.open()
+    try:
+        yield House(folder, generation, records, blobs, staging)
+    finally:
+        generation.stop()
+        await generation.settle()
+        owner.close()
+        await records.close()
+        await blobs.close()
+        await staging.close()
+        workers.close()
+
+
+async def test_a_picture_is_paid_and_booked(tmp_path: Path) -> None:
+    """One call, one charge, one row in the ledger with the provider's price and request id."""
+    paid = Paid()
+    async with house(tmp_path, paid) as rooms:
+        record = await rooms.create()
+        assert isinstance(record, ImageRecord)
+        assert record.provider == "paid"
+        assert await rooms.blobs.size(record.id, "png") == record.main_file.file_size
+        assert [
+            (row["attempts"], row["pictures"], row["spent"], row["reserved"]) for row in await rooms.spent()
+        ] == [(1, 1, 40_000, 0)]
+    assert len(paid.ledger) == 1
+
+
+async def test_a_hundred_at_once_under_one_key_pay_once(tmp_path: Path) -> None:
+    """Concurrent requests with one key share one provider call and one picture."""
+    paid = Paid()
+    async with house(tmp_path, paid) as rooms:
+        made = await asyncio.gather(*(rooms.create() for _ in range(100)))
+        assert len({record.id for record in made}) == 1
+    assert len(paid.ledger) == 1
+
+
+async def test_two_processes_race_and_pay_once(tmp_path: Path) -> None:
+    """Another process's call under the same key is waited for."""
+    paid, other = Paid(), Paid()
+    async with house(tmp_path, paid) as first, house(tmp_path, other) as second:
+        made = await asyncio.gather(*(rooms.create() for rooms in (first, second) for _ in range(50)))
+        assert len({record.id for record in made}) == 1
+    assert len(paid.ledger) + len(other.ledger) == 1
+
+
+async def test_another_request_under_the_key_is_refused(tmp_path: Path) -> None:
+    """Also while the first is under way in another process."""
+    paid = Paid()
+    async with house(tmp_path, paid) as first, house(tmp_path, paid) as second:
+        await first.create()
+        with pytest.raises(Rejected, match="used for another request"):
+            await second.create(attrs.evolve(WISH, prompt="another"))
+
+
+class TestFailures:
+    async def test_not_charged_frees_the_key(self, tmp_path: Path) -> None:
+        """A refusal that cost nothing leaves the key as if it had not been used."""
+        paid = Paid()
+        paid.fails(Kind.RATE_LIMITED, "no", retry_after_s=0.01)
+        async with house(tmp_path, paid) as rooms:
+            with pytest.raises(Overloaded):
+                await rooms.create()
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert sum(row["spent"] for row in await rooms.spent()) == 40_000
+        assert len(paid.ledger) == 1
+
+    async def test_charged_and_no_picture_is_not_paid_again(self, tmp_path: Path) -> None:
+        """The same key gives the same answer; nobody else is asked either."""
+        paid, spare = Paid(), Paid("spare")
+        paid.fails(Kind.BAD_CONTENT, "yes")
+        async with house(tmp_path, paid, spare) as rooms:
+            for _ in range(3):
+                with pytest.raises(ProviderFailed):
+                    await rooms.create()
+            assert [row["spent"] for row in await rooms.spent()] == [40_000]
+        assert (len(paid.ledger), len(spare.ledger)) == (1, 0)
+
+    async def test_a_blind_providers_lost_answer_is_held(self, tmp_path: Path) -> None:
+        """Nothing is repeated by itself; it is listed, and a person's release frees the key."""
+        paid = Paid()
+        paid.fails(Kind.LOST, "unknown")
+        async with house(tmp_path, paid) as rooms:
+            for _ in range(3):
+                with pytest.raises(Conflict) as refused:
+                    await rooms.create()
+                assert refused.value.code == "outcome_unknown"
+            (held,) = await rooms.calls()
+            assert [row["reserved"] for row in await rooms.spent()] == [40_000]
+            release = partial(call_records.release, held.image_id, paid=True, now=NOW)
+            assert await rooms.records.write(lambda c: release(connection=c))
+            assert [(row["spent"], row["reserved"]) for row in await rooms.spent()] == [(40_000, 0)]
+            assert isinstance(await rooms.create(), ImageRecord)
+        assert len(paid.ledger) == 2  # by decision of a person
+
+    async def test_a_keyed_providers_lost_answer_is_asked_for_again(self, tmp_path: Path) -> None:
+        """Under the same key, so that it is paid once."""
+        paid = Paid(keyed=True)
+        paid.fails(Kind.LOST, "unknown", retry_after_s=0.01)
+        paid.fails(Kind.LOST, "unknown", retry_after_s=0.01)
+        async with house(tmp_path, paid) as rooms:
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert [row["spent"] for row in await rooms.spent()] == [40_000]
+        assert len(paid.sent) == 3
+        assert len(paid.ledger) == len(set(paid.sent)) == 1
+
+    async def test_a_keyed_provider_that_stays_away_is_asked_by_the_next_caller(self, tmp_path: Path) -> None:
+        """What is unknown there becomes known by the same key."""
+        paid = Paid(keyed=True)
+        for _ in range(3):
+            paid.fails(Kind.LOST, "unknown", retry_after_s=0.01)
+        async with house(tmp_path, paid) as rooms:
+            with pytest.raises(Conflict):
+                await rooms.create()
+            assert isinstance(await rooms.create(), ImageRecord)
+        assert len(paid.ledger) == 1
+
+    async def test_the_next_provider_is_asked_where_it_may_help(self, tmp_path: Path) -> None:
+        """An empty account fails over; the answer says who served."""
+        empty, spare = Paid("empty"), Paid("spare")
+        empty.fails(Kind.OUT_OF_FUNDS, "no")
+        async with house(tmp_path, empty, spare) as rooms:
+            record = await rooms.create()
+            assert isinstance(record, ImageRecord)
+            assert record.provider == "spare"
+            assert len(empty.sent) == 1
+            await rooms.create(key="k2")
+            assert len(empty.sent) == 1  # it is left alone for a while
+
+    async def test_a_refused_prompt_is_not_taken_elsewhere(self, tmp_path: Path) -> None:
+        """Moderation is about the prompt, not the provider."""
+        strict, spare = Paid("strict"), Paid("spare")
+        strict.fails(Kind.MODERATION, "no")
+        async with house(tmp_path, strict, spare) as rooms:
+            with pytest.raises(Rejected):
+                await rooms.create()
+        assert spare.sent == []
+
+    async def test_bytes_that_are_no_picture_are_booked_and_not_stored(self, tmp_path: Path) -> None:
+        """Paid and failed: no row, no file, and the same answer under the same key."""
+
+        class Liar(Paid):
+            async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
+                return attrs.evolve(await super().generate(request, seed, key=key), data=b"\x89PNG nonsense")
+
+        liar = Liar()
+        async with house(tmp_path, liar) as rooms:
+            for _ in range(2):
+                with pytest.raises(ResponseError):
+                    await rooms.create()
+            assert not list((tmp_path / "images").rglob("*.png"))
+            assert not list((tmp_path / "staging").rglob("*.staged"))
+        assert len(liar.ledger) == 1
+
+
+class TestBudgets:
+    async def test_a_days_budget_is_reserved_before_it_is_spent(self, tmp_path: Path) -> None:
+        """Twenty at once with money for five: five are paid, the others cost nothing."""
+        paid = Paid()
+        async with house(tmp_path, paid, daily_budget=200_000) as rooms:
+            made = await asyncio.gather(
+                *(rooms.create(attrs.evolve(WISH, seed=number), key=str(number)) for number in range(20)),
+                return_exceptions=True,
+            )
+            assert sum(isinstance(each, ImageRecord) for each in made) == 5
+            refused = [each for each in made if isinstance(each, PaymentRequired)]
+            assert len(refused) == 15
+            assert {each.code for each in refused} == {"budget_exhausted"}
+        assert len(paid.ledger) == 5
+
+    async def test_a_price_below_the_reservation_gives_the_rest_back(self, tmp_path: Path) -> None:
+        """What the provider says it cost is what counts."""
+        paid = Paid()
+        async with house(tmp_path, paid, daily_budget=50_000) as rooms:
+            paid.usd = Decimal("0.01")
+            await rooms.create()
+            assert [row["spent"] for row in await rooms.spent()] == [10_000]
+
+
+class TestLimits:
+    async def test_no_more_at_once_than_the_account_allows(self, tmp_path: Path) -> None:
+        """And who is no batch goes first."""
+        running = most = 0
+        order: list[str] = []
+        open_ = asyncio.Event()
+
+        class Slow(Paid):
+            async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
+                order.append(request.prompt)
+                await open_.wait()
+                running -= 1
+                return await super().generate(request, seed, key=key)
+
+        slow = Slow()
+        async with house(tmp_path, slow, limits=Limits(at_once=2)) as rooms:
+            tasks = []
+            for number in range(6):
+                wish = attrs.evolve(WISH, prompt=f"batch {number}")
+                tasks.append(asyncio.create_task(rooms.create(wish, key=f"b{number}", batch=True)))
+            while len(order) < 2:  # noqa: ASYNC110 - the provider's own doing
+                await asyncio.sleep(0)
+            tasks.append(asyncio.create_task(rooms.create(attrs.evolve(WISH, prompt="now"), key="n")))
+            while rooms.generation.waiting < 7:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            open_.set()
+            await asyncio.gather(*tasks)
+        assert most == 2
+        assert order[2] == "now"
+
+    async def test_a_full_line_is_said_at_once(self, tmp_path: Path) -> None:
+        """Beyond the line: 503 with a time, nothing claimed for good, nothing paid."""
+        gate = asyncio.Event()
+        paid = Paid()
+        paid.script = [gate.wait] * 3  # type: ignore[list-item]
+        async with house(tmp_path, paid, limits=Limits(at_once=1, line=1)) as rooms:
+            tasks = [asyncio.create_task(rooms.create(key=str(number))) for number in range(3)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            (refused,) = done
+            assert isinstance(refused.exception(), Overloaded)
+            gate.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert len(paid.ledger) == 2
+
+
+class TestDeferred:
+    async def test_the_url_is_there_before_the_picture(self, tmp_path: Path) -> None:
+        """`defer` answers with the call; later the picture has the same id."""
+        gate = asyncio.Event()
+        paid = Paid()
+        paid.script = [gate.wait]  # type: ignore[list-item]
+        async with house(tmp_path, paid) as rooms:
+            call = await rooms.create(attrs.evolve(WISH, defer=True))
+            assert isinstance(call, Call)
+            assert (await rooms.generation.pending(call.id)) is not None
+            again = await rooms.create(attrs.evolve(WISH, defer=True))
+            assert again.id == call.id
+            gate.set()
+            await rooms.generation.wait(call.id, 10)
+            assert await rooms.generation.pending(call.id) is None
+            record = await rooms.records.get(call.id)
+            assert record is not None
+            assert (await rooms.create(attrs.evolve(WISH, defer=True))).id == call.id
+        assert len(paid.ledger) == 1
+
+    async def test_a_failure_stays_with_the_url(self, tmp_path: Path) -> None:
+        """The call says what became of it."""
+        paid = Paid()
+        paid.fails(Kind.REJECTED, "no")
+        async with house(tmp_path, paid) as rooms:
+            call = await rooms.create(attrs.evolve(WISH, defer=True))
+            await rooms.generation.wait(call.id, 10)
+            left = await rooms.generation.pending(call.id)
+            assert left is not None
+            assert left.state == "failed"
+            assert left.problem is not None
+            assert left.problem["status"] == 422
+
+
+class TestTakingOver:
+    async def test_a_call_that_was_not_sent_is_sent(self, tmp_path: Path) -> None:
+        """An ended process's call is carried out by the next one."""
+        paid = Paid()
+        gate = asyncio.Event()
+        paid.script = [gate.wait]  # type: ignore[list-item]
+        async with house(tmp_path, paid) as rooms:
+            call = await rooms.create(attrs.evolve(WISH, defer=True))
+            assert isinstance(call, Call)
+        async with house(tmp_path, Paid("paid", keyed=True)) as rooms:
+            recovering = asyncio.create_task(rooms.generation.recover())
+            async with asyncio.timeout(20):
+                while await rooms.generation.pending(call.id) is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            recovering.cancel()
+            assert await rooms.records.get(call.id) is not None
