@@ -43,6 +43,8 @@ WISH = ImageRequest("a lake", width=32, height=32, seed=7)
 class Paid:
     """A provider with a ledger: what it was paid for, by key."""
 
+    remote = True
+
     def __init__(self, name: str = "paid", *, keyed: bool = False, usd: str = "0.04") -> None:
         self.name = name
         self.keyed = keyed
@@ -122,7 +124,7 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     blobs, staging = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
     owner = Owner(folder / "owners")
     clock = asyncio.get_running_loop().time
-    sources = Sources([Source(provider, limits, clock=clock) for provider in providers])
+    sources = Sources(*(Source(provider, limits, clock=clock) for provider in providers))
     generation = Generation(sources, records, blobs, staging, workers, owner, secret=b"s" * 32, **options)
     await records.open()
     await blobs.open()

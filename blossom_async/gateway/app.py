@@ -33,15 +33,14 @@ from blossom_async.gateway.metrics import Metrics, RequestCounter
 from blossom_async.gateway.openapi import OpenApi
 from blossom_async.gateway.owners import Owner
 from blossom_async.gateway.problems import Connection, problems
-from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import Records
 from blossom_async.gateway.records import views as view_records
 from blossom_async.gateway.records.keys import all_api_keys
 from blossom_async.gateway.records.upkeep import check_writable
+from blossom_async.gateway.services import Services
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback
 from blossom_async.gateway.signing import Signer
-from blossom_async.gateway.sources import Limits, Source, Sources
 from blossom_async.gateway.status import Check, Status
 from blossom_async.gateway.upkeep import Upkeep
 from blossom_async.gateway.workers import Workers
@@ -78,9 +77,9 @@ def create_app(
     staging = LocalBlobs(settings.data_dir / "staging", (STAGED,))
     owner = Owner(settings.data_dir / "owners")
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
-    sources = Sources([Source(Offline(workers.run), Limits(at_once=1000), clock=time.monotonic)])
+    services = Services(settings, workers)
     generation = Generation(
-        sources,
+        services.sources,
         records,
         blobs,
         staging,
@@ -89,6 +88,7 @@ def create_app(
         secret=signing_secrets[-1].encode(),
         now=_now,
         most=settings.max_queue,
+        daily_budget=None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000),
     )
     lookups = Lookups(records)
     given_keys = settings.api_keys if own_key is None else (*settings.api_keys, own_key)
@@ -109,11 +109,12 @@ def create_app(
         now=_now,
         views=views,
         unfinished=generation,
+        wait_s=settings.defer_wait_s,
     )
     api = Api(generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now)
 
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
-    front_door = FrontDoor(admission, generation, sources, blobs, public_url=public_url)
+    front_door = FrontDoor(admission, generation, services.sources, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
     # A proxy on this machine reaches a loopback address, too.
@@ -142,18 +143,21 @@ def create_app(
         await records.open()
         await asyncio.to_thread(owner.open)
         try:
+            await services.open()
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
             warming = asyncio.create_task(workers.run(warm_up))
             warming.add_done_callback(lambda _: status.warmed_up())
             clearing = asyncio.create_task(upkeep.run())
             recovering = asyncio.create_task(generation.recover())
+            asking = asyncio.create_task(services.run())
             try:
                 yield
             finally:
                 clearing.cancel()
                 recovering.cancel()
-                await asyncio.wait([warming, clearing, recovering])
+                asking.cancel()
+                await asyncio.wait([warming, clearing, recovering, asking])
                 workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(generation.settle(), _SETTLE_S)
@@ -164,6 +168,7 @@ def create_app(
             await records.close()
             await blobs.close()
             await staging.close()
+            await services.close()
             workers.close()
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
@@ -208,7 +213,11 @@ async def serving(
     shown = f"[{host}]" if ":" in host else host
     public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
     instance = instance or secrets.token_hex(8)
-    app = create_app(settings, public_url=public_url, instance=instance, own_key=own_key)
+    try:
+        app = create_app(settings, public_url=public_url, instance=instance, own_key=own_key)
+    except BaseException:
+        sock.close()
+        raise
     status = app[STATUS]
     room = Room(settings.max_connections)
     status.metrics.gauge("blossom_connections", "Connections there are.", lambda: room.held)

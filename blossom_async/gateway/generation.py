@@ -123,7 +123,7 @@ class Generation:
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
         able = self._sources.able(request)
-        free = able[0].provider.price(request) == 0 and not request.defer
+        free = not able[0].provider.remote and not request.defer
         if key is None:
             if free:
                 return await self._make(able[0], request, caller, None), False
@@ -361,7 +361,8 @@ class Generation:
             attempt = self._attempt(call, request, source, len(tried))
             try:
                 async with source.turn(batch=batch):
-                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
+                    priced = source.provider.price(request) is not None
+                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget, priced=priced)
                     await self._records.write(begin)  # on the disk before a byte leaves
                     reached("attempt")
                     tried.append(attempt)

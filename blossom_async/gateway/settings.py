@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from pathlib import Path
@@ -28,6 +29,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_connections": (1, 100_000),
     "max_queue": (1, 100_000),
     "sweep_every_s": (1, 86_400),
+    "provider_at_once": (1, 10_000),
+    "provider_wait_s": (0.1, 3600),
+    "provider_timeout_s": (1, 3600),
+    "defer_wait_s": (0, 300),
     "drain_delay_s": (0, 20),
 }
 _ALLOWED = {
@@ -36,6 +41,11 @@ _ALLOWED = {
     "max_connections": "a whole number from 1 to 100000",
     "max_queue": "a whole number from 1 to 100000",
     "sweep_every_s": "seconds from 1 to 86400",
+    "provider_at_once": "a whole number from 1 to 10000",
+    "provider_wait_s": "seconds from 0.1 to 3600",
+    "provider_timeout_s": "seconds from 1 to 3600",
+    "defer_wait_s": "seconds from 0 to 300",
+    "daily_budget": "US dollars from 0 up",
     "drain_delay_s": "seconds from 0 to 20",
 }
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
@@ -47,6 +57,10 @@ _UNITS = {
     "max_queue": "pictures",
     "key_rate_limit": "calls",
     "failed_key_limit": "keys",
+    "pollinations_rate_limit": "requests",
+    "openai_rate_limit": "requests",
+    "provider_at_once": "requests",
+    "daily_budget": "US dollars",
 }
 _PAGE = """\
 # Settings of the gateway
@@ -103,6 +117,20 @@ def _networks(_: object, field: attrs.Attribute[tuple[str, ...]], networks: tupl
             raise _Unusable(f"{field.name}: {network!r} cannot be used; allowed: {exc}") from None
 
 
+def _providers(_: object, field: attrs.Attribute[tuple[str, ...]], names: tuple[str, ...]) -> None:
+    known = ("offline", "pollinations", "openai")
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise _Unusable(
+            f"{field.name}: {', '.join(names) or 'none'} cannot be used; allowed: one or more of "
+            f"{', '.join(known)}, each once"
+        )
+
+
+def _budget(_: object, field: attrs.Attribute[float | None], usd: float | None) -> None:
+    if usd is not None and not 0 <= usd < math.inf:
+        raise _Unusable(f"{field.name}: {usd} cannot be used; allowed: {_ALLOWED[field.name]}")
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """Each is set by ``BLOSSOM_`` and its name in capitals, or by its name in section ``[blossom]``."""
@@ -133,6 +161,57 @@ class Settings:
         default=(),
         validator=_networks,
         help="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
+    )
+    providers: tuple[str, ...] = ts.option(
+        default=("offline",),
+        validator=_providers,
+        help="Who draws: offline, pollinations, openai. The next is asked where the one before cannot, "
+        "or has failed; separated by commas.",
+    )
+    pollinations_url: str = ts.option(
+        default="https://gen.pollinations.ai", help="Where Pollinations is; also its older host."
+    )
+    pollinations_key: str | None = ts.option(
+        default=None, repr=False, help="Key of the account at Pollinations."
+    )
+    pollinations_key_file: Path | None = ts.option(default=None, help="File with that key instead.")
+    pollinations_model: str = ts.option(default="flux", help="Draws where a request names no model.")
+    pollinations_rate_limit: str | None = ts.option(
+        default=None, validator=_rate, help="Requests that the account may make, such as 10/s."
+    )
+    openai_url: str = ts.option(
+        default="https://api.openai.com/v1", help="OpenAI, or a server that speaks its Images API."
+    )
+    openai_key: str | None = ts.option(default=None, repr=False, help="Key of the account there.")
+    openai_key_file: Path | None = ts.option(default=None, help="File with that key instead.")
+    openai_model: str | None = ts.option(
+        default=None, help="Draws where a request names no model; needed with that provider."
+    )
+    openai_keyed: bool = ts.option(
+        default=False,
+        help="Whether that server honours Idempotency-Key, so that a lost answer can be asked for again.",
+    )
+    openai_rate_limit: str | None = ts.option(
+        default=None, validator=_rate, help="Requests that the account may make, such as 50/min."
+    )
+    provider_at_once: int = ts.option(
+        default=16, validator=_in_range, help="Requests under way at each provider."
+    )
+    provider_wait_s: float = ts.option(
+        default=240.0, validator=_in_range, help="How long a call may wait for its turn at a provider."
+    )
+    provider_timeout_s: float = ts.option(
+        default=300.0, validator=_in_range, help="How long a provider may take for a picture."
+    )
+    daily_budget: float | None = ts.option(
+        default=None,
+        validator=_budget,
+        help="US dollars that each API key may spend a day (UTC), unless it has a budget of its own.",
+    )
+    defer_wait_s: float = ts.option(
+        default=25.0,
+        validator=_in_range,
+        help="How long the URL of a deferred picture waits for it before it answers 202.",
     )
     render_threads: int = ts.option(
         factory=lambda: min(os.cpu_count() or 1, 256),
@@ -237,6 +316,8 @@ def _default(field: attrs.Attribute[Any]) -> str:
         return _COMPUTED[field.name]
     if field.default in (None, ()):
         return "none"
+    if isinstance(field.default, tuple):
+        return f"`{','.join(field.default)}`"
     return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 

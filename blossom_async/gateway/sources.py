@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import attrs
@@ -140,11 +140,15 @@ class Source:
 class Sources:
     """The providers in the order they are asked: the next only where the one before cannot, or has failed."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, *sources: Source) -> None:
+        self._sources = list(sources)
 
     def __iter__(self) -> Iterator[Source]:
         return iter(self._sources)
+
+    def add(self, source: Source) -> None:
+        """One more, to be asked after the others."""
+        self._sources.append(source)
 
     def named(self, name: str) -> Source | None:
         """The source of that name, None when it is no longer set up."""

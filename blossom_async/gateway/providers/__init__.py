@@ -61,11 +61,13 @@ class Model:
 class Provider(Protocol):
     """One source of pictures.
 
-    ``keyed``: it knows a repeated request, by its idempotency key or by its content, so that sending the
-    same request with the same seed and key again is not paid for twice.
+    ``remote``: asking it may cost money and fail half-way. ``keyed``: it knows a repeated request, by its
+    idempotency key or by its content, so that sending the same request with the same seed and key again is
+    not paid for twice.
     """
 
     name: str
+    remote: bool
     keyed: bool
 
     def check(self, request: ImageRequest) -> None:

@@ -25,6 +25,7 @@ class Offline:
     """Draws scenes from the words of a prompt. The same request and seed give the same bytes."""
 
     name = "offline"
+    remote = False
     keyed = True  # the same bytes again, for nothing
 
     def __init__(self, in_thread: Callable[[Callable[[], Pixels]], Awaitable[Pixels]]) -> None:

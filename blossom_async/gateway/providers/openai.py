@@ -83,6 +83,7 @@ class OpenAI:
     """
 
     name = "openai"
+    remote = True
 
     def __init__(
         self,

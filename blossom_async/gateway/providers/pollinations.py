@@ -58,6 +58,7 @@ class Pollinations:
     """
 
     name = "pollinations"
+    remote = True
     keyed = True
 
     def __init__(

@@ -100,8 +100,13 @@ def attempts_of(image_id: str, connection: sa.Connection) -> list[Attempt]:
     return [Attempt(**row) for row in rows.mappings()]
 
 
-def begin_attempt(attempt: Attempt, default_budget: int | None, connection: sa.Connection) -> None:
-    """Reserves its price. Raises ``PaymentRequired`` (``budget_exhausted``) beyond the key's budget a day.
+def begin_attempt(
+    attempt: Attempt, default_budget: int | None, connection: sa.Connection, *, priced: bool
+) -> None:
+    """Reserves its price.
+
+    Raises ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of the day, ``price_unknown`` for
+    a budget that cannot be kept because the request is not ``priced``.
 
     ``default_budget`` is for keys without one of their own. Once this is on the disk the request may leave:
     whoever finds it later knows that it may have.
@@ -110,6 +115,12 @@ def begin_attempt(attempt: Attempt, default_budget: int | None, connection: sa.C
     daily_budget: int | None = connection.scalar(own_budget)
     if daily_budget is None:
         daily_budget = default_budget
+    if daily_budget is not None and not priced:
+        raise PaymentRequired(
+            f"what this picture costs at {attempt.provider} is not known, so the API key's daily budget "
+            "cannot be kept; name another model or size, or use a key without a budget",
+            code="price_unknown",
+        )
     if daily_budget is not None:
         gone = _spent(connection, attempt.payer, attempt.day)
         if gone + attempt.reserved > daily_budget:
