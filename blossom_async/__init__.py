@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from blossom_async.images import BatchOptions, UrlBatch
     from blossom_async.models import (
+        Estimate,
         Explanation,
         ImageInfo,
         ImageOptions,
@@ -44,6 +45,7 @@ __all__ = [
     "BlossomError",
     "ConfigurationError",
     "Conflict",
+    "Estimate",
     "Explanation",
     "Gone",
     "ImageInfo",

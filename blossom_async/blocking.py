@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 
 from blossom_async.batch import Outcome
 from blossom_async.images import BatchOptions, Images, Request, UrlBatch
-from blossom_async.models import Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
+from blossom_async.models import Estimate, Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
 
 __all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
 
@@ -169,6 +169,10 @@ class BlockingImages:
                 url, address=address, referer=referer, origin=origin, authorized=authorized, at=at
             )
         )
+
+    def estimate_cost(self, prompt: str, **options: Unpack[ImageOptions]) -> Estimate:
+        """As ``Images.estimate_cost``."""
+        return self._thread.call(lambda: self._images.estimate_cost(prompt, **options))
 
     def get_url_stats(
         self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None

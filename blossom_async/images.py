@@ -31,6 +31,7 @@ from blossom_async.batch.gate import RateLimitLike
 from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
 from blossom_async.models import (
     IMAGE_ID,
+    Estimate,
     ExplainRequest,
     Explanation,
     ImageInfo,
@@ -275,6 +276,16 @@ class Images:
             return await transport.get(f"/v1/stats?{urlencode(query)}", UrlStats)
 
         return await run_one(look_up, None, **self._limits)
+
+    async def estimate_cost(self, prompt: str, **options: Unpack[ImageOptions]) -> Estimate:
+        """What ``generate_url`` would cost; nothing is made. ``usd`` is None where no price is known."""
+        body = to_json(_without_cdn(self._checked({"prompt": prompt, **options})))
+        transport = await self._connect()
+
+        async def estimate(_: object) -> Estimate:
+            return await transport.post("/v1/estimate", body, Estimate)
+
+        return await run_one(estimate, None, **self._limits)
 
     async def generate_urls_batch(
         self, prompts: Iterable[str] | AsyncIterable[str], **options: Unpack[BatchOptions]

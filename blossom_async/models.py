@@ -24,6 +24,7 @@ __all__ = [
     "PRESETS",
     "QUALITIES",
     "DayStats",
+    "Estimate",
     "ExplainRequest",
     "Explanation",
     "GroupStats",
@@ -396,6 +397,18 @@ class ImageInfo:
     dominant_color: str | None = None
     state: str = "ready"
     problem: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """What a picture would cost: ``credits``, and ``usd`` at the ``provider`` that is asked first.
+
+    ``usd`` is None where the provider's price is not known beforehand.
+    """
+
+    credits: int
+    usd: float | None
+    provider: str
 
 
 @attrs.frozen(kw_only=True)

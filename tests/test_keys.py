@@ -66,7 +66,7 @@ class TestCommands:
         blossom("keys", "revoke", "ci")
         listed = blossom("keys", "list")
         rows = [re.split(r" {2,}", line.strip()) for line in listed.stdout.splitlines()]
-        assert rows[0] == ["name", "tenant", "created", "revoked"]
+        assert rows[0] == ["name", "tenant", "created", "revoked", "USD a day"]
         assert [row[:2] for row in rows[1:]] == [["ci", "main"], ["shop", "shop"]]
         assert [row[3] == "-" for row in rows[1:]] == [False, True]
         assert not [key for key in keys if key in listed.stdout]

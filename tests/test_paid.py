@@ -218,7 +218,7 @@ class TestFailures:
             (held,) = await rooms.calls()
             assert [row["reserved"] for row in await rooms.spent()] == [40_000]
             release = partial(call_records.release, held.image_id, paid=True, now=NOW)
-            assert await rooms.records.write(lambda c: release(connection=c))
+            assert await rooms.records.write(release)
             assert [(row["spent"], row["reserved"]) for row in await rooms.spent()] == [(40_000, 0)]
             assert isinstance(await rooms.create(), ImageRecord)
         assert len(paid.ledger) == 2  # by decision of a person

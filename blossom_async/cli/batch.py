@@ -62,6 +62,10 @@ _WINDOW = 1024  # results that wait for an earlier one, at most
 @click.option(
     "--rate-limit", multiple=True, metavar="N/TIME", help="Such as 600/min or 10/s; may be repeated."
 )
+@click.option(
+    "--max-cost", type=click.FloatRange(min=0), metavar="CREDITS", help="Stop before more is spent."
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, and make nothing.")
 @gateway_options
 @picture_options
 @click.option_panel(
@@ -78,7 +82,16 @@ _WINDOW = 1024  # results that wait for an earlier one, at most
     ],
 )
 @click.option_panel(
-    "Gateway", options=["--max-concurrency", "--rate-limit", "--base-url", "--api-key-file", "--timeout"]
+    "Gateway",
+    options=[
+        "--max-cost",
+        "--dry-run",
+        "--max-concurrency",
+        "--rate-limit",
+        "--base-url",
+        "--api-key-file",
+        "--timeout",
+    ],
 )
 @click.option_panel("Picture", options=PICTURE)
 @click.option_panel("Its URL", options=URL)
@@ -110,7 +123,11 @@ def batch(prompts: str, **given: Any) -> int:
     except ValueError as exc:
         raise CannotStart(f"--rate-limit: {exc}") from exc
     with PromptFile(prompts, given["input_format"]) as source:
-        run = {"rate_limit": limits, "journal": _journal(given)}
+        if given["dry_run"]:
+            from blossom_async.cli.estimate import estimate
+
+            return estimate(source, dict(settings), given)
+        run = {"rate_limit": limits, "journal": _journal(given), "max_cost": given["max_cost"]}
         return _Batch(source, {**settings, **run}, given).status()
 
 

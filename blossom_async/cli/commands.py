@@ -22,6 +22,7 @@ _COMMANDS = {
     "sign": "Print a signed URL for a picture.",
     "explain": "Say who is let in to a picture, and why not.",
     "stats": "Show how often pictures were seen.",
+    "spend": "What the providers were paid, and calls of which nobody knows.",
     "serve": "Run the gateway: serve pictures and take calls.",
     "keys": "Make, list and revoke API keys; rotate the signing secrets.",
 }

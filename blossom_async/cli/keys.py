@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import rich_click as click
 
+from blossom_async.cli.folder import asked, changed, folder_options, folder_settings
 from blossom_async.cli.options import help_settings
 from blossom_async.cli.words import CannotStart, plural, say, stdout_checked
-from blossom_async.errors import ConfigurationError, Conflict
+from blossom_async.errors import Conflict
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from blossom_async.gateway.records import ApiKey, Records
-    from blossom_async.gateway.settings import Settings
+    from blossom_async.gateway.records import ApiKey
 
 __all__ = ["keys"]
 
@@ -36,14 +33,6 @@ def _word(_: click.Context, parameter: click.Parameter, value: str | None) -> st
     return value
 
 
-_folder = click.option(
-    "--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="That of the gateway."
-)
-_config = click.option(
-    "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom."
-)
-
-
 @click.group("keys", cls=click.RichGroup, context_settings=help_settings)
 def keys() -> None:
     """API keys of the gateway, and the secrets that URLs are signed with.
@@ -55,22 +44,35 @@ def keys() -> None:
 @keys.command("create", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("name", callback=_word)
 @click.option("--tenant", metavar="NAME", callback=_word, help="Whose pictures it opens; main unless said.")
-@_folder
-@_config
-def create(name: str, tenant: str | None, data_dir: Path | None, config: Path | None) -> int:
+@click.option(
+    "--daily-budget",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="What it may spend a day (UTC); the setting daily_budget unless said.",
+)
+@folder_options
+def create(
+    name: str, tenant: str | None, daily_budget: float | None, data_dir: Path | None, config: Path | None
+) -> int:
     """Make an API key and print it, once.
 
     The gateway keeps only its SHA-256. Running gateways accept it from now on.
     """
-    settings = _settings(data_dir, config)
+    settings = folder_settings(data_dir, config)
     from blossom_async.gateway.keys import MAIN_TENANT, digest, new_api_key
     from blossom_async.gateway.records import ApiKey
     from blossom_async.gateway.records.keys import add_api_key
 
     key = new_api_key()
-    made = ApiKey(name=name, tenant=tenant or MAIN_TENANT, digest=digest(key), created_at=_now())
+    made = ApiKey(
+        name=name,
+        tenant=tenant or MAIN_TENANT,
+        digest=digest(key),
+        created_at=_now(),
+        daily_budget=None if daily_budget is None else round(daily_budget * 1_000_000),
+    )
     try:
-        _changed(settings, partial(add_api_key, made))
+        changed(settings, partial(add_api_key, made))
     except Conflict as exc:
         raise CannotStart(exc.detail) from exc
     with stdout_checked():
@@ -81,14 +83,13 @@ def create(name: str, tenant: str | None, data_dir: Path | None, config: Path | 
 
 @keys.command("list", cls=click.RichCommand, context_settings=help_settings)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-@_folder
-@_config
+@folder_options
 def list_(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     """All API keys ever made, but not the keys themselves."""
-    settings = _settings(data_dir, config)
+    settings = folder_settings(data_dir, config)
     from blossom_async.gateway.records.keys import all_api_keys
 
-    known = _asked(settings, all_api_keys)
+    known = asked(settings, all_api_keys)
     with stdout_checked():
         if as_json:
             from blossom_async.models import to_json
@@ -101,17 +102,16 @@ def list_(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
 
 @keys.command("revoke", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("name", callback=_word)
-@_folder
-@_config
+@folder_options
 def revoke(name: str, data_dir: Path | None, config: Path | None) -> int:
     """End an API key for good.
 
     Running gateways refuse it within a second. Its pictures stay.
     """
-    settings = _settings(data_dir, config)
+    settings = folder_settings(data_dir, config)
     from blossom_async.gateway.records.keys import revoke_api_key
 
-    if not _changed(settings, partial(revoke_api_key, name, _now())):
+    if not changed(settings, partial(revoke_api_key, name, _now())):
         raise CannotStart(f"there is no API key {name!r}; 'blossom keys list' shows those there are")
     say(f"the key {name!r} opens nothing any more")
     return 0
@@ -119,14 +119,13 @@ def revoke(name: str, data_dir: Path | None, config: Path | None) -> int:
 
 @keys.command("rotate-signing", cls=click.RichCommand, context_settings=help_settings)
 @click.option("--drop-oldest", is_flag=True, help="End the URLs that the oldest secret signed.")
-@_folder
-@_config
+@folder_options
 def rotate_signing(drop_oldest: bool, data_dir: Path | None, config: Path | None) -> int:
     """Make a new secret that URLs are signed with from now on.
 
     URLs signed before stay valid, unless their secret is dropped.
     """
-    settings = _settings(data_dir, config)
+    settings = folder_settings(data_dir, config)
     from blossom_async.gateway.keys import rotated_secrets
 
     if settings.signing_secrets:
@@ -139,44 +138,16 @@ def rotate_signing(drop_oldest: bool, data_dir: Path | None, config: Path | None
     return 0
 
 
-def _settings(data_dir: Path | None, config: Path | None) -> Settings:
-    try:
-        from blossom_async.gateway.settings import load
-    except ImportError as exc:
-        raise ConfigurationError(
-            "the gateway is not installed; pip install 'blossom-async[gateway]'"
-        ) from exc
-    return load(config, data_dir=data_dir)
-
-
-def _changed(settings: Settings, change: Callable[[sa.Connection], T]) -> T:
-    return asyncio.run(_opened(settings, lambda records: records.write(change)))
-
-
-def _asked(settings: Settings, question: Callable[[sa.Connection], T]) -> T:
-    return asyncio.run(_opened(settings, lambda records: records.read(question)))
-
-
-async def _opened(settings: Settings, use: Callable[[Records], Awaitable[T]]) -> T:
-    from blossom_async.gateway.records import Records
-
-    records = Records(settings.data_dir / "records.sqlite")
-    await records.open()
-    try:
-        return await use(records)
-    finally:
-        await records.close()
-
-
 def _table(known: Sequence[ApiKey]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("name", "tenant", "created", "revoked"):
+    for title in ("name", "tenant", "created", "revoked", "USD a day"):
         table.add_column(title, overflow="fold")
     for key in known:
-        table.add_row(key.name, key.tenant, _time(key.created_at), _time(key.revoked_at))
+        budget = "-" if key.daily_budget is None else f"{key.daily_budget / 1e6:.2f}"
+        table.add_row(key.name, key.tenant, _time(key.created_at), _time(key.revoked_at), budget)
     Console().print(table)
 
 
@@ -186,6 +157,7 @@ def _shown(key: ApiKey) -> dict[str, object]:
         "tenant": key.tenant,
         "created_at": key.created_at,
         "revoked_at": key.revoked_at,
+        "daily_budget": None if key.daily_budget is None else key.daily_budget / 1e6,
     }
 
 

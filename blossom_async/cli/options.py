@@ -77,6 +77,7 @@ _PICTURE = (
     ),
     click.option("--require-auth", is_flag=True, help="Only with an API key of the owner."),
     click.option("--require-signature", is_flag=True, help="Only by signed URLs; see blossom sign."),
+    click.option("--defer", is_flag=True, help="The URL at once; it waits for its picture."),
     click.option("--cdn-prefix", metavar="URL", help="Where URLs begin under --use-custom-cdn."),
     click.option("--use-custom-cdn", is_flag=True, help="URLs under the --cdn-prefix."),
 )
@@ -87,7 +88,7 @@ PICTURE = [
 GATEWAY = ["--base-url", "--api-key-file", "--timeout"]
 URL = [
     *("--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata", "--allowed-domain"),
-    *("--allowed-ip", "--require-auth", "--require-signature", "--cdn-prefix", "--use-custom-cdn"),
+    *("--allowed-ip", "--require-auth", "--require-signature", "--defer", "--cdn-prefix", "--use-custom-cdn"),
 ]
 """The names of these options, for the panels of a command's help."""
 

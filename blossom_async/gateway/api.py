@@ -87,6 +87,7 @@ class Api:
             web.post("/v1/images/{id}/signed-url", self.sign),
             web.post("/v1/images/{id}/explain", self.explain),
             web.post("/v1/access-keys/{name}/revoke", self.revoke),
+            web.post("/v1/estimate", self.estimate),
             web.get("/v1/stats", self.stats),
         ]
 
@@ -103,6 +104,11 @@ class Api:
         wish = checked_options(_object(sign, "sign"), SignRequest)
         key = await self._access_key(http[CALLER].tenant, wish.access_key)  # a revoked one costs no picture
         return await self._created(http, request, lambda made: self._signed(made, key, wish).url)
+
+    async def estimate(self, http: web.Request) -> web.Response:
+        """200 with what the picture would cost; nothing is made."""
+        request = checked_options(await json_object(http), ImageRequest)
+        return _answer(200, to_json(self._generation.estimate(request)))
 
     async def look_up(self, http: web.Request) -> web.Response:
         """200 with the picture, 410 once it has been deleted; an expired one can still be looked up.

@@ -48,7 +48,7 @@ from blossom_async.gateway.records import Attempt, Call, IdempotencyEntry, Image
 from blossom_async.gateway.records import calls as call_records
 from blossom_async.gateway.sources import Source, Sources
 from blossom_async.gateway.workers import Workers
-from blossom_async.models import MAX_SEED, ImageRequest, to_json
+from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
 __all__ = ["STAGED", "Generation", "new_id", "stored_problem"]
 
@@ -57,6 +57,7 @@ _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FULL_RETRY_S = 5.0  # by then some of those that wait have been made
 _SENDS = 3  # of one attempt, to a provider that knows it by its key
 _AGAIN_S = 0.5
+_LONGEST_AGAIN_S = 30.0  # a provider that asks for more is not waited for with its slot in hand
 _POLL_S = 0.1
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 _RECOVER_S = 5.0
@@ -146,6 +147,12 @@ class Generation:
         record, replayed = await asyncio.shield(task)
         return record, replayed or joined
 
+    def estimate(self, request: ImageRequest) -> Estimate:
+        """What it would cost. Raises ``InvalidRequest`` when nobody can make it."""
+        provider = self._sources.able(request)[0].provider
+        usd = provider.price(request)
+        return Estimate(credits=request.cost, usd=None if usd is None else float(usd), provider=provider.name)
+
     async def pending(self, image_id: str) -> Call | None:
         """The call of a picture that is not there yet, or never will be."""
         return await self._records.read(partial(call_records.call_by_id, image_id))
@@ -165,9 +172,13 @@ class Generation:
 
     async def recover(self) -> None:
         """Takes over, for as long as it runs, what ended processes have left unfinished."""
+        cleared = False
         while True:
             try:
                 await self._adopt_orphans()
+                if not cleared:
+                    await self._clear_staging()
+                    cleared = True
             except Overloaded as exc:  # the database; the next round may find it well again
                 _log.warning("unfinished calls could not be looked at: %s", exc.code)
             await asyncio.sleep(_RECOVER_S)
@@ -310,6 +321,13 @@ class Generation:
             if name == self._owner.name or await asyncio.to_thread(self._owner.has_ended, name):
                 await self._adopt(name)
 
+    async def _clear_staging(self) -> None:
+        """Removes staged answers of calls that have ended: their process died before it could."""
+        for folder in await self._staging.folders():
+            for image_id, _ in await self._staging.files_before(folder, self._now()):
+                if await self.pending(image_id) is None:  # a call is claimed before anything of it is staged
+                    await self._staging.delete(image_id, STAGED)
+
     async def _adopt(self, name: str) -> None:
         adopted = await self._records.write(partial(call_records.adopt, name, self._owner.name))
         for call in adopted:
@@ -370,10 +388,12 @@ class Generation:
                 return await self._stored(call, request, attempt, given)
             except _NextSource as exc:
                 refused = exc.error
-            except Overloaded as exc:
+            except ResponseError as exc:
+                if attempt in tried:  # it may be paid: the call stays as it is, to be taken up again
+                    raise
+                if not isinstance(exc, Overloaded):  # no budget
+                    raise _Ended("given up", exc) from exc
                 refused = exc
-            except ResponseError as exc:  # no budget, or no room on the disk
-                raise _Ended("given up", exc) from exc
         raise _Ended("given up", refused or _nobody_left())
 
     async def _resumed(self, call: Call, request: ImageRequest, last: Attempt, *, batch: bool) -> ImageRecord:
@@ -384,26 +404,37 @@ class Generation:
         source = self._sources.named(last.provider)
         if source is None or not source.provider.keyed:
             raise await self._unknown(call, last, f"{last.provider} was asked, and the answer is lost")
-        try:
-            async with source.turn(batch=batch):
-                given = await self._sent(source, call, request, last)
-        except Overloaded as exc:
-            raise _Ended("unknown", exc) from exc
+        async with source.turn(batch=batch):
+            given = await self._sent(source, call, request, last, maybe_paid=True)
         return await self._stored(call, request, last, given)
 
     async def _sent(
-        self, source: Source, call: Call, request: ImageRequest, attempt: Attempt
+        self,
+        source: Source,
+        call: Call,
+        request: ImageRequest,
+        attempt: Attempt,
+        *,
+        maybe_paid: bool = False,
     ) -> Artwork | Delivery:
-        """What the provider gave, on the disk. Raises ``_NextSource`` or ``_Ended``."""
+        """What the provider gave, on the disk. Raises ``_NextSource`` or ``_Ended``.
+
+        ``maybe_paid``: it has been sent before, and nobody knows what came of it.
+        """
         for send in range(_SENDS):
             try:
                 given = await source.provider.generate(request, request.seed or 0, key=attempt.provider_key)
             except ProviderFault as fault:
                 source.failed(fault)
-                may_repeat = source.provider.keyed and fault.charged == "unknown" and send + 1 < _SENDS
-                if may_repeat:
-                    await asyncio.sleep(fault.retry_after_s or _AGAIN_S * 2**send)
-                    continue
+                # "Not charged" is said of this request, not of one before it; only a final refusal, where
+                # the key would have brought a picture, is said of both.
+                if fault.charged == "unknown" or (maybe_paid and fault.safe_to_repeat):
+                    maybe_paid = True
+                    wait_s = fault.retry_after_s or _AGAIN_S * 2**send
+                    if source.provider.keyed and send + 1 < _SENDS and wait_s <= _LONGEST_AGAIN_S:
+                        await asyncio.sleep(wait_s)
+                        continue
+                    raise await self._unknown(call, attempt, fault.detail) from fault
                 raise await self._refused(call, attempt, fault) from fault
             source.succeeded()
             reached("answer")

@@ -16,6 +16,7 @@ from aiohttp import web
 from blossom_async import models
 from blossom_async.models import (
     DayStats,
+    Estimate,
     ExplainRequest,
     Explanation,
     GroupStats,
@@ -40,6 +41,7 @@ _REQUESTS: tuple[type[attrs.AttrsInstance], ...] = (ImageRequest, SignRequest, E
 _ANSWERS: tuple[type[attrs.AttrsInstance], ...] = (
     ImageInfo,
     SignedUrl,
+    Estimate,
     Explanation,
     UrlStats,
     DayStats,
@@ -110,7 +112,7 @@ _ERRORS = {
     403: "The URL, or the viewer, may not see the picture.",
     404: "There is none.",
     408: "The body did not arrive in time.",
-    409: "The access key was revoked.",
+    409: "The access key was revoked, or it is not known whether the picture was paid.",
     410: "The picture was deleted or has expired.",
     412: "The picture is not the one that the request's conditions name.",
     413: "The body is larger than 1 MiB.",
@@ -125,7 +127,7 @@ _ERRORS = {
 _OF_A_CALL = (400, 401, 429, 503)
 _OF_A_BODY = (408, 413, 415, 422)
 _OF_MAKING = (402, 409, 410, 500, 502)
-_OF_A_PICTURE = (400, 401, 403, 404, 410, 412, 416, 429, 500, 503)
+_OF_A_PICTURE = (400, 401, 402, 403, 404, 409, 410, 412, 416, 422, 429, 500, 502, 503)
 
 _ID = {"type": "string", "pattern": f"^{models.IMAGE_ID}$"}
 _PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_NAME}}
@@ -139,18 +141,27 @@ _IDEMPOTENCY = {
 
 @attrs.frozen(kw_only=True)
 class _Call:
-    """One operation: what it takes, what it gives, and its errors beyond those of every call."""
+    """One operation: what it takes, what it gives, and its errors beyond those of every call.
+
+    ``later``: with ``defer`` it gives the same with status 202.
+    """
 
     body: str | None = None
     parameters: tuple[_Schema, ...] = ()
     status: int = 200
+    later: bool = False
     answer: str | None = None
     errors: tuple[int, ...] = ()
 
 
 _CALLS = {
     "POST /v1/images": _Call(
-        body="Create", parameters=(_IDEMPOTENCY,), status=201, answer="ImageInfo", errors=_OF_MAKING
+        body="Create",
+        parameters=(_IDEMPOTENCY,),
+        status=201,
+        later=True,
+        answer="ImageInfo",
+        errors=_OF_MAKING,
     ),
     "GET /v1/images/{id}": _Call(answer="ImageInfo", errors=(404, 410)),
     "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 410)),
@@ -158,12 +169,14 @@ _CALLS = {
         body="Changes",
         parameters=(_IDEMPOTENCY,),
         status=201,
+        later=True,
         answer="ImageInfo",
         errors=(404, *_OF_MAKING),
     ),
     "POST /v1/images/{id}/signed-url": _Call(body="SignRequest", answer="SignedUrl", errors=(404, 409, 410)),
     "POST /v1/images/{id}/explain": _Call(body="ExplainRequest", answer="Explanation", errors=(404,)),
     "POST /v1/access-keys/{name}/revoke": _Call(status=204, errors=(422,)),
+    "POST /v1/estimate": _Call(body="ImageRequest", answer="Estimate"),
     "GET /v1/stats": _Call(
         parameters=(
             {"name": "tracking_id", "in": "query", "required": True, "schema": {"type": "string", **_NAME}},
@@ -232,6 +245,8 @@ def _operation(route: web.RouteDef, call: _Call) -> _Schema:
         "parameters": [*map(_parameter, names), *call.parameters],
         "responses": {str(call.status): _answer(call.answer)} | _problems(*_OF_A_CALL, *call.errors),
     }
+    if call.later:
+        found["responses"]["202"] = _answer(call.answer)
     if description:
         found["description"] = description
     if call.body is not None:
@@ -257,7 +272,12 @@ def _picture() -> _Schema:
             {"name": "exp", "in": "query", "schema": {"type": "string", "pattern": "^[1-9][0-9]{9,10}$"}},
             {"name": "sig", "in": "query", "schema": {"type": "string", "minLength": 1}},
         ],
-        "responses": {"200": whole, "206": part, "304": {"description": "It is the one named."}}
+        "responses": {
+            "200": whole,
+            "202": {"description": "A deferred picture that is still being made; `Retry-After` says when."},
+            "206": part,
+            "304": {"description": "It is the one named."},
+        }
         | _problems(*_OF_A_PICTURE),
     }
 

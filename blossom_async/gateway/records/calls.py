@@ -33,6 +33,7 @@ from blossom_async.gateway.records.tables import (
     attempts,
     calls,
 )
+from blossom_async.gateway.records.webhooks import enqueue
 
 __all__ = [
     "adopt",
@@ -157,7 +158,7 @@ def finish(
     now: datetime,
     connection: sa.Connection,
 ) -> None:
-    """The picture is stored: its row, its key and the end of its attempt, or none of them.
+    """The picture is stored: its row, its key, the end of its attempt and its webhook, or none of them.
 
     Raises ``Conflict`` when the call is no longer there: another process has brought it to an end.
     """
@@ -166,14 +167,19 @@ def finish(
         raise Conflict("another process has finished this call", code="finished_elsewhere")
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
     end_attempt(record.id, n, "ok", spent, request_id, now, connection)
+    if record.request.defer:
+        enqueue(record.id, record.tenant, "image.completed", now, connection)
 
 
 def fail(
     image_id: str, state: str, problem: dict[str, Any], now: datetime, connection: sa.Connection
 ) -> None:
-    """No picture: the call stays and says why, as ``failed`` or ``unknown``."""
+    """No picture: the call stays and says why, as ``failed`` or ``unknown``; its webhook says so too."""
     values = {"state": state, "problem": orjson.dumps(problem).decode(), "owner": None, "ended_at": now}
     connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
+    call = call_by_id(image_id, connection)
+    if call is not None and call.request.defer:
+        enqueue(image_id, call.tenant, "image.failed", now, connection)
 
 
 def give_up(image_id: str, connection: sa.Connection) -> None:
@@ -187,7 +193,7 @@ def unknown_calls(connection: sa.Connection) -> list[tuple[Call, Attempt]]:
     return [(call, attempts_of(call.image_id, connection)[-1]) for call in found]
 
 
-def release(image_id: str, *, paid: bool, now: datetime, connection: sa.Connection) -> bool:
+def release(image_id: str, connection: sa.Connection, *, paid: bool, now: datetime) -> bool:
     """A person has decided an unknown call: its key may be used again. False when it is not unknown."""
     call = _one(connection, (calls.c.image_id == image_id) & (calls.c.state == "unknown"))
     if call is None:

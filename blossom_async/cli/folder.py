@@ -1,0 +1,66 @@
+"""The data folder of a gateway, from a command: its settings and its database, running or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+from blossom_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from blossom_async.gateway.records import Records
+    from blossom_async.gateway.settings import Settings
+
+__all__ = ["asked", "changed", "folder_options", "folder_settings"]
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def folder_options(command: Command) -> Command:
+    """Adds the options that say which gateway's folder."""
+    config = click.option(
+        "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom."
+    )
+    folder = click.option(
+        "--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="That of the gateway."
+    )
+    return folder(config(command))
+
+
+def folder_settings(data_dir: Path | None, config: Path | None) -> Settings:
+    """The settings of the gateway there. Raises ``ConfigurationError``."""
+    try:
+        from blossom_async.gateway.settings import load
+    except ImportError as exc:
+        raise ConfigurationError(
+            "the gateway is not installed; pip install 'blossom-async[gateway]'"
+        ) from exc
+    return load(config, data_dir=data_dir)
+
+
+def changed(settings: Settings, change: Callable[[sa.Connection], T]) -> T:
+    """What a change of the database gives. Raises as ``Records`` does."""
+    return asyncio.run(_opened(settings, lambda records: records.write(change)))
+
+
+def asked(settings: Settings, question: Callable[[sa.Connection], T]) -> T:
+    """What a question to the database gives. Raises as ``Records`` does."""
+    return asyncio.run(_opened(settings, lambda records: records.study(question)))
+
+
+async def _opened(settings: Settings, use: Callable[[Records], Awaitable[T]]) -> T:
+    from blossom_async.gateway.records import Records
+
+    records = Records(settings.data_dir / "records.sqlite")
+    await records.open()
+    try:
+        return await use(records)
+    finally:
+        await records.close()
