@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -16,14 +17,16 @@ from blossom_async import BlossomClient
 from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.settings import Settings
 
+_OF_THE_TESTS = {"BLOSSOM_FUZZ", "BLOSSOM_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
 
 
 @pytest.fixture(autouse=True)
 def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the user's settings, data folder or port."""
-    for name in ("BLOSSOM_BASE_URL", "BLOSSOM_API_KEY", "BLOSSOM_API_KEYS", "BLOSSOM_PUBLIC_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("BLOSSOM_") and name not in _OF_THE_TESTS:
+            monkeypatch.delenv(name)
     monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BLOSSOM_PORT", "0")
 
