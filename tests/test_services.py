@@ -181,6 +181,8 @@ class TestDeferred:
                 signed = await client.image.generate_signed_url("a lake", defer=True, **SMALL)
                 assert (await picture(signed.partition("?")[0]))[0] == 403
                 assert (await picture(signed))[0] == 202
+                again = await client.image.sign_url(signed)
+                assert (await picture(again))[0] == 202
 
     async def test_a_batch_fills_a_page_with_urls(self, tmp_path: Path) -> None:
         """All URLs are there before any picture is."""

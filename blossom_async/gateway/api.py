@@ -115,12 +115,7 @@ class Api:
 
         One that was deferred and is not there yet, or never will be, says so in its ``state``.
         """
-        tenant = http[CALLER].tenant
-        call = await self._generation.pending(http.match_info["id"])
-        if call is not None and call.tenant == tenant:
-            return _answer(200, to_json(self._info(call)))
-        record = await self._record(http, tenant)
-        return _answer(200, to_json(self._info(record)))
+        return _answer(200, to_json(self._info(await self._made_or_called(http))))
 
     async def delete(self, http: web.Request) -> web.Response:
         """204; the URL answers 410 from now on and the bytes are gone.
@@ -196,11 +191,10 @@ class Api:
         signed under it. ``stable`` rounds the end up, so that URLs made within some minutes are the same.
         ``cdn`` signs ``/generated/{id}.{ext}`` instead. 409 for an access key that was revoked.
         """
-        tenant = http[CALLER].tenant
-        record = await self._record(http, tenant)
+        made = await self._made_or_called(http)
         wish = checked_options(await json_object(http), SignRequest)
-        key = await self._access_key(tenant, wish.access_key)
-        return _answer(200, to_json(self._signed(record, key, wish)))
+        key = await self._access_key(made.tenant, wish.access_key)
+        return _answer(200, to_json(self._signed(made, key, wish)))
 
     async def revoke(self, http: web.Request) -> web.Response:
         """204; every URL signed under the access key is refused from now on, for good."""
@@ -234,6 +228,13 @@ class Api:
         if found is None:
             raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
+
+    async def _made_or_called(self, http: web.Request) -> ImageRecord | Call:
+        tenant = http[CALLER].tenant
+        call = await self._generation.pending(http.match_info["id"])
+        if call is not None and call.tenant == tenant and call.request.defer:
+            return call
+        return await self._record(http, tenant)
 
     async def _record(self, http: web.Request, tenant: str) -> ImageRecord:
         record = await self._known(http, tenant)
