@@ -115,7 +115,7 @@ class Api:
 
         One that was deferred and is not there yet, or never will be, says so in its ``state``.
         """
-        return _answer(200, to_json(self._info(await self._made_or_called(http))))
+        return _answer(200, to_json(self.info(await self._made_or_called(http))))
 
     async def delete(self, http: web.Request) -> web.Response:
         """204; the URL answers 410 from now on and the bytes are gone.
@@ -177,7 +177,7 @@ class Api:
             headers["Idempotency-Key"] = key
         if replayed:
             headers["Idempotent-Replayed"] = "true"
-        info = self._info(made)
+        info = self.info(made)
         if url is not None:
             info = attrs.evolve(info, url=url(made))
         if isinstance(made, Call):
@@ -247,7 +247,8 @@ class Api:
             raise NotFound("this gateway has no picture of that id")
         return record
 
-    def _info(self, record: ImageRecord | Call) -> ImageInfo:
+    def info(self, record: ImageRecord | Call) -> ImageInfo:
+        """All that is told of a picture, or of one that is not there yet."""
         request = record.request
         if isinstance(record, Call):
             return ImageInfo(

@@ -43,6 +43,7 @@ from blossom_async.gateway.settings import Settings, check_keys, is_loopback
 from blossom_async.gateway.signing import Signer
 from blossom_async.gateway.status import Check, Status
 from blossom_async.gateway.upkeep import Upkeep
+from blossom_async.gateway.webhooks import Webhooks, receiver
 from blossom_async.gateway.workers import Workers
 from blossom_async.rules import network_rule
 
@@ -113,6 +114,8 @@ def create_app(
     )
     api = Api(generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now)
 
+    told = receiver(settings.webhook_url, settings.webhook_secret)
+    webhooks = Webhooks(records, told, info=api.info, now=_now)
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
     front_door = FrontDoor(admission, generation, services.sources, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
@@ -122,6 +125,7 @@ def create_app(
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
     status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
     _watch(metrics, generation, public, upkeep)
+    metrics.counters("blossom_webhooks", "Sent, by outcome.", ("outcome",), lambda: webhooks.attempts)
     metrics.counter("blossom_views_dropped", "Views not counted, under load.", lambda: views.dropped)
 
     dashboard = Dashboard(
@@ -151,13 +155,15 @@ def create_app(
             clearing = asyncio.create_task(upkeep.run())
             recovering = asyncio.create_task(generation.recover())
             asking = asyncio.create_task(services.run())
+            telling = asyncio.create_task(webhooks.run())
             try:
                 yield
             finally:
                 clearing.cancel()
                 recovering.cancel()
                 asking.cancel()
-                await asyncio.wait([warming, clearing, recovering, asking])
+                telling.cancel()
+                await asyncio.wait([warming, clearing, recovering, asking, telling])
                 workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(generation.settle(), _SETTLE_S)
@@ -173,7 +179,7 @@ def create_app(
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.cleanup_ctx.append(parts)
-    app.on_response_prepare.extend((_name_server, admission.say_quota, dashboard.note))
+    app.on_response_prepare.extend((admission.say_quota, dashboard.note))
     app.add_routes(
         [
             *status.routes(),
@@ -277,10 +283,6 @@ def _check_parser() -> None:
             "aiohttp parses HTTP in pure Python here, which is not safe enough for a server; "
             "unset AIOHTTP_NO_EXTENSIONS, or install an aiohttp wheel made for this platform"
         )
-
-
-async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "blossom"  # without versions
 
 
 def _now() -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ __all__ = ["ERROR_CODE", "Connection", "problems"]
 ERROR_CODE: web.ResponseKey[str] = web.ResponseKey("error_code", str)
 """Of an answer that is a problem: its code."""
 
+_SERVER = "blossom"  # without versions
 _MAX_DETAIL = 500  # characters; what a caller named is shown in it, and that may be a megabyte
 _PROBLEM = "application/problem+json"
 _FIRST_REQUEST_S = 30.0
@@ -29,14 +30,16 @@ _GOODBYE_S = 1.0
 _FULL_RETRY_S = 2.0
 _CLOSING = {"request_timeout", "incomplete_body"}  # where the rest of the body is not waited for
 
+_RANDOM = random.Random()  # noqa: S311 - an id is no secret, and asking the kernel takes ten times as long
+
 _log = logging.getLogger("blossom_async.gateway")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
 async def problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Gives each exchange a request id and turns what a handler raises into an answer."""
-    request_id = secrets.token_hex(8)
+    """Turns what a handler raises into an answer, and gives every answer a request id and a server's name."""
+    request_id = _new_request_id()
     try:
         response = await handler(request)
     except ResponseError as exc:
@@ -51,6 +54,7 @@ async def problems(request: web.Request, handler: _Handler) -> web.StreamRespons
         return _problem(ServerFailed("the gateway failed; its log has the request id"), request_id)
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
+        response.headers["Server"] = _SERVER
     return response
 
 
@@ -126,7 +130,7 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, or to a failure outside the handlers; then the connection ends."""
-        request_id = secrets.token_hex(8)
+        request_id = _new_request_id()
         _tell(exc, request_id)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, so that no other can be sent")
@@ -135,7 +139,6 @@ class Connection(web.RequestHandler):
         else:
             error = ServerFailed("the gateway failed; its log has the request id", status=status)
         answer = _problem(error, request_id)
-        answer.headers["Server"] = "blossom"  # no application has seen the request, so none names itself
         answer.force_close()
         return answer
 
@@ -149,7 +152,7 @@ class Connection(web.RequestHandler):
         """Sends the answer. A refusal raised before the middleware, as for ``Expect``, becomes a problem."""
         self._answered = True
         if isinstance(resp, web.HTTPException):
-            resp = _refusal(resp, secrets.token_hex(8))
+            resp = _refusal(resp, _new_request_id())
         sent, self.sent = self.sent, None
         resp, gone = await super().finish_response(request, resp, start_time)
         if sent is not None and not gone and resp.status == web.HTTPOk.status_code:
@@ -157,13 +160,17 @@ class Connection(web.RequestHandler):
         return resp, gone
 
 
+def _new_request_id() -> str:
+    return f"{_RANDOM.getrandbits(64):016x}"
+
+
 def _full() -> bytes:
     """A whole answer for a connection that there is no room for."""
     error = Overloaded("the gateway has no connection to spare", retry_after_s=_FULL_RETRY_S)
-    body, headers = _told(error, secrets.token_hex(8))
+    body, headers = _told(error, _new_request_id())
     headers |= {"Content-Type": _PROBLEM, "Content-Length": str(len(body)), "Connection": "close"}
     lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "Server: blossom", "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _tell(exc: BaseException | None, request_id: str) -> None:
@@ -202,7 +209,7 @@ def _told(error: ResponseError, request_id: str) -> tuple[bytes, dict[str, str]]
     }
     if error.field is not None:
         body["field"] = _shortened(error.field)
-    headers = {"Cache-Control": "no-store", "X-Request-Id": request_id}
+    headers = {"Cache-Control": "no-store", "X-Request-Id": request_id, "Server": _SERVER}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:

@@ -213,6 +213,16 @@ class Settings:
         validator=_in_range,
         help="How long the URL of a deferred picture waits for it before it answers 202.",
     )
+    webhook_url: str | None = ts.option(
+        default=None,
+        repr=False,
+        help="Where the end of each deferred picture is told: https, or http on this machine.",
+    )
+    webhook_secret: str | None = ts.option(
+        default=None,
+        repr=False,
+        help="What webhooks are signed with: `whsec_` and 24 to 64 random bytes in base64.",
+    )
     render_threads: int = ts.option(
         factory=lambda: min(os.cpu_count() or 1, 256),
         validator=_in_range,

@@ -14,6 +14,7 @@ from blossom_async.gateway.records.tables import (
     IdempotencyEntry,
     ImageRecord,
     StoredFile,
+    Webhook,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "ImageRecord",
     "Records",
     "StoredFile",
+    "Webhook",
 ]

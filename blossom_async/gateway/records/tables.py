@@ -19,6 +19,7 @@ __all__ = [
     "IdempotencyEntry",
     "ImageRecord",
     "StoredFile",
+    "Webhook",
     "access_keys",
     "api_keys",
     "attempts",
@@ -30,6 +31,7 @@ __all__ = [
     "salts",
     "viewers",
     "views",
+    "webhooks",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -159,6 +161,25 @@ class Attempt:
     ended_at: datetime | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Webhook:
+    """What is to be told of the end of a deferred picture: ``kind`` ``image.completed`` or ``image.failed``.
+
+    It is sent at ``next_at``. With None it is over: told at ``delivered_at``, or given up. ``last_status`` is
+    of the latest answer, None without one.
+    """
+
+    id: str
+    image_id: str
+    tenant: str
+    kind: str
+    created_at: datetime
+    attempts: int = 0
+    next_at: datetime | None
+    delivered_at: datetime | None = None
+    last_status: int | None = None
+
+
 class _UtcTime(sa.TypeDecorator[datetime]):
     """Microseconds since 1970 in UTC: sorts, compares and survives any driver."""
 
@@ -264,6 +285,22 @@ attempts = sa.Table(
     sa.Column("sent_at", _UtcTime, nullable=False),
     sa.Column("ended_at", _UtcTime),
     sa.Index("attempts_by_payer", "payer", "day"),
+)
+
+# The outbox: written together with what it tells of.
+webhooks = sa.Table(
+    "webhooks",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("image_id", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", _UtcTime),
+    sa.Column("delivered_at", _UtcTime),
+    sa.Column("last_status", sa.Integer),
+    sa.Index("webhooks_by_next", "next_at"),
 )
 
 # One row, counted up by every change that takes something away: processes that remember look at it.
