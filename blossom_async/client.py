@@ -231,12 +231,15 @@ class _Connection:
         if self._asked_url in {None, "embedded"}:
             if self._asked_url is None:
                 warnings.warn(
-                    "BlossomClient has no base_url: using the embedded gateway and its offline renderer. "
-                    "Set BLOSSOM_BASE_URL for a gateway of your own, or say base_url='embedded'.",
+                    "BlossomClient has no base_url: using the gateway of this user's data folder, which runs "
+                    "inside this process unless `blossom serve` runs there. Set BLOSSOM_BASE_URL for another "
+                    "one, or say base_url='embedded'.",
                     stacklevel=2,
                 )
             gateway = await resources.enter_async_context(embedded.found_or_started(session))
-            transport = Transport(gateway.base_url, gateway.api_key, session)
+            # A key that is given says whose pictures are meant; a gateway of this process has only its own.
+            key = gateway.api_key if gateway.own or self._asked_key is None else self._asked_key
+            transport = Transport(gateway.base_url, key, session)
             transport.place = f"the data folder with key {sha256(gateway.api_key.encode()).hexdigest()[:12]}"
             if not gateway.own:
                 transport.successor = partial(_successor, session, resources)

@@ -211,7 +211,7 @@ async def test_without_a_key_nothing_is_done(gateway: Gateway, authorization: st
         (b"[" * 100_000, 400, "malformed_body", None),
         (b"[]", 422, "invalid_request", None),
         (b'"a lake"', 422, "invalid_request", None),
-        (b"{}", 422, "unknown_option", None),
+        (b"{}", 422, "missing_option", None),
         (b'{"prompt":"x","widht":3}', 422, "unknown_option", None),
         (b'{"prompt":""}', 422, "invalid_request", "prompt"),
         (b'{"prompt":"x","width":"1024"}', 422, "invalid_request", "width"),

@@ -387,7 +387,7 @@ def test_ctrl_c_stops_a_blocking_batch(tmp_path: Path) -> None:
 def test_no_base_url_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded gateway is the default, and one warning says so."""
     monkeypatch.delenv("BLOSSOM_BASE_URL", raising=False)
-    with pytest.warns(UserWarning, match="embedded gateway") as caught, BlossomClient() as client:
+    with pytest.warns(UserWarning, match="inside this process") as caught, BlossomClient() as client:
         client.image.generate_url("a lake", **TINY)
     assert len(caught) == 1
 

@@ -83,6 +83,8 @@ _AT_ONCE = RetryAtOnce()
 _TRY_AGAIN = frozenset({408, 425, 500, 502, 504, 520, 522, 524})
 _OVERLOADED = frozenset({503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_MAY_END = frozenset({"conflict", "error", "in_progress"})  # of a 409: what is in the way may be gone soon
+_SAME_FOR_ALL = frozenset({"provider_unauthorized"})  # the gateway's own key: no repetition mends it
 
 
 def classify(error: Exception) -> Verdict:
@@ -92,7 +94,7 @@ def classify(error: Exception) -> Verdict:
     401, 402, 403, a quota that is money, set-up at fault   ``Fatal``
     429, and 503 that says when to come back                ``Throttle`` with the wait that was asked for
     503, 529, ``TimedOut``, ``TimeoutError``                ``Retry(overloaded=True)``
-    other 5xx that pass, 408, 409, 425                      ``Retry``
+    other 5xx that pass, 408, 425, 409 of a call under way  ``Retry``
     ``StaleConnection``                                     ``RetryAtOnce``
     ``TransportError``, ``ConnectionError``                 ``Retry``
     everything else                                         ``Fail``
@@ -113,15 +115,15 @@ def classify(error: Exception) -> Verdict:
 
 def _classify_response(error: ResponseError) -> Verdict:
     fatal = isinstance(error, Unauthenticated | PaymentRequired | PermissionDenied)
-    if fatal or error.code in _NO_MONEY:
+    if fatal or error.code in _NO_MONEY | _SAME_FOR_ALL:
         return Fatal(str(error))
     if isinstance(error, RateLimited) or error.status == 429:
         return Throttle(error.retry_after_s)
     if isinstance(error, Overloaded) or error.status in _OVERLOADED:
         return _TOO_MUCH if error.retry_after_s is None else Throttle(error.retry_after_s)
-    if isinstance(error, Conflict) or error.status in _TRY_AGAIN:
-        return _RETRY
-    return _FAIL
+    if isinstance(error, Conflict):
+        return _RETRY if error.code in _MAY_END else _FAIL
+    return _RETRY if error.status in _TRY_AGAIN else _FAIL
 
 
 def _above_zero(_: object, attribute: attrs.Attribute[float], value: object) -> None:

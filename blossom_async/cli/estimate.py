@@ -75,4 +75,4 @@ def _print(found: dict[str, Any]) -> None:
     if pictures > unknown:
         click.echo(f"{found['usd']:,.2f} US dollars")
     if unknown:
-        click.echo(f"of {plural(unknown, 'picture')} the price is not known beforehand")
+        click.echo(f"the price of {plural(unknown, 'picture')} is not known beforehand")

@@ -49,11 +49,12 @@ def list_(days: int, as_json: bool, data_dir: Path | None, config: Path | None) 
     shown = [
         {
             "date": _EPOCH + timedelta(days=row["day"]),
-            "key": row["payer"],
+            "key": row["payer"] or "(of the settings)",
             "provider": row["provider"],
             "requests": row["attempts"],
             "pictures": row["pictures"],
             "usd": row["spent"] / _MICRO,
+            "price_unknown": row["unpriced"],
             "usd_reserved": row["reserved"] / _MICRO,
         }
         for row in rows
@@ -110,8 +111,8 @@ def _told(call: Call, attempt: Attempt) -> dict[str, Any]:
         "id": call.image_id,
         "since": attempt.sent_at,
         "provider": attempt.provider,
-        "key": call.payer,
-        "usd_reserved": attempt.reserved / _MICRO,
+        "key": call.payer or "(of the settings)",
+        "usd_reserved": attempt.reserved / _MICRO if attempt.priced else None,
         "request": attempt.request_id or "-",
     }
 
@@ -137,6 +138,8 @@ def _print(rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return "not known"
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, datetime):

@@ -316,7 +316,8 @@ def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
     try:
         return checked(options, kind)
     except TypeError as exc:  # an option nobody knows, or no prompt
-        raise Rejected(str(exc), code="unknown_option") from exc
+        code = "missing_option" if str(exc).endswith("is missing") else "unknown_option"
+        raise Rejected(str(exc), code=code) from exc
 
 
 async def json_object(http: web.Request) -> dict[str, Any]:

@@ -41,6 +41,13 @@ _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _ANSWERS = ("url", "b64_json")
 _THEIRS = {"n", "size", "response_format", "output_format", "background", "user"}
+_INSTEAD = {
+    "style": "say in the prompt what it shall look like",
+    "output_compression": "extra_body={'quality_preset': 'web_optimized'} makes the file lighter",
+    "moderation": "the provider's own rules hold",
+    "stream": "the answer comes in one piece",
+    "partial_images": "the answer comes in one piece",
+}
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -70,6 +77,8 @@ class FrontDoor:
             web.post("/v1/images/generations", self.generations),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{model:.+}", self.model),
+            web.post("/v1/images/edits", self.not_offered),
+            web.post("/v1/images/variations", self.not_offered),
         ]
         return [_in_their_words(self._admission.guarded(route)) for route in routes]
 
@@ -101,6 +110,14 @@ class FrontDoor:
             f"the model {shown(name)} is not one of this gateway's", status=404, code="model_not_found"
         )
 
+    async def not_offered(self, http: web.Request) -> web.Response:
+        """404: this gateway makes pictures from words only."""
+        raise ResponseError(
+            f"{http.path} is not offered here; POST /v1/images/generations makes pictures from a prompt",
+            status=404,
+            code="not_offered",
+        )
+
     async def _make(self, http: web.Request, request: ImageRequest, key: str | None, n: int) -> ImageRecord:
         made, _ = await self._generation.create(
             request,
@@ -126,6 +143,9 @@ class FrontDoor:
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     """Their parameters as options of a picture; those that are ours already stay."""
+    for name, instead in _INSTEAD.items():
+        if body.get(name) is not None:
+            raise InvalidRequest(name, body[name], f"none here; {instead}")
     options = {name: value for name, value in body.items() if name not in _THEIRS and value is not None}
     if "defer" in options:
         raise InvalidRequest("defer", options["defer"], "POST /v1/images for pictures that are made later")

@@ -373,14 +373,17 @@ class Generation:
             except _NextSource as exc:
                 refused = exc.error
         asked = {attempt.provider for attempt in tried}
-        for source in self._sources.able(request):
+        try:
+            able = self._sources.able(request)
+        except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
+            raise _Ended("given up", Rejected(str(exc))) from exc
+        for source in able:
             if source.name in asked:
                 continue
             attempt = self._attempt(call, request, source, len(tried))
             try:
                 async with source.turn(batch=batch):
-                    priced = source.provider.price(request) is not None
-                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget, priced=priced)
+                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
                     await self._records.write(begin)  # on the disk before a byte leaves
                     reached("attempt")
                     tried.append(attempt)
@@ -422,10 +425,11 @@ class Generation:
         ``maybe_paid``: it has been sent before, and nobody knows what came of it.
         """
         for send in range(_SENDS):
+            cuts = source.cuts
             try:
                 given = await source.provider.generate(request, request.seed or 0, key=attempt.provider_key)
             except ProviderFault as fault:
-                source.failed(fault)
+                source.failed(fault, cuts)
                 # "Not charged" is said of this request, not of one before it; only a final refusal, where
                 # the key would have brought a picture, is said of both.
                 if fault.charged == "unknown" or (maybe_paid and fault.safe_to_repeat):
@@ -454,7 +458,7 @@ class Generation:
                 call.image_id,
                 attempt.n,
                 "charged" if charged else "failed",
-                attempt.reserved if charged else 0,
+                (attempt.reserved if attempt.priced else None) if charged else 0,
                 fault.request_id,
                 self._now(),
             )
@@ -466,7 +470,7 @@ class Generation:
 
     async def _unknown(self, call: Call, attempt: Attempt, what: str) -> Exception:
         await self._records.write(
-            partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", 0, None, self._now())
+            partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", None, None, self._now())
         )
         error = Conflict(
             f"nobody knows whether this picture was paid ({what}), so it is not sent again by itself; look "
@@ -502,6 +506,7 @@ class Generation:
 
     def _attempt(self, call: Call, request: ImageRequest, source: Source, n: int) -> Attempt:
         now = self._now()
+        price = source.provider.price(request)
         name = f"{call.image_id} {n}".encode()
         return Attempt(
             image_id=call.image_id,
@@ -511,7 +516,8 @@ class Generation:
             provider=source.name,
             provider_key=hmac.digest(self._secret, name, "sha256").hex(),
             day=int(now.timestamp()) // 86_400,
-            reserved=_micro(source.provider.price(request)),
+            reserved=_micro(price),
+            priced=price is not None,
             sent_at=now,
         )
 
@@ -636,13 +642,15 @@ def _micro(usd: Decimal | None) -> int:
     return 0 if usd is None else int((usd * 1_000_000).to_integral_value(ROUND_CEILING))
 
 
-def _spent(given: Artwork | Delivery, attempt: Attempt) -> tuple[int, str | None]:
-    """What the provider says it cost, else what was reserved; and its name for the request."""
+def _spent(given: Artwork | Delivery, attempt: Attempt) -> tuple[int | None, str | None]:
+    """What the provider says it cost, else what was reserved, None if nobody knows; and its request id."""
     if isinstance(given, Artwork):
         return 0, None
     if given.cached:
         return 0, given.request_id
-    return (attempt.reserved if given.usd is None else _micro(given.usd)), given.request_id
+    if given.usd is not None:
+        return _micro(given.usd), given.request_id
+    return (attempt.reserved if attempt.priced else None), given.request_id
 
 
 def _nobody_left() -> ResponseError:

@@ -18,7 +18,7 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["Limits", "Source", "Sources"]
 
-_FAILURES = 5  # in a row after which a provider is left alone
+_FAILURES = 5  # in a row after which a provider is left alone; or as many as are under way, if that is more
 _REST_S = 30.0  # for so long, before one call tries it again
 _MONEY_REST_S = 60.0  # when the account is empty or the key refused: nothing a retry mends
 
@@ -50,6 +50,7 @@ class Source:
         self._order = itertools.count()
         self._failures = 0
         self._rests_until = 0.0
+        self._why = ""
 
     @property
     def waiting(self) -> int:
@@ -69,7 +70,7 @@ class Source:
         """
         if (rest_s := self.resting_s()) > 0:
             raise Overloaded(
-                f"{self.name} is left alone after it failed; send the request again in {rest_s:.0f} s",
+                f"{self._why}; so {self.name} is left alone for {rest_s:.0f} s more",
                 code="provider_resting",
                 retry_after_s=rest_s,
             )
@@ -86,24 +87,36 @@ class Source:
             self._slots.release()
             self._next()
 
+    @property
+    def cuts(self) -> int:
+        """How often calls at once were cut back; for ``failed``."""
+        return self._slots.cuts
+
     def succeeded(self) -> None:
         """The provider has made a picture."""
         self._failures = 0
         self._slots.succeeded()
         self._next()
 
-    def failed(self, fault: ProviderFault) -> None:
-        """Slows down, pauses or leaves the provider alone, as the fault asks for."""
+    def failed(self, fault: ProviderFault, cuts: int) -> None:
+        """Slows down, pauses or leaves the provider alone, as the fault asks for.
+
+        ``cuts`` is what it was when the call was sent: refusals of one round cut once.
+        """
         if fault.kind is Kind.RATE_LIMITED:
-            self._slots.overloaded(self._slots.cuts)
+            self._slots.overloaded(cuts)
             if fault.retry_after_s is not None:
                 self._gate.pause(fault.retry_after_s)
         elif fault.kind in _SHUT:
+            self._why = str(fault)
             self._rests_until = self._clock() + _MONEY_REST_S
         elif fault.kind in _DOWN:
             self._failures += 1
-            if self._failures >= _FAILURES:
-                self._failures = _FAILURES - 1  # the next one alone decides whether it rests again
+            # Of many at once those that fail come back first, and say nothing of the others.
+            enough = max(_FAILURES, self._slots.in_use)
+            if self._failures >= enough:
+                self._failures = enough - 1  # the next one alone decides whether it rests again
+                self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
     async def _enter(self, *, batch: bool) -> None:

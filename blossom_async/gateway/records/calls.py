@@ -101,13 +101,11 @@ def attempts_of(image_id: str, connection: sa.Connection) -> list[Attempt]:
     return [Attempt(**row) for row in rows.mappings()]
 
 
-def begin_attempt(
-    attempt: Attempt, default_budget: int | None, connection: sa.Connection, *, priced: bool
-) -> None:
+def begin_attempt(attempt: Attempt, default_budget: int | None, connection: sa.Connection) -> None:
     """Reserves its price.
 
     Raises ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of the day, ``price_unknown`` for
-    a budget that cannot be kept because the request is not ``priced``.
+    a budget that cannot be kept because the attempt is not ``priced``.
 
     ``default_budget`` is for keys without one of their own. Once this is on the disk the request may leave:
     whoever finds it later knows that it may have.
@@ -116,7 +114,7 @@ def begin_attempt(
     daily_budget: int | None = connection.scalar(own_budget)
     if daily_budget is None:
         daily_budget = default_budget
-    if daily_budget is not None and not priced:
+    if daily_budget is not None and not attempt.priced:
         raise PaymentRequired(
             f"what this picture costs at {attempt.provider} is not known, so the API key's daily budget "
             "cannot be kept; name another model or size, or use a key without a budget",
@@ -138,14 +136,16 @@ def end_attempt(
     image_id: str,
     n: int,
     outcome: str,
-    spent: int,
+    spent: int | None,
     request_id: str | None,
     now: datetime,
     connection: sa.Connection,
 ) -> None:
     """``failed`` (nothing paid), ``charged`` (paid, and no picture) or ``unknown``."""
     this = (attempts.c.image_id == image_id) & (attempts.c.n == n)
-    values = {"outcome": outcome, "spent": spent, "request_id": request_id, "ended_at": now}
+    values = {"outcome": outcome, "spent": spent or 0, "request_id": request_id, "ended_at": now}
+    if spent is not None:
+        values["priced"] = True
     connection.execute(attempts.update().where(this).values(**values))
 
 
@@ -153,7 +153,7 @@ def finish(
     record: ImageRecord,
     entry: IdempotencyEntry | None,
     n: int,
-    spent: int,
+    spent: int | None,
     request_id: str | None,
     now: datetime,
     connection: sa.Connection,
@@ -199,14 +199,18 @@ def release(image_id: str, connection: sa.Connection, *, paid: bool, now: dateti
     if call is None:
         return False
     last = attempts_of(image_id, connection)[-1]
-    spent = last.reserved if paid else 0
+    paid_usd = last.reserved if last.priced else None
+    spent = paid_usd if paid else 0
     end_attempt(image_id, last.n, "charged" if paid else "failed", spent, last.request_id, now, connection)
     give_up(image_id, connection)
     return True
 
 
 def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[sa.RowMapping]:
-    """For each day, payer and provider: attempts, pictures, micro-dollars spent and still reserved."""
+    """For each day, payer and provider: attempts, pictures, micro-dollars spent and still reserved.
+
+    ``unpriced`` attempts cost something that nobody knows.
+    """
     open_ = attempts.c.outcome.in_(("sent", "unknown"))
     columns = (attempts.c.day, attempts.c.payer, attempts.c.provider)
     return (
@@ -216,6 +220,7 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
                 sa.func.count().label("attempts"),
                 sa.func.sum(sa.case((attempts.c.outcome == "ok", 1), else_=0)).label("pictures"),
                 sa.func.sum(attempts.c.spent).label("spent"),
+                sa.func.sum(sa.case((attempts.c.priced, 0), else_=1)).label("unpriced"),
                 sa.func.sum(sa.case((open_, attempts.c.reserved), else_=0)).label("reserved"),
             )
             .where(attempts.c.day.between(first, last))

@@ -143,7 +143,8 @@ class Attempt:
 
     ``outcome`` is ``sent`` until its end is known, then ``ok``, ``failed`` (nothing paid), ``charged`` (paid,
     and no picture) or ``unknown``. ``provider_key`` is what a provider that takes one knows the request by:
-    sending it again under the same is not paid twice.
+    sending it again under the same is not paid twice. Without ``priced`` nobody knows what it costs: then
+    ``reserved`` and ``spent`` are 0.
     """
 
     image_id: str
@@ -154,6 +155,7 @@ class Attempt:
     provider_key: str
     day: int
     reserved: int
+    priced: bool
     spent: int = 0
     outcome: str = "sent"
     request_id: str | None = None
@@ -279,6 +281,7 @@ attempts = sa.Table(
     sa.Column("provider_key", sa.Text, nullable=False),
     sa.Column("day", sa.Integer, nullable=False),
     sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Column("priced", sa.Boolean, nullable=False),
     sa.Column("spent", sa.BigInteger, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("request_id", sa.Text),

@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("provider_key", sa.Text, nullable=False),
         sa.Column("day", sa.Integer, nullable=False),
         sa.Column("reserved", sa.BigInteger, nullable=False),
+        sa.Column("priced", sa.Boolean, nullable=False),
         sa.Column("spent", sa.BigInteger, nullable=False),
         sa.Column("outcome", sa.Text, nullable=False),
         sa.Column("request_id", sa.Text),
