@@ -12,13 +12,21 @@ from aiohappyeyeballs import AddrInfoType
 
 __all__ = ["Guard", "is_public"]
 
-_WITH_IPV4 = tuple(  # NAT64 (RFC 6052, 8215), IPv4-translated (RFC 2765): the IPv4 address comes last
-    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")
+_WITH_IPV4 = tuple(  # NAT64 (RFC 6052), IPv4-translated (RFC 2765): the IPv4 address comes last
+    ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::ffff:0:0:0/96")
 )
 _ISATAP = {0x00005EFE, 0x02005EFE}  # RFC 5214, 6.1
 _NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, documentation, SRv6, dummy
     ipaddress.ip_network(network)
-    for network in ("192.88.99.0/24", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64")
+    for network in (
+        "192.0.0.8/32",
+        "192.88.99.0/24",
+        "64:ff9b:1::/48",
+        "fec0::/10",
+        "3fff::/20",
+        "5f00::/16",
+        "100:0:0:1::/64",
+    )
 )
 
 
@@ -33,8 +41,12 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        if any(ip in network for network in _WITH_IPV4) or int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        last = str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+        if any(ip in network for network in _WITH_IPV4):
+            return is_public(last)
+        # An ISATAP interface id may stand in any network: that has to be public, too.
+        if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP and not is_public(last):
+            return False
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is None and int(ip) >> 32 == 0:
             inner = ipaddress.IPv4Address(int(ip))

@@ -555,7 +555,7 @@ async def test_openais_own_prices_are_for_openai_itself() -> None:
             assert asked.price(ImageRequest("x", model="gpt-image-2.6-flare")) is None
             assert (await asked.generate(request, 7, key="k")).usd == Decimal("0.03005")
             assert {model.name for model in await asked.models()} == {
-                "gpt-image-1",
+                "gpt-image-2.6-flare",
                 "gpt-image-2",
                 "dall-e-3",
             }

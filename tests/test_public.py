@@ -8,6 +8,7 @@ import socket
 import string
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import attrs
@@ -43,6 +44,18 @@ class Answer:
     def code(self) -> str:
         code: str = orjson.loads(self.body)["code"]
         return code
+
+
+async def next_answer(reader: asyncio.StreamReader, method: str = "GET") -> Answer:
+    """One answer of a connection."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    status_line, *fields = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    pairs = [field.split(": ", 1) for field in fields]
+    assert len({name.lower() for name, _ in pairs}) == len(pairs), "a header was sent twice"
+    status, headers = int(status_line.split()[1]), {name.lower(): value for name, value in pairs}
+    empty = method == "HEAD" or status in {204, 304}
+    body = b"" if empty else await reader.readexactly(int(headers["content-length"]))
+    return Answer(status, headers, body)
 
 
 @attrs.define
@@ -88,16 +101,14 @@ class Gallery:
     async def ask(self, target: str, *headers: str, method: str = "GET") -> Answer:
         """The answer to one request; ``target`` and ``headers`` go out byte for byte."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        lines = [f"{method} {target} HTTP/1.1", "Host: x", "Connection: close", *headers]
+        lines = [f"{method} {target} HTTP/1.1", "Host: x", *headers]
         writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        answer = await reader.read()
+        answer = await next_answer(reader, method)
+        writer.write_eof()
+        assert await reader.read() == b"", "more was sent than the head says"
         writer.close()
         await writer.wait_closed()
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status, *fields = head.decode("latin-1").split("\r\n")
-        pairs = [field.split(": ", 1) for field in fields]
-        assert len({name.lower() for name, _ in pairs}) == len(pairs), "a header was sent twice"
-        return Answer(int(status.split()[1]), {name.lower(): value for name, value in pairs}, body)
+        return answer
 
     async def image(self, image_id: str, *headers: str, method: str = "GET") -> Answer:
         return await self.ask(f"/image/{image_id}", *headers, method=method)
@@ -157,11 +168,70 @@ async def test_get_answers_with_the_picture_and_its_headers(gallery: Gallery) ->
         "content-security-policy": "default-src 'none'; sandbox",
         "referrer-policy": "no-referrer",
         "cross-origin-resource-policy": "cross-origin",
-        "connection": "close",
         "server": "",
         "x-request-id": "",
         "date": "",
     }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"etag": "banner,v2", "cache_control": 'no-cache="set-cookie"', "format": "webp"},
+        {"expires_in": 3600},
+        {"cache_control": "no-store"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("version", "line"), [("1.1", "Connection: close"), ("1.0", "Connection: keep-alive"), ("1.0", "A: b")]
+)
+async def test_a_picture_is_the_same_on_every_kind_of_connection(
+    gallery: Gallery, options: dict[str, object], version: str, line: str
+) -> None:
+    """One that ends, one of HTTP/1.0, and one that stays: all but what is said of the connection."""
+    image_id = await gallery.store(**options)
+    usual = await gallery.image(image_id)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gallery.port)
+    writer.write(f"GET /image/{image_id} HTTP/{version}\r\nHost: x\r\n{line}\r\n\r\n".encode())
+    answer = await next_answer(reader)
+    assert ("close" in line) == (answer.headers.pop("connection", "") == "close")
+    writer.write_eof()
+    assert await reader.read() == b""
+    writer.close()
+    for head in (usual.headers, answer.headers):
+        assert head.pop("x-request-id")
+        assert head.pop("date")
+    assert (answer.headers, answer.body) == (usual.headers, usual.body)
+
+
+async def test_requests_sent_at_once_are_answered_in_order(gallery: Gallery) -> None:
+    """On one connection, each with its own picture, date and request id."""
+    bodies = [bytes([n]) * 1000 * n for n in range(1, 9)]
+    ids = [await gallery.store(body) for body in bodies]
+    reader, writer = await asyncio.open_connection("127.0.0.1", gallery.port)
+    writer.write(b"".join(f"GET /image/{one} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for one in ids * 2))
+    before = datetime.now(UTC).replace(microsecond=0)
+    answers = [await next_answer(reader) for _ in ids * 2]
+    writer.close()
+    assert [answer.body for answer in answers] == bodies * 2
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 16
+    for answer in answers:
+        assert before <= parsedate_to_datetime(answer.headers["date"]) <= datetime.now(UTC)
+
+
+async def test_a_picture_deleted_after_it_was_shown_is_gone_on_the_same_connection(gallery: Gallery) -> None:
+    """Nothing that is kept of an answer outlives its picture."""
+    image_id = await gallery.store()
+    asked = f"GET /image/{image_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gallery.port)
+    writer.write(asked)
+    assert (await next_answer(reader)).status == 200
+    await gallery.records.delete(image_id, gallery.now)
+    gallery.seconds += 1
+    writer.write(asked)
+    assert (await next_answer(reader)).status == 410
+    writer.close()
 
 
 @pytest.mark.parametrize(

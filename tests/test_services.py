@@ -169,6 +169,10 @@ class TestDeferred:
                     told = await response.json()
                     assert told["state"] == "failed"
                     assert "change the prompt" in told["problem"]
+                async with session.delete(path, headers=headers) as response:
+                    assert response.status == 204
+                async with session.get(info.url) as response:
+                    assert response.status == 404
 
     async def test_the_rules_hold_before_the_picture_is_there(self, tmp_path: Path) -> None:
         """Nobody learns of a restricted picture by asking early."""

@@ -378,7 +378,7 @@ async def test_openai_lists_models() -> None:
     """``{"object": "list", "data": [{"id", ...}]}``."""
     async with FakeOpenAI() as server, aiohttp.request("GET", f"{server.base_url}/models") as response:
         body = await response.json()
-    assert {"gpt-image-1", "dall-e-3"} <= {model["id"] for model in body["data"]}
+    assert {"gpt-image-2", "dall-e-3"} <= {model["id"] for model in body["data"]}
 
 
 @pytest.mark.parametrize("make", [FakePollinations, FakeOpenAI])

@@ -120,9 +120,14 @@ class Api:
     async def delete(self, http: web.Request) -> web.Response:
         """204; the URL answers 410 from now on and the bytes are gone.
 
-        410 when it was deleted before; bytes that were left over then, by a kill or a failing disk, go now.
+        409 while it is still being made. 410 when it was deleted before; bytes that were left over then, by a
+        kill or a failing disk, go now.
         """
         tenant = http[CALLER].tenant
+        call = await self._generation.pending(http.match_info["id"])
+        if call is not None and call.tenant == tenant:
+            await self._generation.forget(call)
+            return web.Response(status=204)
         record = await self._known(http, tenant)
         await asyncio.shield(self._erase(record))  # row and bytes, also if the caller goes in between
         _check_live(record)
@@ -344,10 +349,11 @@ async def json_object(http: web.Request) -> dict[str, Any]:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shown(twice)} is in it twice; send each name once")
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ValueError(f"{shown(name)} is in it twice; send each name once")
+        seen.add(name)
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from blossom_async.models import FORMATS, IMAGE_ID
 __all__ = ["LocalBlobs"]
 
 _ID = re.compile(IMAGE_ID, re.ASCII)
-_FILE = re.compile(rf"({IMAGE_ID})\.({'|'.join(FORMATS)})", re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
 _PART_KEPT_S = 86_400.0  # a leftover this old belongs to no running process
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -44,6 +43,7 @@ class LocalBlobs:
     def __init__(self, root: Path, extensions: Collection[str] = FORMATS) -> None:
         self._root = root
         self._extensions = extensions
+        self._file = re.compile(rf"({IMAGE_ID})\.({'|'.join(extensions)})", re.ASCII)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blossom-blobs")
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
@@ -68,7 +68,7 @@ class LocalBlobs:
 
         Raises ``Overloaded`` (``storage_failed``) when the folder cannot be read.
         """
-        return await self._in_thread(_files_before, self._root / folder, then.timestamp())
+        return await self._in_thread(_files_before, self._root / folder, self._file, then.timestamp())
 
     async def close(self) -> None:
         """Waits for writes under way, then ends the threads."""
@@ -230,12 +230,12 @@ def _folders(root: Path) -> list[str]:
         raise _storage_error("read", exc) from exc
 
 
-def _files_before(folder: Path, then: float) -> list[tuple[str, str]]:
+def _files_before(folder: Path, file: re.Pattern[str], then: float) -> list[tuple[str, str]]:
     found = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if (name := _FILE.fullmatch(entry.name)) is None:
+                if (name := file.fullmatch(entry.name)) is None:
                     continue
                 status = entry.stat(follow_symlinks=False)
                 # The change time too: a copy brought back from elsewhere has its old modification time.

@@ -8,6 +8,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -276,19 +277,19 @@ def thumbhash(pixels: Pixels) -> str:
 
     ThumbHash as published (Evan Wallace, https://evanw.github.io/thumbhash/).
     """
-    small = _reduced(pixels, 100)
-    height, width, _ = small.shape
-    rgba = np.full((height, width, 4), 1.0)
-    rgba[:, :, : small.shape[2]] = small / 255
-    alpha = rgba[:, :, 3:]
-    average = (rgba[:, :, :3] * alpha).sum((0, 1)) / max(alpha.sum(), 1e-9)
-    red, green, blue = np.moveaxis(average * (1 - alpha) + rgba[:, :, :3] * alpha, 2, 0)
-    has_alpha, wide = bool((alpha < 1).any()), width > height
+    shown = _reduced(pixels, 100) / 255
+    height, width, channels = shown.shape
+    has_alpha, wide = channels == 4 and bool(shown[:, :, 3].min() < 1), width > height
+    if has_alpha:
+        alpha = shown[:, :, 3:]
+        average = (shown[:, :, :3] * alpha).sum((0, 1)) / max(alpha.sum(), 1e-9)
+        shown[:, :, :3] = average * (1 - alpha) + shown[:, :, :3] * alpha
     longest = max(width, height)
     across, down = (max(1, _rounded((5 if has_alpha else 7) * side / longest)) for side in (width, height))
-    light, light_details, light_scale = _cosines((red + green + blue) / 3, max(3, across), max(3, down))
-    warm, warm_details, warm_scale = _cosines((red + green) / 2 - blue, 3, 3)
-    tint, tint_details, tint_scale = _cosines(red - green, 3, 3)
+    red, green, blue, *solid_terms = _cosine_terms(shown, 5 if has_alpha else 7)
+    light, light_details, light_scale = _scaled((red + green + blue) / 3, max(3, across), max(3, down))
+    warm, warm_details, warm_scale = _scaled((red + green) / 2 - blue, 3, 3)
+    tint, tint_details, tint_scale = _scaled(red - green, 3, 3)
     head = (
         _rounded(63 * light)
         | _rounded(31.5 + 31.5 * warm) << 6
@@ -303,7 +304,7 @@ def thumbhash(pixels: Pixels) -> str:
     details = light_details + warm_details + tint_details
     data = head.to_bytes(5, "little")
     if has_alpha:
-        solid, solid_details, solid_scale = _cosines(alpha[:, :, 0], 5, 5)
+        solid, solid_details, solid_scale = _scaled(solid_terms[0], 5, 5)
         data += bytes([_rounded(15 * solid) | _rounded(15 * solid_scale) << 4])
         details += solid_details
     nibbles = [_rounded(15 * detail) for detail in details] + [0] * (len(details) % 2)
@@ -311,14 +312,24 @@ def thumbhash(pixels: Pixels) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _cosines(channel: NDArray[np.float64], across: int, down: int) -> tuple[float, list[float], float]:
-    """The mean, the lowest terms of the cosine transform as 0..1 of their scale, and that scale."""
-    height, width = channel.shape
-    x = np.cos(np.pi / width * np.outer(np.arange(across), np.arange(width) + 0.5))
-    y = np.cos(np.pi / height * np.outer(np.arange(down), np.arange(height) + 0.5))
-    terms = np.round(y @ channel @ x.T / channel.size, 9)  # what is nothing is 0, however BLAS adds up
+def _cosine_terms(shown: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The lowest terms of each channel's cosine transform: (channels, count, count)."""
+    height, width, channels = shown.shape
+    rows = (_cosines(count, height) @ shown.reshape(height, -1)).reshape(count, width, channels)
+    terms: NDArray[np.float64] = rows.transpose(2, 0, 1) @ _cosines(count, width).T / (width * height)
+    return terms
+
+
+@lru_cache(maxsize=256)
+def _cosines(count: int, length: int) -> NDArray[np.float64]:
+    return np.cos(np.pi / length * np.outer(np.arange(count), np.arange(length) + 0.5))
+
+
+def _scaled(channel: NDArray[np.float64], across: int, down: int) -> tuple[float, list[float], float]:
+    """The mean, the lowest terms as 0..1 of their scale, and that scale."""
+    terms = channel.round(9).tolist()  # what is nothing is 0, however BLAS adds up
     wanted = [
-        float(terms[row, column])
+        terms[row][column]
         for row in range(down)
         for column in range(across)
         if column * down < across * (down - row)
@@ -334,17 +345,21 @@ def _rounded(value: float) -> int:
 
 def dominant_colour(pixels: Pixels) -> str:
     """The colour that most of the picture is near to, as ``#rrggbb``; black when all is transparent."""
-    small = _reduced(pixels, 64).reshape(-1, pixels.shape[2])
-    if small.shape[1] == 4:
-        small = small[small[:, 3] >= 128, :3]
-    if not len(small):
+    height, width, channels = pixels.shape
+    sample = pixels[:: -(-height // 32), :: -(-width // 32)].reshape(-1, channels)
+    if channels == 4:
+        sample = sample[sample[:, 3] >= 128, :3]
+    if not len(sample):
         return "#000000"
-    paletted = Image.fromarray(small[None]).quantize(16, method=Image.Quantize.MEDIANCUT)
-    counts, numbers = zip(*(paletted.getcolors() or ()), strict=True)
-    colours = np.array(paletted.getpalette()).reshape(-1, 3)[list(numbers)]
+    cells = (sample >> 4) @ (256, 16, 1)
+    counts = np.bincount(cells)
+    usual = np.flatnonzero(counts)
+    usual = usual[counts[usual].argsort()[-32:]]
+    counts = counts[usual]
+    colours = (np.array([np.bincount(cells, weights=channel)[usual] for channel in sample.T]) / counts).T
     # A sky is many colours near each other and counts as one: each lends its share to those near it.
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
-    red, green, blue = colours[(np.exp(-((distance / 48) ** 2)) @ counts).argmax()]
+    red, green, blue = colours[(np.exp(-((distance / 48) ** 2)) @ counts).argmax()].astype(int)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

@@ -89,11 +89,17 @@ class FrontDoor:
         answer = _one_of(body, "response_format", _ANSWERS, _usual_answer(body))
         request = checked_options(_options(body), ImageRequest)
         key = idempotency_key(http)
+        self._generation.check_room(count)  # all of them, or none is begun
         made = await asyncio.gather(
-            *(self._make(http, attrs.evolve(request, seed=_seed(request, n)), key, n) for n in range(count))
+            *(self._make(http, attrs.evolve(request, seed=_seed(request, n)), key, n) for n in range(count)),
+            return_exceptions=True,
         )
-        data = [await self._item(record, answer) for record in made]
-        created = int(max(record.created_at for record in made).timestamp())
+        records = [each for each in made if isinstance(each, ImageRecord)]
+        for failure in made:
+            if isinstance(failure, BaseException) and not records:
+                raise failure
+        data = [await self._item(record, answer) for record in records]  # fewer, where some have failed
+        created = int(max(record.created_at for record in records).timestamp())
         return _answer({"created": created, "data": data})
 
     async def models(self, _: web.Request) -> web.Response:
@@ -150,7 +156,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     if "defer" in options:
         raise InvalidRequest("defer", options["defer"], "POST /v1/images for pictures that are made later")
     size = body.get("size")
-    if size not in {None, "auto"}:
+    if size is not None and size != "auto":
         found = _SIZE.fullmatch(size) if isinstance(size, str) else None
         if found is None:
             raise InvalidRequest("size", size, "a width and a height in pixels, such as 1024x1024, or auto")
@@ -217,6 +223,9 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
             if status == 401:
                 answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
+        except web.HTTPRequestEntityTooLarge:
+            large = ResponseError("the body is longer than 1 MiB; send less", status=413, code="too_large")
+            return _answer(_error(large, None), 413)
         except InvalidRequest as exc:
             wrong = ResponseError(str(exc), status=400, code="invalid_value", field=exc.field)
             return _answer(_error(wrong, exc.field), 400)

@@ -157,6 +157,20 @@ class Generation:
         """The call of a picture that is not there yet, or never will be."""
         return await self._records.read(partial(call_records.call_by_id, image_id))
 
+    async def forget(self, call: Call) -> None:
+        """Takes a call without a picture away, with its words.
+
+        Raises ``Conflict`` while it is under way, and for one that may have been paid: that stays until it
+        is released.
+        """
+        if call.state != "failed":
+            raise Conflict(
+                "the picture is still being made, or may have been paid; delete it once that is known",
+                code="in_progress",
+                retry_after_s=_FULL_RETRY_S,
+            )
+        await self._records.write(partial(call_records.give_up, call.image_id), erases=True)
+
     async def wait(self, image_id: str, timeout_s: float) -> None:
         """Returns when the picture's call has ended, or after this time."""
         if (task := self._calls.get(image_id)) is not None:
@@ -181,6 +195,8 @@ class Generation:
                     cleared = True
             except Overloaded as exc:  # the database; the next round may find it well again
                 _log.warning("unfinished calls could not be looked at: %s", exc.code)
+            except Exception:  # noqa: BLE001 - the task's border: what was left unfinished must not stay so
+                _log.exception("unfinished calls could not be looked at; they are looked at again")
             await asyncio.sleep(_RECOVER_S)
 
     async def settle(self) -> None:
@@ -204,6 +220,9 @@ class Generation:
         self, source: Source, request: ImageRequest, caller: Caller, key: str, fingerprint: str
     ) -> tuple[ImageRecord | Call, bool]:
         earlier = await self._records.find_idempotent(caller.tenant, key)
+        claimed = await self._records.read(partial(call_records.call_by_key, caller.tenant, key))
+        if earlier is None and claimed is not None:  # a deferred one
+            return await self._standing(claimed, fingerprint), True
         if earlier is None:
             entry = IdempotencyEntry(
                 tenant=caller.tenant, key=key, fingerprint=fingerprint, image_id=new_id()
@@ -261,13 +280,13 @@ class Generation:
             owner=self._owner.name,
             created_at=self._now(),
         )
-        self._check_room()
-        standing = await self._records.write(partial(call_records.claim, call))
+        with self._room():
+            standing = await self._records.write(partial(call_records.claim, call))
+            task = None if standing is not call else self._start(call, batch=batch)
         if isinstance(standing, IdempotencyEntry):
             return await self._replay(standing, fingerprint)
-        if standing.image_id != call.image_id:
+        if task is None:
             return await self._standing(standing, fingerprint)
-        task = self._start(call, batch=batch)
         return call if request.defer else await asyncio.shield(task)
 
     async def _standing(self, call: Call, fingerprint: str) -> ImageRecord | Call:
@@ -339,30 +358,32 @@ class Generation:
     def _start(self, call: Call, *, batch: bool) -> asyncio.Task[ImageRecord]:
         task = asyncio.create_task(self._carried_out(call, batch=batch))
         self._calls[call.image_id] = task
+        self.waiting += 1
 
         def ended(task: asyncio.Task[ImageRecord]) -> None:
             del self._calls[call.image_id]
-            if not task.cancelled():
-                task.exception()  # seen, also when every caller has gone
+            self.waiting -= 1
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, ResponseError):
+                _log.error("a call failed, and is tried again: %s", type(error).__name__)
 
         task.add_done_callback(ended)
         return task
 
     async def _carried_out(self, call: Call, *, batch: bool) -> ImageRecord:
         request = call.request
-        with self._room(enforced=False):
-            try:
-                return await self._brought_home(call, request, batch=batch)
-            except _Ended as ended:
-                error = ended.error
-                if ended.state == "given up" and not request.defer:
-                    await self._records.write(partial(call_records.give_up, call.image_id))
-                else:
-                    state = "failed" if ended.state == "given up" else ended.state
-                    problem = _problem(error)
-                    fail = partial(call_records.fail, call.image_id, state, problem, self._now())
-                    await self._records.write(fail)
-                raise error from ended.__cause__
+        try:
+            return await self._brought_home(call, request, batch=batch)
+        except _Ended as ended:
+            error = ended.error
+            if ended.state == "given up" and not request.defer:
+                await self._records.write(partial(call_records.give_up, call.image_id))
+            else:
+                state = "failed" if ended.state == "given up" else ended.state
+                problem = _problem(error)
+                fail = partial(call_records.fail, call.image_id, state, problem, self._now())
+                await self._records.write(fail)
+            raise error from ended.__cause__
 
     async def _brought_home(self, call: Call, request: ImageRequest, *, batch: bool) -> ImageRecord:
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
@@ -496,9 +517,15 @@ class Generation:
                 tenant=call.tenant, key=call.key, fingerprint=call.fingerprint, image_id=call.image_id
             )
         spent, request_id = _spent(given, attempt)
-        await self._records.write(
-            partial(call_records.finish, record, entry, attempt.n, spent, request_id, self._now())
-        )
+        finish = partial(call_records.finish, record, entry, attempt.n, spent, request_id, self._now())
+        try:
+            await self._records.write(finish)
+        except Conflict as exc:
+            if exc.code != "idempotency_key_taken":
+                raise  # another process has finished it: the files are of its picture
+            for file in record.files:
+                await self._blobs.delete(record.id, file.format)
+            raise _Ended("failed", exc) from exc
         reached("committed")
         self.made[record.provider, record.request.format] += 1
         await self._staging.delete(call.image_id, STAGED)
@@ -579,21 +606,18 @@ class Generation:
             raise Gone("the picture made under this Idempotency-Key has expired; use a new key for a new one")
         return record
 
-    def _room(self, *, enforced: bool = True) -> contextlib.AbstractContextManager[None]:
-        if enforced:
-            self._check_room()
-        return self._counted()
-
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _room(self) -> Iterator[None]:
+        self.check_room()
         self.waiting += 1
         try:
             yield
         finally:
             self.waiting -= 1
 
-    def _check_room(self) -> None:
-        if self.waiting >= self._most:
+    def check_room(self, count: int = 1) -> None:
+        """Raises ``Overloaded`` when so many more cannot be made now."""
+        if self.waiting + count > self._most:
             raise Overloaded(
                 f"{self.waiting} pictures are waiting to be made; "
                 f"send the request again in {_FULL_RETRY_S:g} s",

@@ -164,7 +164,7 @@ _CALLS = {
         errors=_OF_MAKING,
     ),
     "GET /v1/images/{id}": _Call(answer="ImageInfo", errors=(404, 410)),
-    "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 410)),
+    "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 409, 410)),
     "POST /v1/images/{id}/regenerate": _Call(
         body="Changes",
         parameters=(_IDEMPOTENCY,),

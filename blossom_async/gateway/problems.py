@@ -26,6 +26,7 @@ _SERVER = "blossom"  # without versions
 _MAX_DETAIL = 500  # characters; what a caller named is shown in it, and that may be a megabyte
 _PROBLEM = "application/problem+json"
 _FIRST_REQUEST_S = 30.0
+_UNREAD_S = 30.0
 _GOODBYE_S = 1.0
 _FULL_RETRY_S = 2.0
 _CLOSING = {"request_timeout", "incomplete_body"}  # where the rest of the body is not waited for
@@ -87,6 +88,7 @@ class Connection(web.RequestHandler):
         self._entered: Room | None = None
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begins to read requests, if there is room for it."""
@@ -104,6 +106,18 @@ class Connection(web.RequestHandler):
         else:
             out.abort()
 
+    def pause_writing(self) -> None:
+        """The other side takes nothing for now. It has 30 s to take some of what waits for it."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._stuck = asyncio.get_running_loop().call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().resume_writing()
+
     def data_received(self, data: bytes) -> None:
         """Reads on, where there was room."""
         if self._entered is self._room:
@@ -111,8 +125,9 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Makes room."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._stuck):
+            if timer is not None:
+                timer.cancel()
         if self._entered is not None:
             self._entered.leave()
         if self._entered is self._room:

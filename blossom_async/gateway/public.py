@@ -6,14 +6,16 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from operator import attrgetter
 from typing import Protocol
 
 import attrs
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 
 from blossom_async.errors import (
     Gone,
@@ -55,11 +57,15 @@ _ALWAYS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Referrer-Policy": "no-referrer",
 }
+_FORMAT = attrgetter("format")
 _KEPT = ("Cache-Control", "ETag", "Vary", *_ALWAYS)  # with 304, of those that are there
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PIECE = 256 << 10  # written at once; bounds what a slow viewer holds in memory
 _HOT_SHARE = 8  # a picture above this part of the hot memory is sent from its file
 _PREFLIGHT_S = 600
 _VIEWERS = 1024
+_ADDRESSES = 4096
+_HEADS = 4096
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -79,6 +85,14 @@ class Admitted:
 
     record: ImageRecord | Call
     signed_until: datetime | None
+
+
+@attrs.frozen(eq=False)
+class _Head:
+    """The headers of a picture. ``written`` is its head of 200, where every request has the same one."""
+
+    headers: dict[str, str]
+    written: bytes | None = None
 
 
 class Unfinished(Protocol):
@@ -123,6 +137,7 @@ class Public:
         self._views = views
         self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # who looks at one picture looks at more
         self._hot = _Hot(hot_bytes)
+        self._heads: dict[tuple[str, str], _Head] = {}
         self.hot_hits = 0
         self.hot_misses = 0
 
@@ -147,10 +162,10 @@ class Public:
         record = admitted.record
         if isinstance(record, Call):
             return await self._awaited(request, record)
-        file = _file(record, address, request.headers.getall("Accept", []))
-        headers = _headers(record, admitted.signed_until, file, request, now)
-        plan = _plan(request, record, file, headers["ETag"], now)
-        answer = await self._answer(request, record, file, plan, headers)
+        file = _file(record, address, request)
+        head = self._head(record, admitted.signed_until, file, request, now)
+        plan = _plan(request, record, file, head.headers["ETag"], now)
+        answer = await self._answer(request, record, file, plan, head)
         if record.request.tracking_id is not None and plan.status == 200:
             self._count(request, record, now, started)
         return answer
@@ -166,7 +181,7 @@ class Public:
                 return await self.serve(request)  # anew: what was checked may have changed meanwhile
             call = left
         if call.state != "running":
-            raise stored_problem(call)
+            raise _never_made(call)
         headers = {"Cache-Control": "no-store", "Retry-After": "2"}
         return web.json_response({"state": "pending", "id": call.image_id}, status=202, headers=headers)
 
@@ -252,9 +267,28 @@ class Public:
             raise Gone(
                 f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.", code="expired"
             )
-        if address.extension not in (None, record.request.format, *(file.format for file in record.files)):
+        if address.extension not in (None, record.request.format, *map(_FORMAT, record.files)):
             raise _not_found()
         return record
+
+    def _head(
+        self,
+        record: ImageRecord,
+        signed_until: datetime | None,
+        file: StoredFile,
+        request: web.Request,
+        now: datetime,
+    ) -> _Head:
+        """For a picture that anybody may see for good every request has the same one, and it is kept."""
+        if signed_until is not None or record.expires_at is not None or record.request.restricted:
+            return _Head(_headers(record, signed_until, file, request, now))
+        head = self._heads.get((record.id, file.format))
+        if head is None:
+            headers = _headers(record, None, file, request, now)
+            head = self._heads[record.id, file.format] = _Head(headers, _written(headers, file.file_size))
+            if len(self._heads) > _HEADS:
+                del self._heads[next(iter(self._heads))]
+        return head
 
     def _count(self, request: web.Request, record: ImageRecord, now: datetime, started: float) -> None:
         """Has the view counted when the last byte is sent, if it will be one."""
@@ -309,15 +343,17 @@ class Public:
         record: ImageRecord,
         file: StoredFile,
         plan: Plan,
-        headers: dict[str, str],
+        head: _Head,
     ) -> web.StreamResponse:
         if plan.status == 304:
-            kept = {name: headers[name] for name in _KEPT if name in headers}
+            kept = {name: head.headers[name] for name in _KEPT if name in head.headers}
             return web.Response(status=304, headers=kept)
-        headers["Content-Length"] = str(plan.stop - plan.start)
+        data = await self._bytes(record, file, wanted=request.method == "GET")
+        if head.written is not None and plan.status == 200 and data is not None and _fits(data, request):
+            return _Whole(request, head.written, data)
+        headers = {**head.headers, "Content-Length": str(plan.stop - plan.start)}
         if plan.content_range is not None:
             headers["Content-Range"] = plan.content_range
-        data = await self._bytes(record, file, wanted=request.method == "GET")
         if request.method == "HEAD":
             return web.Response(status=plan.status, headers=headers)
         if data is not None and plan.stop - plan.start <= _PIECE:
@@ -353,6 +389,43 @@ class Public:
         if data is not None:
             self._hot.put(record.id, file.format, data)
         return data
+
+
+class _Whole(web.StreamResponse):
+    """A picture from memory, under a head that was written before but for its date and request id.
+
+    For GET of HTTP/1.1 on a connection that stays. aiohttp tells nobody that it is sent.
+    """
+
+    _keep_alive = True
+
+    def __init__(self, request: web.Request, head: bytes, body: bytes) -> None:
+        super().__init__()
+        self._request = request
+        self._head = head
+        self._data = body
+
+    @property
+    def body_length(self) -> int:
+        """All that was sent, as of other answers."""
+        return self._request.writer.output_size
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Waits for ``write_eof``, so that head and body are sent together."""
+        return request.writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Sends it. Raises ``ConnectionResetError`` where the viewer has gone."""
+        transport, writer = self._request.transport, self._request.writer
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the viewer has gone")
+        noted = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        head = b"%b%b%b\r\n" % (self._head, _date_line(int(time.time())), noted.encode())
+        writer.output_size = len(head) + len(self._data)
+        # Not writelines: on some Pythons nothing holds back who sends with it (CVE-2024-12254).
+        transport.write(head)
+        transport.write(self._data)
+        await writer.drain()
 
 
 class _Streamed(web.StreamResponse):
@@ -426,6 +499,7 @@ def _check_method(request: web.Request) -> None:
         raise web.HTTPMethodNotAllowed(request.method, _METHODS)
 
 
+@lru_cache(maxsize=_ADDRESSES)
 def _address(path: str, target: str) -> _Address:
     # The path as it was sent: aiohttp's decoded parameters hold "../" for %2e%2e%2f and NUL for %00.
     found = _PATH.fullmatch(path)
@@ -452,11 +526,13 @@ def _signature(query: str | None) -> signing.Signature | None:
     return signature
 
 
-def _file(record: ImageRecord, address: _Address, accept: Sequence[str]) -> StoredFile:
+def _file(record: ImageRecord, address: _Address, request: web.Request) -> StoredFile:
+    if len(record.files) == 1:
+        return record.main_file
     by_format = {file.format: file for file in record.files}
     if address.extension in by_format:
         return by_format[address.extension]
-    return by_format[negotiated(accept, tuple(by_format))] if len(by_format) > 1 else record.main_file
+    return by_format[negotiated(request.headers.getall("Accept", []), tuple(by_format))]
 
 
 def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str, now: datetime) -> Plan:
@@ -514,6 +590,29 @@ def _headers(
     return headers
 
 
+def _written(headers: Mapping[str, str], size: int) -> bytes:
+    """A head of 200, as far as it is known before a request."""
+    named = {**headers, "Content-Length": str(size)}
+    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in named.items())]
+    if any(map(_CONTROL.search, lines)):
+        raise ValueError("a header of a picture has a control character")  # a rule that failed to hold
+    return "\r\n".join([*lines, ""]).encode()
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return f"Date: {http_date(datetime.fromtimestamp(second, UTC))}\r\n".encode()
+
+
+def _fits(data: bytes, request: web.Request) -> bool:
+    return (
+        len(data) <= _PIECE
+        and request.method == "GET"
+        and request.version == HttpVersion11
+        and request.keep_alive
+    )
+
+
 def _etag(record: ImageRecord, file: StoredFile) -> str:
     if record.request.etag is None:
         return f'"{file.sha256}"'
@@ -545,6 +644,16 @@ def _owners_detail(refused: ResponseError, record: ImageRecord, asked: ExplainRe
     if refused.code == "bad_signature" and "?" not in asked.url:
         return "require_signature is set and the URL has no signature; give out signed URLs."
     return refused.detail
+
+
+def _never_made(call: Call) -> ResponseError:
+    """What viewers are told. The owner's budget, keys and providers are none of their business."""
+    refused = stored_problem(call).status == 422
+    return ResponseError(
+        "This picture could not be made; its owner can see why.",
+        status=422 if refused else 502,
+        code="content_refused" if refused else "not_made",
+    )
 
 
 def _not_found() -> NotFound:

@@ -48,6 +48,8 @@ _ALLOWED = {
     "daily_budget": "US dollars from 0 up",
     "drain_delay_s": "seconds from 0 to 20",
 }
+_KEY = re.compile("[!-~]+")
+_PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
 _COMPUTED = {"data_dir": "the platform's folder for user data", "render_threads": "one a processor"}
@@ -101,10 +103,18 @@ def _rate(_: object, field: attrs.Attribute[Any], rate: str | None) -> None:
             ) from None
 
 
-def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, ...]) -> None:
-    if any(len(key) < _MIN_KEY or not key.isascii() or not key.isprintable() for key in keys):
+def _url(_: object, field: attrs.Attribute[Any], url: str | None) -> None:
+    if url is not None and not _PUBLIC_URL.fullmatch(url):
         raise _Unusable(
-            f"{field.name}: a key is shorter than {_MIN_KEY} characters or not printable ASCII; "
+            f"{field.name}: {url!r} cannot be used; allowed: an http(s) URL without user, query and "
+            "fragment, such as https://images.example.com"
+        )
+
+
+def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, ...]) -> None:
+    if any(len(key) < _MIN_KEY or not _KEY.fullmatch(key) for key in keys):
+        raise _Unusable(
+            f"{field.name}: a key is shorter than {_MIN_KEY} characters, or has a space or no ASCII in it; "
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
 
@@ -143,7 +153,9 @@ class Settings:
     )
     port: int = ts.option(default=8765, validator=_in_range, help="Port to listen on; 0 takes any free one.")
     public_url: str | None = ts.option(
-        default=None, help="What URLs begin with, when viewers reach the gateway by another name."
+        default=None,
+        validator=_url,
+        help="What URLs begin with, when viewers reach the gateway by another name.",
     )
     api_keys: tuple[str, ...] = ts.option(
         default=(),

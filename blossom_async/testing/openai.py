@@ -22,8 +22,8 @@ GENERIC = "generic-1"
 """The name in the list of models that stands for every model which is not OpenAI's own."""
 
 PRICES = {
-    "gpt-image-1": Decimal("0.04"),
     "gpt-image-2": Decimal("0.05"),
+    "gpt-image-2.6-flare": Decimal("0.04"),
     "dall-e-3": Decimal("0.08"),
     GENERIC: Decimal("0.01"),
 }
@@ -135,13 +135,14 @@ class FakeOpenAI(FakeServer):
                 "output_format": order.format,
                 "quality": seen.body.get("quality", "high").replace("auto", "high"),
                 "size": f"{order.width}x{order.height}",
-                "usage": {
+            }
+            if made.counted:
+                answer["usage"] = {
                     "input_tokens": 10,
                     "output_tokens": 1000 * order.count,
                     "total_tokens": 10 + 1000 * order.count,
                     "input_tokens_details": {"text_tokens": 10, "image_tokens": 0},
-                },
-            }
+                }
         return Answer.json(200, answer)
 
     async def _list_models(self, request: web.Request) -> web.Response:

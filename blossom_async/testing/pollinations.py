@@ -104,10 +104,10 @@ class FakePollinations(FakeServer):
         router.add_get("/image/models", self._list_image_models)
         router.add_get("/v1/models", self._list_models)
         router.add_get("/models", self._list_legacy_models)
-        router.add_get("/image/{prompt:.+}", self._orders(self._read_get, self._show_get), allow_head=False)
-        router.add_get(
-            "/prompt/{prompt:.+}", self._orders(self._read_legacy, self._show_legacy), allow_head=False
-        )
+        drawn = self._orders(self._read_get, self._show_get)
+        drawn_by_legacy = self._orders(self._read_legacy, self._show_legacy)
+        router.add_get(r"/image/{prompt:[\s\S]+}", drawn, allow_head=False)  # prompts may have several lines
+        router.add_get(r"/prompt/{prompt:[\s\S]+}", drawn_by_legacy, allow_head=False)
         router.add_post("/v1/images/generations", self._orders(self._read_post, self._show_post))
         router.add_route("*", "/{path:.*}", self._nothing_there)
 
@@ -220,9 +220,10 @@ class FakePollinations(FakeServer):
             headers["Content-Location"] = self._publish(picture)
         else:
             entry["b64_json"] = base64.b64encode(picture.data).decode()
-        return Answer.json(
-            200, {"created": int(seen.at.timestamp()), "data": [entry], "usage": _USAGE}, headers
-        )
+        body: dict[str, object] = {"created": int(seen.at.timestamp()), "data": [entry]}
+        if made.counted:
+            body["usage"] = _USAGE
+        return Answer.json(200, body, headers)
 
     async def _list_image_models(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -367,6 +368,8 @@ def _disposition(order: Order) -> str:
 
 
 def _paid_headers(order: Order, made: Made) -> dict[str, str]:
+    if not made.counted:
+        return {}
     return {
         "X-Cache": "MISS" if made.new else "HIT",
         "x-model-used": order.model,

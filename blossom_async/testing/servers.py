@@ -39,10 +39,14 @@ _WAIT_FOR_HANDLERS_S = 0.01
 
 @attrs.frozen
 class Made:
-    """Pictures that an order brought; ``new`` is False when they were there, or under way, before."""
+    """Pictures that an order brought; ``new`` is False when they were there, or under way, before.
+
+    ``counted`` is False for pictures that no usage is reported of.
+    """
 
     pictures: list[Picture]
     new: bool
+    counted: bool = True
 
 
 @attrs.frozen
@@ -222,7 +226,7 @@ class FakeServer(ABC):
             return refusal
         order = read(seen)
         if fault is Fault.PLACEHOLDER:  # nothing is made, so nothing is charged
-            return show(seen, order, Made([PLACEHOLDER] * order.count, new=True))
+            return show(seen, order, Made([PLACEHOLDER] * order.count, new=True, counted=False))
         made = await self._make(seen, order)
         if fault is Fault.CHARGE_THEN_500:
             if made.new and order.cache_name is not None:  # the picture is lost; only a key brings it back

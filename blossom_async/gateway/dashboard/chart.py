@@ -38,17 +38,16 @@ class Chart:
 
 def chart(days: Sequence[DayStats], first: date, last: date) -> Chart:
     """The chart of all days from ``first`` to ``last``, those without views included."""
-    known = {day.date: day for day in days}
     number = (last - first).days + 1
     width = math.ceil(number / _MOST_BARS)
     bars = []
     for start in range(0, number, width):
-        inside = [first + timedelta(days=day) for day in range(start, min(start + width, number))]
-        seen = [known[day] for day in inside if day in known]
+        begin, end = first + timedelta(days=start), first + timedelta(days=min(start + width, number) - 1)
+        seen = [day for day in days if begin <= day.date <= end]
         bars.append(
             Bar(
-                first=inside[0],
-                last=inside[-1],
+                first=begin,
+                last=end,
                 views=sum(day.views for day in seen),
                 viewers=sum(day.viewers for day in seen),
             )

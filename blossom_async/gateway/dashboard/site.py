@@ -370,11 +370,13 @@ class Dashboard:
         """
         site = http.headers.get("Sec-Fetch-Site")  # only to https and to this machine
         origin = http.headers.get("Origin")
-        own = {http.host, urlsplit(self._public_url).netloc}
+        own = {f"{scheme}://{http.host}" for scheme in ("http", "https")}
+        public = urlsplit(self._public_url)
+        own.add(f"{public.scheme}://{public.netloc}")
         if (
             (site is None and origin is None)
             or site not in (None, "same-origin")
-            or (origin is not None and urlsplit(origin).netloc not in own)
+            or (origin is not None and origin not in own)
         ):
             raise PermissionDenied(
                 "The form did not come from a page of this gateway. Open the dashboard and try again there.",

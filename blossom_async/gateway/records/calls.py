@@ -40,6 +40,7 @@ __all__ = [
     "attempts_of",
     "begin_attempt",
     "call_by_id",
+    "call_by_key",
     "claim",
     "end_attempt",
     "fail",
@@ -68,6 +69,11 @@ def claim(call: Call, connection: sa.Connection) -> Call | IdempotencyEntry:
 def call_by_id(image_id: str, connection: sa.Connection) -> Call | None:
     """The call of a picture that is not there yet, or never will be."""
     return _one(connection, calls.c.image_id == image_id)
+
+
+def call_by_key(tenant: str, key: str, connection: sa.Connection) -> Call | None:
+    """What the tenant's key has claimed, and is not stored yet."""
+    return _one(connection, (calls.c.tenant == tenant) & (calls.c.key == key))
 
 
 def owners(connection: sa.Connection) -> set[str]:
@@ -162,6 +168,11 @@ def finish(
 
     Raises ``Conflict`` when the call is no longer there: another process has brought it to an end.
     """
+    if entry is not None and find_idempotent(entry.tenant, entry.key, connection) is not None:
+        raise Conflict(
+            "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
+            code="idempotency_key_taken",
+        )
     gone = connection.execute(calls.delete().where(calls.c.image_id == record.id)).rowcount
     if gone != 1:
         raise Conflict("another process has finished this call", code="finished_elsewhere")
