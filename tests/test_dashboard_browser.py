@@ -63,6 +63,7 @@ class Looker:
         await self.page.get_by_label("API key").fill(KEY)
         await self.page.get_by_role("button", name="Log in").click()
         await self.page.get_by_role("heading", name="Pictures", exact=True).wait_for()
+        await self.page.wait_for_load_state("networkidle")  # thumbnails that are left behind count as failed
 
     async def too_wide(self) -> int:
         """Pixels by which the page can be scrolled to the side."""
