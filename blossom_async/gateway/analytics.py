@@ -48,14 +48,12 @@ class Tally:
     counts: dict[Picture, list[int]] = attrs.field(factory=dict)
     seen: set[tuple[Picture, bytes]] = attrs.field(factory=set)
 
-    def __bool__(self) -> bool:
-        return bool(self.counts)
+    def __len__(self) -> int:
+        return len(self.counts) + len(self.seen)
 
     def add(self, picture: Picture, who: bytes, load_us: int | None) -> None:
         """Counts one view; ``load_us`` is None where nobody measured it."""
-        counts = self.counts.get(picture)
-        if counts is None:
-            counts = self.counts[picture] = [0, 0, 0]
+        counts = self.counts.setdefault(picture, [0, 0, 0])
         counts[0] += 1
         if load_us is not None:
             counts[1] += 1
@@ -88,7 +86,7 @@ class Views:
     def add(self, picture: Picture, who: bytes, load_us: int) -> None:
         """Counts one view. It never waits."""
         tally = self._tally
-        if len(tally.counts) + len(tally.seen) >= self._most_held and (picture, who) not in tally.seen:
+        if (picture, who) not in tally.seen and len(tally) >= self._most_held:
             self.dropped += 1
             return
         tally.add(picture, who, load_us)
