@@ -188,6 +188,14 @@ class TestDeferred:
                 again = await client.image.sign_url(signed)
                 assert (await picture(again))[0] == 202
 
+    async def test_a_picture_that_is_finished_between_two_looks_is_there(self, tmp_path: Path) -> None:
+        """A viewer who comes at that very moment gets it, too."""
+        async with drawing(tmp_path) as (_, _running, client):
+            for number in range(30):
+                info = await client.image.generate_url_with_info(f"view {number}", defer=True, **SMALL)
+                answers = await asyncio.gather(*(picture(info.url) for _ in range(5)))
+                assert {status for status, _ in answers} == {200}
+
     async def test_a_batch_fills_a_page_with_urls(self, tmp_path: Path) -> None:
         """All URLs are there before any picture is."""
         async with drawing(tmp_path) as (service, _, client):

@@ -207,7 +207,7 @@ class Public:
             signed_until = datetime.fromtimestamp(signature.exp, UTC)
             signed_for = key.tenant
         known = self._lookups.remembered(address.image_id) or await self._lookups.image(address.image_id)
-        record = await self._made_later(address) if known is None else self._live(known, address, now)
+        record = await self._made_later(address, now) if known is None else self._live(known, address, now)
         request = record.request
         if signed_for not in (None, record.tenant) or (request.require_signature and signature is None):
             raise signing.bad_signature()
@@ -250,8 +250,10 @@ class Public:
             return Explanation(status=exc.status, code=exc.code, detail=_owners_detail(exc, record, asked))
         return Explanation(status=200, code="ok", detail="Every rule of this picture lets this viewer in.")
 
-    async def _made_later(self, address: _Address) -> Call:
+    async def _made_later(self, address: _Address, now: datetime) -> Call | ImageRecord:
         call = None if self._unfinished is None else await self._unfinished.pending(address.image_id)
+        if call is None and (made := await self._lookups.image(address.image_id)) is not None:
+            return self._live(made, address, now)  # it was finished between the two looks
         if call is None or not call.request.defer:
             raise _not_found()
         if address.extension not in (None, call.request.format):
