@@ -490,7 +490,7 @@ async def test_the_key_is_nowhere_but_in_its_header(caplog: pytest.LogCaptureFix
     for fault in sorted(FakePollinations.known_faults - LATE - {Fault.SAME_BYTES}):
         async with FakePollinations() as server:
             server.fail_next(fault, times=2)
-            async with provider(server, key=Secret(CANARY), timeout_s=0.2) as asked:
+            async with provider(server, key=Secret(CANARY), timeout_s=2.0) as asked:
                 try:
                     await asked.generate(REQUEST, 7, key="k")
                 except ProviderFault as exc:
