@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash, warm_up
-from blossom_async.gateway.providers.scenery import paint
+from blossom_async.scenery import paint
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"

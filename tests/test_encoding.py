@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
-from blossom_async.gateway.providers.scenery import paint
+from blossom_async.scenery import paint
 
 NOTES = "blossom_async offline renderer"
 

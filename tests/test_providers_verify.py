@@ -22,9 +22,9 @@ from blossom_async.gateway.encoding import encode
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers import verify as placeholders_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.providers.scenery import paint
 from blossom_async.gateway.providers.verify import Inspector, Placeholders, Repeats, Seen, verified
 from blossom_async.models import ImageRequest
+from blossom_async.scenery import paint
 
 PIXELS = paint("a lake", width=96, height=64, seed=1)
 CLEAR = paint("a lake", width=96, height=64, seed=1, transparency=True)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Artwork, Model
-from blossom_async.gateway.providers.scenery import paint
 from blossom_async.models import ImageRequest
+from blossom_async.scenery import paint
 
 __all__ = ["Offline"]
 

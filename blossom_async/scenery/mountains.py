@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery import growth, landmarks, silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge, summits
-from blossom_async.gateway.providers.scenery.noise import contour
-from blossom_async.gateway.providers.scenery.sky import paint_sky
-from blossom_async.gateway.providers.scenery.water import glitter, mirror
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth, landmarks, silhouettes
+from blossom_async.scenery.canvas import Canvas, Floats
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.land import ridge, summits
+from blossom_async.scenery.noise import contour
+from blossom_async.scenery.sky import paint_sky
+from blossom_async.scenery.water import glitter, mirror
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_mountains"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from blossom_async.gateway.providers.scenery import silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
-from blossom_async.gateway.providers.scenery.sky import Orb, paint_sky
-from blossom_async.gateway.providers.scenery.water import glitter
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import silhouettes
+from blossom_async.scenery.canvas import Canvas, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.land import ridge
+from blossom_async.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.sky import Orb, paint_sky
+from blossom_async.scenery.water import glitter
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_sea"]
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from blossom_async.gateway.providers.scenery import growth, silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Stencil, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth, silhouettes
+from blossom_async.scenery.canvas import Canvas, Stencil, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.land import ridge
+from blossom_async.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.words import Scene
 
 __all__ = [
     "paint_arched_bridge",

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Stencil, enlarged
-from blossom_async.gateway.providers.scenery.colour import Palette, mix, rgb, stops
-from blossom_async.gateway.providers.scenery.noise import mottle, smoothstep
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery.canvas import Canvas, Floats, Stencil, enlarged
+from blossom_async.scenery.colour import Palette, mix, rgb, stops
+from blossom_async.scenery.noise import mottle, smoothstep
+from blossom_async.scenery.words import Scene
 
 __all__ = ["Orb", "disc", "paint_sky"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from blossom_async.gateway.providers.scenery import growth, silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Stencil, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge, summits
-from blossom_async.gateway.providers.scenery.noise import contour
-from blossom_async.gateway.providers.scenery.sky import paint_sky
-from blossom_async.gateway.providers.scenery.water import mirror
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth, silhouettes
+from blossom_async.scenery.canvas import Canvas, Floats, Stencil, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.land import ridge, summits
+from blossom_async.scenery.noise import contour
+from blossom_async.scenery.sky import paint_sky
+from blossom_async.scenery.water import mirror
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_city"]
 

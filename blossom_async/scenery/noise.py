@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blossom_async.gateway.providers.scenery.canvas import Floats, stretched
+from blossom_async.scenery.canvas import Floats, stretched
 
 __all__ = ["contour", "mottle", "scale", "smoothstep"]
 

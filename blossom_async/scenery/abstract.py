@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, grey, mix, rgb, stops
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery.canvas import Canvas, Floats, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, grey, mix, rgb, stops
+from blossom_async.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_abstract"]
 

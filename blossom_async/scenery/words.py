@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from attrs import frozen
 
-from blossom_async.gateway.providers.scenery import vocabulary
+from blossom_async.scenery import vocabulary
 
 __all__ = ["Scene", "read"]
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 from attrs import evolve, frozen
 
-from blossom_async.gateway.providers.scenery.canvas import Floats
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery.canvas import Floats
+from blossom_async.scenery.words import Scene
 
 __all__ = ["NAMED", "Palette", "grey", "mix", "palette", "rgb", "stops"]
 

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from blossom_async.gateway.providers.scenery.chance import Chance
+from blossom_async.scenery.chance import Chance
 
 __all__ = ["MAX_WORKING_PIXELS", "Canvas", "Floats", "Sprite", "Stencil", "enlarged", "stretched"]
 

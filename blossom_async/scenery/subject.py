@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery import growth
-from blossom_async.gateway.providers.scenery.canvas import Canvas
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth
+from blossom_async.scenery.canvas import Canvas
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_subject"]
 

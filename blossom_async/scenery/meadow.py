@@ -9,13 +9,13 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
-from blossom_async.gateway.providers.scenery import growth
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Sprite, Stencil
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
-from blossom_async.gateway.providers.scenery.sky import paint_sky
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth
+from blossom_async.scenery.canvas import Canvas, Floats, Sprite, Stencil
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.land import ridge
+from blossom_async.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.sky import paint_sky
+from blossom_async.scenery.words import Scene
 
 __all__ = ["flower_sprite", "paint_meadow"]
 

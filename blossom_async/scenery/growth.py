@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Sprite, Stencil
-from blossom_async.gateway.providers.scenery.colour import mix, rgb
-from blossom_async.gateway.providers.scenery.noise import contour
+from blossom_async.scenery.canvas import Canvas, Floats, Sprite, Stencil
+from blossom_async.scenery.colour import mix, rgb
+from blossom_async.scenery.noise import contour
 
 __all__ = [
     "blossom_branch",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Stencil
-from blossom_async.gateway.providers.scenery.noise import mottle
-from blossom_async.gateway.providers.scenery.sky import Orb
+from blossom_async.scenery.canvas import Canvas, Floats, Stencil
+from blossom_async.scenery.noise import mottle
+from blossom_async.scenery.sky import Orb
 
 __all__ = ["glitter", "mirror"]
 

@@ -10,21 +10,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from blossom_async.gateway.providers.scenery.abstract import paint_abstract
-from blossom_async.gateway.providers.scenery.canvas import Canvas
-from blossom_async.gateway.providers.scenery.chance import Chance
-from blossom_async.gateway.providers.scenery.city import paint_city
-from blossom_async.gateway.providers.scenery.colour import Palette, palette
-from blossom_async.gateway.providers.scenery.desert import paint_desert
-from blossom_async.gateway.providers.scenery.forest import paint_forest
-from blossom_async.gateway.providers.scenery.landmarks import paint_balloons
-from blossom_async.gateway.providers.scenery.meadow import paint_meadow
-from blossom_async.gateway.providers.scenery.mountains import paint_mountains
-from blossom_async.gateway.providers.scenery.sea import paint_sea
-from blossom_async.gateway.providers.scenery.space import paint_space
-from blossom_async.gateway.providers.scenery.subject import paint_subject
-from blossom_async.gateway.providers.scenery.weather import paint_weather
-from blossom_async.gateway.providers.scenery.words import Scene, read
+from blossom_async.scenery.abstract import paint_abstract
+from blossom_async.scenery.canvas import Canvas
+from blossom_async.scenery.chance import Chance
+from blossom_async.scenery.city import paint_city
+from blossom_async.scenery.colour import Palette, palette
+from blossom_async.scenery.desert import paint_desert
+from blossom_async.scenery.forest import paint_forest
+from blossom_async.scenery.landmarks import paint_balloons
+from blossom_async.scenery.meadow import paint_meadow
+from blossom_async.scenery.mountains import paint_mountains
+from blossom_async.scenery.sea import paint_sea
+from blossom_async.scenery.space import paint_space
+from blossom_async.scenery.subject import paint_subject
+from blossom_async.scenery.weather import paint_weather
+from blossom_async.scenery.words import Scene, read
 
 __all__ = ["describe", "paint"]
 

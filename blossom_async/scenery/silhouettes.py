@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Stencil
-from blossom_async.gateway.providers.scenery.colour import Palette, mix, rgb
+from blossom_async.scenery.canvas import Canvas, Floats, Stencil
+from blossom_async.scenery.colour import Palette, mix, rgb
 
 __all__ = ["balloon", "birds", "cactus", "caravan", "house", "lighthouse", "palm", "pyramid", "sailboat"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.canvas import Canvas, Floats
+from blossom_async.scenery.noise import contour, mottle, smoothstep
 
 __all__ = ["ridge", "summits"]
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.noise import mottle, scale, smoothstep
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery.canvas import Canvas, Floats, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.noise import mottle, scale, smoothstep
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_space"]
 

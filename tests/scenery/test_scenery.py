@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blossom_async.gateway.providers.scenery import describe, paint
+from blossom_async.scenery import describe, paint
 
 PROMPTS = {
     "mountain landscape": "mountains",
@@ -159,7 +159,7 @@ def test_another_process_gives_the_same_bytes() -> None:
     here = [hashlib.sha256(picture(prompt, size=48).tobytes()).hexdigest() for prompt in PROMPTS]
     script = (
         "import hashlib, sys\n"
-        "from blossom_async.gateway.providers.scenery import paint\n"
+        "from blossom_async.scenery import paint\n"
         "for prompt in sys.argv[1:]:\n"
         "    image = paint(prompt, width=48, height=48, seed=1)\n"
         "    print(hashlib.sha256(image.tobytes()).hexdigest())\n"
@@ -354,7 +354,7 @@ def test_lightning_ends_at_the_horizon() -> None:
 
 def test_every_shipped_example_is_a_scene_the_renderer_knows() -> None:
     """Of the example prompts only the abstract one is read as an abstract composition."""
-    text = (Path(__file__).parent.parent / "examples" / "prompts.txt").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "examples" / "prompts.txt").read_text("utf-8")
     prompts = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert [prompt for prompt in prompts if describe(prompt)["scene"] == "abstract"] == [prompts[-1]]
 

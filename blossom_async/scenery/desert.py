@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from blossom_async.gateway.providers.scenery import landmarks, silhouettes
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats
-from blossom_async.gateway.providers.scenery.colour import Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.land import ridge
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, smoothstep
-from blossom_async.gateway.providers.scenery.sky import paint_sky
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import landmarks, silhouettes
+from blossom_async.scenery.canvas import Canvas, Floats
+from blossom_async.scenery.colour import Palette, mix, rgb
+from blossom_async.scenery.land import ridge
+from blossom_async.scenery.noise import contour, mottle, smoothstep
+from blossom_async.scenery.sky import paint_sky
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_desert"]
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blossom_async.gateway.providers.scenery import growth
-from blossom_async.gateway.providers.scenery.canvas import Canvas, Floats, Stencil, enlarged
-from blossom_async.gateway.providers.scenery.colour import NAMED, Palette, mix, rgb
-from blossom_async.gateway.providers.scenery.noise import contour, mottle, scale, smoothstep
-from blossom_async.gateway.providers.scenery.words import Scene
+from blossom_async.scenery import growth
+from blossom_async.scenery.canvas import Canvas, Floats, Stencil, enlarged
+from blossom_async.scenery.colour import NAMED, Palette, mix, rgb
+from blossom_async.scenery.noise import contour, mottle, scale, smoothstep
+from blossom_async.scenery.words import Scene
 
 __all__ = ["paint_forest"]
 
