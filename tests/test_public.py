@@ -17,9 +17,9 @@ import pytest
 from aiohttp import web
 
 from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.keys import ApiKeys
 from blossom_async.gateway.lookups import RECHECK_S, Lookups
-from blossom_async.gateway.problems import problems
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.records import ImageRecord, Records, StoredFile
 from blossom_async.gateway.signing import Signer

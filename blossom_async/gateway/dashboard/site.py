@@ -33,9 +33,9 @@ from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, ren
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.encoding import CONTENT_TYPES
+from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.lookups import Lookups
-from blossom_async.gateway.problems import ERROR_CODE
 from blossom_async.gateway.records import ImageRecord, Records, overview
 from blossom_async.gateway.records.views import campaign_views
 from blossom_async.gateway.workers import Workers

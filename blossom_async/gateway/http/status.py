@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.metrics import Metrics
+from blossom_async.gateway.http.metrics import Metrics
 
 __all__ = ["Status"]
 
