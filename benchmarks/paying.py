@@ -130,8 +130,8 @@ async def books(folder: Path) -> tuple[set[str], dict[str, str]]:
     """Of the gateway: the provider keys of the calls it lists as unknown, and the end of each attempt."""
     import sqlalchemy as sa
 
-    from blossom_async.gateway.records import Records, calls
-    from blossom_async.gateway.records.tables import attempts
+    from blossom_async.gateway.storage.records import Records, calls
+    from blossom_async.gateway.storage.records.tables import attempts
 
     records = Records(folder / "data" / "records.sqlite")
     await records.open()

@@ -25,12 +25,12 @@ from blossom_async import NotFound, UrlStats
 from blossom_async.errors import Overloaded
 from blossom_async.gateway import analytics
 from blossom_async.gateway.analytics import Tally, Views, day_number, viewer
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.records import ApiKey, ImageRecord, Records, StoredFile
-from blossom_async.gateway.records import keys as key_records
-from blossom_async.gateway.records import views as view_records
-from blossom_async.gateway.records.tables import salts, viewers, views
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile
+from blossom_async.gateway.storage.records import keys as key_records
+from blossom_async.gateway.storage.records import views as view_records
+from blossom_async.gateway.storage.records.tables import salts, viewers, views
 from blossom_async.models import ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
 

@@ -31,8 +31,8 @@ import pytest
 
 from blossom_async.gateway import access_log
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.records import ApiKey, Records
-from blossom_async.gateway.records import keys as key_records
+from blossom_async.gateway.storage.records import ApiKey, Records
+from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "cdn"

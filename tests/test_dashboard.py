@@ -30,10 +30,10 @@ from blossom_async.gateway.dashboard.rendering import size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.generation import new_id
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.lookups import RECHECK_S, Lookups
-from blossom_async.gateway.records import ApiKey, ImageRecord, Records, StoredFile, overview
-from blossom_async.gateway.records import keys as key_records
 from blossom_async.gateway.settings import Settings
+from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
+from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile, overview
+from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import DayStats, ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
 

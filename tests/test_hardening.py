@@ -349,7 +349,7 @@ async def test_a_locked_database_is_503_with_retry_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller learns when to come back."""
-    monkeypatch.setattr("blossom_async.gateway.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
+    monkeypatch.setattr("blossom_async.gateway.storage.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
     async with running_gateway(tmp_path / "data") as running:
         other = sqlite3.connect(running.data_dir / "records.sqlite", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

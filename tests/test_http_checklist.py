@@ -63,9 +63,9 @@ import attrs
 import orjson
 
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.records import ApiKey, Records
-from blossom_async.gateway.records import keys as key_records
 from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.storage.records import ApiKey, Records
+from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY, running_gateway
 
 SECRET = "of-the-checklist-0123456789-abcdefghijkl"

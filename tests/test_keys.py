@@ -19,8 +19,8 @@ from blossom_async.cli.commands import commands
 from blossom_async.errors import ConfigurationError, RateLimited
 from blossom_async.gateway.keys import ApiKeys, Caller, own_secrets, rotated_secrets
 from blossom_async.gateway.limits import Meter
-from blossom_async.gateway.lookups import Lookups
-from blossom_async.gateway.records import Records
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import Records
 from tests.conftest import KEY, running_gateway
 from tests.test_cli import blossom, ended, refused, running
 

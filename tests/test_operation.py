@@ -393,7 +393,7 @@ class TestReadiness:
 
     async def test_not_with_a_locked_database(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """And ready again once it can be written."""
-        monkeypatch.setattr("blossom_async.gateway.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
+        monkeypatch.setattr("blossom_async.gateway.storage.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
         async with running_gateway(tmp_path / "data") as there:
             other = sqlite3.connect(there.data_dir / "records.sqlite", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")

@@ -22,15 +22,15 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import STAGED, Generation
 from blossom_async.gateway.keys import Caller
-from blossom_async.gateway.owners import Owner
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
-from blossom_async.gateway.records import Call, ImageRecord, Records
-from blossom_async.gateway.records import calls as call_records
 from blossom_async.gateway.sources import Limits, Source, Sources
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.records import Call, ImageRecord, Records
+from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.workers import Workers
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw

@@ -27,9 +27,9 @@ from PIL import Image
 
 from blossom_async.errors import Conflict, Overloaded, Rejected
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.records import ImageRecord, Records
-from blossom_async.gateway.records import calls as call_records
 from blossom_async.gateway.sources import Limits, Source
+from blossom_async.gateway.storage.records import ImageRecord, Records
+from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
 from tests.test_paid import WISH, Paid, house
 

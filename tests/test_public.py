@@ -16,13 +16,13 @@ import orjson
 import pytest
 from aiohttp import web
 
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.keys import ApiKeys
-from blossom_async.gateway.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.public import Public
-from blossom_async.gateway.records import ImageRecord, Records, StoredFile
 from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
+from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 
 START = datetime(2026, 11, 22, 13, 0, 0, 250_000, tzinfo=UTC)

@@ -15,8 +15,8 @@ from yarl import URL
 
 from blossom_async import BlossomClient, Conflict, InvalidRequest, NotFound, Rejected
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.records import ApiKey, Records
-from blossom_async.gateway.records import keys as key_records
+from blossom_async.gateway.storage.records import ApiKey, Records
+from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY, RunningGateway, running_gateway
 
 SMALL: dict[str, Any] = {"width": 32, "height": 32}

@@ -26,18 +26,18 @@ from aiohttp import web
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import create_app
 from blossom_async.gateway.providers.faults import Kind
-from blossom_async.gateway.records import Call, ImageRecord, Records, Webhook
-from blossom_async.gateway.records import calls as call_records
-from blossom_async.gateway.records import webhooks as statements
-from blossom_async.gateway.records.tables import webhooks as table
 from blossom_async.gateway.settings import Settings
+from blossom_async.gateway.storage.records import Call, ImageRecord, Records, Webhook
+from blossom_async.gateway.storage.records import calls as call_records
+from blossom_async.gateway.storage.records import webhooks as statements
+from blossom_async.gateway.storage.records.tables import webhooks as table
 from blossom_async.gateway.webhooks import DELAYS_S, Webhooks, next_delay_s, receiver, webhook_session
 from blossom_async.models import ImageInfo
 from blossom_async.testing import FakeOpenAI
 from tests.conftest import KEY, running_gateway
+from tests.gateway.storage.test_records import a_record
 from tests.test_cli import running
 from tests.test_paid import WISH, Paid, house
-from tests.test_records import a_record
 from tests.test_services import openai_settings
 
 SECRET = "whsec_Opol528XKC2nViv4o/mU8XRSu7x/NPE3oj8JcCTbTw4="

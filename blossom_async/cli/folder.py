@@ -14,8 +14,8 @@ from blossom_async.errors import ConfigurationError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from blossom_async.gateway.records import Records
     from blossom_async.gateway.settings import Settings
+    from blossom_async.gateway.storage.records import Records
 
 __all__ = ["asked", "changed", "folder_options", "folder_settings"]
 
@@ -56,7 +56,7 @@ def asked(settings: Settings, question: Callable[[sa.Connection], T]) -> T:
 
 
 async def _opened(settings: Settings, use: Callable[[Records], Awaitable[T]]) -> T:
-    from blossom_async.gateway.records import Records
+    from blossom_async.gateway.storage.records import Records
 
     records = Records(settings.data_dir / "records.sqlite")
     await records.open()

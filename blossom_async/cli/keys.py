@@ -17,7 +17,7 @@ from blossom_async.cli.words import CannotStart, plural, say, stdout_checked
 from blossom_async.errors import Conflict
 
 if TYPE_CHECKING:
-    from blossom_async.gateway.records import ApiKey
+    from blossom_async.gateway.storage.records import ApiKey
 
 __all__ = ["keys"]
 
@@ -60,8 +60,8 @@ def create(
     """
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.keys import MAIN_TENANT, digest, new_api_key
-    from blossom_async.gateway.records import ApiKey
-    from blossom_async.gateway.records.keys import add_api_key
+    from blossom_async.gateway.storage.records import ApiKey
+    from blossom_async.gateway.storage.records.keys import add_api_key
 
     key = new_api_key()
     made = ApiKey(
@@ -87,7 +87,7 @@ def create(
 def list_(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     """All API keys ever made, but not the keys themselves."""
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.records.keys import all_api_keys
+    from blossom_async.gateway.storage.records.keys import all_api_keys
 
     known = asked(settings, all_api_keys)
     with stdout_checked():
@@ -109,7 +109,7 @@ def revoke(name: str, data_dir: Path | None, config: Path | None) -> int:
     Running gateways refuse it within a second. Its pictures stay.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.records.keys import revoke_api_key
+    from blossom_async.gateway.storage.records.keys import revoke_api_key
 
     if not changed(settings, partial(revoke_api_key, name, _now())):
         raise CannotStart(f"there is no API key {name!r}; 'blossom keys list' shows those there are")

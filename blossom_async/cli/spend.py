@@ -15,7 +15,7 @@ from blossom_async.cli.options import help_settings
 from blossom_async.cli.words import CannotStart, plural, say, stdout_checked
 
 if TYPE_CHECKING:
-    from blossom_async.gateway.records import Attempt, Call
+    from blossom_async.gateway.storage.records import Attempt, Call
 
 __all__ = ["spend"]
 
@@ -41,7 +41,7 @@ def spend() -> None:
 def list_(days: int, as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     """US dollars by day (UTC), API key and provider."""
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.records.calls import spent_by_day
+    from blossom_async.gateway.storage.records.calls import spent_by_day
 
     today = datetime.now(UTC).date()
     first = (today - timedelta(days=days - 1) - _EPOCH).days
@@ -74,7 +74,7 @@ def held(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     They are not sent again by themselves. Look at the provider's account, then release each.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.records.calls import unknown_calls
+    from blossom_async.gateway.storage.records.calls import unknown_calls
 
     found = asked(settings, unknown_calls)
     _print([_told(call, attempt) for call, attempt in found], as_json=as_json)
@@ -92,7 +92,7 @@ def release(ids: tuple[str, ...], paid: bool | None, data_dir: Path | None, conf
     if paid is None:
         raise CannotStart("say --paid or --not-paid, as the provider's account shows; both cannot be guessed")
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.records.calls import release as released
+    from blossom_async.gateway.storage.records.calls import release as released
 
     missing = [
         image_id

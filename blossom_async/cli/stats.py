@@ -208,8 +208,8 @@ async def _imported(path: Path, given: dict[str, Any]) -> Imported:
 
     try:
         from blossom_async.gateway.access_log import import_log
-        from blossom_async.gateway.records import Records
         from blossom_async.gateway.settings import load
+        from blossom_async.gateway.storage.records import Records
     except ImportError as exc:
         raise ConfigurationError(
             "the gateway is not installed; pip install 'blossom-async[gateway]'"

@@ -17,15 +17,15 @@ from aiohttp import web
 from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseError, shown
 from blossom_async.gateway.admission import CALLER, single
 from blossom_async.gateway.analytics import Views, asked_for, url_stats
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import Generation
 from blossom_async.gateway.keys import new_access_id
-from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.public import Public
-from blossom_async.gateway.records import AccessKey, Call, ImageRecord, Records
-from blossom_async.gateway.records import keys as key_records
-from blossom_async.gateway.records import views as view_records
 from blossom_async.gateway.signing import Signer, expiry
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import AccessKey, Call, ImageRecord, Records
+from blossom_async.gateway.storage.records import keys as key_records
+from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
     ExplainRequest,
     ImageInfo,

@@ -21,7 +21,6 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.admission import Admission
 from blossom_async.gateway.analytics import Tally, Views
 from blossom_async.gateway.api import MAX_BODY, Api
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.encoding import warm_up
 from blossom_async.gateway.front_door import FrontDoor
@@ -31,17 +30,18 @@ from blossom_async.gateway.http.problems import Connection, problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.keys import ApiKeys, own_secrets
 from blossom_async.gateway.limits import Meter, Room
-from blossom_async.gateway.lookups import Lookups
 from blossom_async.gateway.openapi import OpenApi
-from blossom_async.gateway.owners import Owner
 from blossom_async.gateway.public import Public
-from blossom_async.gateway.records import Records
-from blossom_async.gateway.records import views as view_records
-from blossom_async.gateway.records.keys import all_api_keys
-from blossom_async.gateway.records.upkeep import check_writable
 from blossom_async.gateway.services import Services
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback
 from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import views as view_records
+from blossom_async.gateway.storage.records.keys import all_api_keys
+from blossom_async.gateway.storage.records.upkeep import check_writable
 from blossom_async.gateway.upkeep import Upkeep
 from blossom_async.gateway.webhooks import Webhooks, receiver
 from blossom_async.gateway.workers import Workers

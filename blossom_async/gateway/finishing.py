@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.records import StoredFile
+from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import ImageRequest
 
 __all__ = ["Finished", "finished"]

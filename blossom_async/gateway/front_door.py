@@ -19,10 +19,10 @@ from aiohttp import web
 from blossom_async.errors import InvalidRequest, ResponseError, shown
 from blossom_async.gateway.admission import CALLER, Admission
 from blossom_async.gateway.api import checked_options, idempotency_key, is_batch, json_object
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.generation import Generation
-from blossom_async.gateway.records import Call, ImageRecord
 from blossom_async.gateway.sources import Sources
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import Call, ImageRecord
 from blossom_async.models import ImageRequest
 
 __all__ = ["FrontDoor"]

@@ -37,16 +37,16 @@ from blossom_async.errors import (
     ResponseError,
     class_for_status,
 )
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.failpoints import reached
 from blossom_async.gateway.finishing import Finished, finished
 from blossom_async.gateway.keys import Caller
-from blossom_async.gateway.owners import Owner
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
-from blossom_async.gateway.records import Attempt, Call, IdempotencyEntry, ImageRecord, Records
-from blossom_async.gateway.records import calls as call_records
 from blossom_async.gateway.sources import Source, Sources
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.records import Attempt, Call, IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.workers import Workers
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 

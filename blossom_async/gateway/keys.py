@@ -16,7 +16,7 @@ import attrs
 
 from blossom_async.errors import ConfigurationError, RateLimited, Unauthenticated
 from blossom_async.gateway.limits import Meter, Quota
-from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.storage.lookups import Lookups
 
 __all__ = [
     "MAIN_TENANT",

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.records import ImageRecord, Records
-from blossom_async.gateway.records import upkeep as statements
-from blossom_async.gateway.records import views as view_records
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import ImageRecord, Records
+from blossom_async.gateway.storage.records import upkeep as statements
+from blossom_async.gateway.storage.records import views as view_records
 
 __all__ = ["ORPHAN_AGE", "Upkeep"]
 

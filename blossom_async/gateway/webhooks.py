@@ -23,10 +23,10 @@ from yarl import URL
 
 from blossom_async.batch import retry_after_s
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.records import Call, ImageRecord, Records, Webhook
-from blossom_async.gateway.records import calls as call_records
-from blossom_async.gateway.records import webhooks as statements
 from blossom_async.gateway.settings import is_loopback
+from blossom_async.gateway.storage.records import Call, ImageRecord, Records, Webhook
+from blossom_async.gateway.storage.records import calls as call_records
+from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.models import ImageInfo, to_json
 
 __all__ = ["DELAYS_S", "Receiver", "Webhooks", "next_delay_s", "receiver", "webhook_session"]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from blossom_async.gateway.records import ImageRecord
+from blossom_async.gateway.storage.records import ImageRecord
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import attrs
 
 from blossom_async.gateway.keys import digest
-from blossom_async.gateway.lookups import Lookups
+from blossom_async.gateway.storage.lookups import Lookups
 
 __all__ = ["LIFETIME", "Sessions"]
 

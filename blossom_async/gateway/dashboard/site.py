@@ -27,7 +27,6 @@ from blossom_async.errors import (
 )
 from blossom_async.gateway.admission import sender
 from blossom_async.gateway.analytics import url_stats
-from blossom_async.gateway.blobs import LocalBlobs
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
@@ -35,9 +34,10 @@ from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.encoding import CONTENT_TYPES
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.keys import MAIN_TENANT, ApiKeys
-from blossom_async.gateway.lookups import Lookups
-from blossom_async.gateway.records import ImageRecord, Records, overview
-from blossom_async.gateway.records.views import campaign_views
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import ImageRecord, Records, overview
+from blossom_async.gateway.storage.records.views import campaign_views
 from blossom_async.gateway.workers import Workers
 from blossom_async.models import IMAGE_ID, GroupStats, UrlStats
 

@@ -6,8 +6,8 @@ import io
 from collections import OrderedDict
 from functools import partial
 
-from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.records import ImageRecord
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import ImageRecord
 from blossom_async.gateway.workers import Workers
 
 __all__ = ["Thumbnails"]

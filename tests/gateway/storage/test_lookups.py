@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from blossom_async.gateway.keys import ApiKeys, Caller, digest, new_access_id, new_api_key
-from blossom_async.gateway.lookups import RECHECK_S, Lookups
-from blossom_async.gateway.records import ApiKey, ImageRecord, Records
-from blossom_async.gateway.records import keys as key_records
-from tests.test_records import NOW, a_record
+from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
+from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records
+from blossom_async.gateway.storage.records import keys as key_records
+from tests.gateway.storage.test_records import NOW, a_record
 
 LATER = datetime(2026, 11, 22, 15, tzinfo=UTC)
 
@@ -123,7 +123,7 @@ async def test_no_more_pictures_are_remembered_than_there_is_room_for(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one not used for longest is forgotten first."""
-    monkeypatch.setattr("blossom_async.gateway.lookups._PICTURES", 2)
+    monkeypatch.setattr("blossom_async.gateway.storage.lookups._PICTURES", 2)
     lookups = Lookups(records, clock=Clock())
     kept: list[ImageRecord] = [a_record() for _ in range(3)]
     for record in kept:

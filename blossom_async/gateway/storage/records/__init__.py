@@ -4,8 +4,8 @@
 subject each; ``sqlite`` opens the file and ``desk`` has the threads.
 """
 
-from blossom_async.gateway.records.store import Records
-from blossom_async.gateway.records.tables import (
+from blossom_async.gateway.storage.records.store import Records
+from blossom_async.gateway.storage.records.tables import (
     METADATA,
     AccessKey,
     ApiKey,

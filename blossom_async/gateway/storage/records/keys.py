@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict
-from blossom_async.gateway.records.tables import AccessKey, ApiKey, access_keys, api_keys, revision
+from blossom_async.gateway.storage.records.tables import AccessKey, ApiKey, access_keys, api_keys, revision
 
 __all__ = [
     "access_key",

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
-from blossom_async.gateway.records import AccessKey, ApiKey, ImageRecord, Records
-from blossom_async.gateway.records import keys as key_records
+from blossom_async.gateway.storage.records import AccessKey, ApiKey, ImageRecord, Records
+from blossom_async.gateway.storage.records import keys as key_records
 
 __all__ = ["RECHECK_S", "Lookups"]
 

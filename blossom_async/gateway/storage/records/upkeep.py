@@ -7,8 +7,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from blossom_async.gateway.records.images import record
-from blossom_async.gateway.records.tables import ImageRecord, images, revision
+from blossom_async.gateway.storage.records.images import record
+from blossom_async.gateway.storage.records.tables import ImageRecord, images, revision
 
 __all__ = ["check_writable", "expired_unswept", "having_files", "mark_swept"]
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from blossom_async.errors import Conflict
-from blossom_async.gateway.records.tables import images, imports, salts, viewers, views
+from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
 
 __all__ = [
     "CampaignViews",

@@ -15,8 +15,8 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, ConfigurationError
-from blossom_async.gateway.records.desk import Desk
-from blossom_async.gateway.records.images import (
+from blossom_async.gateway.storage.records.desk import Desk
+from blossom_async.gateway.storage.records.images import (
     ONE_IS_AT_FAULT,
     Add,
     Delete,
@@ -28,8 +28,8 @@ from blossom_async.gateway.records.images import (
     find_idempotent,
     to_row,
 )
-from blossom_async.gateway.records.sqlite import engine, prepare, storage_error, truncated_wal
-from blossom_async.gateway.records.tables import IdempotencyEntry, ImageRecord
+from blossom_async.gateway.storage.records.sqlite import engine, prepare, storage_error, truncated_wal
+from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord
 
 __all__ = ["Records"]
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Conflict, Overloaded
 from blossom_async.gateway import migrations
-from blossom_async.gateway.records import METADATA, IdempotencyEntry, ImageRecord, Records, StoredFile
+from blossom_async.gateway.storage.records import METADATA, IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 
 NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
@@ -317,7 +317,7 @@ def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -
     done = _run(f"""
         import asyncio, os, pathlib, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from blossom_async.gateway.records import store as module
+        from blossom_async.gateway.storage.records import store as module
         from blossom_async.models import ImageRequest
         from test_records import NOW, a_record
         def die(engine):
@@ -349,7 +349,7 @@ async def test_a_locked_database_says_when_to_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change that waited in vain for another program's lock is Overloaded with `retry_after_s`."""
-    monkeypatch.setattr("blossom_async.gateway.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
+    monkeypatch.setattr("blossom_async.gateway.storage.records.sqlite._BUSY_TIMEOUT_S", 0.05)  # not 10 s
     records = Records(tmp_path / "records.sqlite")
     await records.open()
     other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)
@@ -468,7 +468,7 @@ def test_several_first_starts_at_once_all_succeed(path: Path) -> None:
     """Processes that create the same database at the same moment all end with an open one."""
     code = f"""
         import asyncio, pathlib, sys
-        from blossom_async.gateway.records import Records
+        from blossom_async.gateway.storage.records import Records
         async def main():
             records = Records(pathlib.Path({str(path)!r}))
             print("ready", flush=True)
@@ -501,7 +501,7 @@ def test_a_forgotten_close_does_not_hang_the_exit(path: Path) -> None:
     done = _run(f"""
         import asyncio, pathlib, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from blossom_async.gateway.records import Records
+        from blossom_async.gateway.storage.records import Records
         from test_records import a_record
         async def main():
             global records
@@ -520,7 +520,7 @@ async def test_opening_a_current_database_does_not_import_alembic(records: Recor
     """Alembic costs 100 ms; it is imported for a migration and at no other time."""
     done = _run(f"""
         import asyncio, pathlib, sys
-        from blossom_async.gateway.records import Records
+        from blossom_async.gateway.storage.records import Records
         async def main():
             records = Records(pathlib.Path({str(path)!r}))
             await records.open()
@@ -535,7 +535,7 @@ def test_migrating_leaves_logging_alone_and_prints_nothing(path: Path) -> None:
     """Creating the database adds no log handler, changes no level and writes to no terminal."""
     done = _run(f"""
         import asyncio, logging, pathlib
-        from blossom_async.gateway.records import Records
+        from blossom_async.gateway.storage.records import Records
         async def main():
             records = Records(pathlib.Path({str(path)!r}))
             await records.open()
@@ -624,7 +624,7 @@ def test_a_start_on_a_full_disk_says_so(left: int) -> None:
     code = """
         import asyncio, os, pathlib, sys
         from blossom_async.errors import ConfigurationError
-        from blossom_async.gateway.records import Records
+        from blossom_async.gateway.storage.records import Records
         folder, left = pathlib.Path(sys.argv[1]), int(sys.argv[2])
         with open(folder / "filler", "wb", buffering=0) as filler:
             try:

@@ -11,15 +11,15 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, Conflict
-from blossom_async.gateway.records.keys import count_revision
-from blossom_async.gateway.records.tables import (
+from blossom_async.gateway.storage.records.keys import count_revision
+from blossom_async.gateway.storage.records.tables import (
     IdempotencyEntry,
     ImageRecord,
     StoredFile,
     idempotency,
     images,
 )
-from blossom_async.gateway.records.views import fold
+from blossom_async.gateway.storage.records.views import fold
 from blossom_async.models import ImageRequest, image_request
 
 _ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood

@@ -8,8 +8,8 @@ from datetime import date, datetime, timedelta
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.gateway.records.images import record
-from blossom_async.gateway.records.tables import ImageRecord, images, viewers, views
+from blossom_async.gateway.storage.records.images import record
+from blossom_async.gateway.storage.records.tables import ImageRecord, images, viewers, views
 from blossom_async.models import DayStats
 
 __all__ = [

@@ -12,7 +12,7 @@ from datetime import datetime
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.gateway.records.tables import Webhook, webhooks
+from blossom_async.gateway.storage.records.tables import Webhook, webhooks
 
 __all__ = ["any_due", "claim", "delivered", "enqueue", "forget", "put_off"]
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.blobs import LocalBlobs
+from blossom_async.gateway.storage.blobs import LocalBlobs
 
 ID = "Ab3" + "x" * 19
 
@@ -198,7 +198,7 @@ def test_a_file_cut_short_by_a_limit_is_overloaded_and_leaves_nothing(tmp_path: 
     code = f"""
         import asyncio, pathlib, resource
         from blossom_async.errors import Overloaded
-        from blossom_async.gateway.blobs import LocalBlobs
+        from blossom_async.gateway.storage.blobs import LocalBlobs
         root = pathlib.Path({str(tmp_path)!r}) / "images"
         async def main():
             blobs = LocalBlobs(root)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.records import Records
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import Records
 
 KILLS = 20
 
@@ -23,8 +23,8 @@ _COMMON = """
 import asyncio, hashlib, os, pathlib, resource, secrets, string, sys
 from datetime import UTC, datetime
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.blobs import LocalBlobs
-from blossom_async.gateway.records import IdempotencyEntry, ImageRecord, Records, StoredFile
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 
 folder = pathlib.Path(sys.argv[1])

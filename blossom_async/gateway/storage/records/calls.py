@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict, PaymentRequired
-from blossom_async.gateway.records.images import (
+from blossom_async.gateway.storage.records.images import (
     Add,
     apply_together,
     find_idempotent,
@@ -24,7 +24,7 @@ from blossom_async.gateway.records.images import (
     request_text,
     to_row,
 )
-from blossom_async.gateway.records.tables import (
+from blossom_async.gateway.storage.records.tables import (
     Attempt,
     Call,
     IdempotencyEntry,
@@ -33,7 +33,7 @@ from blossom_async.gateway.records.tables import (
     attempts,
     calls,
 )
-from blossom_async.gateway.records.webhooks import enqueue
+from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
     "adopt",

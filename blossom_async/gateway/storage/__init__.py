@@ -1,0 +1,1 @@
+"""What is kept: rows, files, what was looked up, and which processes are alive."""
