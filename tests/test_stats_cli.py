@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.cli.stats import import_log
-from blossom_async.gateway import access_log
-from blossom_async.gateway.access_log import (
+from blossom_async.gateway.counting import access_log
+from blossom_async.gateway.counting.access_log import (
     BROKEN,
     COUNTED_THERE,
     LOG_FORMAT,
@@ -33,9 +33,9 @@ from blossom_async.gateway.access_log import (
     Hit,
     read_line,
 )
-from blossom_async.gateway.analytics import day_number, viewer
+from blossom_async.gateway.counting.analytics import day_number, viewer
 from tests.conftest import RunningGateway, running_gateway
-from tests.test_analytics import Database, a_record, stats, view
+from tests.gateway.counting.test_analytics import Database, a_record, stats, view
 from tests.test_cli import Ended, blossom, refused
 
 WHEN = "22/Nov/2026:13:00:07 +0000"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from blossom_async.gateway.access_log import Imported
+    from blossom_async.gateway.counting.access_log import Imported
     from blossom_async.models import GroupStats, UrlStats
 
 __all__ = ["stats"]
@@ -207,7 +207,7 @@ async def _imported(path: Path, given: dict[str, Any]) -> Imported:
     from datetime import UTC, datetime
 
     try:
-        from blossom_async.gateway.access_log import import_log
+        from blossom_async.gateway.counting.access_log import import_log
         from blossom_async.gateway.settings import load
         from blossom_async.gateway.storage.records import Records
     except ImportError as exc:

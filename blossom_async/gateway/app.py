@@ -19,8 +19,8 @@ from aiohttp import http_parser, web
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.admission import Admission
-from blossom_async.gateway.analytics import Tally, Views
 from blossom_async.gateway.api import MAX_BODY, Api
+from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.encoding import warm_up
 from blossom_async.gateway.front_door import FrontDoor

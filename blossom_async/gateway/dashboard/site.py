@@ -26,7 +26,7 @@ from blossom_async.errors import (
     Unauthenticated,
 )
 from blossom_async.gateway.admission import sender
-from blossom_async.gateway.analytics import url_stats
+from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions

@@ -1,0 +1,1 @@
+"""How often pictures are seen: views in, statistics out."""
