@@ -29,8 +29,8 @@ import attrs
 import orjson
 import pytest
 
+from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.counting import access_log
-from blossom_async.gateway.keys import digest
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY

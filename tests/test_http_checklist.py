@@ -62,7 +62,7 @@ from typing import Any
 import attrs
 import orjson
 
-from blossom_async.gateway.keys import digest
+from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.signing import Signer
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records

@@ -17,8 +17,8 @@ import pytest
 
 from blossom_async.cli.commands import commands
 from blossom_async.errors import ConfigurationError, RateLimited
-from blossom_async.gateway.keys import ApiKeys, Caller, own_secrets, rotated_secrets
-from blossom_async.gateway.limits import Meter
+from blossom_async.gateway.callers.keys import ApiKeys, Caller, own_secrets, rotated_secrets
+from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Records
 from tests.conftest import KEY, running_gateway

@@ -26,8 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.app import listen, serving
+from blossom_async.gateway.callers.limits import Meter, Room, network
 from blossom_async.gateway.http.metrics import Metrics
-from blossom_async.gateway.limits import Meter, Room, network
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.settings import Settings

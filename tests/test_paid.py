@@ -22,8 +22,8 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
+from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.generation import STAGED, Generation
-from blossom_async.gateway.keys import Caller
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.sources import Limits, Source, Sources

@@ -16,8 +16,8 @@ import orjson
 import pytest
 from aiohttp import web
 
+from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.problems import problems
-from blossom_async.gateway.keys import ApiKeys
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.signing import Signer
 from blossom_async.gateway.storage.blobs import LocalBlobs

@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from blossom_async import BlossomClient, Conflict, InvalidRequest, NotFound, Rejected
-from blossom_async.gateway.keys import digest
+from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY, RunningGateway, running_gateway

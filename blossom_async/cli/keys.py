@@ -59,7 +59,7 @@ def create(
     The gateway keeps only its SHA-256. Running gateways accept it from now on.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.keys import MAIN_TENANT, digest, new_api_key
+    from blossom_async.gateway.callers.keys import MAIN_TENANT, digest, new_api_key
     from blossom_async.gateway.storage.records import ApiKey
     from blossom_async.gateway.storage.records.keys import add_api_key
 
@@ -126,7 +126,7 @@ def rotate_signing(drop_oldest: bool, data_dir: Path | None, config: Path | None
     URLs signed before stay valid, unless their secret is dropped.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.keys import rotated_secrets
+    from blossom_async.gateway.callers.keys import rotated_secrets
 
     if settings.signing_secrets:
         raise CannotStart(

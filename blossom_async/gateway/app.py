@@ -18,8 +18,10 @@ from aiohttp import http_parser, web
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.admission import Admission
 from blossom_async.gateway.api import MAX_BODY, Api
+from blossom_async.gateway.callers.admission import Admission
+from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
+from blossom_async.gateway.callers.limits import Meter, Room
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.encoding import warm_up
@@ -28,8 +30,6 @@ from blossom_async.gateway.generation import STAGED, Generation
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import Connection, problems
 from blossom_async.gateway.http.status import Check, Status
-from blossom_async.gateway.keys import ApiKeys, own_secrets
-from blossom_async.gateway.limits import Meter, Room
 from blossom_async.gateway.openapi import OpenApi
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.services import Services

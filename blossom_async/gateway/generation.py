@@ -37,9 +37,9 @@ from blossom_async.errors import (
     ResponseError,
     class_for_status,
 )
+from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.failpoints import reached
 from blossom_async.gateway.finishing import Finished, finished
-from blossom_async.gateway.keys import Caller
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.sources import Source, Sources

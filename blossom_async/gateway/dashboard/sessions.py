@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import attrs
 
-from blossom_async.gateway.keys import digest
+from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.storage.lookups import Lookups
 
 __all__ = ["LIFETIME", "Sessions"]

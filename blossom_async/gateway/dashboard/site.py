@@ -25,7 +25,8 @@ from blossom_async.errors import (
     ServerFailed,
     Unauthenticated,
 )
-from blossom_async.gateway.admission import sender
+from blossom_async.gateway.callers.admission import sender
+from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
@@ -33,7 +34,6 @@ from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.encoding import CONTENT_TYPES
 from blossom_async.gateway.http.problems import ERROR_CODE
-from blossom_async.gateway.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, overview

@@ -15,7 +15,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, ServerFailed
-from blossom_async.gateway.limits import Room
+from blossom_async.gateway.callers.limits import Room
 
 __all__ = ["ERROR_CODE", "Connection", "problems"]
 

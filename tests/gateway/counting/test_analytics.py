@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from blossom_async import NotFound, UrlStats
 from blossom_async.errors import Overloaded
+from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.counting import analytics
 from blossom_async.gateway.counting.analytics import Tally, Views, day_number, viewer
-from blossom_async.gateway.keys import digest
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile
 from blossom_async.gateway.storage.records import keys as key_records

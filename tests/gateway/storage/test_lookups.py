@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.keys import ApiKeys, Caller, digest, new_access_id, new_api_key
+from blossom_async.gateway.callers.keys import ApiKeys, Caller, digest, new_access_id, new_api_key
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records

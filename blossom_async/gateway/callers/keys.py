@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from blossom_async.errors import ConfigurationError, RateLimited, Unauthenticated
-from blossom_async.gateway.limits import Meter, Quota
+from blossom_async.gateway.callers.limits import Meter, Quota
 from blossom_async.gateway.storage.lookups import Lookups
 
 __all__ = [
