@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash, warm_up
+from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash, warm_up
 from blossom_async.scenery import paint
 
 HERE = Path(__file__).parent

@@ -29,7 +29,7 @@ from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
-from blossom_async.gateway.generation import new_id
+from blossom_async.gateway.making.generation import new_id
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile, overview

@@ -28,14 +28,14 @@ from blossom_async.errors import Overloaded
 from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.callers.limits import Meter, Room, network
 from blossom_async.gateway.http.metrics import Metrics
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.settings import Settings
-from blossom_async.gateway.workers import Workers
 from blossom_async.models import ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.gateway.making.test_paid import house
 from tests.test_cli import running
-from tests.test_paid import house
 
 TINY = {"prompt": "a lake", "width": 32, "height": 32}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.encoding import encode
+from blossom_async.gateway.making.encoding import encode
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers import verify as placeholders_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault

@@ -15,7 +15,7 @@ from blossom_async.errors import Conflict, PaymentRequired
 from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.providers.faults import Kind
 from blossom_async.models import ImageRequest
-from tests.test_paid import Paid, house
+from tests.gateway.making.test_paid import Paid, house
 
 
 def told(*arguments: str) -> Result:

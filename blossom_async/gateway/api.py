@@ -18,7 +18,7 @@ from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseErr
 from blossom_async.gateway.callers.admission import CALLER, single
 from blossom_async.gateway.callers.keys import new_access_id
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
-from blossom_async.gateway.generation import Generation
+from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.public import Public
 from blossom_async.gateway.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs

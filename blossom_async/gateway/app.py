@@ -24,15 +24,16 @@ from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
 from blossom_async.gateway.callers.limits import Meter, Room
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
-from blossom_async.gateway.encoding import warm_up
 from blossom_async.gateway.front_door import FrontDoor
-from blossom_async.gateway.generation import STAGED, Generation
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import Connection, problems
 from blossom_async.gateway.http.status import Check, Status
+from blossom_async.gateway.making.encoding import warm_up
+from blossom_async.gateway.making.generation import STAGED, Generation
+from blossom_async.gateway.making.services import Services
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.openapi import OpenApi
 from blossom_async.gateway.public import Public
-from blossom_async.gateway.services import Services
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback
 from blossom_async.gateway.signing import Signer
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -44,7 +45,6 @@ from blossom_async.gateway.storage.records.keys import all_api_keys
 from blossom_async.gateway.storage.records.upkeep import check_writable
 from blossom_async.gateway.upkeep import Upkeep
 from blossom_async.gateway.webhooks import Webhooks, receiver
-from blossom_async.gateway.workers import Workers
 from blossom_async.rules import network_rule
 
 __all__ = ["create_app", "listen", "serving"]

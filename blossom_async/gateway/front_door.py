@@ -19,8 +19,8 @@ from aiohttp import web
 from blossom_async.errors import InvalidRequest, ResponseError, shown
 from blossom_async.gateway.api import checked_options, idempotency_key, is_batch, json_object
 from blossom_async.gateway.callers.admission import CALLER, Admission
-from blossom_async.gateway.generation import Generation
-from blossom_async.gateway.sources import Sources
+from blossom_async.gateway.making.generation import Generation
+from blossom_async.gateway.making.sources import Sources
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import Call, ImageRecord
 from blossom_async.models import ImageRequest

@@ -33,9 +33,9 @@ from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_da
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
 from blossom_async.gateway.callers.limits import network
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
-from blossom_async.gateway.encoding import CONTENT_TYPES
-from blossom_async.gateway.generation import stored_problem
 from blossom_async.gateway.http.problems import Connection
+from blossom_async.gateway.making.encoding import CONTENT_TYPES
+from blossom_async.gateway.making.generation import stored_problem
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Call, ImageRecord, StoredFile

@@ -6,9 +6,9 @@ import io
 from collections import OrderedDict
 from functools import partial
 
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord
-from blossom_async.gateway.workers import Workers
 
 __all__ = ["Thumbnails"]
 

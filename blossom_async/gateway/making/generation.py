@@ -38,16 +38,16 @@ from blossom_async.errors import (
     class_for_status,
 )
 from blossom_async.gateway.callers.keys import Caller
-from blossom_async.gateway.failpoints import reached
-from blossom_async.gateway.finishing import Finished, finished
+from blossom_async.gateway.making.failpoints import reached
+from blossom_async.gateway.making.finishing import Finished, finished
+from blossom_async.gateway.making.sources import Source, Sources
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
-from blossom_async.gateway.sources import Source, Sources
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import Attempt, Call, IdempotencyEntry, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
-from blossom_async.gateway.workers import Workers
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
 __all__ = ["STAGED", "Generation", "new_id", "stored_problem"]

@@ -13,6 +13,8 @@ from yarl import URL
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.making.sources import Limits, Source, Sources
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.gateway.providers.offline import Offline
@@ -20,8 +22,6 @@ from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.pollinations import Pollinations
 from blossom_async.gateway.providers.wire import Secret, provider_session
 from blossom_async.gateway.settings import Settings
-from blossom_async.gateway.sources import Limits, Source, Sources
-from blossom_async.gateway.workers import Workers
 from blossom_async.guard import Guard
 
 __all__ = ["Services"]

@@ -23,15 +23,15 @@ from blossom_async.errors import (
     ResponseError,
 )
 from blossom_async.gateway.callers.keys import Caller
-from blossom_async.gateway.generation import STAGED, Generation
+from blossom_async.gateway.making.generation import STAGED, Generation
+from blossom_async.gateway.making.sources import Limits, Source, Sources
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
-from blossom_async.gateway.sources import Limits, Source, Sources
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import Call, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
-from blossom_async.gateway.workers import Workers
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
 

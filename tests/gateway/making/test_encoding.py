@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
+from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash
 from blossom_async.scenery import paint
 
 NOTES = "blossom_async offline renderer"
@@ -46,7 +46,7 @@ def render(prompt: str, side: int = 512, *, transparency: bool = False) -> np.nd
 @cache
 def judge() -> ModuleType:
     """The benchmark's structural similarity, which shares no line with the encoder's."""
-    path = Path(__file__).parent.parent / "benchmarks" / "weight.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "weight.py"
     spec = importlib.util.spec_from_file_location("weight", path)
     assert spec is not None
     assert spec.loader is not None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from blossom_async.gateway.encoding import dominant_colour, encode, thumbhash
+from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.records import StoredFile

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from blossom_async.errors import Gone
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
-from blossom_async.gateway.workers import Workers
 from blossom_async.models import ImageRequest
-from tests.test_paid import ME, house
+from tests.gateway.making.test_paid import ME, house
 
 REQUEST = ImageRequest("a lake", width=16, height=16, expires_in=60)
 

@@ -26,12 +26,12 @@ import pytest
 from PIL import Image
 
 from blossom_async.errors import Conflict, Overloaded, Rejected
+from blossom_async.gateway.making.sources import Limits, Source
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.sources import Limits, Source
 from blossom_async.gateway.storage.records import ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
-from tests.test_paid import WISH, Paid, house
+from tests.gateway.making.test_paid import WISH, Paid, house
 
 KILLS = int(os.environ.get("BLOSSOM_KILLS", "8"))
 MEAN_LIFE_S = 0.4  # of a gateway, from when it answers

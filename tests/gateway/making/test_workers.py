@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from blossom_async.gateway.workers import Workers
+from blossom_async.gateway.making.workers import Workers
 
 
 async def test_no_more_run_at_once_than_there_are_threads() -> None:

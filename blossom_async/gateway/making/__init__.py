@@ -1,0 +1,1 @@
+"""From a valid request to a stored picture, paid at most once."""
