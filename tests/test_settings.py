@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys, documented, is_loopback, load
-from blossom_async.gateway.signing import Signer
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,8 +19,8 @@ from blossom_async.gateway.callers.admission import CALLER, single
 from blossom_async.gateway.callers.keys import new_access_id
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.public import Public
-from blossom_async.gateway.signing import Signer, expiry
+from blossom_async.gateway.serving.public import Public
+from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import AccessKey, Call, ImageRecord, Records

@@ -33,9 +33,9 @@ from blossom_async.gateway.making.generation import STAGED, Generation
 from blossom_async.gateway.making.services import Services
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.openapi import OpenApi
-from blossom_async.gateway.public import Public
+from blossom_async.gateway.serving.public import Public
+from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback
-from blossom_async.gateway.signing import Signer
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Owner

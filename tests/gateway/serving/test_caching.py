@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from blossom_async.gateway.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
+from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.models import ImageRequest
 from blossom_async.rules import check_cache_wish, directives
 

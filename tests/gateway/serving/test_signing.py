@@ -15,8 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Gone, InvalidRequest, PermissionDenied, ResponseError
-from blossom_async.gateway import signing
-from blossom_async.gateway.signing import MAX_TTL_S, Signer, bad_signature, encode, expiry, parse
+from blossom_async.gateway.serving import signing
+from blossom_async.gateway.serving.signing import MAX_TTL_S, Signer, bad_signature, encode, expiry, parse
 
 NOW = datetime(2026, 11, 22, 14, 0, 30, tzinfo=UTC)
 EXP = 1_795_359_630  # an hour after NOW

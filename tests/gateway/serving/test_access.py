@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import NotFound, PermissionDenied, Unauthenticated
-from blossom_async.gateway.access import (
+from blossom_async.gateway.serving.access import (
     Viewer,
     address_allowed,
     check_access,

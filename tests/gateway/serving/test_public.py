@@ -18,8 +18,8 @@ from aiohttp import web
 
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.problems import problems
-from blossom_async.gateway.public import Public
-from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.serving.public import Public
+from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile

@@ -63,7 +63,7 @@ import attrs
 import orjson
 
 from blossom_async.gateway.callers.keys import digest
-from blossom_async.gateway.signing import Signer
+from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY, running_gateway

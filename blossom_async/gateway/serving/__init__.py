@@ -1,0 +1,1 @@
+"""Who may see which bytes: viewers' rights, signatures, caches, answers."""
