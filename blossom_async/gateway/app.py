@@ -18,13 +18,14 @@ from aiohttp import http_parser, web
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.api import MAX_BODY, Api
 from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
 from blossom_async.gateway.callers.limits import Meter, Room
+from blossom_async.gateway.calls.api import MAX_BODY, Api
+from blossom_async.gateway.calls.front_door import FrontDoor
+from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
-from blossom_async.gateway.front_door import FrontDoor
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import Connection, problems
 from blossom_async.gateway.http.status import Check, Status
@@ -32,7 +33,6 @@ from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.generation import STAGED, Generation
 from blossom_async.gateway.making.services import Services
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.openapi import OpenApi
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys, is_loopback

@@ -17,8 +17,8 @@ import orjson
 from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, ResponseError, shown
-from blossom_async.gateway.api import checked_options, idempotency_key, is_batch, json_object
 from blossom_async.gateway.callers.admission import CALLER, Admission
+from blossom_async.gateway.calls.api import checked_options, idempotency_key, is_batch, json_object
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.sources import Sources
 from blossom_async.gateway.storage.blobs import LocalBlobs

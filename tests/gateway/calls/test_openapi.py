@@ -14,8 +14,8 @@ import pytest
 from openapi_spec_validator import validate
 
 from blossom_async.errors import InvalidRequest
-from blossom_async.gateway.api import Api
-from blossom_async.gateway.openapi import document
+from blossom_async.gateway.calls.api import Api
+from blossom_async.gateway.calls.openapi import document
 from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, checked
 from tests.conftest import KEY, running_gateway
 

@@ -1,0 +1,1 @@
+"""What comes in over /v1: the private API, the OpenAI front door, and their description."""
