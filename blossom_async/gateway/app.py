@@ -18,6 +18,8 @@ from aiohttp import http_parser, web
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.background.upkeep import Upkeep
+from blossom_async.gateway.background.webhooks import Webhooks, receiver
 from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
 from blossom_async.gateway.callers.limits import Meter, Room
@@ -43,8 +45,6 @@ from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.keys import all_api_keys
 from blossom_async.gateway.storage.records.upkeep import check_writable
-from blossom_async.gateway.upkeep import Upkeep
-from blossom_async.gateway.webhooks import Webhooks, receiver
 from blossom_async.rules import network_rule
 
 __all__ = ["create_app", "listen", "serving"]

@@ -16,10 +16,10 @@ import attrs
 import pytest
 import sqlalchemy as sa
 
+from blossom_async.gateway.background.upkeep import ORPHAN_AGE, Upkeep
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
 from blossom_async.gateway.storage.records.upkeep import expired_unswept, mark_swept
-from blossom_async.gateway.upkeep import ORPHAN_AGE, Upkeep
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
 

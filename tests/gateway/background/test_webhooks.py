@@ -25,13 +25,19 @@ from aiohttp import web
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import create_app
+from blossom_async.gateway.background.webhooks import (
+    DELAYS_S,
+    Webhooks,
+    next_delay_s,
+    receiver,
+    webhook_session,
+)
 from blossom_async.gateway.providers.faults import Kind
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.records import Call, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.gateway.storage.records.tables import webhooks as table
-from blossom_async.gateway.webhooks import DELAYS_S, Webhooks, next_delay_s, receiver, webhook_session
 from blossom_async.models import ImageInfo
 from blossom_async.testing import FakeOpenAI
 from tests.conftest import KEY, running_gateway

@@ -1,0 +1,1 @@
+"""What the gateway does unasked: clearing away, and telling of finished pictures."""
