@@ -40,11 +40,11 @@ from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.gateway.storage.records.tables import webhooks as table
 from blossom_async.models import ImageInfo
 from blossom_async.testing import FakeOpenAI
+from tests.cli.test_cli import running
 from tests.conftest import KEY, running_gateway
 from tests.gateway.making.test_paid import WISH, Paid, house
 from tests.gateway.making.test_services import openai_settings
 from tests.gateway.storage.test_records import a_record
-from tests.test_cli import running
 
 SECRET = "whsec_Opol528XKC2nViv4o/mU8XRSu7x/NPE3oj8JcCTbTw4="
 NOW = datetime(2026, 11, 22, 14, 30, 0, 250_000, tzinfo=UTC)

@@ -34,9 +34,9 @@ from blossom_async.gateway.counting.access_log import (
     read_line,
 )
 from blossom_async.gateway.counting.analytics import day_number, viewer
+from tests.cli.test_cli import Ended, blossom, refused
 from tests.conftest import RunningGateway, running_gateway
 from tests.gateway.counting.test_analytics import Database, a_record, stats, view
-from tests.test_cli import Ended, blossom, refused
 
 WHEN = "22/Nov/2026:13:00:07 +0000"
 DAY = day_number(datetime(2026, 11, 22, tzinfo=UTC))

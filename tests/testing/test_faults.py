@@ -19,7 +19,7 @@ from PIL import Image
 from blossom_async.errors import InvalidRequest
 from blossom_async.testing import FakeOpenAI, FakePollinations, Fault, FaultPlan
 
-PAGE = Path(__file__).parent.parent / "docs" / "testing.md"
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 ROW = re.compile(r"^\| `(\w+)` \| (-|none|\d{3}) \| (-|none|\d{3}) \| (yes|no) \|", re.MULTILINE)
 TABLE = {
     name: (pollinations, openai, charged)

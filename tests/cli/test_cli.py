@@ -37,7 +37,7 @@ from tests.conftest import KEY, RunningGateway
 BLOSSOM = (sys.executable, "-m", "blossom_async.cli")
 TINY = ("--width", "32", "--height", "32")
 WHEN = datetime(2026, 11, 22, 14, 23, tzinfo=UTC)
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @attrs.frozen

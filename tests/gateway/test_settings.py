@@ -11,7 +11,7 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys, documented, is_loopback, load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_what_the_code_says() -> None:

@@ -344,7 +344,7 @@ def test_the_name_tells_the_format(tmp_path: Path, name: str, kind: str) -> None
 
 def test_the_examples_are_read_whole() -> None:
     """24 prompts of our own and the 1,632 of PartiPrompts."""
-    examples = Path(__file__).parent.parent / "examples"
+    examples = Path(__file__).parents[2] / "examples"
     for name, count in (("prompts.txt", 24), ("partiprompts.tsv", 1632)):
         with PromptFile(str(examples / name)) as source, (examples / name).open("rb") as file:
             assert source.count(None) == count

@@ -527,7 +527,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_repeats_what_was_in_flight(tmp_p
             [sys.executable, "-c", CHILD, str(path)],
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
         ) as child:
             assert child.stdout is not None
             for line in child.stdout:

@@ -33,9 +33,9 @@ from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.settings import Settings
 from blossom_async.models import ImageRequest
+from tests.cli.test_cli import running
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.gateway.making.test_paid import house
-from tests.test_cli import running
 
 TINY = {"prompt": "a lake", "width": 32, "height": 32}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

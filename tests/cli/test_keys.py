@@ -21,8 +21,8 @@ from blossom_async.gateway.callers.keys import ApiKeys, Caller, own_secrets, rot
 from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Records
+from tests.cli.test_cli import blossom, ended, refused, running
 from tests.conftest import KEY, running_gateway
-from tests.test_cli import blossom, ended, refused, running
 
 
 @pytest.fixture(autouse=True)
