@@ -1,7 +1,7 @@
 """Hostile text in every field, header and path segment of every route: a clean answer each time.
 
-``BLOSSOM_FUZZ=100000 pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py`` sends that many, and others
-each time.
+``BLOSSOM_FUZZ=100000 pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py`` sends that many, and
+others each time.
 """
 
 from __future__ import annotations
