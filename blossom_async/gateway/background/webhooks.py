@@ -24,7 +24,7 @@ from yarl import URL
 from blossom_async.batch import retry_after_s
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.settings import is_loopback
-from blossom_async.gateway.storage.records import Call, ImageRecord, Records, Webhook
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.models import ImageInfo, to_json
@@ -113,7 +113,7 @@ class Webhooks:
         records: Records,
         receiver: Receiver | None,
         *,
-        info: Callable[[ImageRecord | Call], ImageInfo],
+        info: Callable[[ImageRecord | Claim], ImageInfo],
         now: Callable[[], datetime],
     ) -> None:
         self._records = records
@@ -168,7 +168,7 @@ class Webhooks:
 
     async def _body(self, webhook: Webhook) -> bytes | None:
         """None when there is nothing to tell any more: the picture was deleted, or is being made again."""
-        made: ImageRecord | Call | None
+        made: ImageRecord | Claim | None
         made = await self._records.read(partial(call_records.call_by_id, webhook.image_id))
         if made is None:
             made = await self._records.get(webhook.image_id)
@@ -210,8 +210,8 @@ class Webhooks:
         await self._records.write(partial(statements.put_off, webhook, status, next_at))
 
 
-def _kind(made: ImageRecord | Call) -> str | None:
-    if isinstance(made, Call):
+def _kind(made: ImageRecord | Claim) -> str | None:
+    if isinstance(made, Claim):
         return None if made.state == "running" else "image.failed"
     return "image.completed" if made.deleted_at is None else None
 

@@ -23,7 +23,7 @@ from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import AccessKey, Call, ImageRecord, Records
+from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
@@ -161,7 +161,7 @@ class Api:
             )
         return key
 
-    def _signed(self, record: ImageRecord | Call, key: AccessKey, wish: SignRequest) -> SignedUrl:
+    def _signed(self, record: ImageRecord | Claim, key: AccessKey, wish: SignRequest) -> SignedUrl:
         exp = expiry(self._now(), wish.signature_ttl, stable=wish.stable)
         path = f"/generated/{record.id}.{record.request.format}" if wish.cdn else f"/image/{record.id}"
         url = f"{self._public_url}{path}?{self._signer.sign(path, key.access_id, exp)}"
@@ -171,7 +171,7 @@ class Api:
         self,
         http: web.Request,
         request: ImageRequest,
-        url: Callable[[ImageRecord | Call], str] | None = None,
+        url: Callable[[ImageRecord | Claim], str] | None = None,
     ) -> web.Response:
         key = idempotency_key(http)
         made, replayed = await self._generation.create(
@@ -185,9 +185,9 @@ class Api:
         info = self.info(made)
         if url is not None:
             info = attrs.evolve(info, url=url(made))
-        if isinstance(made, Call):
+        if isinstance(made, Claim):
             headers["Retry-After"] = "1"
-        return _answer(202 if isinstance(made, Call) else 201, to_json(info), headers)
+        return _answer(202 if isinstance(made, Claim) else 201, to_json(info), headers)
 
     async def sign(self, http: web.Request) -> web.Response:
         """200 with a signed URL of the picture, valid for ``signature_ttl`` seconds.
@@ -234,7 +234,7 @@ class Api:
             raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
 
-    async def _made_or_called(self, http: web.Request) -> ImageRecord | Call:
+    async def _made_or_called(self, http: web.Request) -> ImageRecord | Claim:
         tenant = http[CALLER].tenant
         call = await self._generation.pending(http.match_info["id"])
         if call is not None and call.tenant == tenant and call.request.defer:
@@ -252,10 +252,10 @@ class Api:
             raise NotFound("this gateway has no picture of that id")
         return record
 
-    def info(self, record: ImageRecord | Call) -> ImageInfo:
+    def info(self, record: ImageRecord | Claim) -> ImageInfo:
         """All that is told of a picture, or of one that is not there yet."""
         request = record.request
-        if isinstance(record, Call):
+        if isinstance(record, Claim):
             return ImageInfo(
                 url=f"{self._public_url}/image/{record.id}",
                 id=record.id,

@@ -22,7 +22,7 @@ from blossom_async.gateway.calls.api import checked_options, idempotency_key, is
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.sources import Sources
 from blossom_async.gateway.storage.blobs import LocalBlobs
-from blossom_async.gateway.storage.records import Call, ImageRecord
+from blossom_async.gateway.storage.records import Claim, ImageRecord
 from blossom_async.models import ImageRequest
 
 __all__ = ["FrontDoor"]
@@ -131,7 +131,7 @@ class FrontDoor:
             key=None if key is None else f"{key} {n}",
             batch=is_batch(http.headers),
         )
-        assert not isinstance(made, Call)  # noqa: S101 - defer is refused here
+        assert not isinstance(made, Claim)  # noqa: S101 - defer is refused here
         return made
 
     async def _item(self, record: ImageRecord, answer: str) -> dict[str, Any]:

@@ -46,13 +46,13 @@ from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Attempt, Call, IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.storage.records import Attempt, Claim, IdempotencyEntry, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
 __all__ = ["STAGED", "Generation", "new_id", "stored_problem"]
 
-_Making = asyncio.Task[tuple[ImageRecord | Call, bool]]
+_Making = asyncio.Task[tuple[ImageRecord | Claim, bool]]
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FULL_RETRY_S = 5.0  # by then some of those that wait have been made
 _SENDS = 3  # of one attempt, to a provider that knows it by its key
@@ -108,7 +108,7 @@ class Generation:
 
     async def create(
         self, request: ImageRequest, *, caller: Caller, key: str | None = None, batch: bool = False
-    ) -> tuple[ImageRecord | Call, bool]:
+    ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
         The same tenant and idempotency ``key`` with the same request never makes a second picture, also when
@@ -132,7 +132,7 @@ class Generation:
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
         joined = (caller.tenant, key) in self._under_way
         if not joined:  # noted before anything is waited for: nobody may come in between
-            making: Coroutine[Any, Any, tuple[ImageRecord | Call, bool]]
+            making: Coroutine[Any, Any, tuple[ImageRecord | Claim, bool]]
             if free:
                 making = self._make_once(able[0], request, caller, key, fingerprint)
             else:
@@ -153,11 +153,11 @@ class Generation:
         usd = provider.price(request)
         return Estimate(credits=request.cost, usd=None if usd is None else float(usd), provider=provider.name)
 
-    async def pending(self, image_id: str) -> Call | None:
+    async def pending(self, image_id: str) -> Claim | None:
         """The call of a picture that is not there yet, or never will be."""
         return await self._records.read(partial(call_records.call_by_id, image_id))
 
-    async def forget(self, call: Call) -> None:
+    async def forget(self, call: Claim) -> None:
         """Takes a call without a picture away, with its words.
 
         Raises ``Conflict`` while it is under way, and for one that may have been paid: that stays until it
@@ -218,7 +218,7 @@ class Generation:
 
     async def _make_once(
         self, source: Source, request: ImageRequest, caller: Caller, key: str, fingerprint: str
-    ) -> tuple[ImageRecord | Call, bool]:
+    ) -> tuple[ImageRecord | Claim, bool]:
         earlier = await self._records.find_idempotent(caller.tenant, key)
         claimed = await self._records.read(partial(call_records.call_by_key, caller.tenant, key))
         if earlier is None and claimed is not None:  # a deferred one
@@ -261,16 +261,16 @@ class Generation:
 
     async def _claimed_once(
         self, request: ImageRequest, caller: Caller, key: str, fingerprint: str, *, batch: bool
-    ) -> tuple[ImageRecord | Call, bool]:
+    ) -> tuple[ImageRecord | Claim, bool]:
         made = await self._claimed(request, caller, key, fingerprint, batch=batch)
         return made, False
 
     async def _claimed(
         self, request: ImageRequest, caller: Caller, key: str | None, fingerprint: str, *, batch: bool
-    ) -> ImageRecord | Call:
+    ) -> ImageRecord | Claim:
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         pinned = attrs.evolve(request, seed=seed)
-        call = Call(
+        call = Claim(
             image_id=new_id(),
             tenant=caller.tenant,
             payer=caller.name,
@@ -289,7 +289,7 @@ class Generation:
             return await self._standing(standing, fingerprint)
         return call if request.defer else await asyncio.shield(task)
 
-    async def _standing(self, call: Call, fingerprint: str) -> ImageRecord | Call:
+    async def _standing(self, call: Claim, fingerprint: str) -> ImageRecord | Claim:
         """What another call under the same key has come to."""
         if call.fingerprint != fingerprint:
             raise _key_reused()
@@ -325,7 +325,7 @@ class Generation:
             retry_after_s=_FULL_RETRY_S,
         )
 
-    async def _again(self, call: Call) -> Call | None:
+    async def _again(self, call: Claim) -> Claim | None:
         """An unknown call that may be sent again because its provider knows it by its key."""
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
         source = self._sources.named(tried[-1].provider)
@@ -355,7 +355,7 @@ class Generation:
             _log.info("a call that an ended process left behind is taken over")
             self._start(call, batch=True)
 
-    def _start(self, call: Call, *, batch: bool) -> asyncio.Task[ImageRecord]:
+    def _start(self, call: Claim, *, batch: bool) -> asyncio.Task[ImageRecord]:
         task = asyncio.create_task(self._carried_out(call, batch=batch))
         self._calls[call.image_id] = task
         self.waiting += 1
@@ -370,7 +370,7 @@ class Generation:
         task.add_done_callback(ended)
         return task
 
-    async def _carried_out(self, call: Call, *, batch: bool) -> ImageRecord:
+    async def _carried_out(self, call: Claim, *, batch: bool) -> ImageRecord:
         request = call.request
         try:
             return await self._brought_home(call, request, batch=batch)
@@ -385,7 +385,7 @@ class Generation:
                 await self._records.write(fail)
             raise error from ended.__cause__
 
-    async def _brought_home(self, call: Call, request: ImageRequest, *, batch: bool) -> ImageRecord:
+    async def _brought_home(self, call: Claim, request: ImageRequest, *, batch: bool) -> ImageRecord:
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
         refused: ResponseError | None = None
         if tried and tried[-1].outcome in {"sent", "unknown"}:
@@ -420,7 +420,9 @@ class Generation:
                 refused = exc
         raise _Ended("given up", refused or _nobody_left())
 
-    async def _resumed(self, call: Call, request: ImageRequest, last: Attempt, *, batch: bool) -> ImageRecord:
+    async def _resumed(
+        self, call: Claim, request: ImageRequest, last: Attempt, *, batch: bool
+    ) -> ImageRecord:
         """The picture of an attempt whose process has ended, or whose answer was lost."""
         staged = await self._adopted(call.image_id)
         if staged is not None:
@@ -435,7 +437,7 @@ class Generation:
     async def _sent(
         self,
         source: Source,
-        call: Call,
+        call: Claim,
         request: ImageRequest,
         attempt: Attempt,
         *,
@@ -468,7 +470,7 @@ class Generation:
             return given
         raise AssertionError  # the last send returns or raises
 
-    async def _refused(self, call: Call, attempt: Attempt, fault: ProviderFault) -> Exception:
+    async def _refused(self, call: Claim, attempt: Attempt, fault: ProviderFault) -> Exception:
         """What a failed attempt comes to, once the ledger has it."""
         if fault.charged == "unknown":
             return await self._unknown(call, attempt, fault.detail)
@@ -489,7 +491,7 @@ class Generation:
             return _Ended("failed", error)
         return _NextSource(error) if fault.another_may_help else _Ended("given up", error)
 
-    async def _unknown(self, call: Call, attempt: Attempt, what: str) -> Exception:
+    async def _unknown(self, call: Claim, attempt: Attempt, what: str) -> Exception:
         await self._records.write(
             partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", None, None, self._now())
         )
@@ -501,7 +503,7 @@ class Generation:
         return _Ended("unknown", error)
 
     async def _stored(
-        self, call: Call, request: ImageRequest, attempt: Attempt, given: Artwork | Delivery
+        self, call: Claim, request: ImageRequest, attempt: Attempt, given: Artwork | Delivery
     ) -> ImageRecord:
         try:
             files = await self._workers.run(partial(finished, given, request, attempt.provider), first=True)
@@ -531,7 +533,7 @@ class Generation:
         await self._staging.delete(call.image_id, STAGED)
         return record
 
-    def _attempt(self, call: Call, request: ImageRequest, source: Source, n: int) -> Attempt:
+    def _attempt(self, call: Claim, request: ImageRequest, source: Source, n: int) -> Attempt:
         now = self._now()
         price = source.provider.price(request)
         name = f"{call.image_id} {n}".encode()
@@ -652,7 +654,7 @@ def new_id() -> str:
     return "".join(reversed(digits))
 
 
-def stored_problem(call: Call) -> ResponseError:
+def stored_problem(call: Claim) -> ResponseError:
     """Why a call has no picture, as it was answered then."""
     told = call.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
     return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])

@@ -38,7 +38,7 @@ from blossom_async.gateway.serving.access import Viewer, check_access, client_ad
 from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Call, ImageRecord, StoredFile
+from blossom_async.gateway.storage.records import Claim, ImageRecord, StoredFile
 from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation
 
 __all__ = ["Public"]
@@ -83,7 +83,7 @@ class _Address:
 class Admitted:
     """A picture that this viewer may see now. ``signed_until`` is when the signed URL in use ends."""
 
-    record: ImageRecord | Call
+    record: ImageRecord | Claim
     signed_until: datetime | None
 
 
@@ -98,7 +98,7 @@ class _Head:
 class Unfinished(Protocol):
     """Who knows of pictures that are not there yet."""
 
-    async def pending(self, image_id: str) -> Call | None:
+    async def pending(self, image_id: str) -> Claim | None:
         """The call of a picture that is not there yet, or never will be."""
 
     async def wait(self, image_id: str, timeout_s: float) -> None:
@@ -160,7 +160,7 @@ class Public:
         now = self._now()
         admitted = await self.admit(address, _query(request.raw_path), lambda: self._viewer(request), now)
         record = admitted.record
-        if isinstance(record, Call):
+        if isinstance(record, Claim):
             return await self._awaited(request, record)
         file = _file(record, address, request)
         head = self._head(record, admitted.signed_until, file, request, now)
@@ -170,7 +170,7 @@ class Public:
             self._count(request, record, now, started)
         return answer
 
-    async def _awaited(self, request: web.Request, call: Call) -> web.StreamResponse:
+    async def _awaited(self, request: web.Request, call: Claim) -> web.StreamResponse:
         """A deferred picture: itself once it is there, 202 while it is not, or why it never will be."""
         if self._unfinished is None:
             raise _not_found()
@@ -250,7 +250,7 @@ class Public:
             return Explanation(status=exc.status, code=exc.code, detail=_owners_detail(exc, record, asked))
         return Explanation(status=200, code="ok", detail="Every rule of this picture lets this viewer in.")
 
-    async def _made_later(self, address: _Address, now: datetime) -> Call | ImageRecord:
+    async def _made_later(self, address: _Address, now: datetime) -> Claim | ImageRecord:
         call = None if self._unfinished is None else await self._unfinished.pending(address.image_id)
         if call is None and (made := await self._lookups.image(address.image_id)) is not None:
             return self._live(made, address, now)  # it was finished between the two looks
@@ -648,7 +648,7 @@ def _owners_detail(refused: ResponseError, record: ImageRecord, asked: ExplainRe
     return refused.detail
 
 
-def _never_made(call: Call) -> ResponseError:
+def _never_made(call: Claim) -> ResponseError:
     """What viewers are told. The owner's budget, keys and providers are none of their business."""
     refused = stored_problem(call).status == 422
     return ResponseError(

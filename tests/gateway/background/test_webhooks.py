@@ -34,7 +34,7 @@ from blossom_async.gateway.background.webhooks import (
 )
 from blossom_async.gateway.providers.faults import Kind
 from blossom_async.gateway.settings import Settings
-from blossom_async.gateway.storage.records import Call, ImageRecord, Records, Webhook
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.gateway.storage.records.tables import webhooks as table
@@ -137,7 +137,7 @@ async def listening(*answers: Answer | int) -> AsyncIterator[Listener]:
         await runner.cleanup()
 
 
-def plain_info(made: ImageRecord | Call) -> ImageInfo:
+def plain_info(made: ImageRecord | Claim) -> ImageInfo:
     """As much of a picture as these tests look at."""
     return ImageInfo(
         url=f"http://127.0.0.1/image/{made.id}", id=made.id, width=32, height=32, format="png", file_size=0,
@@ -496,7 +496,7 @@ class TestWhatIsNotTold:
         async with listening() as listener, outbox(tmp_path, listener.url) as box:
             bad, good = await box.picture(), await box.picture()
 
-            def info(made: ImageRecord | Call) -> ImageInfo:
+            def info(made: ImageRecord | Claim) -> ImageInfo:
                 if made.id == bad.id:
                     raise ValueError(made.id)
                 return plain_info(made)

@@ -30,7 +30,7 @@ from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Call, ImageRecord, Records
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
@@ -104,10 +104,10 @@ class House:
 
     async def create(
         self, request: ImageRequest = WISH, key: str | None = "k", **more: Any
-    ) -> ImageRecord | Call:
+    ) -> ImageRecord | Claim:
         return (await self.generation.create(request, caller=ME, key=key, **more))[0]
 
-    async def calls(self) -> list[Call]:
+    async def calls(self) -> list[Claim]:
         return [call for call, _ in await self.records.read(call_records.unknown_calls)]
 
     async def spent(self) -> list[dict[str, Any]]:
@@ -364,7 +364,7 @@ class TestDeferred:
         paid.script = [gate.wait]  # type: ignore[list-item]
         async with house(tmp_path, paid) as rooms:
             call = await rooms.create(attrs.evolve(WISH, defer=True))
-            assert isinstance(call, Call)
+            assert isinstance(call, Claim)
             assert (await rooms.generation.pending(call.id)) is not None
             again = await rooms.create(attrs.evolve(WISH, defer=True))
             assert again.id == call.id
@@ -398,7 +398,7 @@ class TestTakingOver:
         paid.script = [gate.wait]  # type: ignore[list-item]
         async with house(tmp_path, paid) as rooms:
             call = await rooms.create(attrs.evolve(WISH, defer=True))
-            assert isinstance(call, Call)
+            assert isinstance(call, Claim)
         async with house(tmp_path, Paid("paid", keyed=True)) as rooms:
             recovering = asyncio.create_task(rooms.generation.recover())
             async with asyncio.timeout(20):

@@ -26,7 +26,7 @@ from blossom_async.gateway.storage.records.images import (
 )
 from blossom_async.gateway.storage.records.tables import (
     Attempt,
-    Call,
+    Claim,
     IdempotencyEntry,
     ImageRecord,
     api_keys,
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-def claim(call: Call, connection: sa.Connection) -> Call | IdempotencyEntry:
+def claim(call: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     """The call, now claimed; or what stands under its key already: another call, or the picture it made."""
     if call.key is not None:
         if (made := find_idempotent(call.tenant, call.key, connection)) is not None:
@@ -66,12 +66,12 @@ def claim(call: Call, connection: sa.Connection) -> Call | IdempotencyEntry:
     return call
 
 
-def call_by_id(image_id: str, connection: sa.Connection) -> Call | None:
+def call_by_id(image_id: str, connection: sa.Connection) -> Claim | None:
     """The call of a picture that is not there yet, or never will be."""
     return _one(connection, calls.c.image_id == image_id)
 
 
-def call_by_key(tenant: str, key: str, connection: sa.Connection) -> Call | None:
+def call_by_key(tenant: str, key: str, connection: sa.Connection) -> Claim | None:
     """What the tenant's key has claimed, and is not stored yet."""
     return _one(connection, (calls.c.tenant == tenant) & (calls.c.key == key))
 
@@ -81,7 +81,7 @@ def owners(connection: sa.Connection) -> set[str]:
     return set(connection.scalars(sa.select(calls.c.owner).where(calls.c.state == "running").distinct()))
 
 
-def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Call]:
+def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Claim]:
     """The calls of a process that has ended, from now on the owner's."""
     theirs = (calls.c.owner == gone) & (calls.c.state == "running")
     found = _several(connection, theirs)
@@ -89,7 +89,7 @@ def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Call]:
     return [attrs.evolve(call, owner=owner) for call in found]
 
 
-def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Connection) -> Call | None:
+def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Connection) -> Claim | None:
     """The call, running again under this owner, if it was in one of the states."""
     known = _one(connection, (calls.c.image_id == image_id) & calls.c.state.in_(states))
     if known is None:
@@ -198,7 +198,7 @@ def give_up(image_id: str, connection: sa.Connection) -> None:
     connection.execute(calls.delete().where(calls.c.image_id == image_id))
 
 
-def unknown_calls(connection: sa.Connection) -> list[tuple[Call, Attempt]]:
+def unknown_calls(connection: sa.Connection) -> list[tuple[Claim, Attempt]]:
     """Calls of which nobody knows whether they were paid, with the attempt in question, the oldest first."""
     found = _several(connection, calls.c.state == "unknown")
     return [(call, attempts_of(call.image_id, connection)[-1]) for call in found]
@@ -251,15 +251,15 @@ def _spent(connection: sa.Connection, payer: str, day: int) -> int:
     return total or 0
 
 
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Call | None:
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Claim | None:
     found = _several(connection, condition)
     return found[0] if found else None
 
 
-def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Call]:
+def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Claim]:
     rows = connection.execute(sa.select(calls).where(condition).order_by(calls.c.created_at)).mappings()
     return [
-        Call(
+        Claim(
             **{
                 **row,
                 "request": request_of(row["request"]),
@@ -270,7 +270,7 @@ def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> li
     ]
 
 
-def _row(call: Call) -> dict[str, Any]:
+def _row(call: Claim) -> dict[str, Any]:
     return {
         **attrs.asdict(call, recurse=False),
         "request": request_text(call.request),

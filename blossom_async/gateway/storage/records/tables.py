@@ -15,7 +15,7 @@ __all__ = [
     "AccessKey",
     "ApiKey",
     "Attempt",
-    "Call",
+    "Claim",
     "IdempotencyEntry",
     "ImageRecord",
     "StoredFile",
@@ -112,7 +112,7 @@ class IdempotencyEntry:
 
 
 @attrs.frozen(kw_only=True)
-class Call:
+class Claim:
     """A picture that is being made, or never was.
 
     ``state`` is ``running`` (``owner`` is the process that makes it), ``failed``, or ``unknown``: it may have
