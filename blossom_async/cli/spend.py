@@ -15,7 +15,7 @@ from blossom_async.cli.options import help_settings
 from blossom_async.cli.words import CannotStart, plural, say, stdout_checked
 
 if TYPE_CHECKING:
-    from blossom_async.gateway.storage.records import Attempt, Claim
+    from blossom_async.gateway.storage.records import Claim, ProviderAttempt
 
 __all__ = ["spend"]
 
@@ -106,7 +106,7 @@ def release(ids: tuple[str, ...], paid: bool | None, data_dir: Path | None, conf
     return 1 if missing else 0
 
 
-def _told(call: Claim, attempt: Attempt) -> dict[str, Any]:
+def _told(call: Claim, attempt: ProviderAttempt) -> dict[str, Any]:
     return {
         "id": call.image_id,
         "since": attempt.sent_at,

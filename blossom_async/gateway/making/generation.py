@@ -46,7 +46,13 @@ from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Attempt, Claim, IdempotencyEntry, ImageRecord, Records
+from blossom_async.gateway.storage.records import (
+    Claim,
+    IdempotencyEntry,
+    ImageRecord,
+    ProviderAttempt,
+    Records,
+)
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
@@ -421,7 +427,7 @@ class Generation:
         raise _Ended("given up", refused or _nobody_left())
 
     async def _resumed(
-        self, call: Claim, request: ImageRequest, last: Attempt, *, batch: bool
+        self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, batch: bool
     ) -> ImageRecord:
         """The picture of an attempt whose process has ended, or whose answer was lost."""
         staged = await self._adopted(call.image_id)
@@ -439,7 +445,7 @@ class Generation:
         source: Source,
         call: Claim,
         request: ImageRequest,
-        attempt: Attempt,
+        attempt: ProviderAttempt,
         *,
         maybe_paid: bool = False,
     ) -> Artwork | Delivery:
@@ -470,7 +476,7 @@ class Generation:
             return given
         raise AssertionError  # the last send returns or raises
 
-    async def _refused(self, call: Claim, attempt: Attempt, fault: ProviderFault) -> Exception:
+    async def _refused(self, call: Claim, attempt: ProviderAttempt, fault: ProviderFault) -> Exception:
         """What a failed attempt comes to, once the ledger has it."""
         if fault.charged == "unknown":
             return await self._unknown(call, attempt, fault.detail)
@@ -491,7 +497,7 @@ class Generation:
             return _Ended("failed", error)
         return _NextSource(error) if fault.another_may_help else _Ended("given up", error)
 
-    async def _unknown(self, call: Claim, attempt: Attempt, what: str) -> Exception:
+    async def _unknown(self, call: Claim, attempt: ProviderAttempt, what: str) -> Exception:
         await self._records.write(
             partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", None, None, self._now())
         )
@@ -503,7 +509,7 @@ class Generation:
         return _Ended("unknown", error)
 
     async def _stored(
-        self, call: Claim, request: ImageRequest, attempt: Attempt, given: Artwork | Delivery
+        self, call: Claim, request: ImageRequest, attempt: ProviderAttempt, given: Artwork | Delivery
     ) -> ImageRecord:
         try:
             files = await self._workers.run(partial(finished, given, request, attempt.provider), first=True)
@@ -533,11 +539,11 @@ class Generation:
         await self._staging.delete(call.image_id, STAGED)
         return record
 
-    def _attempt(self, call: Claim, request: ImageRequest, source: Source, n: int) -> Attempt:
+    def _attempt(self, call: Claim, request: ImageRequest, source: Source, n: int) -> ProviderAttempt:
         now = self._now()
         price = source.provider.price(request)
         name = f"{call.image_id} {n}".encode()
-        return Attempt(
+        return ProviderAttempt(
             image_id=call.image_id,
             n=n,
             tenant=call.tenant,
@@ -668,7 +674,7 @@ def _micro(usd: Decimal | None) -> int:
     return 0 if usd is None else int((usd * 1_000_000).to_integral_value(ROUND_CEILING))
 
 
-def _spent(given: Artwork | Delivery, attempt: Attempt) -> tuple[int | None, str | None]:
+def _spent(given: Artwork | Delivery, attempt: ProviderAttempt) -> tuple[int | None, str | None]:
     """What the provider says it cost, else what was reserved, None if nobody knows; and its request id."""
     if isinstance(given, Artwork):
         return 0, None

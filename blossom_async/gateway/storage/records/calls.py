@@ -25,10 +25,10 @@ from blossom_async.gateway.storage.records.images import (
     to_row,
 )
 from blossom_async.gateway.storage.records.tables import (
-    Attempt,
     Claim,
     IdempotencyEntry,
     ImageRecord,
+    ProviderAttempt,
     api_keys,
     attempts,
     calls,
@@ -99,15 +99,15 @@ def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Co
     return attrs.evolve(known, state="running", owner=owner, problem=None)
 
 
-def attempts_of(image_id: str, connection: sa.Connection) -> list[Attempt]:
+def attempts_of(image_id: str, connection: sa.Connection) -> list[ProviderAttempt]:
     """What was tried for a picture, in order."""
     rows = connection.execute(
         sa.select(attempts).where(attempts.c.image_id == image_id).order_by(attempts.c.n)
     )
-    return [Attempt(**row) for row in rows.mappings()]
+    return [ProviderAttempt(**row) for row in rows.mappings()]
 
 
-def begin_attempt(attempt: Attempt, default_budget: int | None, connection: sa.Connection) -> None:
+def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
     """Reserves its price.
 
     Raises ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of the day, ``price_unknown`` for
@@ -198,7 +198,7 @@ def give_up(image_id: str, connection: sa.Connection) -> None:
     connection.execute(calls.delete().where(calls.c.image_id == image_id))
 
 
-def unknown_calls(connection: sa.Connection) -> list[tuple[Claim, Attempt]]:
+def unknown_calls(connection: sa.Connection) -> list[tuple[Claim, ProviderAttempt]]:
     """Calls of which nobody knows whether they were paid, with the attempt in question, the oldest first."""
     found = _several(connection, calls.c.state == "unknown")
     return [(call, attempts_of(call.image_id, connection)[-1]) for call in found]

@@ -14,10 +14,10 @@ __all__ = [
     "METADATA",
     "AccessKey",
     "ApiKey",
-    "Attempt",
     "Claim",
     "IdempotencyEntry",
     "ImageRecord",
+    "ProviderAttempt",
     "StoredFile",
     "Webhook",
     "access_keys",
@@ -138,7 +138,7 @@ class Claim:
 
 
 @attrs.frozen(kw_only=True)
-class Attempt:
+class ProviderAttempt:
     """One request to a provider, ``n`` from 0 for each picture.
 
     ``outcome`` is ``sent`` until its end is known, then ``ok``, ``failed`` (nothing paid), ``charged`` (paid,
