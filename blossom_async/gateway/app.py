@@ -80,7 +80,7 @@ def create_app(
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     services = Services(settings, workers)
     generation = Generation(
-        services.sources,
+        services.upstreams,
         records,
         blobs,
         staging,
@@ -117,7 +117,7 @@ def create_app(
     told = receiver(settings.webhook_url, settings.webhook_secret)
     webhooks = Webhooks(records, told, info=api.info, now=_now)
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
-    front_door = FrontDoor(admission, generation, services.sources, blobs, public_url=public_url)
+    front_door = FrontDoor(admission, generation, services.upstreams, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
     # A proxy on this machine reaches a loopback address, too.

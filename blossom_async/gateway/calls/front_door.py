@@ -20,7 +20,7 @@ from blossom_async.errors import InvalidRequest, ResponseError, shown
 from blossom_async.gateway.callers.admission import CALLER, Admission
 from blossom_async.gateway.calls.api import checked_options, idempotency_key, is_batch, json_object
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.making.sources import Sources
+from blossom_async.gateway.making.upstreams import Upstreams
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import Claim, ImageRecord
 from blossom_async.models import ImageRequest
@@ -60,14 +60,14 @@ class FrontDoor:
         self,
         admission: Admission,
         generation: Generation,
-        sources: Sources,
+        upstreams: Upstreams,
         blobs: LocalBlobs,
         *,
         public_url: str,
     ) -> None:
         self._admission = admission
         self._generation = generation
-        self._sources = sources
+        self._upstreams = upstreams
         self._blobs = blobs
         self._public_url = public_url
 
@@ -142,8 +142,8 @@ class FrontDoor:
 
     async def _offered(self) -> list[tuple[str, str]]:
         found = []
-        for source in self._sources:
-            found += [(model.name, source.name) for model in await source.provider.models()]
+        for upstream in self._upstreams:
+            found += [(model.name, upstream.name) for model in await upstream.provider.models()]
         return found
 
 

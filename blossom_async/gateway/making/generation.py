@@ -40,7 +40,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.finishing import Finished, finished
-from blossom_async.gateway.making.sources import Source, Sources
+from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
@@ -78,7 +78,7 @@ class Generation:
 
     def __init__(
         self,
-        sources: Sources,
+        upstreams: Upstreams,
         records: Records,
         blobs: LocalBlobs,
         staging: LocalBlobs,
@@ -95,7 +95,7 @@ class Generation:
         ``daily_budget`` is in millionths of a US dollar, for API keys without one of their own; None: no
         limit.
         """
-        self._sources = sources
+        self._upstreams = upstreams
         self._records = records
         self._blobs = blobs
         self._staging = staging
@@ -129,7 +129,7 @@ class Generation:
         """
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
-        able = self._sources.able(request)
+        able = self._upstreams.able(request)
         free = not able[0].provider.remote and not request.defer
         if key is None:
             if free:
@@ -155,7 +155,7 @@ class Generation:
 
     def estimate(self, request: ImageRequest) -> Estimate:
         """What it would cost. Raises ``InvalidRequest`` when nobody can make it."""
-        provider = self._sources.able(request)[0].provider
+        provider = self._upstreams.able(request)[0].provider
         usd = provider.price(request)
         return Estimate(credits=request.cost, usd=None if usd is None else float(usd), provider=provider.name)
 
@@ -223,7 +223,7 @@ class Generation:
     # What costs nothing
 
     async def _make_once(
-        self, source: Source, request: ImageRequest, caller: Caller, key: str, fingerprint: str
+        self, upstream: Upstream, request: ImageRequest, caller: Caller, key: str, fingerprint: str
     ) -> tuple[ImageRecord | Claim, bool]:
         earlier = await self._records.find_idempotent(caller.tenant, key)
         claimed = await self._records.read(partial(call_records.call_by_key, caller.tenant, key))
@@ -234,7 +234,7 @@ class Generation:
                 tenant=caller.tenant, key=key, fingerprint=fingerprint, image_id=new_id()
             )
             try:
-                return await self._make(source, request, caller, entry), False
+                return await self._make(upstream, request, caller, entry), False
             except Conflict:  # another process of this gateway was first
                 earlier = await self._records.find_idempotent(caller.tenant, key)
                 if earlier is None:
@@ -242,15 +242,15 @@ class Generation:
         return await self._replay(earlier, fingerprint), True
 
     async def _make(
-        self, source: Source, request: ImageRequest, caller: Caller, entry: IdempotencyEntry | None
+        self, upstream: Upstream, request: ImageRequest, caller: Caller, entry: IdempotencyEntry | None
     ) -> ImageRecord:
         with self._room():
             seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
             pinned = attrs.evolve(request, seed=seed)
-            given = await source.provider.generate(pinned, seed, key="")
-            files = await self._workers.run(partial(finished, given, pinned, source.name), first=True)
+            given = await upstream.provider.generate(pinned, seed, key="")
+            files = await self._workers.run(partial(finished, given, pinned, upstream.name), first=True)
             image_id = entry.image_id if entry else new_id()
-            record = self._record(image_id, caller.tenant, pinned, source.name, given, files)
+            record = self._record(image_id, caller.tenant, pinned, upstream.name, given, files)
             await self._put(record, files)
             try:
                 await self._records.add(record, entry)
@@ -334,8 +334,8 @@ class Generation:
     async def _again(self, call: Claim) -> Claim | None:
         """An unknown call that may be sent again because its provider knows it by its key."""
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
-        source = self._sources.named(tried[-1].provider)
-        if source is None or not source.provider.keyed:
+        upstream = self._upstreams.named(tried[-1].provider)
+        if upstream is None or not upstream.provider.keyed:
             return None
         reopen = partial(call_records.reopen, call.image_id, self._owner.name, ("unknown",))
         return await self._records.write(reopen)
@@ -397,26 +397,26 @@ class Generation:
         if tried and tried[-1].outcome in {"sent", "unknown"}:
             try:
                 return await self._resumed(call, request, tried[-1], batch=batch)
-            except _NextSource as exc:
+            except _NextUpstream as exc:
                 refused = exc.error
         asked = {attempt.provider for attempt in tried}
         try:
-            able = self._sources.able(request)
+            able = self._upstreams.able(request)
         except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
             raise _Ended("given up", Rejected(str(exc))) from exc
-        for source in able:
-            if source.name in asked:
+        for upstream in able:
+            if upstream.name in asked:
                 continue
-            attempt = self._attempt(call, request, source, len(tried))
+            attempt = self._attempt(call, request, upstream, len(tried))
             try:
-                async with source.turn(batch=batch):
+                async with upstream.turn(batch=batch):
                     begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
                     await self._records.write(begin)  # on the disk before a byte leaves
                     reached("attempt")
                     tried.append(attempt)
-                    given = await self._sent(source, call, request, attempt)
+                    given = await self._sent(upstream, call, request, attempt)
                 return await self._stored(call, request, attempt, given)
-            except _NextSource as exc:
+            except _NextUpstream as exc:
                 refused = exc.error
             except ResponseError as exc:
                 if attempt in tried:  # it may be paid: the call stays as it is, to be taken up again
@@ -433,43 +433,43 @@ class Generation:
         staged = await self._adopted(call.image_id)
         if staged is not None:
             return await self._stored(call, request, last, staged)
-        source = self._sources.named(last.provider)
-        if source is None or not source.provider.keyed:
+        upstream = self._upstreams.named(last.provider)
+        if upstream is None or not upstream.provider.keyed:
             raise await self._unknown(call, last, f"{last.provider} was asked, and the answer is lost")
-        async with source.turn(batch=batch):
-            given = await self._sent(source, call, request, last, maybe_paid=True)
+        async with upstream.turn(batch=batch):
+            given = await self._sent(upstream, call, request, last, maybe_paid=True)
         return await self._stored(call, request, last, given)
 
     async def _sent(
         self,
-        source: Source,
+        upstream: Upstream,
         call: Claim,
         request: ImageRequest,
         attempt: ProviderAttempt,
         *,
         maybe_paid: bool = False,
     ) -> Artwork | Delivery:
-        """What the provider gave, on the disk. Raises ``_NextSource`` or ``_Ended``.
+        """What the provider gave, on the disk. Raises ``_NextUpstream`` or ``_Ended``.
 
         ``maybe_paid``: it has been sent before, and nobody knows what came of it.
         """
         for send in range(_SENDS):
-            cuts = source.cuts
+            cuts = upstream.cuts
             try:
-                given = await source.provider.generate(request, request.seed or 0, key=attempt.provider_key)
+                given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
             except ProviderFault as fault:
-                source.failed(fault, cuts)
+                upstream.failed(fault, cuts)
                 # "Not charged" is said of this request, not of one before it; only a final refusal, where
                 # the key would have brought a picture, is said of both.
                 if fault.charged == "unknown" or (maybe_paid and fault.safe_to_repeat):
                     maybe_paid = True
                     wait_s = fault.retry_after_s or _AGAIN_S * 2**send
-                    if source.provider.keyed and send + 1 < _SENDS and wait_s <= _LONGEST_AGAIN_S:
+                    if upstream.provider.keyed and send + 1 < _SENDS and wait_s <= _LONGEST_AGAIN_S:
                         await asyncio.sleep(wait_s)
                         continue
                     raise await self._unknown(call, attempt, fault.detail) from fault
                 raise await self._refused(call, attempt, fault) from fault
-            source.succeeded()
+            upstream.succeeded()
             reached("answer")
             await self._stage(call.image_id, given)
             reached("staged")
@@ -495,7 +495,7 @@ class Generation:
         error = to_error(fault)
         if charged:  # paid once is paid: neither this provider nor another is asked again by itself
             return _Ended("failed", error)
-        return _NextSource(error) if fault.another_may_help else _Ended("given up", error)
+        return _NextUpstream(error) if fault.another_may_help else _Ended("given up", error)
 
     async def _unknown(self, call: Claim, attempt: ProviderAttempt, what: str) -> Exception:
         await self._records.write(
@@ -539,16 +539,16 @@ class Generation:
         await self._staging.delete(call.image_id, STAGED)
         return record
 
-    def _attempt(self, call: Claim, request: ImageRequest, source: Source, n: int) -> ProviderAttempt:
+    def _attempt(self, call: Claim, request: ImageRequest, upstream: Upstream, n: int) -> ProviderAttempt:
         now = self._now()
-        price = source.provider.price(request)
+        price = upstream.provider.price(request)
         name = f"{call.image_id} {n}".encode()
         return ProviderAttempt(
             image_id=call.image_id,
             n=n,
             tenant=call.tenant,
             payer=call.payer,
-            provider=source.name,
+            provider=upstream.name,
             provider_key=hmac.digest(self._secret, name, "sha256").hex(),
             day=int(now.timestamp()) // 86_400,
             reserved=_micro(price),
@@ -642,7 +642,7 @@ class _Ended(Exception):
         self.error = error
 
 
-class _NextSource(Exception):
+class _NextUpstream(Exception):
     """Nothing was paid here, and another provider may help."""
 
     def __init__(self, error: ResponseError) -> None:

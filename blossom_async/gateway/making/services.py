@@ -13,7 +13,7 @@ from yarl import URL
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.making.sources import Limits, Source, Sources
+from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import ProviderFault
@@ -30,13 +30,13 @@ _LOOK_AGAIN_S = 3600.0  # at what the providers offer
 
 
 class Services:
-    """The sources, in the order of the settings once ``open`` has been called, and what they need."""
+    """The upstreams, in the order of the settings once ``open`` has been called, and what they need."""
 
     def __init__(self, settings: Settings, workers: Workers) -> None:
         self._settings = settings
         self._workers = workers
         self._sessions: list[aiohttp.ClientSession] = []
-        self.sources = Sources()
+        self.upstreams = Upstreams()
 
     async def open(self) -> None:
         """Sets the providers up.
@@ -50,14 +50,14 @@ class Services:
             "openai": self._openai,
         }
         for name in self._settings.providers:
-            self.sources.add(Source(makers[name](), self._limits(name), clock=time.monotonic))
+            self.upstreams.add(Upstream(makers[name](), self._limits(name), clock=time.monotonic))
 
     async def run(self) -> None:
         """Asks the providers again and again what they offer, until it is cancelled."""
         while True:
-            for source in self.sources:
+            for upstream in self.upstreams:
                 with contextlib.suppress(ProviderFault):  # what was known before goes on counting
-                    await source.provider.models()
+                    await upstream.provider.models()
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     async def close(self) -> None:

@@ -24,7 +24,7 @@ from blossom_async.errors import (
 )
 from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.generation import STAGED, Generation
-from blossom_async.gateway.making.sources import Limits, Source, Sources
+from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
@@ -124,8 +124,8 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     blobs, staging = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
     owner = Owner(folder / "owners")
     clock = asyncio.get_running_loop().time
-    sources = Sources(*(Source(provider, limits, clock=clock) for provider in providers))
-    generation = Generation(sources, records, blobs, staging, workers, owner, secret=b"s" * 32, **options)
+    upstreams = Upstreams(*(Upstream(provider, limits, clock=clock) for provider in providers))
+    generation = Generation(upstreams, records, blobs, staging, workers, owner, secret=b"s" * 32, **options)
     await records.open()
     await blobs.open()
     await staging.open()

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 
 from blossom_async.errors import Conflict, Overloaded, Rejected
-from blossom_async.gateway.making.sources import Limits, Source
+from blossom_async.gateway.making.upstreams import Limits, Upstream
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.records import ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
@@ -375,12 +375,12 @@ class TestManyAtOnce:
     async def test_rate_limits_of_one_round_cut_once(self) -> None:
         """Ten refusals of calls that were under way together say the same thing."""
         paid: Any = Paid()
-        source = Source(paid, Limits(at_once=30), clock=asyncio.get_running_loop().time)
+        upstream = Upstream(paid, Limits(at_once=30), clock=asyncio.get_running_loop().time)
         fault = ProviderFault("paid", Kind.RATE_LIMITED, "too fast", charged="no")
-        cuts = source.cuts
+        cuts = upstream.cuts
         for _ in range(10):
-            source.failed(fault, cuts)
-        assert source.cuts == 1
+            upstream.failed(fault, cuts)
+        assert upstream.cuts == 1
 
 
 class TestADiskThatFailsAfterThePayment:

@@ -16,7 +16,7 @@ from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.models import ImageRequest
 
-__all__ = ["Limits", "Source", "Sources"]
+__all__ = ["Limits", "Upstream", "Upstreams"]
 
 _FAILURES = 5  # in a row after which a provider is left alone; or as many as are under way, if that is more
 _REST_S = 30.0  # for so long, before one call tries it again
@@ -36,7 +36,7 @@ class Limits:
     wait_s: float = 240.0
 
 
-class Source:
+class Upstream:
     """A provider and the line before it. Belongs to the event loop it is first waited on in."""
 
     def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
@@ -150,34 +150,34 @@ class Source:
                 turn.set_result(None)
 
 
-class Sources:
+class Upstreams:
     """The providers in the order they are asked: the next only where the one before cannot, or has failed."""
 
-    def __init__(self, *sources: Source) -> None:
-        self._sources = list(sources)
+    def __init__(self, *upstreams: Upstream) -> None:
+        self._upstreams = list(upstreams)
 
-    def __iter__(self) -> Iterator[Source]:
-        return iter(self._sources)
+    def __iter__(self) -> Iterator[Upstream]:
+        return iter(self._upstreams)
 
-    def add(self, source: Source) -> None:
+    def add(self, upstream: Upstream) -> None:
         """One more, to be asked after the others."""
-        self._sources.append(source)
+        self._upstreams.append(upstream)
 
-    def named(self, name: str) -> Source | None:
-        """The source of that name, None when it is no longer set up."""
-        return next((source for source in self._sources if source.name == name), None)
+    def named(self, name: str) -> Upstream | None:
+        """The upstream of that name, None when it is no longer set up."""
+        return next((upstream for upstream in self._upstreams if upstream.name == name), None)
 
-    def able(self, request: ImageRequest) -> list[Source]:
+    def able(self, request: ImageRequest) -> list[Upstream]:
         """Those that can do all that is asked, in order. Raises ``InvalidRequest`` when none can."""
         refusals: list[InvalidRequest] = []
         found = []
-        for source in self._sources:
+        for upstream in self._upstreams:
             try:
-                source.provider.check(request)
+                upstream.provider.check(request)
             except InvalidRequest as exc:
                 refusals.append(exc)
             else:
-                found.append(source)
+                found.append(upstream)
         if not found:
             raise refusals[0]
         return found
