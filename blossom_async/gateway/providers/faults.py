@@ -53,8 +53,7 @@ class ProviderFault(BlossomError):
     """A provider did not deliver. ``detail`` has the provider's words, shortened and without secrets.
 
     ``charged`` is ``no`` where nothing can have been charged, ``yes`` where the provider counts the picture
-    as delivered, ``unknown`` otherwise. ``head`` is the start of an unusable answer, for whoever finds out
-    why; it is in no message. ``retry_after_s`` is the provider's own wish.
+    as delivered, ``unknown`` otherwise. ``retry_after_s`` is how long the provider asks to be left alone.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class ProviderFault(BlossomError):
         charged: Charged,
         request_id: str | None = None,
         retry_after_s: float | None = None,
-        head: bytes = b"",
     ) -> None:
         super().__init__(detail)
         self.provider = provider
@@ -75,7 +73,6 @@ class ProviderFault(BlossomError):
         self.charged = charged
         self.request_id = request_id
         self.retry_after_s = retry_after_s
-        self.head = head
 
     def __str__(self) -> str:
         trace = f" (its request {self.request_id})" if self.request_id else ""

@@ -152,7 +152,6 @@ class OpenAI:
                 "answered 200 without a picture",
                 charged=charged,
                 request_id=trace,
-                head=answer.body[:512],
             )
         model = self._model_of(request)
         usd = _usd(self._prices["tokens"].get(_listed(model)), fields.get("usage"))

@@ -132,7 +132,6 @@ class Pollinations:
                 "sent no picture in its JSON",
                 charged=charged,
                 request_id=trace,
-                head=answer.body[:512],
             )
             found = picture_of(fields_of(answer.body))
             if not isinstance(found, bytes):

@@ -35,9 +35,8 @@ _MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
 _HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}", re.ASCII)
 _MD5_DIGITS = 32
 _BEGIN, _LONGEST_BEGIN = 200, 2000  # characters; CLIP reads 77 tokens, which are hardly fewer
-_HEAD = 512
 
-_Fault = Callable[[Kind, str, bytes], ProviderFault]
+_Fault = Callable[[Kind, str], ProviderFault]
 
 
 @attrs.frozen
@@ -124,22 +123,21 @@ def verified(
     twice its size, and half of it or more is left when the rest is cut off. ``alpha``: it must have an alpha
     channel. The whole file is there, to its last marker, and a png's checksums are right.
 
-    Raises what ``fault`` makes of ``BAD_CONTENT`` or ``PLACEHOLDER``, a sentence, and the first bytes.
+    Raises what ``fault`` makes of ``BAD_CONTENT`` or ``PLACEHOLDER`` and a sentence.
     """
-    head = data[:_HEAD]
     try:
         seen = _look(data)
     except _Unusable as exc:
         said = f", said to be {content_type[:80]!r}" if content_type else ""
-        raise fault(Kind.BAD_CONTENT, f"sent {exc}{said}", head) from None
+        raise fault(Kind.BAD_CONTENT, f"sent {exc}{said}") from None
     if placeholders.has(data, seen.format):
-        raise fault(Kind.PLACEHOLDER, 'sent the picture it has for "too fast"', head)
+        raise fault(Kind.PLACEHOLDER, 'sent the picture it has for "too fast"')
     problem = _misfit(seen, width, height) or ("without alpha channel" if alpha and not seen.alpha else None)
     if problem is None and len(data) < LEAST_BYTES and seen.width * seen.height >= 64 * 64:
         problem = f"of {len(data)} bytes"
     if problem is not None:
         asked = f"{width}x{height}{' with alpha channel' if alpha else ''}"
-        raise fault(Kind.BAD_CONTENT, f"sent a {seen.format} {problem}, asked for {asked}", head)
+        raise fault(Kind.BAD_CONTENT, f"sent a {seen.format} {problem}, asked for {asked}")
     return seen
 
 
@@ -175,14 +173,13 @@ class Inspector:
         ``BAD_CONTENT`` for the very bytes that came for another prompt.
         """
 
-        def fault(kind: Kind, detail: str, head: bytes) -> ProviderFault:
+        def fault(kind: Kind, detail: str) -> ProviderFault:
             return ProviderFault(
                 self._provider,
                 kind,
                 detail,
                 charged=self._of_placeholder if kind is Kind.PLACEHOLDER else charged,
                 request_id=request_id,
-                head=head,
             )
 
         seen = verified(
@@ -196,7 +193,7 @@ class Inspector:
         )
         if self._repeats.is_of_another(data, request.prompt):
             detail = "sent the very picture that it sent for another prompt"
-            raise fault(Kind.BAD_CONTENT, detail, data[:_HEAD])
+            raise fault(Kind.BAD_CONTENT, detail)
         return Delivery(
             data=data,
             format=seen.format,
