@@ -50,12 +50,10 @@ class Delivery:
 
 @attrs.frozen(kw_only=True)
 class Model:
-    """A model that a provider offers. ``usd`` is the price of one picture, None where it varies."""
+    """A model that a provider offers."""
 
     name: str
     aliases: tuple[str, ...] = ()
-    description: str = ""
-    usd: Decimal | None = None
 
 
 class Provider(Protocol):

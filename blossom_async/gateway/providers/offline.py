@@ -42,7 +42,7 @@ class Offline:
 
     async def models(self) -> tuple[Model, ...]:
         """Its one."""
-        return (Model(name=MODEL, description="scenes from the words of the prompt", usd=Decimal(0)),)
+        return (Model(name=MODEL),)
 
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Artwork:
         """The picture, drawn in a worker thread."""

@@ -257,14 +257,9 @@ class Pollinations:
                 rates[what] = rate
         if rates:
             self._rates[name] = rates
-        aliases, description = fields.get("aliases"), fields.get("description")
+        aliases = fields.get("aliases")
         known_as = aliases if isinstance(aliases, list) else []
-        return Model(
-            name=name,
-            aliases=tuple(alias for alias in known_as if isinstance(alias, str)),
-            description=description if isinstance(description, str) else "",
-            usd=Decimal(0) if self._legacy else self._flat_price(rates),
-        )
+        return Model(name=name, aliases=tuple(alias for alias in known_as if isinstance(alias, str)))
 
 
 def _amount(value: object) -> Decimal | None:
