@@ -11,7 +11,7 @@ from aiohttp import web
 from blossom_async.errors import RateLimited, ResponseError
 from blossom_async.gateway.callers.keys import ApiKeys, Caller, bearer, digest
 from blossom_async.gateway.callers.limits import Meter, Quota, network
-from blossom_async.gateway.serving.access import client_address
+from blossom_async.gateway.http.addresses import client_address
 
 __all__ = ["CALLER", "Admission", "sender", "single"]
 

@@ -18,7 +18,7 @@ import attrs
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.counting.analytics import Tally, day_number, is_speculative, viewer
-from blossom_async.gateway.serving.access import client_address
+from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import FORMATS, IMAGE_ID

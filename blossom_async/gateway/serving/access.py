@@ -1,23 +1,20 @@
-"""Who may see a picture, and which address a request comes from. Decides only; no I/O."""
+"""Who may see a picture. Decides only; no I/O."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 
 import attrs
 
 from blossom_async.errors import NotFound, PermissionDenied, Unauthenticated
-from blossom_async.rules import host_name, unmapped
+from blossom_async.gateway.http.addresses import Address, Network, inside
+from blossom_async.rules import host_name
 
-__all__ = ["Viewer", "address_allowed", "check_access", "client_address", "site_allowed"]
+__all__ = ["Viewer", "address_allowed", "check_access", "site_allowed"]
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-_MAX_HOPS = 32
 _SITE = r"https?://(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(_SITE, re.ASCII | re.IGNORECASE)  # RFC 6454, 6.2
 # RFC 9110, 10.1.3: no user, no fragment. Backslashes, which browsers read as slashes, only in the query.
@@ -74,32 +71,12 @@ def check_access(
         )
 
 
-def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
-    """The viewer's address: the peer of the connection, or behind trusted proxies the one they name.
-
-    ``forwarded`` is every line of ``X-Forwarded-For``, in order, and counts only when the peer is trusted.
-    It is read from the right: the first address that is not trusted is the viewer, or the leftmost when all
-    are. What stands further left is the viewer's own invention. None, which no rule allows, when the peer
-    has no address (a Unix socket), and when a hop met on the way is no plain address: empty, ``unknown``,
-    with a port, or the header is missing; or after 32 trusted hops. IPv4-mapped addresses become IPv4.
-    """
-    address = _address(peer or "")
-    if address is None or not _inside(address, trusted):
-        return address
-    hops = ",".join(forwarded).rsplit(",", _MAX_HOPS)
-    for hop in reversed(hops[-_MAX_HOPS:]):
-        address = _address(hop.strip(" \t"))
-        if address is None or not _inside(address, trusted):
-            return address
-    return address if len(hops) <= _MAX_HOPS else None
-
-
 def address_allowed(address: Address | None, networks: Sequence[str]) -> bool:
     """Whether an address from ``client_address`` is in one of the networks, as ``network_rule`` writes them.
 
     No networks allow nobody.
     """
-    return address is not None and _inside(address, _parsed(tuple(networks)))
+    return address is not None and inside(address, _parsed(tuple(networks)))
 
 
 def site_allowed(origins: Sequence[str], referers: Sequence[str], domains: Sequence[str]) -> bool:
@@ -113,17 +90,6 @@ def site_allowed(origins: Sequence[str], referers: Sequence[str], domains: Seque
     found = [_ORIGIN.fullmatch(value) for value in origins]
     found += [_REFERER.fullmatch(value) for value in referers]
     return all(site is not None and _listed(host_name(site[1]), domains) for site in found)
-
-
-def _address(text: str) -> Address | None:
-    try:
-        return unmapped(ip_address(text))
-    except ValueError:
-        return None
-
-
-def _inside(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)
 
 
 @lru_cache(maxsize=1024)

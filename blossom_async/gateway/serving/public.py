@@ -30,11 +30,12 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
 from blossom_async.gateway.callers.limits import network
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
+from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.http.problems import Connection
 from blossom_async.gateway.making.encoding import CONTENT_TYPES
 from blossom_async.gateway.making.generation import stored_problem
 from blossom_async.gateway.serving import signing
-from blossom_async.gateway.serving.access import Viewer, check_access, client_address, site_allowed
+from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
 from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups

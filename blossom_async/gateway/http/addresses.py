@@ -1,0 +1,47 @@
+"""Which address a request comes from. Decides only; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from blossom_async.rules import unmapped
+
+__all__ = ["Address", "Network", "client_address", "inside"]
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_MAX_HOPS = 32
+
+
+def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
+    """The viewer's address: the peer of the connection, or behind trusted proxies the one they name.
+
+    ``forwarded`` is every line of ``X-Forwarded-For``, in order, and counts only when the peer is trusted.
+    It is read from the right: the first address that is not trusted is the viewer, or the leftmost when all
+    are. What stands further left is the viewer's own invention. None, which no rule allows, when the peer
+    has no address (a Unix socket), and when a hop met on the way is no plain address: empty, ``unknown``,
+    with a port, or the header is missing; or after 32 trusted hops. IPv4-mapped addresses become IPv4.
+    """
+    address = _address(peer or "")
+    if address is None or not inside(address, trusted):
+        return address
+    hops = ",".join(forwarded).rsplit(",", _MAX_HOPS)
+    for hop in reversed(hops[-_MAX_HOPS:]):
+        address = _address(hop.strip(" \t"))
+        if address is None or not inside(address, trusted):
+            return address
+    return address if len(hops) <= _MAX_HOPS else None
+
+
+def inside(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether the address is in one of the networks."""
+    return any(address in network for network in networks)
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return unmapped(ip_address(text))
+    except ValueError:
+        return None
