@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import re
 import time
@@ -14,18 +12,18 @@ from typing import Any
 
 import aiohttp
 import attrs
-import orjson
 from yarl import URL
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery, Model
+from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
 from blossom_async.models import MAX_PROMPT, ImageRequest
 
-__all__ = ["Flavour", "OpenAI", "fields_of", "flavour_of", "picture_of"]
+__all__ = ["Flavour", "OpenAI", "flavour_of"]
 
 _MOST_DALL_E_WORDS = 4000
 _AZURE_VERSION = "2025-04-01-preview"
@@ -342,38 +340,3 @@ def _usd(rates: Mapping[str, str] | None, usage: object) -> Decimal | None:
     if any(type(count) is not int or count < 0 for count in counts.values()):
         return None
     return sum((Decimal(rates[what]) * count for what, count in counts.items()), Decimal(0)) / 1_000_000
-
-
-def fields_of(body: bytes) -> dict[str, Any]:
-    """The JSON object that an answer is; an empty one where it is none."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
-    """The first picture in an answer of the Images API, or where it can be fetched; None where none is."""
-    data = fields.get("data")
-    entry = data[0] if isinstance(data, list) and data else None
-    if not isinstance(entry, dict):
-        return None
-    for name in ("b64_json", "base64", "url"):
-        text = entry.get(name)
-        if isinstance(text, str) and text:
-            return _unpacked(text, is_url=name == "url")
-    return None
-
-
-def _unpacked(text: str, *, is_url: bool) -> bytes | URL | None:
-    head, _, _ = text[:128].partition(",")
-    try:
-        if head.startswith("data:") and head.endswith(";base64"):
-            return base64.b64decode(text[len(head) + 1 :], validate=True)
-        if not is_url:
-            return base64.b64decode(text, validate=True)
-        url = URL(text)
-    except (binascii.Error, ValueError):
-        return None
-    return url if url.scheme in {"http", "https"} and url.host and not url.user else None

@@ -16,9 +16,9 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest, nearest
 from blossom_async.gateway.providers import Delivery, Model
+from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
-from blossom_async.gateway.providers.openai import fields_of, picture_of
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
 from blossom_async.models import ImageRequest

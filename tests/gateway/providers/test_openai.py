@@ -25,15 +25,14 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, to_error
 from blossom_async.gateway.providers.openai import (
     Flavour,
     OpenAI,
     _flexible,
     _usd,
-    fields_of,
     flavour_of,
-    picture_of,
 )
 from blossom_async.gateway.providers.wire import Secret, provider_session
 from blossom_async.models import ImageRequest
