@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from contextlib import suppress
 from types import TracebackType
+
+from blossom_async.batch.line import Line
 
 __all__ = ["Slots"]
 
@@ -35,7 +34,7 @@ class Slots:
         self.allowed = limit
         self.in_use = 0
         self.cuts = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._line = Line(self.release)
         self._refused_at = float(limit)  # where the curve is flat
         self._curve = _FLATTEST
         self._rounds = 0.0  # round trips on the curve; 0 is its flat point
@@ -47,7 +46,7 @@ class Slots:
 
     def try_acquire(self) -> bool:
         """Takes a slot if one is free and nobody waits; never blocks."""
-        if self.in_use >= self.allowed or self._waiters:
+        if self.in_use >= self.allowed or self._line.waiting:
             return False
         self.in_use += 1
         return True
@@ -56,24 +55,14 @@ class Slots:
         """Waits for a slot."""
         if self.try_acquire():
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()
-            else:
-                with suppress(ValueError):  # a slot given back meanwhile has passed it by and dropped it
-                    self._waiters.remove(turn)
-            raise
+        await self._line.wait()
 
     def release(self) -> None:
         """Gives a slot back. Raises ``RuntimeError`` when none is held."""
         if self.in_use < 1:
             raise RuntimeError("a slot was released that nobody held")
         self.in_use -= 1
-        if self._waiters:
+        if self._line.waiting:
             self._hand_out()
 
     def succeeded(self) -> None:
@@ -111,11 +100,8 @@ class Slots:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._waiters and self.in_use < self.allowed:
-            turn = self._waiters.popleft()
-            if not turn.done():
-                self.in_use += 1
-                turn.set_result(None)
+        while self.in_use < self.allowed and self._line.grant():
+            self.in_use += 1
 
     async def __aenter__(self) -> None:
         await self.acquire()

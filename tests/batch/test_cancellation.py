@@ -71,7 +71,7 @@ class Scene:
         assert self.running == 0
         assert self.closed
         assert self.slots.in_use == 0
-        assert not self.slots._waiters
+        assert not self.slots._line
         assert not any(gate._turnstile.locked() or gate._head for gate in self.gates)
 
 
