@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from os import PathLike
-from typing import Any, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -37,11 +37,13 @@ from blossom_async.models import (
     ImageInfo,
     ImageOptions,
     ImageRequest,
+    ImageSettings,
     PreloadReport,
     PreloadResult,
     SignedUrl,
     SignRequest,
     UrlStats,
+    checked,
     from_plain,
     image_request,
     json_with_prompt,
@@ -55,6 +57,8 @@ __all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
 
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
+
+Settings = TypeVar("Settings", bound=ImageSettings)
 
 _PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
 _DEFAULTS = {
@@ -342,10 +346,10 @@ class Images:
         ``InvalidRequest`` for what is no http(s) URL, ``TransportError`` and, for 429 and 5xx,
         ``ResponseError``.
         """
-        checked = check_url(url)
+        target = check_url(url)
         transport = await self._connect()
         async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
-            return await validate(session, checked)
+            return await validate(session, target)
 
     async def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
         """The URL of a new picture from the request behind one of the gateway's URLs, expired ones included.
@@ -355,7 +359,7 @@ class Images:
         no picture id in it, ``NotFound`` when the gateway does not know it and ``Gone`` when it was deleted.
         """
         image_id = _image_id(url)
-        request = self._checked({"prompt": "-", **overrides})
+        settings = self._allowed(checked(overrides, ImageSettings))
         changes = {name: value for name, value in overrides.items() if name != "use_custom_cdn"}
         transport = await self._connect()
 
@@ -368,7 +372,7 @@ class Images:
             )
 
         info = await run_one(again, None, **self._limits)
-        return self._placed(info, request).url
+        return self._placed(info, settings).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
         """Warms URLs up, concurrently: each one's status, time, size and cache state, in the order given.
@@ -396,12 +400,14 @@ class Images:
         return PreloadReport(results=results, elapsed_s=fetched.elapsed_s)
 
     def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
-        request = image_request(options)
-        if request.use_custom_cdn and self._cdn_prefix is None:
+        return self._allowed(image_request(options))
+
+    def _allowed(self, settings: Settings) -> Settings:
+        if settings.use_custom_cdn and self._cdn_prefix is None:
             raise ConfigurationError(
                 "use_custom_cdn needs BlossomClient(cdn_prefix='https://cdn.example.com')"
             )
-        return request
+        return settings
 
     def _batch(
         self, options: BatchOptions
@@ -420,10 +426,10 @@ class Images:
                 raise TypeError(
                     f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
-        template = self._checked({"prompt": "-", **defaults})  # a bad default is the whole call's error
+        template = self._allowed(checked(defaults, ImageSettings))  # a bad default is the whole call's error
         with_prompt = json_with_prompt(_without_cdn(template))
 
-        def prepared(item: Request) -> tuple[ImageRequest, bytes]:
+        def prepared(item: Request) -> tuple[ImageSettings, bytes]:
             if isinstance(item, str):  # by far the most: only the prompt is checked and written anew
                 return template, with_prompt(item)
             request = self._checked({**defaults, **_own_settings(item)})
@@ -472,7 +478,7 @@ class Images:
     async def _create(self, request: ImageRequest) -> ImageInfo:
         return await self._send(request, to_json(_without_cdn(request)))
 
-    async def _send(self, request: ImageRequest, body: bytes, *, batch: bool = False) -> ImageInfo:
+    async def _send(self, request: ImageSettings, body: bytes, *, batch: bool = False) -> ImageInfo:
         transport = await self._connect()
         key = current_attempt().key
         info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key, urgent=not batch)
@@ -490,8 +496,8 @@ class Images:
     def _on_cdn(self, url: str) -> str:
         return f"{self._cdn_prefix}{url[url.rindex('/generated/') :]}"
 
-    def _placed(self, info: ImageInfo, request: ImageRequest) -> ImageInfo:
-        if not request.use_custom_cdn or "?" in info.url:
+    def _placed(self, info: ImageInfo, settings: ImageSettings) -> ImageInfo:
+        if not settings.use_custom_cdn or "?" in info.url:
             return info
         return attrs.evolve(info, url=f"{self._cdn_prefix}/generated/{info.id}.{info.format}")
 
@@ -500,9 +506,9 @@ class Images:
         return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
 
 
-def _without_cdn(request: ImageRequest) -> ImageRequest:
-    """What the gateway is asked for: the CDN is this side's affair."""
-    return attrs.evolve(request, use_custom_cdn=False) if request.use_custom_cdn else request
+def _without_cdn(settings: Settings) -> Settings:
+    """What the gateway is asked for: only the client knows the CDN."""
+    return attrs.evolve(settings, use_custom_cdn=False) if settings.use_custom_cdn else settings
 
 
 def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:

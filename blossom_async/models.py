@@ -31,6 +31,7 @@ __all__ = [
     "ImageInfo",
     "ImageOptions",
     "ImageRequest",
+    "ImageSettings",
     "PreloadReport",
     "PreloadResult",
     "SignRequest",
@@ -208,67 +209,40 @@ def _frozen_mapping(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-@attrs.frozen
-class ImageRequest:
-    """What picture is wanted, and how its URL shall behave. The one place where options are checked.
+@attrs.frozen(kw_only=True)
+class ImageSettings:
+    """All of an ``ImageRequest`` but its prompt: what the pictures of a batch have in common.
 
-    Sizes in pixels, 16 to 4096 a side. ``quality`` is ``standard`` (cost 1), ``hd`` (2) or ``ultra`` (4);
-    ``format`` is ``jpg``, ``png`` or ``webp``. ``transparency`` asks for an alpha channel, which jpg does
-    not have. ``seed`` 0 to 2,147,483,647; without one the gateway picks one and records it.
-    ``expires_in`` in seconds, at most ten years; afterwards the URL answers 410.
-    ``cache_control`` and ``etag`` become headers of the picture; ``tracking_id`` and ``metadata`` are kept
-    with it. ``use_custom_cdn`` puts the URL under the client's ``cdn_prefix``.
-
-    ``format`` ``auto`` stores the picture in several formats and gives each viewer the lightest it takes.
-    ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``, ``quality_preset`` ``web_optimized``,
-    ``thumbnail`` or ``print``: docs/formats.md has what they do.
-
-    Who may fetch it: ``allowed_domains`` (hosts of pages that show it, ``*.`` for subdomains),
-    ``ip_whitelist`` (addresses and networks), ``require_auth`` (an API key of the owner) and
-    ``require_signature`` (a signed URL). All that are set must hold; docs/security.md says what each is
-    worth.
-
-    ``defer`` answers before the picture is made: its URL waits for it, or says what became of it.
-
-    Raises ``InvalidRequest`` for a value outside these.
+    Raises ``InvalidRequest`` for a value outside the ranges given there.
     """
 
-    prompt: str = attrs.field(validator=_text(MAX_PROMPT, "a text"))
-    width: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
-    height: int = attrs.field(default=1024, kw_only=True, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
-    quality: str = attrs.field(default="standard", kw_only=True, validator=_one_of(QUALITIES))
-    format: str = attrs.field(default="png", kw_only=True, validator=_one_of((*FORMATS, "auto")))
-    transparency: bool = attrs.field(default=False, kw_only=True, validator=_flag)
-    compression: str | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_one_of(COMPRESSIONS))
-    )
-    quality_preset: str | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_one_of(PRESETS))
-    )
+    width: int = attrs.field(default=1024, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
+    height: int = attrs.field(default=1024, validator=_whole(MIN_SIDE, MAX_SIDE, " of pixels"))
+    quality: str = attrs.field(default="standard", validator=_one_of(QUALITIES))
+    format: str = attrs.field(default="png", validator=_one_of((*FORMATS, "auto")))
+    transparency: bool = attrs.field(default=False, validator=_flag)
+    compression: str | None = attrs.field(default=None, validator=_optional(_one_of(COMPRESSIONS)))
+    quality_preset: str | None = attrs.field(default=None, validator=_optional(_one_of(PRESETS)))
     model: str | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
+        default=None, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
     )
-    seed: int | None = attrs.field(default=None, kw_only=True, validator=_optional(_whole(0, MAX_SEED)))
-    negative_prompt: str | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_text(MAX_PROMPT, "a text"))
-    )
+    seed: int | None = attrs.field(default=None, validator=_optional(_whole(0, MAX_SEED)))
+    negative_prompt: str | None = attrs.field(default=None, validator=_optional(_text(MAX_PROMPT, "a text")))
     expires_in: int | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_whole(1, MAX_EXPIRES_IN, " of seconds"))
+        default=None, validator=_optional(_whole(1, MAX_EXPIRES_IN, " of seconds"))
     )
-    cache_control: str | None = attrs.field(default=None, kw_only=True, validator=_optional(_cache_control))
-    etag: str | None = attrs.field(default=None, kw_only=True, validator=_optional(_etag))
-    tracking_id: str | None = attrs.field(
-        default=None, kw_only=True, validator=_optional(_line(128, "a name"))
-    )
+    cache_control: str | None = attrs.field(default=None, validator=_optional(_cache_control))
+    etag: str | None = attrs.field(default=None, validator=_optional(_etag))
+    tracking_id: str | None = attrs.field(default=None, validator=_optional(_line(128, "a name")))
     metadata: Mapping[str, str] = attrs.field(
-        factory=dict, kw_only=True, converter=_frozen_mapping, validator=_metadata, hash=False
+        factory=dict, converter=_frozen_mapping, validator=_metadata, hash=False
     )
-    allowed_domains: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_domains)
-    ip_whitelist: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_networks)
-    require_auth: bool = attrs.field(default=False, kw_only=True, validator=_flag)
-    require_signature: bool = attrs.field(default=False, kw_only=True, validator=_flag)
-    use_custom_cdn: bool = attrs.field(default=False, kw_only=True, validator=_flag)
-    defer: bool = attrs.field(default=False, kw_only=True, validator=_flag)
+    allowed_domains: tuple[str, ...] | None = attrs.field(default=None, converter=_domains)
+    ip_whitelist: tuple[str, ...] | None = attrs.field(default=None, converter=_networks)
+    require_auth: bool = attrs.field(default=False, validator=_flag)
+    require_signature: bool = attrs.field(default=False, validator=_flag)
+    use_custom_cdn: bool = attrs.field(default=False, validator=_flag)
+    defer: bool = attrs.field(default=False, validator=_flag)
 
     def __attrs_post_init__(self) -> None:
         if self.transparency and self.format == "jpg":
@@ -304,8 +278,40 @@ class ImageRequest:
         return COSTS[self.quality]
 
 
+def _prompt_first(_: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    return sorted(fields, key=lambda field: field.name != "prompt")  # inherited fields would come before it
+
+
+@attrs.frozen(field_transformer=_prompt_first)
+class ImageRequest(ImageSettings):
+    """What picture is wanted, and how its URL shall behave. The one place where options are checked.
+
+    Sizes in pixels, 16 to 4096 a side. ``quality`` is ``standard`` (cost 1), ``hd`` (2) or ``ultra`` (4);
+    ``format`` is ``jpg``, ``png`` or ``webp``. ``transparency`` asks for an alpha channel, which jpg does
+    not have. ``seed`` 0 to 2,147,483,647; without one the gateway picks one and records it.
+    ``expires_in`` in seconds, at most ten years; afterwards the URL answers 410.
+    ``cache_control`` and ``etag`` become headers of the picture; ``tracking_id`` and ``metadata`` are kept
+    with it. ``use_custom_cdn`` puts the URL under the client's ``cdn_prefix``.
+
+    ``format`` ``auto`` stores the picture in several formats and gives each viewer the lightest it takes.
+    ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``, ``quality_preset`` ``web_optimized``,
+    ``thumbnail`` or ``print``: docs/formats.md has what they do.
+
+    Who may fetch it: ``allowed_domains`` (hosts of pages that show it, ``*.`` for subdomains),
+    ``ip_whitelist`` (addresses and networks), ``require_auth`` (an API key of the owner) and
+    ``require_signature`` (a signed URL). All that are set must hold; docs/security.md says what each is
+    worth.
+
+    ``defer`` answers before the picture is made: its URL waits for it, or says what became of it.
+
+    Raises ``InvalidRequest`` for a value outside these.
+    """
+
+    prompt: str = attrs.field(validator=_text(MAX_PROMPT, "a text"))
+
+
 class ImageOptions(TypedDict, total=False):
-    """The fields of ``ImageRequest`` but the prompt, for editors and type checkers."""
+    """The fields of ``ImageSettings``, for editors and type checkers."""
 
     width: int
     height: int
@@ -496,7 +502,7 @@ class PreloadReport:
         return tuple(result for result in self.results if not result.ok)
 
 
-R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
+R = TypeVar("R", ImageRequest, ImageSettings, SignRequest, ExplainRequest)
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -506,7 +512,7 @@ def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str,
 
 
 _OPTION_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    kind: _names(kind) for kind in (ImageRequest, SignRequest, ExplainRequest)
+    kind: _names(kind) for kind in (ImageRequest, ImageSettings, SignRequest, ExplainRequest)
 }
 
 
@@ -533,7 +539,7 @@ def _requests() -> cattrs.Converter:
         border.register_structure_hook(kind, _unchanged)
     border.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _unchanged)
     border.register_structure_hook_func(lambda kind: kind in _AS_SENT, _unchanged)
-    for request in (ImageRequest, SignRequest, ExplainRequest):
+    for request in (ImageRequest, ImageSettings, SignRequest, ExplainRequest):
         border.register_unstructure_hook(
             request, make_dict_unstructure_fn(request, border, _cattrs_omit_if_default=True)
         )
@@ -583,16 +589,17 @@ def to_json(value: object) -> bytes:
     return orjson.dumps(_converter.unstructure(value))
 
 
-def json_with_prompt(template: ImageRequest) -> Callable[[str], bytes]:
-    """What writes the template as JSON with another prompt, which is checked: ``InvalidRequest``."""
-    start, _, rest = to_json(attrs.evolve(template, prompt="-")).partition(b'"-"')
+def json_with_prompt(settings: ImageSettings) -> Callable[[str], bytes]:
+    """Writes these settings with a prompt as the JSON of an ``ImageRequest``. Raises ``InvalidRequest``."""
+    rest = to_json(settings)[1:]
+    end = rest if rest == b"}" else b"," + rest
     field = attrs.fields(ImageRequest).prompt
     check = field.validator
     assert check is not None  # noqa: S101 - for the type checker
 
     def with_prompt(prompt: str) -> bytes:
-        check(template, field, prompt)
-        return start + orjson.dumps(prompt) + rest
+        check(settings, field, prompt)
+        return b'{"prompt":' + orjson.dumps(prompt) + end
 
     return with_prompt
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async import ImageInfo, ImageOptions, ImageRequest, InvalidRequest
-from blossom_async.models import from_json, image_request, to_json
+from blossom_async.models import ImageSettings, checked, from_json, image_request, json_with_prompt, to_json
 
 INFO = (
     b'{"url":"http://127.0.0.1/image/AAAAAAAAAAAAAAAAAAAAAA","id":"AAAAAAAAAAAAAAAAAAAAAA","width":16,"height":16,"format":"png","file_size":1,'
@@ -111,6 +111,23 @@ def test_a_request_survives_the_wire(request: ImageRequest) -> None:
     import orjson
 
     assert image_request(orjson.loads(to_json(request))) == request
+
+
+def test_settings_are_checked_without_a_prompt() -> None:
+    """What all pictures of a batch have in common is checked before the first prompt is known."""
+    with pytest.raises(InvalidRequest, match="compression"):
+        checked({"format": "jpg", "compression": "lossless"}, ImageSettings)
+    with pytest.raises(TypeError, match="unknown option 'prompt'"):
+        checked({"prompt": "a lake"}, ImageSettings)
+
+
+@pytest.mark.parametrize("settings", [ImageSettings(), ImageSettings(width=64, use_custom_cdn=True)])
+def test_a_prompt_is_written_into_its_settings(settings: ImageSettings) -> None:
+    """The same bytes as the whole request, so that both count as equal."""
+    request = ImageRequest('"a" lake\n', **attrs.asdict(settings))
+    assert json_with_prompt(settings)('"a" lake\n') == to_json(request)
+    with pytest.raises(InvalidRequest, match="an empty text"):
+        json_with_prompt(settings)(" ")
 
 
 def test_info_is_read_from_a_gateways_answer() -> None:

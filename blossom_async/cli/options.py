@@ -143,14 +143,14 @@ def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
     Raises ``InvalidRequest`` for one that cannot be honoured and ``CannotStart`` for metadata without ``=``
     and for a CDN without a prefix.
     """
-    from blossom_async.models import ImageOptions, image_request
+    from blossom_async.models import ImageOptions, ImageSettings, checked
 
     settings = {name: given[name] for name in ImageOptions.__annotations__ if _was_given(given.get(name))}
     if pairs := given["metadata"]:
         settings["metadata"] = dict(_pair(text) for text in pairs)
     if settings.get("use_custom_cdn") and given["cdn_prefix"] is None:
         raise CannotStart("--use-custom-cdn needs --cdn-prefix https://cdn.example.com")
-    image_request({"prompt": "-", **settings})
+    checked(settings, ImageSettings)
     return settings  # type: ignore[return-value]
 
 

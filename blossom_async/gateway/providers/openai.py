@@ -21,7 +21,7 @@ from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
-from blossom_async.models import MAX_PROMPT, ImageRequest
+from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings
 
 __all__ = ["Flavour", "OpenAI", "flavour_of"]
 
@@ -104,7 +104,7 @@ class OpenAI:
             self._base = self._base.update_query({"api-version": _AZURE_VERSION, **self._base.query})
         self.keyed = keyed
         self._key = key
-        self._model = ImageRequest("-", model=model).model or model
+        self._model = ImageSettings(model=model).model or model
         self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
         self._downloads = Wire(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
         self._inspector = Inspector(self.name, placeholders, throttles=False)

@@ -21,7 +21,7 @@ from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
-from blossom_async.models import ImageRequest
+from blossom_async.models import ImageRequest, ImageSettings
 
 __all__ = ["Pollinations"]
 
@@ -77,7 +77,7 @@ class Pollinations:
         self._legacy = base.host == LEGACY_HOST or base.raw_path.endswith("/prompt")
         self._root = str(base.with_query(None)).rstrip("/").removesuffix("/prompt")
         self._key = key
-        self._model = ImageRequest("-", model=model).model or model
+        self._model = ImageSettings(model=model).model or model
         self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
         self._inspector = Inspector(self.name, placeholders, throttles=True)
         self._catalogue = Catalogue(self._list, clock)
