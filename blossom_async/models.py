@@ -18,6 +18,7 @@ from blossom_async.errors import InvalidRequest, nearest, shown
 
 __all__ = [
     "COMPRESSIONS",
+    "CONTENT_TYPES",
     "COSTS",
     "FORMATS",
     "IMAGE_ID",
@@ -48,6 +49,7 @@ __all__ = [
 
 FORMATS: tuple[str, ...] = ("jpg", "png", "webp")
 """Of files. A request may also ask for ``auto``: one file each, and every viewer gets the one it takes."""
+CONTENT_TYPES: dict[str, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
 PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
 COSTS: dict[str, int] = {"standard": 1, "hd": 2, "ultra": 4}

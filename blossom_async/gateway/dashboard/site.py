@@ -33,13 +33,12 @@ from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, ren
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.http.problems import ERROR_CODE
-from blossom_async.gateway.making.encoding import CONTENT_TYPES
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, overview
 from blossom_async.gateway.storage.records.views import campaign_views
-from blossom_async.models import IMAGE_ID, GroupStats, UrlStats
+from blossom_async.models import CONTENT_TYPES, IMAGE_ID, GroupStats, UrlStats
 
 __all__ = ["Dashboard"]
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-__all__ = ["CONTENT_TYPES", "Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
+from blossom_async.models import FORMATS
 
-CONTENT_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+__all__ = ["Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
 
 AUTO_SSIM = 0.985
 """Structural similarity that ``compression="auto"`` keeps: no loss a viewer sees."""
@@ -103,7 +103,7 @@ def encode(
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in {3, 4}:
         raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype} are no picture")
-    if file_format not in CONTENT_TYPES:
+    if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}")
     if file_format == "jpg" and pixels.shape[2] == 4:
         raise ValueError("jpg has no alpha channel")

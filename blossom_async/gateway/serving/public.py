@@ -32,7 +32,6 @@ from blossom_async.gateway.callers.limits import network
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.http.problems import Connection
-from blossom_async.gateway.making.encoding import CONTENT_TYPES
 from blossom_async.gateway.making.generation import stored_problem
 from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
@@ -40,7 +39,7 @@ from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate,
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Claim, ImageRecord, StoredFile
-from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation
+from blossom_async.models import CONTENT_TYPES, FORMATS, IMAGE_ID, ExplainRequest, Explanation
 
 __all__ = ["Public"]
 
