@@ -12,6 +12,7 @@ __all__ = [
     "Conflict",
     "Gone",
     "InvalidRequest",
+    "JournalMismatch",
     "NotFound",
     "NotRun",
     "Overloaded",
@@ -58,6 +59,10 @@ class InvalidRequest(BlossomError, ValueError):
 
 class ConfigurationError(BlossomError):
     """The set-up, not the request, is at fault: an address, a key, a folder, a port, a missing extra."""
+
+
+class JournalMismatch(ConfigurationError):
+    """The file named as the journal records another batch, or is not a journal. It was left unchanged."""
 
 
 class TransportError(BlossomError):

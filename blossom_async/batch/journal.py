@@ -24,7 +24,7 @@ import orjson
 from blossom_async.batch.attempts import new_run_id
 from blossom_async.batch.outcome import Outcome
 from blossom_async.batch.spending import amount
-from blossom_async.errors import ConfigurationError
+from blossom_async.errors import ConfigurationError, JournalMismatch
 
 __all__ = ["Journal", "JournalFound", "OpenJournal", "Recalled"]
 
@@ -162,7 +162,7 @@ class OpenJournal(Generic[Item, Value]):
         if record["key"] != key:
             if not record["ok"]:
                 return None
-            raise ConfigurationError(
+            raise JournalMismatch(
                 f"journal {self.path}: item {index} is not the item recorded there: it or its options differ "
                 "from what is on record; delete the journal, use another one, or run the batch it belongs to"
             )
@@ -371,7 +371,7 @@ class _File:
             cut = not line.endswith(b"\n") and len(line) < _LONGEST_LINE
             unfinished = cut and (line.startswith(start) or start.startswith(line))
             if not unfinished:
-                raise ConfigurationError(
+                raise JournalMismatch(
                     f"journal {self._path}: its first line is not that of a journal, so it is left as it is; "
                     "use another path"
                 )
@@ -387,7 +387,7 @@ class _File:
             return False
         if header.get("journal") != _VERSION or header.get("run") != run:
             seen = f"version {header.get('journal')}, run {header.get('run')!r:.200}"
-            raise ConfigurationError(
+            raise JournalMismatch(
                 f"journal {self._path}: belongs to another run ({seen}; this is version {_VERSION}, run "
                 f"{run!r:.200}); run that one, or use another journal"
             )

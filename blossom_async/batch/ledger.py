@@ -13,7 +13,7 @@ from blossom_async.batch.attempts import Call, new_run_id
 from blossom_async.batch.journal import Journal, OpenJournal
 from blossom_async.batch.outcome import Outcome
 from blossom_async.batch.spending import Spending
-from blossom_async.errors import ConfigurationError, NotRun
+from blossom_async.errors import ConfigurationError, JournalMismatch, NotRun
 
 __all__ = ["Ledger"]
 
@@ -74,7 +74,7 @@ class Ledger(Generic[Item, Value]):
         if self._spending is not None:
             self._spending.spent = self._journal.spent
         if total is not None and self._journal.length > total:
-            raise ConfigurationError(
+            raise JournalMismatch(
                 f"journal {self._journal.path}: has item {self._journal.length - 1} on record, this batch "
                 f"has {total} items; delete the journal, use another one, or run the batch it belongs to"
             )

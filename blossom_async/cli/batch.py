@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from blossom_async.cli.options import (
     picture_settings,
 )
 from blossom_async.cli.words import CannotStart, duration, plural, say, stdout_checked
-from blossom_async.errors import BlossomError, ConfigurationError, Unauthenticated
+from blossom_async.errors import BlossomError, ConfigurationError, JournalMismatch, Unauthenticated
 
 if TYPE_CHECKING:
     from blossom_async.cli.gallery import Gallery
@@ -31,7 +30,6 @@ __all__ = ["batch"]
 
 _FORMATS = ("txt", "csv", "tsv", "jsonl")
 _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have it
-_ANOTHER = re.compile("belongs to another run|is not the item recorded|is not that of a journal")
 _WINDOW = 1024  # results that wait for an earlier one, at most
 
 
@@ -193,11 +191,9 @@ class _Batch:
 
     def _advised(self, failure: Exception) -> Exception:
         """The failure. With what to do, when another batch's journal was found beside ``--out``."""
-        text = str(failure)
-        ours = isinstance(failure, ConfigurationError) and text.startswith("journal ")
-        if not ours or self._given["journal"] is not None or not _ANOTHER.search(text):
+        if not isinstance(failure, JournalMismatch) or self._given["journal"] is not None:
             return failure
-        advised = CannotStart(f"{text}; choose another --out, or --no-journal to begin anew")
+        advised = CannotStart(f"{failure}; choose another --out, or --no-journal to begin anew")
         advised.__cause__ = failure
         return advised
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from blossom_async.batch import Journal, RetryPolicy, current_attempt, run, stream
 from blossom_async.batch import journal as journal_module
-from blossom_async.errors import ConfigurationError, Rejected, ServerFailed
+from blossom_async.errors import ConfigurationError, JournalMismatch, Rejected, ServerFailed
 
 
 class Sent:
@@ -120,11 +120,11 @@ async def test_a_changed_batch_is_refused(tmp_path: Path) -> None:
     before = path.read_bytes()
     sent = Sent()
     for items in (names(5)[::-1], ["new", *names(4)], iter(names(5)[1:])):
-        with pytest.raises(ConfigurationError, match=r"run\.jsonl: item 0 is not the item.*options .*delete"):
+        with pytest.raises(JournalMismatch, match=r"run\.jsonl: item 0 is not the item.*options .*delete"):
             await run(sent.attempt, items, journal=path)
-    with pytest.raises(ConfigurationError, match="this batch has 2 items"):
+    with pytest.raises(JournalMismatch, match="this batch has 2 items"):
         await run(sent.attempt, names(2), journal=path)
-    with pytest.raises(ConfigurationError, match=r"belongs to another run.*run 'other'"):
+    with pytest.raises(JournalMismatch, match=r"belongs to another run.*run 'other'"):
         await run(sent.attempt, names(5), journal=Journal(path, run="other"))
     with pytest.raises(ConfigurationError, match="key: missing, and item 7"):
         await run(asyncio.sleep, [7], journal=tmp_path / "new.jsonl")
@@ -137,7 +137,7 @@ async def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     for content in (b"a red fox\na blue fox\n", b"a", b'{"index":1}\n', b'{"journal":1}\n'):
         path.write_bytes(content)
-        with pytest.raises(ConfigurationError, match="left as it is"):
+        with pytest.raises(JournalMismatch, match="left as it is"):
             await run(Sent().attempt, names(2), journal=path)
         assert path.read_bytes() == content
 
@@ -406,7 +406,7 @@ async def test_a_file_of_one_endless_line_is_left_alone(
     monkeypatch.setattr(journal_module, "_LONGEST_LINE", 1000)
     path = tmp_path / "big.json"
     path.write_bytes(content := b'{"journal":' + b"[" * 5000)
-    with pytest.raises(ConfigurationError, match="left as it is"):
+    with pytest.raises(JournalMismatch, match="left as it is"):
         await run(Sent().attempt, names(2), journal=path)
     assert path.read_bytes() == content
 
