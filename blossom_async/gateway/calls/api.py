@@ -19,6 +19,7 @@ from blossom_async.gateway.callers.admission import CALLER, single
 from blossom_async.gateway.callers.keys import new_access_id
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
+from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -36,7 +37,7 @@ from blossom_async.models import (
     to_json,
 )
 
-__all__ = ["MAX_BODY", "Api", "checked_options", "idempotency_key", "is_batch", "json_object"]
+__all__ = ["MAX_BODY", "Api", "checked_options", "idempotency_key", "json_object", "priority"]
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
@@ -175,7 +176,7 @@ class Api:
     ) -> web.Response:
         key = idempotency_key(http)
         made, replayed = await self._generation.create(
-            request, caller=http[CALLER], key=key, batch=is_batch(http.headers)
+            request, caller=http[CALLER], key=key, priority=priority(http.headers)
         )
         headers = {"Location": f"/v1/images/{made.id}"}
         if key is not None:
@@ -380,10 +381,10 @@ async def _body(http: web.Request) -> bytes:
         ) from exc
 
 
-def is_batch(headers: Mapping[str, str]) -> bool:
-    """Whether others may go first: ``Priority`` (RFC 9218) with an urgency below the usual 3."""
+def priority(headers: Mapping[str, str]) -> Priority:
+    """``BATCH`` for a ``Priority`` header (RFC 9218) with an urgency below the default of 3."""
     found = _URGENCY.search(headers.get("Priority", ""))
-    return found is not None and int(found[1]) > _USUAL_URGENCY
+    return Priority.BATCH if found and int(found[1]) > _USUAL_URGENCY else Priority.INTERACTIVE
 
 
 def idempotency_key(http: web.Request) -> str | None:

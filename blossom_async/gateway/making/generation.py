@@ -40,6 +40,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.finishing import Finished, finished
+from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
@@ -113,13 +114,18 @@ class Generation:
         """Pictures stored, by provider and format."""
 
     async def create(
-        self, request: ImageRequest, *, caller: Caller, key: str | None = None, batch: bool = False
+        self,
+        request: ImageRequest,
+        *,
+        caller: Caller,
+        key: str | None = None,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
         The same tenant and idempotency ``key`` with the same request never makes a second picture, also when
         the first is still under way, its caller has gone, or another process makes it. With ``defer`` it is
-        the call, which is on the disk. Pictures of a ``batch`` let others go first.
+        the call, which is on the disk.
 
         Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
         picture was deleted or has expired, ``Overloaded`` when too many are waiting, ``PaymentRequired``
@@ -134,7 +140,7 @@ class Generation:
         if key is None:
             if free:
                 return await self._make(able[0], request, caller, None), False
-            return await self._claimed(request, caller, None, "", batch=batch), False
+            return await self._claimed(request, caller, None, "", priority=priority), False
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
         joined = (caller.tenant, key) in self._under_way
         if not joined:  # noted before anything is waited for: nobody may come in between
@@ -142,7 +148,7 @@ class Generation:
             if free:
                 making = self._make_once(able[0], request, caller, key, fingerprint)
             else:
-                making = self._claimed_once(request, caller, key, fingerprint, batch=batch)
+                making = self._claimed_once(request, caller, key, fingerprint, priority=priority)
             task = asyncio.create_task(making)
             self._under_way[caller.tenant, key] = fingerprint, task
             task.add_done_callback(lambda ended: self._ended((caller.tenant, key), ended))
@@ -266,13 +272,13 @@ class Generation:
     # What may cost money
 
     async def _claimed_once(
-        self, request: ImageRequest, caller: Caller, key: str, fingerprint: str, *, batch: bool
+        self, request: ImageRequest, caller: Caller, key: str, fingerprint: str, *, priority: Priority
     ) -> tuple[ImageRecord | Claim, bool]:
-        made = await self._claimed(request, caller, key, fingerprint, batch=batch)
+        made = await self._claimed(request, caller, key, fingerprint, priority=priority)
         return made, False
 
     async def _claimed(
-        self, request: ImageRequest, caller: Caller, key: str | None, fingerprint: str, *, batch: bool
+        self, request: ImageRequest, caller: Caller, key: str | None, fingerprint: str, *, priority: Priority
     ) -> ImageRecord | Claim:
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         pinned = attrs.evolve(request, seed=seed)
@@ -288,7 +294,7 @@ class Generation:
         )
         with self._room():
             standing = await self._records.write(partial(call_records.claim, call))
-            task = None if standing is not call else self._start(call, batch=batch)
+            task = None if standing is not call else self._start(call, priority=priority)
         if isinstance(standing, IdempotencyEntry):
             return await self._replay(standing, fingerprint)
         if task is None:
@@ -308,14 +314,14 @@ class Generation:
             again = await self._again(call)
             if again is None:
                 raise stored_problem(call)
-            task = self._start(again, batch=False)
+            task = self._start(again, priority=Priority.INTERACTIVE)
             return again if request.defer else await asyncio.shield(task)
         if request.defer:
             return call
         if call.owner is not None and self._owner.has_ended(call.owner):
             await self._adopt(call.owner)
         if call.owner == self._owner.name and call.image_id not in self._calls:
-            self._start(call, batch=False)  # its task ended on an error of the disk
+            self._start(call, priority=Priority.INTERACTIVE)  # its task ended on an error of the disk
         if (mine := self._calls.get(call.image_id)) is not None:
             return await asyncio.shield(mine)
         await self.wait(call.image_id, _ELSEWHERE_S)
@@ -359,10 +365,10 @@ class Generation:
             if call.image_id in self._calls:
                 continue
             _log.info("a call that an ended process left behind is taken over")
-            self._start(call, batch=True)
+            self._start(call, priority=Priority.BATCH)
 
-    def _start(self, call: Claim, *, batch: bool) -> asyncio.Task[ImageRecord]:
-        task = asyncio.create_task(self._carried_out(call, batch=batch))
+    def _start(self, call: Claim, *, priority: Priority) -> asyncio.Task[ImageRecord]:
+        task = asyncio.create_task(self._carried_out(call, priority=priority))
         self._calls[call.image_id] = task
         self.waiting += 1
 
@@ -376,10 +382,10 @@ class Generation:
         task.add_done_callback(ended)
         return task
 
-    async def _carried_out(self, call: Claim, *, batch: bool) -> ImageRecord:
+    async def _carried_out(self, call: Claim, *, priority: Priority) -> ImageRecord:
         request = call.request
         try:
-            return await self._brought_home(call, request, batch=batch)
+            return await self._brought_home(call, request, priority=priority)
         except _Ended as ended:
             error = ended.error
             if ended.state == "given up" and not request.defer:
@@ -391,12 +397,12 @@ class Generation:
                 await self._records.write(fail)
             raise error from ended.__cause__
 
-    async def _brought_home(self, call: Claim, request: ImageRequest, *, batch: bool) -> ImageRecord:
+    async def _brought_home(self, call: Claim, request: ImageRequest, *, priority: Priority) -> ImageRecord:
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
         refused: ResponseError | None = None
         if tried and tried[-1].outcome in {"sent", "unknown"}:
             try:
-                return await self._resumed(call, request, tried[-1], batch=batch)
+                return await self._resumed(call, request, tried[-1], priority=priority)
             except _NextUpstream as exc:
                 refused = exc.error
         asked = {attempt.provider for attempt in tried}
@@ -409,7 +415,7 @@ class Generation:
                 continue
             attempt = self._attempt(call, request, upstream, len(tried))
             try:
-                async with upstream.turn(batch=batch):
+                async with upstream.turn(priority=priority):
                     begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
                     await self._records.write(begin)  # on the disk before a byte leaves
                     reached("attempt")
@@ -427,7 +433,7 @@ class Generation:
         raise _Ended("given up", refused or _nobody_left())
 
     async def _resumed(
-        self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, batch: bool
+        self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, priority: Priority
     ) -> ImageRecord:
         """The picture of an attempt whose process has ended, or whose answer was lost."""
         staged = await self._adopted(call.image_id)
@@ -436,7 +442,7 @@ class Generation:
         upstream = self._upstreams.named(last.provider)
         if upstream is None or not upstream.provider.keyed:
             raise await self._unknown(call, last, f"{last.provider} was asked, and the answer is lost")
-        async with upstream.turn(batch=batch):
+        async with upstream.turn(priority=priority):
             given = await self._sent(upstream, call, request, last, maybe_paid=True)
         return await self._stored(call, request, last, given)
 

@@ -12,6 +12,7 @@ import attrs
 
 from blossom_async.batch import Gate, RateLimit, Slots
 from blossom_async.errors import InvalidRequest, Overloaded
+from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.models import ImageRequest
@@ -46,7 +47,7 @@ class Upstream:
         self._clock = clock
         self._slots = Slots(limits.at_once)
         self._gate = Gate(*limits.rates)
-        self._line: list[tuple[bool, int, asyncio.Future[None]]] = []
+        self._line: list[tuple[Priority, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
         self._failures = 0
         self._rests_until = 0.0
@@ -62,8 +63,8 @@ class Upstream:
         return max(0.0, self._rests_until - self._clock())
 
     @asynccontextmanager
-    async def turn(self, *, batch: bool) -> AsyncIterator[None]:
-        """The block may call the provider. Calls that are no ``batch`` go first.
+    async def turn(self, *, priority: Priority) -> AsyncIterator[None]:
+        """Waits for a turn at the provider; the block may call it.
 
         Raises ``Overloaded`` with ``retry_after_s`` when the line is full, the wait too long, or the provider
         is left alone.
@@ -78,7 +79,7 @@ class Upstream:
             raise _too_many(self.name, self.waiting)
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                await self._enter(batch=batch)
+                await self._enter(priority=priority)
         except TimeoutError as exc:
             raise _too_many(self.name, self.waiting) from exc
         try:
@@ -119,10 +120,10 @@ class Upstream:
                 self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
-    async def _enter(self, *, batch: bool) -> None:
+    async def _enter(self, *, priority: Priority) -> None:
         if self._line or not self._slots.try_acquire():
             turn = asyncio.get_running_loop().create_future()
-            entry = (batch, next(self._order), turn)
+            entry = (priority, next(self._order), turn)
             heapq.heappush(self._line, entry)
             try:
                 await turn

@@ -24,6 +24,7 @@ from blossom_async.errors import (
 )
 from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.generation import STAGED, Generation
+from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
@@ -329,7 +330,9 @@ class TestLimits:
             tasks = []
             for number in range(6):
                 wish = attrs.evolve(WISH, prompt=f"batch {number}")
-                tasks.append(asyncio.create_task(rooms.create(wish, key=f"b{number}", batch=True)))
+                tasks.append(
+                    asyncio.create_task(rooms.create(wish, key=f"b{number}", priority=Priority.BATCH))
+                )
             while len(order) < 2:  # noqa: ASYNC110 - the provider's own doing
                 await asyncio.sleep(0)
             tasks.append(asyncio.create_task(rooms.create(attrs.evolve(WISH, prompt="now"), key="n")))
