@@ -28,6 +28,7 @@ from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
+from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import Connection, problems
 from blossom_async.gateway.http.status import Check, Status
@@ -37,7 +38,7 @@ from blossom_async.gateway.making.services import Services
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
-from blossom_async.gateway.settings import Settings, check_keys, is_loopback
+from blossom_async.gateway.settings import Settings, check_keys
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Owner

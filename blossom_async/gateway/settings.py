@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 import re
@@ -18,9 +17,10 @@ from typed_settings.loaders import Loader
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.rules import network_rule
 
-__all__ = ["Settings", "check_keys", "documented", "is_loopback", "load"]
+__all__ = ["Settings", "check_keys", "documented", "load"]
 
 _MIN_KEY = 16
 _RANGES: dict[str, tuple[float, float]] = {
@@ -312,16 +312,6 @@ def check_keys(settings: Settings, *, stored: bool) -> None:
             f"host {settings.host} can be reached from other machines, and no API key is set; "
             "set BLOSSOM_API_KEYS, make one with 'blossom keys create', or listen on 127.0.0.1"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on the host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def documented() -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.serving.signing import Signer
-from blossom_async.gateway.settings import Settings, check_keys, documented, is_loopback, load
+from blossom_async.gateway.settings import Settings, check_keys, documented, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,16 +119,6 @@ def test_weak_signing_secrets_are_refused(weak: str) -> None:
     """Whoever can guess one can sign URLs."""
     with pytest.raises(ConfigurationError):
         Signer([weak])
-
-
-@pytest.mark.parametrize(
-    ("host", "near"),
-    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
-     ("::", False), ("192.0.2.1", False), ("example.com", False), ("", False)],
-)  # fmt: skip
-def test_what_is_loopback(host: str, near: bool) -> None:
-    """Only what other machines cannot reach; a name that may lead anywhere is none."""
-    assert is_loopback(host) is near
 
 
 def test_keys_are_needed_where_strangers_reach() -> None:

@@ -23,7 +23,7 @@ from yarl import URL
 
 from blossom_async.batch import retry_after_s
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.settings import is_loopback
+from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from blossom_async.rules import unmapped
 
-__all__ = ["Address", "Network", "client_address", "inside"]
+__all__ = ["Address", "Network", "client_address", "inside", "is_loopback"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -33,6 +33,16 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
         if address is None or not inside(address, trusted):
             return address
     return address if len(hops) <= _MAX_HOPS else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def inside(address: Address, networks: Sequence[Network]) -> bool:

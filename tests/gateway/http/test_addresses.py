@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blossom_async.gateway.http.addresses import client_address, inside
+from blossom_async.gateway.http.addresses import client_address, inside, is_loopback
 
 PROXIES = (ip_network("10.0.0.0/24"), ip_network("fd00::/8"))
 
@@ -168,3 +168,13 @@ def quickest(call: Callable[[], object]) -> float:
         call()
         times.append(time.process_time() - start)
     return min(times)
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+     ("::", False), ("192.0.2.1", False), ("example.com", False), ("", False)],
+)  # fmt: skip
+def test_what_is_loopback(host: str, near: bool) -> None:
+    """Only what other machines cannot reach; a name that may lead anywhere is none."""
+    assert is_loopback(host) is near
