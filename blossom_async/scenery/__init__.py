@@ -1,6 +1,6 @@
 """Pictures drawn from the words of a prompt with numpy and Pillow: no model, no network.
 
-Read `words` for what a prompt is taken to mean, and one module per kind of scene for how it is drawn.
+`words` decides what a prompt means; one module for each kind of scene draws it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def paint(
     drawn, not the composition; "hd" works at 1.5 times the size and "ultra" at twice, unless that
     working picture would exceed 16 Mi pixels. `negative_prompt` only takes things away.
 
-    Raises ValueError when `quality` is none of "standard", "hd" and "ultra".
+    Raises ValueError unless `quality` is "standard", "hd" or "ultra".
     """
     scene = read(prompt, negative_prompt)
     canvas = Canvas(width, height, quality=quality, transparency=transparency, chance=Chance(prompt, seed))
@@ -78,7 +78,7 @@ def _paint_view(canvas: Canvas, scene: Scene, light: Palette) -> None:
 
 
 def describe(prompt: str, negative_prompt: str | None = None) -> dict[str, str]:
-    """What the words were read as: scene, light, season, weather and palette."""
+    """How the prompt was understood: scene, light, season, weather and palette."""
     scene = read(prompt, negative_prompt)
     return {
         "scene": scene.kind,

@@ -1,4 +1,4 @@
-"""Compositions of colour for prompts that name no view: six manners, chosen by words and seed."""
+"""Abstract compositions for prompts that name no view: six styles, chosen by words and seed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Manner = Callable[[Canvas, list[Floats], np.random.Generator], None]
 
 
 def paint_abstract(canvas: Canvas, scene: Scene, palette: Palette) -> None:
-    """One manner, in colours the words suggest or one of the schemes above."""
+    """One style, in the colours the words suggest or in one of the schemes above."""
     del palette
     chance = canvas.chance.stream("abstract")
     inks = _inks(scene, chance)
@@ -54,7 +54,7 @@ def _inks(scene: Scene, chance: np.random.Generator) -> list[Floats]:
     if not named:
         return chosen
     ground = mix(named[0], rgb("#0b0d16"), 0.84) if dark else mix(named[0], rgb("#fffaf2"), 0.86)
-    named = [mix(ink, ground, 0.1) for ink in named]  # one air for all of them
+    named = [mix(ink, ground, 0.1) for ink in named]  # a common tint
     if len(named) == 1:  # shades of one colour, and a quiet contrast
         one = named[0]
         named = [
@@ -78,7 +78,7 @@ def _grade(inks: list[Floats], t: float) -> Floats:
 
 
 def _backcloth(canvas: Canvas, inks: list[Floats], chance: np.random.Generator, depth: float = 0.55) -> None:
-    """A soft wash of the ground with breaths of two inks."""
+    """A soft background with faint clouds of two inks."""
     width, height = canvas.width // 4 + 1, canvas.height // 4 + 1
     wide, tall = canvas.width / canvas.unit, canvas.height / canvas.unit
     first = mottle(chance, width, height, cells=(1.1 * wide, 1.1 * tall), octaves=2)
@@ -91,7 +91,7 @@ def _backcloth(canvas: Canvas, inks: list[Floats], chance: np.random.Generator, 
 
 
 def _strata(canvas: Canvas, inks: list[Floats], chance: np.random.Generator) -> None:
-    """Sheets of cut paper, one upon another, along the contours of a hilly field."""
+    """Stacked sheets of cut paper, along the contour lines of a hilly field."""
     part = 2
     width, height = -(-canvas.width // part), -(-canvas.height // part)
     wide, tall = canvas.width / canvas.unit, canvas.height / canvas.unit
@@ -112,7 +112,7 @@ def _strata(canvas: Canvas, inks: list[Floats], chance: np.random.Generator) -> 
         sheet = np.floor(here)
         inside = here - sheet
         above = np.zeros_like(here)
-        for near, strength in ((1, 0.5), (2, 0.32), (3, 0.2)):  # a softer shadow from farther off
+        for near, strength in ((1, 0.5), (2, 0.32), (3, 0.2)):  # the wider the shadow, the fainter
             higher = level[np.maximum(np.arange(y0, y1) - near * step, 0)]
             np.maximum(above, np.clip((higher - sheet - 1) * 9, 0, 1) * np.float32(strength), out=above)
         slope = _steepness(level[y0 : y1 + 1])[: y1 - y0]
@@ -250,7 +250,7 @@ def _ring(
 
 
 def _silk(canvas: Canvas, inks: list[Floats], chance: np.random.Generator) -> None:
-    """Ribbons of fine threads that twist where their edges cross."""
+    """Ribbons of fine threads, twisted where their edges cross."""
     _backcloth(canvas, inks, chance, 0.5)
     rows = np.arange(canvas.height, dtype=np.float32)[:, None]
     pale_ground = float(grey(inks[0])[0]) > 0.5
@@ -329,7 +329,7 @@ def _marble(canvas: Canvas, inks: list[Floats], chance: np.random.Generator) -> 
     folded = np.abs((poured * np.float32(2.6)) % 2 - 1)
     steep = _steepness(poured)
     threads = np.float32(9 + 3 * canvas.detail)
-    gap = np.abs((poured * threads) % 1 - 0.5) / (threads * steep)  # in pixels, so that all are as fine
+    gap = np.abs((poured * threads) % 1 - 0.5) / (threads * steep)  # in pixels, so that all are equally fine
     vein = np.clip(1.25 - gap / np.float32(max(0.7, canvas.unit / part / 900)), 0, 1) * np.float32(0.5)
     vein *= smoothstep(0.3, 0.62, third)
     lean = np.zeros_like(poured)

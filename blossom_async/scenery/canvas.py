@@ -1,4 +1,4 @@
-"""The picture while it is being painted: float planes, and the ways paint gets onto them."""
+"""The picture while it is being painted: float planes, and ways to paint on them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Floats = NDArray[np.float32]
 
 MAX_WORKING_PIXELS: Final = 4096 * 4096
 _OVERSIZE: Final = {"standard": 1.0, "hd": 1.5, "ultra": 2.0}
-_STRIP_PIXELS: Final = 1 << 16  # what stays in a core's cache while it is painted on
-_COPIED_PIXELS: Final = 1 << 20  # what Pillow may copy out in one go: about a millisecond
+_STRIP_PIXELS: Final = 1 << 16  # fits a core's cache
+_COPIED_PIXELS: Final = 1 << 20  # copied out by Pillow in about a millisecond
 
 
 @frozen
@@ -41,7 +41,7 @@ class Sprite:
 
 
 class Canvas:
-    """Colour planes in 0..1 (display values, not linear light), with the measures the scenes draw by.
+    """Colour planes in 0..1 (display values, not linear light), and the lengths that scenes measure in.
 
     Scenes place things in fractions of width and height, and size them in `unit`, a length that follows the
     picture's area but never exceeds 1.5 times its shorter side. `detail` is 1, 1.5 or 2 and scales how
@@ -51,7 +51,7 @@ class Canvas:
 
     def __init__(self, width: int, height: int, *, quality: str, transparency: bool, chance: Chance) -> None:
         if quality not in _OVERSIZE:
-            raise ValueError(f'quality is {quality!r}, must be one of {sorted(_OVERSIZE)}; use "standard"')
+            raise ValueError(f'quality is {quality!r}, allowed: {sorted(_OVERSIZE)}; use "standard"')
         wanted = _OVERSIZE[quality]
         allowed = math.sqrt(MAX_WORKING_PIXELS / (width * height))
         oversize = max(1.0, min(wanted, allowed))
@@ -81,7 +81,7 @@ class Canvas:
             yield y, min(bottom, y + step)
 
     def opaque(self) -> Canvas:
-        """An empty canvas without alpha, of the same measures."""
+        """An empty canvas of the same size, without alpha."""
         other = copy.copy(self)
         other.transparency = False
         other.planes = np.zeros((3, self.height, self.width), np.float32)
@@ -93,7 +93,7 @@ class Canvas:
         return np.concatenate((colour, np.ones((1, *colour.shape[1:]), np.float32)))
 
     def over(self, top: int, left: int, cover: Floats, colour: Floats) -> None:
-        """Paint one colour through `cover`, whose corner is at (top, left); what is outside is cut off.
+        """Paint one colour through `cover`, whose corner is at (top, left), clipped to the canvas.
 
         `colour` may also have shape (3, h) for a colour per row.
         """
@@ -107,7 +107,7 @@ class Canvas:
         inks = self._ink(colour)
         if inks.ndim == 2:
             inks = inks[:, y0 - top : y1 - top]
-        # In strips that fit a cache; what is left bare costs nothing.
+        # In strips that fit a cache; strips without cover are skipped.
         step = max(1, _STRIP_PIXELS // (x1 - x0))
         for y in range(0, y1 - y0, step):
             paint = part[y : y + step]
@@ -119,7 +119,7 @@ class Canvas:
                 plane += paint * (ink if ink.ndim == 0 else ink[y : y + step, None])
 
     def add(self, top: int, left: int, glow: Floats, colour: Floats) -> None:
-        """Add light, as `over` but brightening what is there."""
+        """Add light: as `over`, but brightens what is there."""
         y0, x0 = max(0, top), max(0, left)
         y1 = min(self.height, top + glow.shape[0])
         x1 = min(self.width, left + glow.shape[1])
@@ -151,10 +151,10 @@ class Canvas:
             there[3] += sprite.cover[part]
 
     def glow(self, x: float, y: float, radius: float, colour: Floats, power: float = 1.0) -> None:
-        """A soft point of light; `radius` in pixels is where it has all but faded."""
+        """A soft point of light; it has nearly faded at `radius` pixels."""
         reach = max(1, math.ceil(radius))
         span = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(max(radius, 1.0))
-        rest = np.float32(math.exp(-3.2))  # taken off, so that no square shows where it ends
+        rest = np.float32(math.exp(-3.2))  # subtracted, so that its square edge does not show
         bell = np.maximum(np.exp(span * span * np.float32(-3.2)) - rest, 0)
         fall = (bell / (1 - rest)).astype(np.float32, copy=False)
         self.add(
@@ -245,7 +245,7 @@ class Stencil:
         self.draw = ImageDraw.Draw(self._image)
 
     def _moved(self, points: Floats) -> Floats:
-        """Working pixels of the whole canvas, turned into the drawing's own."""
+        """Converts working pixels of the whole canvas into the drawing's own."""
         corner = np.array((self.left, self.top), np.float32)
         return ((points - corner) * np.float32(self.scale)).astype(np.float32)
 

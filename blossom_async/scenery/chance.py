@@ -1,4 +1,4 @@
-"""Repeatable randomness: one stream of numbers per purpose, so that adding a star never moves a mountain."""
+"""Repeatable randomness: one stream per purpose, so that adding a star never moves a mountain."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Chance:
         self._key = hashlib.blake2b(material, digest_size=32).digest()
 
     def stream(self, purpose: str) -> np.random.Generator:
-        """A generator that starts at the same number each time the same purpose is asked for."""
+        """A generator that gives the same numbers whenever the same purpose is asked for."""
         digest = hashlib.blake2b(purpose.encode(), key=self._key, digest_size=16).digest()
         return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))

@@ -101,7 +101,7 @@ def _quay_lamps(canvas: Canvas, shore: int, lit: float) -> None:
 
 
 def _lit_air(canvas: Canvas, scene: Scene, shore: int, lit: float) -> None:
-    """The glow a city throws up into its own air."""
+    """The glow of a city in the sky above it."""
     neon = [rgb(NAMED[c]) for c in scene.colours] or [rgb("#ff9a5c")]
     rows = np.arange(shore, dtype=np.float32)
     rise = np.exp(-((shore - rows) / np.float32(0.3 * canvas.unit)))[:, None] * np.float32(0.3 * lit)
@@ -139,7 +139,7 @@ def _row_of_buildings(
     sunward: float,
     shine: Floats,
 ) -> None:
-    """Towers of one distance: outlines through one stencil, faces and windows in one pass over the row.
+    """Towers at one distance: outlines through one stencil, faces and windows in one pass over the row.
 
     `shine` collects the light of the windows.
     """
@@ -234,7 +234,7 @@ def _row_of_buildings(
         fall = (np.arange(y0, y1, dtype=np.float32)[:, None] - top) / max(1, shore - top)
         veil = np.float32(0.34 * (1 - 0.6 * near)) * fall * fall
         dim = np.float32(1.1) - np.float32(0.36) * facing
-        # By day light catches the faces turned to it.
+        # By day, light catches the faces turned to it.
         caught = (1 - np.minimum(facing, 1)) * np.float32(0.22 * day if day > 0.5 else 0)
         for c in range(3):
             face = walls[:, c][material] * dim
@@ -257,7 +257,7 @@ def _row_of_buildings(
 
 
 def _bloom(canvas: Canvas, shine: Floats, lit: float) -> None:
-    """The light that windows spill into the air round them."""
+    """The light that windows spill into the air around them."""
     height, width = shine.shape
     small = Image.fromarray(shine).resize((max(1, width // 16), max(1, height // 16)), Image.Resampling.BOX)
     soft = enlarged(np.asarray(small), width, height)

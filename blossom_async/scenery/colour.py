@@ -1,4 +1,4 @@
-"""Colours and the light they are seen in."""
+"""Colours, and the light in which they are seen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["NAMED", "Palette", "grey", "mix", "palette", "rgb", "stops"]
 
 @cache
 def rgb(code: str) -> Floats:
-    """Three values 0..1 from `#rrggbb`; shared, so do not write into it."""
+    """Three values 0..1 from `#rrggbb`; cached, so do not modify the array."""
     value = np.array([int(code[k : k + 2], 16) for k in (1, 3, 5)], np.float32) / np.float32(255)
     value.flags.writeable = False
     return value
@@ -29,12 +29,12 @@ def mix(a: Floats, b: Floats, t: float) -> Floats:
 
 
 def grey(colour: Floats) -> Floats:
-    """The colour with its brightness but without its hue."""
+    """Grey of the colour's brightness."""
     return np.full(3, colour @ np.array((0.3, 0.59, 0.11), np.float32), np.float32)
 
 
 def stops(colours: list[Floats], at: list[float], where: Floats) -> Floats:
-    """Colours (3, n) at n places on a scale with stops."""
+    """Colours (3, n) at n places of a gradient with stops."""
     return np.stack([np.interp(where, at, [c[k] for c in colours]) for k in range(3)]).astype(np.float32)
 
 
@@ -56,7 +56,7 @@ NAMED: Final = {
 
 @frozen
 class Palette:
-    """What one light does to a view: sky from the zenith down, and the colours everything else is mixed of.
+    """The colours of one light: the sky from the zenith down, and what everything else is mixed from.
 
     `glow` is the light round the sun or moon, `haze` what distance fades into, `shade` the darkest near
     silhouette, `ambient` three factors for the own colour of things, `height` where the sun or moon stands
@@ -79,7 +79,7 @@ class Palette:
     def own(self, colour: Floats, distance: float = 0.0) -> Floats:
         """A thing's own colour as seen in this light, fading into haze with distance 0..1.
 
-        Little light leaves little hue to see.
+        In little light, little hue is left.
         """
         seen = mix(colour, grey(colour), 0.6 * max(0.0, 0.75 - self.brightness))
         return mix(seen * self.ambient, self.haze, distance)
@@ -121,7 +121,7 @@ _LIGHTS: Final = {
 
 
 def palette(scene: Scene) -> Palette:
-    """The colours of a scene: its light, dulled by its weather and tinted by the colours it names."""
+    """The colours of a scene: its light, dulled by its weather and tinted with the colours it names."""
     found = _LIGHTS[scene.light]
     bright_day = found.brightness >= 0.7
     if scene.weather == "storm":
@@ -135,7 +135,7 @@ def palette(scene: Scene) -> Palette:
     if scene.wants("rainbow") and bright_day and scene.weather == "clear":
         found = _blended(found, _LIGHTS["overcast"], 0.3)
     if scene.kind == "forest" and scene.light in ("dusk", "sunset"):
-        found = _blended(found, _LIGHTS["golden hour"], 0.6)  # under leaves little of a purple sky is seen
+        found = _blended(found, _LIGHTS["golden hour"], 0.6)  # little of a purple sky shows through leaves
     if scene.weather in ("fog", "snow") and bright_day:
         found = _blended(found, _LIGHTS["overcast"], 0.35)
     if scene.sky_colour is not None:

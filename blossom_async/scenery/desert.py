@@ -1,4 +1,4 @@
-"""Dunes with a lit and a shaded side, mesas behind, cacti before."""
+"""Dunes with a lit and a shaded side, mesas behind them, cacti in front."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ def paint_desert(canvas: Canvas, scene: Scene, palette: Palette) -> None:
             sunward,
         )
     if scene.wants("camel"):
-        skyline = np.minimum(
-            np.minimum(lines[2], lines[3]), lines[4]
-        )  # wherever they walk, no dune hides them
+        skyline = np.minimum(np.minimum(lines[2], lines[3]), lines[4])  # no dune hides them
         silhouettes.caravan(
             canvas,
             canvas.width * float(chance.uniform(0.15, 0.4)),
@@ -112,7 +110,7 @@ def _dune(
     canvas: Canvas, palette: Palette, line: Floats, bottom: int, purpose: str, light: Floats, dark: Floats,
     distance: float, sunward: float,
 ) -> None:  # fmt: skip
-    """One dune: its crest wanders down through its body and parts the sunny from the shaded face."""
+    """One dune: its crest winds down and divides the sunny face from the shaded one."""
     top = int(max(0, line.min() - 1))
     if top >= bottom:
         return

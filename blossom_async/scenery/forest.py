@@ -1,4 +1,4 @@
-"""Among trees: trunks fading into light, leaves overhead, litter or snow underfoot."""
+"""Inside a forest: trunks fading into light, leaves overhead, litter or snow underfoot."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def _ground(
     back: Floats,
     leaves: list[Floats],
 ) -> None:
-    """A swell of forest floor; each nearer one starts lower."""
+    """One rise of the forest floor; nearer ones start lower."""
     stream = canvas.chance.stream(f"floor {k}")
     level = canvas.height * _level(k)
     line = level - np.float32(canvas.unit * (0.012 + 0.03 * t)) * contour(
         stream, canvas.across, 1.2, octaves=5
     )
     top = int(max(0, line.min() - 2))
-    # The next swell hides what lies below it.
+    # The next rise hides what lies below it.
     bottom = (
         canvas.height
         if k == _LAYERS
@@ -156,12 +156,12 @@ def _ground(
 
 
 def _trunks(canvas: Canvas, k: int, t: float, bark: Floats, lit: Floats, glade_x: float) -> None:
-    """Tapered trunks; the near ones stand aside so that the view stays open."""
+    """Tapered trunks; the near ones stay at the sides, so that the view is open."""
     stream = canvas.chance.stream(f"trunks {k}")
     wide = canvas.width / canvas.unit
     count = min(260, max(2, round((34, 17, 9, 4)[k] * wide)))
     throws = stream.random((260, 5))[:count]
-    # Rooted a little behind the next swell of ground, which hides the cut ends.
+    # Rooted a little behind the next rise, which hides the cut ends.
     foot_row = canvas.height * _level(k + 1) + canvas.unit * 0.035
     x = (np.arange(count) + throws[:, 0] * 0.9) / count * canvas.width
     if k >= 2:  # push away from the glade
@@ -194,7 +194,7 @@ def _trunks(canvas: Canvas, k: int, t: float, bark: Floats, lit: Floats, glade_x
     if k == 0:  # too far off to show a lit side
         canvas.over(0, 0, cover, bark)
         return
-    # The glade lights the side of each trunk that faces it: what a shifted copy leaves uncovered.
+    # The side of each trunk that faces the glade is lit: what a shifted copy does not cover.
     rim = max(1, round(canvas.unit * (0.003 + 0.008 * t)))
     covered = np.concatenate(([False], cover.any(axis=0), [False]))
     for x0, x1 in np.flatnonzero(covered[1:] != covered[:-1]).reshape(-1, 2).tolist():
@@ -211,10 +211,10 @@ def _trunks(canvas: Canvas, k: int, t: float, bark: Floats, lit: Floats, glade_x
 
 @lru_cache(maxsize=16)
 def _leaf_tile(size: int) -> Floats:
-    """A square that tiles without a seam, filled with leaves `size` pixels long.
+    """A square that tiles seamlessly, filled with leaves `size` pixels long.
 
-    Two planes: how much a leaf at a pixel wants to be seen (very little where there is a gap), and how
-    bright it is; the forward ones are more of both.
+    Two planes: how far forward the leaf at a pixel is (very low where there is a gap), and how bright it
+    is; leaves farther forward are brighter.
     """
     chance = np.random.Generator(np.random.PCG64(20260))
     side = size * 26

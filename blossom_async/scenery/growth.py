@@ -80,7 +80,9 @@ def pines(
     count = int(np.clip(dense * wide, 3, 260))
     throws = chance.random((260, 3))[:count]
     x = (np.arange(count) + throws[:, 0] * 1.8 - 0.4) / count * canvas.width
-    stands = contour(chance, (x / canvas.unit).astype(np.float32), 3.2, octaves=3)  # tall and low groups
+    stands = contour(
+        chance, (x / canvas.unit).astype(np.float32), 3.2, octaves=3
+    )  # groups of tall and of low trees
     tall = size * canvas.unit * np.clip(0.62 + 0.5 * stands + 0.55 * (throws[:, 1] ** 2 - 0.3), 0.22, 1.5)
     column = np.clip(x, 0, canvas.width - 1).astype(np.int64)
     foot = ground[column] + size * canvas.unit * 0.06
@@ -125,7 +127,7 @@ def grass(
 ) -> None:
     """Blades of grass rooted at pixel row `foot`, up to `tall` units high, `dense` to a unit of width."""
     chance = canvas.chance.stream(purpose)
-    seen = float(np.clip(canvas.unit / 500, 0.35, 1))  # small pictures would only blur so many
+    seen = float(np.clip(canvas.unit / 500, 0.35, 1))  # in a small picture so many would only blur
     count = int(min(900, dense * canvas.width / canvas.unit * (0.6 + 0.4 * canvas.detail) * seen))
     throws = chance.random((900, 5))[:count]
     high = canvas.unit * tall * (0.3 + 0.7 * throws[:, 0])
@@ -137,7 +139,7 @@ def grass(
         (x - half, x + half, x + bend * 0.3 + half * 0.8, x + bend, x + bend * 0.3 - half * 0.8), axis=1
     )
     py = np.stack((0 * x, 0 * x, high * 0.55, high, high * 0.55), axis=1)
-    roots = foot + canvas.unit * tall * 0.5 * throws[:, 4:] ** 2  # no ruled line where the blades begin
+    roots = foot + canvas.unit * tall * 0.5 * throws[:, 4:] ** 2  # so that the roots form no straight line
     blades = np.stack((px, roots - py), axis=2).astype(np.float32)
     stencil = Stencil(canvas, int(foot - high.max()) - 1, int(foot + canvas.unit * tall * 0.5) + 1)
     stencil.polygons(blades)
@@ -147,7 +149,7 @@ def grass(
 def bushes(
     canvas: Canvas, purpose: str, line: Floats, size: float, ink: Floats, *, dense: float = 24
 ) -> None:
-    """Round trees and bushes in loose groups on a ground line, about `size` units across, rooted in it."""
+    """Round trees and bushes in loose groups on a ground line, about `size` units across."""
     stream = canvas.chance.stream(purpose)
     count = int(np.clip(dense * canvas.width / canvas.unit, 4, 160))
     throws = stream.random((160, 3))[:count]
@@ -172,7 +174,7 @@ def bushes(
     stencil.polygons(np.stack((feet_x, feet_y), axis=2)[trunk[:, 0] > 0].astype(np.float32))
     cover = stencil.cover()
     canvas.over(stencil.top, stencil.left, cover, ink)
-    # Light from above leaves the lower side of every crown darker.
+    # Lit from above: the lower side of every crown is darker.
     drop = max(1, round(canvas.unit * size * 0.3))
     under = cover.copy()
     under[:-drop] -= cover[drop:]
@@ -181,7 +183,7 @@ def bushes(
 
 @lru_cache(maxsize=256)
 def blossom_sprite(size: int, variant: int, petal: tuple[float, ...], heart: tuple[float, ...]) -> Sprite:
-    """A five-petalled blossom `size` pixels across, in one of six postures."""
+    """A five-petalled blossom `size` pixels across, in one of six poses."""
     chance = np.random.Generator(np.random.PCG64(variant + 17))
     fine = 3
     span = (np.arange(size * fine, dtype=np.float32) + 0.5) / (size * fine) * 2 - 1
@@ -214,7 +216,7 @@ def blossom_sprite(size: int, variant: int, petal: tuple[float, ...], heart: tup
 
 @lru_cache(maxsize=256)
 def petal_sprite(size: int, variant: int, colour: tuple[float, ...]) -> Sprite:
-    """A single petal or leaf `size` pixels long, at one of twelve turns."""
+    """A single petal or leaf `size` pixels long, at one of twelve angles."""
     chance = np.random.Generator(np.random.PCG64(variant + 91))
     fine = 3
     span = (np.arange(size * fine, dtype=np.float32) + 0.5) / (size * fine) * 2 - 1
@@ -373,7 +375,7 @@ def _dress(
 
 @lru_cache(maxsize=256)
 def leaf_sprite(size: int, variant: int, colour: tuple[float, ...]) -> Sprite:
-    """A pointed leaf with its midrib, `size` pixels long, at one of twelve turns."""
+    """A pointed leaf with its midrib, `size` pixels long, at one of twelve angles."""
     fine = 3
     span = (np.arange(size * fine, dtype=np.float32) + 0.5) / (size * fine) * 2 - 1
     x, y = np.meshgrid(span, span)
@@ -404,7 +406,7 @@ def drifting(
     canvas: Canvas, purpose: str, colours: list[Floats], light: Floats, count: int, *, top: float = 0.0,
     size: float = 0.009,
 ) -> None:  # fmt: skip
-    """Petals or leaves on the air, a few of them near, large and out of focus."""
+    """Petals or leaves in the air, a few of them near, large and out of focus."""
     chance = canvas.chance.stream(purpose)
     sprites: dict[tuple[int, int, int], Sprite] = {}
     for _ in range(int(count * (0.7 + 0.3 * canvas.detail))):

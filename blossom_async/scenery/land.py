@@ -80,7 +80,7 @@ def ridge(
         octaves=4,
         rough=0.66,
     )
-    # Gullies run down and sideways from each summit, so a slope's light is carried along below it.
+    # Gullies run down and sideways from each summit, so a slope's light continues along them.
     reach = max(2, int(canvas.unit * 0.009))
     slope = np.convolve(np.pad(line, reach, mode="edge"), _edge_kernel(reach), mode="valid")[: canvas.width]
     facing = np.clip(slope * np.float32(sunward / (reach * 0.55)), -1, 1).astype(np.float32)
@@ -116,7 +116,7 @@ def ridge(
 
 
 def _edge_kernel(reach: int) -> Floats:
-    """Rise of the line over a stretch; convolution turns the kernel round, so it is written backwards."""
+    """Rise of the line over a stretch; convolution flips the kernel, so it is written backwards."""
     kernel = np.zeros(2 * reach + 1, np.float32)
     kernel[0], kernel[-1] = 1, -1
     return kernel * np.float32(0.5)

@@ -99,7 +99,7 @@ def _smoke(canvas: Canvas, palette: Palette, x: float, y: float, tall: float, li
 
 
 def paint_waterfall(canvas: Canvas, scene: Scene, palette: Palette, shore: int, sunward: float) -> float:
-    """A cliff with a fall of water that ends at row `shore`; gives the column of its middle."""
+    """A cliff with a waterfall that ends at row `shore`; returns the column of its middle."""
     chance = canvas.chance.stream("waterfall")
     unit = canvas.unit
     x = canvas.width * float(chance.uniform(0.4, 0.6))
@@ -157,7 +157,7 @@ def paint_waterfall(canvas: Canvas, scene: Scene, palette: Palette, shore: int, 
 
 
 def paint_arched_bridge(canvas: Canvas, scene: Scene, palette: Palette, shore: int) -> None:
-    """A bridge in one bow over the water that begins at row `shore`: red wood, or stone if that is named."""
+    """A bridge in one arch over the water that begins at row `shore`: red wood, or stone if named."""
     chance = canvas.chance.stream("arched bridge")
     unit = canvas.unit
     stone = scene.wants("stone")
@@ -312,7 +312,7 @@ def paint_oasis(canvas: Canvas, palette: Palette, base: int) -> None:
     cover = water.cover()
     edge = max(0, int(y - high))
     below = np.arange(water.top, water.top + cover.shape[0])
-    # Seen so flat, the pool shows all that stands behind it, up into the sky.
+    # At so flat an angle the pool mirrors all that stands behind it, up to the sky.
     above = np.clip(edge - np.maximum(below - edge, 0) * 3, 0, canvas.height - 1)
     own = mix(palette.own(rgb("#2f8f92")), palette.upper, 0.35)
     for c in range(3):

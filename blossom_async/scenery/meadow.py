@@ -30,7 +30,7 @@ _NOT_FLOWERS = frozenset(("green", "emerald", "olive", "sage", "jade", "black", 
 def paint_meadow(canvas: Canvas, scene: Scene, palette: Palette) -> None:
     """Sky, hills, then the field in rows from far to near."""
     chance = canvas.chance.stream("meadow")
-    rolling = scene.wants("mountains")  # hills, asked for by name, are the picture
+    rolling = scene.wants("mountains")  # hills that were asked for are the subject
     horizon = float(chance.uniform(0.36, 0.46)) + 0.2 * rolling
     base = canvas.row(horizon)
     orb = paint_sky(canvas, scene, palette, min(1.0, horizon + 0.08), horizon * (0.72 if rolling else 0.9))
@@ -94,7 +94,7 @@ _CLEARNESS: Final = (0.12, 0.45, 0.75, 0.95)  # of each hill, far to near
 
 @frozen
 class _Ground:
-    """Where the field lies, and how what grows on it is set out.
+    """Where the field lies, and how its plants are arranged.
 
     `rows` is the distance between planted rows at the viewer's feet, in pixels, or 0 where
     nothing is planted; they meet at column `vanish` a little beyond the field's far end.
@@ -182,7 +182,7 @@ def _field(
 
 @lru_cache(maxsize=512)
 def flower_sprite(size: int, kind: int, turn: int, petal: tuple[float, ...]) -> Sprite:
-    """A flower head about `size` pixels across, of a kind in `_KINDS`, in one of four turns."""
+    """A flower head about `size` pixels across, of a kind in `_KINDS`, at one of four angles."""
     fine = 3 if size < 60 else 2
     across = size * fine
     span = (np.arange(across, dtype=np.float32) + 0.5) / across * 2 - 1
@@ -241,7 +241,7 @@ def _stalks(
     canvas: Canvas, scene: Scene, palette: Palette, ground: _Ground, green: Floats, bed: list[Floats],
     light: Floats,
 ) -> None:  # fmt: skip
-    """What stands in the field in six ranks, each nearer one larger: heads on stems, with grass between."""
+    """The plants in six rows, larger the nearer: heads on stems, with grass between them."""
     chance = canvas.chance.stream("flowers")
     asked = [number for name, number in _KINDS.items() if scene.wants(name)]
     kinds = (asked * 2)[:2] if asked else [(0, 1), (2, 2), (1, 3), (4, 3), (3, 0)][int(chance.integers(5))]

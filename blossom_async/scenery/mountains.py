@@ -86,7 +86,7 @@ def paint_mountains(canvas: Canvas, scene: Scene, palette: Palette) -> None:
 
 
 def _shores(canvas: Canvas, scene: Scene, palette: Palette, shore: int, fall_x: float | None) -> None:
-    """Trees on this side and the far side of the lake, which leave a waterfall at column `fall_x` in view."""
+    """Trees on both sides of the lake, which do not hide a waterfall at column `fall_x`."""
     white = palette.own(rgb("#f2f6fc"), 0.15)
     lying = (0.25 if scene.dark else 0.55) if scene.snowy else 0.0
     unit = canvas.unit

@@ -16,7 +16,7 @@ _PERIOD = 256
 
 
 def smoothstep(low: float, high: float, value: NDArray[np.floating]) -> Floats:
-    """0 below `low`, 1 above `high`, and an S between (either order)."""
+    """0 below `low`, 1 above `high`, an S-curve in between (either order)."""
     t: Floats = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1).astype(
         np.float32, copy=False
     )
@@ -25,7 +25,7 @@ def smoothstep(low: float, high: float, value: NDArray[np.floating]) -> Floats:
 
 
 def scale(marks: NDArray[np.floating], low: float, high: float, value: Floats) -> Floats:
-    """What `marks`, spread evenly from `low` to `high`, say at each value; a table, as np.interp is slow."""
+    """Interpolates `marks`, spread evenly from `low` to `high`; by a table, as np.interp is slow."""
     table = np.interp(np.linspace(0, 1, 1024), np.linspace(0, 1, len(marks)), marks).astype(np.float32)
     index = ((value - np.float32(low)) * np.float32(1023 / (high - low))).astype(np.int32)
     found: Floats = table[np.clip(index, 0, 1023)]

@@ -18,7 +18,7 @@ __all__ = ["paint_sea"]
 
 
 def paint_sea(canvas: Canvas, scene: Scene, palette: Palette) -> None:
-    """Sky, far coast, water, then what floats and what stands on the near shore."""
+    """Sky, far coast, water, then boats and the near shore."""
     chance = canvas.chance.stream("sea")
     horizon = float(chance.uniform(0.46, 0.58))
     shore = canvas.row(horizon)
@@ -74,7 +74,7 @@ def paint_sea(canvas: Canvas, scene: Scene, palette: Palette) -> None:
 def _far_coast(
     canvas: Canvas, scene: Scene, palette: Palette, shore: int, chance: np.random.Generator
 ) -> None:
-    """A low headland or island on the horizon, on most pictures."""
+    """A low headland or island on the horizon, in most pictures."""
     if not scene.wants("island") and (chance.random() < 0.35 or not scene.allows("island")):
         return
     middle, wide = float(chance.choice((0.12, 0.88, 0.2, 0.8))), float(chance.uniform(0.16, 0.3))
@@ -113,7 +113,7 @@ def _water(canvas: Canvas, scene: Scene, palette: Palette, shore: int, orb: Orb)
     foam = palette.own(rgb("#ffffff"), 0.15)
     column = np.abs(np.arange(width, dtype=np.float32) - np.float32(orb.x)) / np.float32(canvas.unit)
     sky = canvas.planes[:3, :shore]
-    if scene.weather == "storm" and shore:  # rough water throws back no more than the glare of a bolt
+    if scene.weather == "storm" and shore:  # rough water reflects only the glare of a bolt
         size = (max(1, width // 12), max(1, shore // 12))
         blurred = [Image.fromarray(plane).resize(size, Image.Resampling.BOX) for plane in sky]
         sky = np.stack([enlarged(np.asarray(plane), width, shore) for plane in blurred])
@@ -142,14 +142,14 @@ def _water(canvas: Canvas, scene: Scene, palette: Palette, shore: int, orb: Orb)
             seen += (foam[k] - seen) * crest
             seen += (palette.glow[k] - seen) * track
             canvas.planes[k, y0:y1] = seen
-    # The horizon is never a ruled line: air softens it.
+    # Air softens the horizon.
     veil = np.exp(-np.abs(np.arange(-6, 7, dtype=np.float32)) / 2.2) * np.float32(0.4)
     top = shore - 6
     canvas.over(top, 0, np.repeat(veil[:, None], width, axis=1), palette.haze)
 
 
 def _breakers(canvas: Canvas, scene: Scene, palette: Palette, shore: int) -> None:
-    """Waves that stand up against the ones behind them, steep and white along their crests."""
+    """Waves in front of one another, steep and white along their crests."""
     height, width, unit = canvas.height - shore, canvas.width, canvas.unit
     if height < 8:
         return

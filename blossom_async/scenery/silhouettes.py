@@ -52,7 +52,7 @@ def sailboat(canvas: Canvas, x: float, y: float, size: float, sail: Floats, hull
 
 
 def birds(canvas: Canvas, purpose: str, x: float, y: float, spread: float, count: int, ink: Floats) -> None:
-    """A loose flock round (x, y); `spread` in units."""
+    """A loose flock around (x, y); `spread` in units."""
     chance = canvas.chance.stream(purpose)
     reach = spread * canvas.unit
     stencil = _around(canvas, x, y, reach * 1.4, reach, reach)
@@ -207,7 +207,7 @@ def caravan(canvas: Canvas, x: float, size: float, ink: Floats, count: int, slop
 def pyramid(
     canvas: Canvas, x: float, y: float, size: float, lit: Floats, dark: Floats, sunward: float
 ) -> None:
-    """A pyramid `size` pixels tall on ground row y, one face in the light."""
+    """A pyramid `size` pixels tall on ground row y, one face lit."""
     edge = 0.22 * sunward
     for points, ink in (
         ([(-1.05, -0.1), (0, 1), (edge, -0.1)], lit if sunward < 0 else dark),

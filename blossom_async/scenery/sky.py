@@ -33,7 +33,7 @@ def paint_sky(
 
     `skyline` is where the land will hide the sky, if that is higher: the warm end of the gradient and the
     sun are put above it.
-    All that is soft is reckoned at a quarter of the size and enlarged.
+    Soft parts are computed at a quarter of the size and enlarged.
     """
     chance = canvas.chance.stream("sky")
     orb_x = float(chance.uniform(0.22, 0.78))
@@ -42,7 +42,7 @@ def paint_sky(
     visible = base if skyline is None else max(1, canvas.row(skyline))
     orb_name = "moon" if palette.moon else "sun"
     covered = scene.weather in ("rain", "storm", "fog", "snow", "cloudy")
-    # The sun stands behind whoever sees a rainbow, and the moon would drown the northern lights.
+    # With a rainbow the sun is behind the viewer, and a moon would outshine an aurora.
     elsewhere = scene.light == "aurora" or (scene.wants("rainbow") and not palette.moon)
     hidden = (covered or elsewhere) and not scene.wants(orb_name)
     if scene.weather == "storm" and not palette.moon:
@@ -82,7 +82,7 @@ def paint_sky(
         _clouds(canvas, scene, palette, soft, orb, quarter)
     struck = scene.weather == "storm" and scene.allows("lightning")
     strike_x = float(canvas.chance.stream("strike").uniform(0.2, 0.8)) * canvas.width
-    if struck:  # the cloud lights up round the bolt
+    if struck:  # the cloud lights up around the bolt
         aside = dx + np.float32((orb.x - strike_x) / canvas.unit)
         for level, reach, power in ((0.2, 0.24, 0.45), (0.6, 0.16, 0.2)):
             away = dy + np.float32((orb.y - base * level) / canvas.unit)
@@ -120,7 +120,7 @@ def _clouds(canvas: Canvas, scene: Scene, palette: Palette, soft: Floats, orb: O
     flat = scene.weather == "clear" and palette.height < 0.3  # low light: long thin bands
     cells = (1.5 * aspect_x, (7.0 if flat else 3.6) * aspect_y)
     plane = mottle(chance, width, height, cells=cells, octaves=octaves, rough=0.52)
-    # Rows are taken ever faster towards the horizon, as a ceiling of clouds seen from below.
+    # Perspective of a ceiling of clouds: rows advance faster towards the horizon.
     far = (np.linspace(0, 1, height, dtype=np.float32) ** 0.62 * (height - 1)).astype(np.int64)
     plane = plane[far]
     body = smoothstep(1 - cover, 1.28 - cover * 0.8, plane)
@@ -193,7 +193,7 @@ def _stars(canvas: Canvas, orb: Orb, base: int, amount: float) -> None:
     area = canvas.width * base / canvas.unit**2
     count = int(min(2400, 520 * area * amount * (0.7 + 0.5 * canvas.detail)))
     places = places[:count]
-    if orb.shown and orb.age < 1:  # none shines through the dark part of the moon
+    if orb.shown and orb.age < 1:  # no star shines through the dark part of the moon
         gap_x, gap_y = places[:, 0] * canvas.width - orb.x, places[:, 1] ** 1.3 * base - orb.y
         places = places[np.hypot(gap_x, gap_y) > orb.radius * 1.15]
     x, y = places[:, 0] * canvas.width, places[:, 1] ** 1.3 * base
@@ -240,7 +240,7 @@ def _orb(canvas: Canvas, palette: Palette, orb: Orb, base: int) -> None:
 
 
 def _lit_part(orb: Orb, top: int, left: int, shape: tuple[int, ...], soft: float) -> Floats:
-    """What the sun lights of a waxing moon: the terminator is half an ellipse, tilted to the lower right."""
+    """The lit part of a waxing moon: the terminator is half an ellipse, tilted to the lower right."""
     x = np.arange(shape[1], dtype=np.float32)[None, :] + np.float32(left + 0.5 - orb.x)
     y = np.arange(shape[0], dtype=np.float32)[:, None] + np.float32(top + 0.5 - orb.y)
     along, aside = x * np.float32(0.87) + y * np.float32(0.5), y * np.float32(0.87) - x * np.float32(0.5)

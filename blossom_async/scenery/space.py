@@ -27,7 +27,7 @@ _WORLDS = (
 
 
 def paint_space(canvas: Canvas, scene: Scene, palette: Palette) -> None:
-    """Gas, then stars, then what is near."""
+    """Gas, then stars, then planets."""
     del palette  # there is one light in space
     chance = canvas.chance.stream("space")
     gases = [rgb(code) for code in _GASES[int(chance.integers(len(_GASES)))]]
@@ -67,7 +67,7 @@ def _gas(canvas: Canvas, gases: list[Floats], strength: float) -> Floats:
         rough=0.58,
     )
     dust = mottle(stream, width, height, cells=(3.5 * wide, 3.5 * tall), octaves=6, rough=0.6)
-    # Bending the clouds by other clouds gives them their wisps.
+    # Distorting the clouds with other clouds gives them wisps.
     push = canvas.unit / part * 0.42
     x = np.clip(np.arange(width, dtype=np.float32)[None, :] + drift_x * push, 0, width - 1).astype(np.int64)
     y = np.clip(np.arange(height, dtype=np.float32)[:, None] + drift_y * push, 0, height - 1).astype(np.int64)
@@ -167,7 +167,7 @@ def _planet(
     sun: float,
     ringed: bool,
 ) -> None:
-    """A lit sphere with banded clouds, air round its edge, and maybe rings."""
+    """A lit sphere with banded clouds, an atmosphere, and sometimes rings."""
     stream = canvas.chance.stream(purpose)
     reach = math.ceil(radius * 1.12) + 2
     span = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(radius)
@@ -209,7 +209,7 @@ def _planet(
 
 
 class _Ring:
-    """The rings of one planet, reckoned once and painted in two halves, behind it and before it."""
+    """The rings of one planet, computed once and painted in two halves, behind and in front of it."""
 
     def __init__(self, canvas: Canvas, x: float, y: float, radius: float, tilt: float, ink: Floats) -> None:
         marks = canvas.chance.stream("ring").random(48) * 0.8 + 0.2

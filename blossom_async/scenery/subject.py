@@ -1,4 +1,4 @@
-"""One thing on a transparent ground: a blossoming branch, a sprig of leaves, or a medallion of the scene."""
+"""One object on a transparent background: a blossoming branch, a sprig, or a medallion of the scene."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAVES = {
 
 
 def paint_subject(canvas: Canvas, scene: Scene, palette: Palette, view: Callable[[Canvas], None]) -> None:
-    """What the words come nearest to; `view` paints the scene itself, for the medallion."""
+    """The object nearest to the words; `view` paints the scene itself, for the medallion."""
     chance = canvas.chance.stream("subject")
     floral = scene.kind == "meadow" or scene.wants("blossom") or scene.wants("flowers")
     leafy = scene.kind == "forest" or scene.wants("leaves") or scene.wants("trees")

@@ -189,7 +189,7 @@ _FEATURES: Final = {
     "lightning": "lightning thunder",
 }  # fmt: skip
 
-# Said in more than one word; a phrase hides the words in it.
+# Phrases; the words of a phrase do not count on their own.
 _PHRASES: Final = {
     "cherry blossom": "feature:blossom season:spring kind:mountains:1.5",
     "cherry blossoms": "feature:blossom season:spring kind:mountains:1.5",
@@ -339,7 +339,7 @@ SKY_WORDS: Final = frozenset(
     ("sky", "skies", "sunset", "sunrise", "dawn", "dusk", "clouds", "twilight", "light", "haze", "mist")
 )
 
-# What also goes when something is refused.
+# What is left out along with something refused.
 REMOVED_WITH: Final = {
     "blossom": ("petals",),
     "flowers": ("blossom", "petals"),
@@ -354,7 +354,7 @@ REMOVED_WITH: Final = {
     "snow": ("winter",),
 }
 
-# What may be chosen when a prompt leaves it open, best first.
+# Choices where the prompt leaves it open, best first.
 LIGHTS: Final = {
     "mountains": ("sunset", "dawn", "morning", "dusk", "golden hour"),
     "sea": ("day", "sunset", "morning", "golden hour", "dawn"),

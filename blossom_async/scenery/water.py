@@ -1,4 +1,4 @@
-"""Still and moving water: what stands above is mirrored, broken by ripples, and glitters under the light."""
+"""Water: reflections broken by ripples, and glitter under the light."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mirror(
         return
     below = np.arange(height, dtype=np.float32)
     near = below / max(1, height)
-    # Ripples look flatter and finer towards the shore: rows are taken faster there.
+    # Perspective: ripples are flatter and finer towards the shore.
     quarter_w, quarter_h = -(-width // 2), max(2, -(-height // 2))
     ripples = mottle(
         canvas.chance.stream("ripples"), quarter_w, quarter_h,
@@ -73,7 +73,7 @@ def glitter(canvas: Canvas, shore: int, orb: Orb, colour: Floats, power: float =
     thick = np.maximum(1.0, canvas.unit * (0.0010 + 0.0022 * near))
     x, y = middle, shore + 1 + near * height
     half, rise = length / 2, thick / 2
-    # Each flash is a lens: pointed left and right.
+    # Each flash is a lens shape, pointed left and right.
     px = np.stack((x - half, x, x + half, x), axis=1)
     py = np.stack((y, y - rise, y, y + rise), axis=1)
     light = (0.25 + 0.75 * throws[:, 3]) * (1 - 0.35 * near) * 255

@@ -1,4 +1,4 @@
-"""What falls or hangs in the air before everything else."""
+"""Fog, rain and snow, in front of everything else."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _rain(canvas: Canvas, palette: Palette, strength: float) -> None:
     )
     throws = stream.random((900, 4))[:count]
     slant = float(stream.uniform(-0.22, 0.22))
-    stencil = Stencil(canvas, 0, canvas.height, smooth=False)  # too thin and faint for a rough edge to show
+    stencil = Stencil(canvas, 0, canvas.height, smooth=False)  # too thin and faint for rough edges to show
     x, y = (throws[:, 0] * 1.2 - 0.1) * canvas.width, (throws[:, 1] * 1.1 - 0.1) * canvas.height
     long = canvas.unit * (0.03 + 0.06 * throws[:, 2])
     paths = np.stack((x, y, x + long * slant, y + long), axis=1).astype(np.float32).reshape(-1, 2, 2)

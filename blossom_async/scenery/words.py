@@ -1,4 +1,4 @@
-"""What the words of a prompt ask to see. Decides and draws nothing."""
+"""From the words of a prompt to the scene they ask for; draws nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Scene", "read"]
 
 @frozen
 class Scene:
-    """A prompt, read.
+    """A prompt, understood.
 
     `colours` and `features` hold what was asked for by name, `without` what must not appear (the negative
     prompt, and "no ..." or "without ..." in the prompt). `sky_colour` is a colour said of the sky.
@@ -32,7 +32,7 @@ class Scene:
     without: frozenset[str]
 
     def wants(self, feature: str) -> bool:
-        """Whether it was asked for by name and not refused."""
+        """Whether it was named and not refused."""
         return feature in self.features and feature not in self.without
 
     def allows(self, feature: str) -> bool:
@@ -51,7 +51,7 @@ class Scene:
 
 
 class _Mention(NamedTuple):
-    """`named` is false for what a word only hints at, as "boat" at the sea: refusing it leaves that be."""
+    """`named` is false for what a word only hints at: refusing a "boat" does not refuse the sea."""
 
     concept: vocabulary.Concept
     refused: bool
@@ -61,7 +61,7 @@ class _Mention(NamedTuple):
 def read(prompt: str, negative_prompt: str | None = None) -> Scene:
     """The scene that the words ask for; what they leave open is chosen by the words, not the seed.
 
-    So a prompt is read the same way for each of its seeds. What no scene fits is "abstract".
+    So a prompt means the same with every seed. A prompt that fits no scene is "abstract".
     """
     mentions = _mentions(prompt)
     without = {m.concept.name for m in mentions if m.refused and m.named}
@@ -100,11 +100,11 @@ def read(prompt: str, negative_prompt: str | None = None) -> Scene:
 
 
 def _with_its_sky(kind: str, features: set[str], light: str | None) -> str:
-    """A wood is drawn from within, without sky or water; where those are asked for, it stands on a shore."""
+    """A forest is drawn from the inside, without sky or water; if those are asked for, it is on a shore."""
     if kind == "forest" and (light == "aurora" or not features.isdisjoint(_BESIDE_WOODS)):
         return "mountains"
     if kind == "meadow" and not features.isdisjoint(("bridge", "waterfall")):
-        return "mountains"  # they need water, which a field has none of
+        return "mountains"  # they need water, and a field has none
     return kind
 
 
@@ -126,14 +126,14 @@ def _chosen(prompt: str, purpose: str, options: tuple[str, ...], without: set[st
     return left[int.from_bytes(digest.digest(), "little") % len(left)]
 
 
-# Letters of any script, with an apostrophe inside; everything else (hyphens too) parts words.
+# Letters of any script, with an apostrophe inside; everything else, hyphens too, separates words.
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _REFUSALS: Final = frozenset(("no", "without", "not"))
 _FILLERS: Final = frozenset(("a", "an", "any", "the", "some", "single", "visible"))
 
 
 def _mentions(text: str) -> list[_Mention]:
-    """Everything the vocabulary knows, in the order it is said; phrases before their words."""
+    """Everything in the text that the vocabulary knows, in order; phrases before their words."""
     words = _WORD.findall(unicodedata.normalize("NFC", text).casefold())
     found: list[_Mention] = []
     refused = False
@@ -173,7 +173,7 @@ def _longest(words: list[str], at: int) -> tuple[tuple[vocabulary.Concept, ...],
 
 
 def _forms(word: str) -> tuple[str, ...]:
-    """The word as it stands, then as a plural or a possessive of another."""
+    """The word itself, then the words it may be a plural or possessive of."""
     word = word.replace("’", "'").removesuffix("'s")
     forms = [word]
     if word.endswith("ies"):
@@ -188,7 +188,7 @@ def _forms(word: str) -> tuple[str, ...]:
 def _in_context(
     concepts: tuple[vocabulary.Concept, ...], words: list[str], at: int, length: int
 ) -> tuple[vocabulary.Concept, ...]:
-    """A colour right before a word for the sky is the sky's, not the flowers'."""
+    """A colour right before a word for the sky is the colour of the sky, not of the flowers."""
     following = words[at + length : at + length + 2]
     if not vocabulary.SKY_WORDS.isdisjoint(following):
         return tuple(c._replace(part="sky colour") if c.part == "colour" else c for c in concepts)

@@ -1,4 +1,4 @@
-"""The offline renderer: what words are read as, and what the pictures look like."""
+"""The offline renderer: what prompts are understood as, and what the pictures look like."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_light_season_weather_and_colours_are_read(prompt: str, part: str, name:
     ],
 )
 def test_the_negative_prompt_takes_words_back(prompt: str, negative: str, part: str, name: str) -> None:
-    """What the negative prompt names is not read out of the prompt."""
+    """What the negative prompt names is ignored in the prompt."""
     assert describe(prompt)[part] == name
     assert describe(prompt, negative)[part] != name
 
@@ -136,7 +136,7 @@ def test_the_negative_prompt_takes_words_back(prompt: str, negative: str, part: 
     ],
 )
 def test_refusing_a_thing_leaves_the_scene_it_stands_in(prompt: str, negative: str) -> None:
-    """To refuse what a scene may hold is not to refuse the scene."""
+    """Refusing what a scene may contain does not refuse the scene."""
     assert describe(prompt, negative)["scene"] == describe(prompt)["scene"]
 
 
@@ -238,7 +238,7 @@ def test_snow_whitens_the_ground() -> None:
     ],
 )
 def test_woods_and_gardens_with_sky_or_water_are_landscapes(prompt: str) -> None:
-    """A wood is drawn from within; with a lake, a waterfall or an aurora it stands on a shore."""
+    """A forest is drawn from the inside; with a lake, a waterfall or an aurora it is on a shore."""
     assert describe(prompt)["scene"] == "mountains"
 
 
@@ -405,7 +405,7 @@ def test_transparent_pictures_show_a_subject_on_nothing(prompt: str) -> None:
 
 
 def test_transparent_edges_have_no_fringe() -> None:
-    """Colour on the edges is that of the subject: straight alpha, not darkened by the ground."""
+    """Colour on the edges is that of the subject: straight alpha, not darkened by the background."""
     image = picture("a cat", transparency=True, size=200)
     alpha, light = image[..., 3], image[..., :3].mean(axis=2)
     rim = (alpha > 40) & (alpha < 200)
