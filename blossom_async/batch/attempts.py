@@ -29,7 +29,7 @@ from blossom_async.batch.retry import (
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.timeouts import Timeout
 
-__all__ = ["Attempt", "Attempts", "Call", "current_attempt", "new_run_id", "run_one"]
+__all__ = ["Attempt", "Attempts", "Job", "current_attempt", "new_run_id", "run_one"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -48,7 +48,7 @@ class Attempt:
     key: str
 
 
-class Call(Generic[Item, Value]):
+class Job(Generic[Item, Value]):
     """One item on its way to a value or an error."""
 
     number = 0  # of the attempt under way or last made
@@ -62,7 +62,7 @@ class Call(Generic[Item, Value]):
     value: Value | None = None
     error: Exception | None = None
     ended = False
-    followers: list[Call[Item, Value]] | None = None  # equal items that get the same answer
+    followers: list[Job[Item, Value]] | None = None  # equal items that get the same answer
 
     def __init__(self, index: int, item: Item, started: float, run_id: str, item_key: str = "") -> None:
         self.index = index
@@ -72,16 +72,16 @@ class Call(Generic[Item, Value]):
         self.item_key = item_key
 
 
-_current: ContextVar[Call[object, object]] = ContextVar("blossom_async_call")
+_current: ContextVar[Job[object, object]] = ContextVar("blossom_async_job")
 
 
 def current_attempt() -> Attempt:
     """The attempt that the running code is part of. Raises ``LookupError`` outside of one."""
-    call = _current.get(None)
-    if call is None:
+    job = _current.get(None)
+    if job is None:
         raise LookupError("no attempt is under way here; call this in the function given to run()")
-    name = f"{call.run_id}\n{call.index}\n{call.item_key}".encode("utf-8", "surrogatepass")
-    return Attempt(call.index, call.number, blake2b(name, digest_size=16).hexdigest())
+    name = f"{job.run_id}\n{job.index}\n{job.item_key}".encode("utf-8", "surrogatepass")
+    return Attempt(job.index, job.number, blake2b(name, digest_size=16).hexdigest())
 
 
 def new_run_id() -> str:
@@ -115,13 +115,13 @@ class Attempts(Generic[Item, Value]):
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._budget = budget or RetryBudget(self._policy.budget)
 
-    async def once(self, call: Call[Item, Value]) -> float | None:
-        """Tries once. None: the call has ended, with a value or an error; else when to try again.
+    async def once(self, job: Job[Item, Value]) -> float | None:
+        """Tries once. None: the job is over, with a value or an error; else when to try again.
 
         Slot first, rate token last, then the call with no wait between: a token taken before waiting for a
         slot would be stamped too early, and old tokens would go out together.
         """
-        call.waiting = True
+        job.waiting = True
         slots = self._slots
         if not slots.try_acquire():
             await slots.acquire()
@@ -130,21 +130,21 @@ class Attempts(Generic[Item, Value]):
                 if gate.closed:
                     await pass_gates(self._gates)
                     break
-            call.waiting = False
-            call.number += 1
-            if call.number == 1 and self._repeats:
+            job.waiting = False
+            job.number += 1
+            if job.number == 1 and self._repeats:
                 self._budget.first_attempt()
             cuts = slots.cuts
-            _current.set(call)  # type: ignore[arg-type]
+            _current.set(job)  # type: ignore[arg-type]
             try:
                 if self._timeout is None:
-                    call.value = await self._attempt(call.item)
+                    job.value = await self._attempt(job.item)
                 else:
-                    call.value = await self._timeout.limit(self._attempt(call.item))
+                    job.value = await self._timeout.limit(self._attempt(job.item))
             except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
-                call.error = exc
-                return self._decide(call, exc, cuts)
-            call.error = None
+                job.error = exc
+                return self._decide(job, exc, cuts)
+            job.error = None
             if slots.allowed < slots.limit:
                 slots.succeeded()
             return None
@@ -156,57 +156,57 @@ class Attempts(Generic[Item, Value]):
         if self._timeout is not None:
             self._timeout.close()
 
-    def _decide(self, call: Call[Item, Value], error: Exception, cuts: int) -> float | None:
+    def _decide(self, job: Job[Item, Value], error: Exception, cuts: int) -> float | None:
         try:
             verdict = self._classify(error)
         except Exception as exc:  # noqa: BLE001 - becomes the item's outcome, with the error it was asked about
             exc.__context__ = error
-            call.error = exc
+            job.error = exc
             return None
         match verdict:
             case Fail():
                 return None
             case Fatal(reason):
-                call.fatal = reason
+                job.fatal = reason
                 return None
             case Throttle(pause_s):
                 self._slots.overloaded(cuts)
-                return self._throttled(call, error, pause_s)
-            case RetryAtOnce() if self._repeats and not call.stale:
-                call.stale = True
+                return self._throttled(job, error, pause_s)
+            case RetryAtOnce() if self._repeats and not job.stale:
+                job.stale = True
                 return asyncio.get_running_loop().time()
             case Retry(overloaded=True):
                 self._slots.overloaded(cuts)
-        return self._repeated(call, error)
+        return self._repeated(job, error)
 
-    def _throttled(self, call: Call[Item, Value], error: Exception, pause_s: float | None) -> float | None:
+    def _throttled(self, job: Job[Item, Value], error: Exception, pause_s: float | None) -> float | None:
         asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0
         longest = self._policy.max_throttle_s
         if asked > longest:
-            call.fatal = f"the server asks for a pause of {asked:g} s; waited for are at most {longest:g} s"
+            job.fatal = f"the server asks for a pause of {asked:g} s; waited for are at most {longest:g} s"
             return None
         for gate in self._gates:
             gate.pause(asked, at_most_s=longest)
         if not self._repeats:
             return None
         now = asyncio.get_running_loop().time()
-        if call.throttled_since is None:
-            call.throttled_since = now
-        call.throttled += 1
-        due = now + max(asked, self._policy.wait_s(call.throttled))
-        if due - call.throttled_since > longest:
+        if job.throttled_since is None:
+            job.throttled_since = now
+        job.throttled += 1
+        due = now + max(asked, self._policy.wait_s(job.throttled))
+        if due - job.throttled_since > longest:
             error.add_note(f"not tried again: the server has held this item off for {longest:g} s")
             return None
         return due
 
-    def _repeated(self, call: Call[Item, Value], error: Exception) -> float | None:
-        call.counted += 1
-        if call.counted >= self._policy.max_attempts:
+    def _repeated(self, job: Job[Item, Value], error: Exception) -> float | None:
+        job.counted += 1
+        if job.counted >= self._policy.max_attempts:
             return None
         if not self._budget.take():
             error.add_note("not tried again: too many items fail, the retry budget is used up")
             return None
-        return asyncio.get_running_loop().time() + self._policy.wait_s(call.counted)
+        return asyncio.get_running_loop().time() + self._policy.wait_s(job.counted)
 
 
 async def run_one(
@@ -235,15 +235,15 @@ async def run_one(
         budget=budget,
     )
     loop = asyncio.get_running_loop()
-    call: Call[Item, Value] = Call(0, item, loop.time(), new_run_id())
+    job: Job[Item, Value] = Job(0, item, loop.time(), new_run_id())
     try:
-        while (due := await attempts.once(call)) is not None:  # noqa: ASYNC110 - waits for a time, not a state
+        while (due := await attempts.once(job)) is not None:  # noqa: ASYNC110 - waits for a time, not a state
             await asyncio.sleep(due - loop.time())
     finally:
         attempts.close()
-    if call.error is not None:
+    if job.error is not None:
         try:
-            raise call.error
+            raise job.error
         finally:
-            del call  # the error's traceback holds this frame: without this they would keep each other
-    return call.value  # type: ignore[return-value]
+            del job  # the error's traceback holds this frame: without this they would keep each other
+    return job.value  # type: ignore[return-value]

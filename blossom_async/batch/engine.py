@@ -13,14 +13,14 @@ from operator import attrgetter
 from os import PathLike
 from typing import Generic, TypeVar
 
-from blossom_async.batch.attempts import Attempts, Call
+from blossom_async.batch.attempts import Attempts, Job
 from blossom_async.batch.gate import Gate, RateLimitLike, rate_limits
+from blossom_async.batch.input import Input
 from blossom_async.batch.journal import Journal
 from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
 from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classify
 from blossom_async.batch.slots import Slots
-from blossom_async.batch.source import Source
 from blossom_async.errors import NotRun, TimedOut
 
 __all__ = ["run", "stream"]
@@ -85,7 +85,7 @@ async def run(
     """
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(
-        Source(items),
+        Input(items),
         ended.append,
         attempt=attempt,
         max_concurrency=max_concurrency,
@@ -149,7 +149,7 @@ async def stream(
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
     outcomes: _Outcomes[Item, Value] = _Outcomes(ordered)
     batch = _Batch(
-        Source(items),
+        Input(items),
         outcomes.put,
         lazy=True,
         window=window,
@@ -176,11 +176,11 @@ async def stream(
 
 
 class _Worker:
-    """A task that takes one call after the other."""
+    """A task that takes one job after the other."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
-        self.call: Call[object, object] | None = None
+        self.job: Job[object, object] | None = None
         self.pulling = False
         self.interrupted = False
 
@@ -199,16 +199,16 @@ class _Worker:
 
 
 class _Batch(Generic[Item, Value]):
-    """One run: its workers pull calls from one shared place, so no item costs a task.
+    """One run: its workers pull jobs from one shared place, so no item costs a task.
 
-    A call is due for another attempt, or made from the next item while fewer than ``window`` items are
+    A job is due for another attempt, or made from the next item while fewer than ``window`` items are
     taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has. The
     group is asyncio's: anyio's starts no task from a timer's callback, and a retry that is due may need one.
     """
 
     def __init__(
         self,
-        source: Source[Item],
+        items: Input[Item],
         hand_over: Callable[[Outcome[Item, Value]], None],
         *,
         lazy: bool = False,
@@ -248,7 +248,7 @@ class _Batch(Generic[Item, Value]):
             timeout_s=timeout_s,
             budget=budget,
         )
-        self._source = source
+        self._input = items
         self._hand_over = hand_over
         self._lazy = lazy
         self._window = max(64, 4 * max_concurrency) if window is None else window
@@ -272,7 +272,7 @@ class _Batch(Generic[Item, Value]):
         self._parked: deque[asyncio.Future[None]] = deque()
         self._pulling = False
         self._since_yield = 0
-        self._retries: list[tuple[float, int, Call[Item, Value]]] = []
+        self._retries: list[tuple[float, int, Job[Item, Value]]] = []
         self._retry_timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -294,7 +294,7 @@ class _Batch(Generic[Item, Value]):
         """The batch works while this block runs. When it ends all attempts do, and they are waited for."""
         failure: BaseException | None = None
         try:
-            await self._ledger.open(self._source.total)
+            await self._ledger.open(self._input.total)
             async with asyncio.TaskGroup() as self._group:
                 if self._deadline_s is not None:
                     self._deadline = self._loop.call_later(self._deadline_s, self._expire)
@@ -310,7 +310,7 @@ class _Batch(Generic[Item, Value]):
         finally:
             self._attempts.close()
             try:
-                await self._source.aclose()
+                await self._input.aclose()
             finally:
                 await self._ledger.close()
         if failure is not None:
@@ -355,103 +355,103 @@ class _Batch(Generic[Item, Value]):
 
     async def _work(self, worker: _Worker) -> None:
         try:
-            while (call := self._take() or await self._wait_for_call(worker)) is not None:
+            while (job := self._take() or await self._wait_for_job(worker)) is not None:
                 if (self._parked or self._may_add_worker()) and self._more_to_do():
                     self._call_in_help()
-                worker.call = call  # type: ignore[assignment]
+                worker.job = job  # type: ignore[assignment]
                 try:
-                    due = await self._attempts.once(call)
+                    due = await self._attempts.once(job)
                 except asyncio.CancelledError as exc:
                     due = None
-                    self._cut_short(worker, call, exc)
+                    self._cut_short(worker, job, exc)
                 else:
                     if worker.interrupted:  # an attempt may end well in spite of it
                         worker.resume()
-                worker.call = None
+                worker.job = None
                 if due is not None and self.stopped is None:
-                    self._park(call, due)
+                    self._park(job, due)
                 else:
-                    self._settle(call)
+                    self._settle(job)
         finally:
             self._workers.discard(worker)
             self._end_if_done()
 
-    def _cut_short(self, worker: _Worker, call: Call[Item, Value], cancelled: asyncio.CancelledError) -> None:
-        """Gives a call whose attempt was cancelled its error; raises when the worker itself was meant."""
+    def _cut_short(self, worker: _Worker, job: Job[Item, Value], cancelled: asyncio.CancelledError) -> None:
+        """Gives a job whose attempt was cancelled its error; raises when the worker itself was meant."""
         if not worker.resume():
             if worker.task.cancelling():
                 raise cancelled
-            call.error = RuntimeError("the attempt ended with a CancelledError that nobody had asked for")
-            call.error.__cause__ = cancelled
-        elif call.number == 0:
-            call.error = NotRun(self.stopped or "")
-        elif not call.waiting:  # else it keeps the error of its last attempt
-            call.error = TimedOut(f"cancelled under way: {self.stopped}")
+            job.error = RuntimeError("the attempt ended with a CancelledError that nobody had asked for")
+            job.error.__cause__ = cancelled
+        elif job.number == 0:
+            job.error = NotRun(self.stopped or "")
+        elif not job.waiting:  # else it keeps the error of its last attempt
+            job.error = TimedOut(f"cancelled under way: {self.stopped}")
 
     def _end_if_done(self) -> None:
         if not (self._workers or self._retries or self._ledger.unwritten or self.end.done()):
             self.end.set_result(None)
 
     def _has_room(self) -> bool:
-        return not self._source.ended and self._pulled - self._consumed < self._window
+        return not self._input.ended and self._pulled - self._consumed < self._window
 
     def _more_to_do(self) -> bool:
         if self._retries and self._retries[0][0] <= self._loop.time():
             return True
         return self._has_room() and not self._pulling
 
-    def _take(self) -> Call[Item, Value] | None:
-        """A call to make now, without waiting; None when there is none, or others should have their turn."""
+    def _take(self) -> Job[Item, Value] | None:
+        """A job to make now, without waiting; None when there is none, or others should have their turn."""
         if self._retries and self._retries[0][0] <= self._loop.time():
             due = heapq.heappop(self._retries)[2]
             self._arm_retry_timer()
             return due
-        if self._source.waits:
+        if self._input.waits:
             return None
         while self._has_room() and self._since_yield < _PULLS_BETWEEN_YIELDS:
             self._since_yield += 1
             try:
-                item = self._source.next()
+                item = self._input.next()
             except StopIteration:
                 self._input_ended()
             except Exception as exc:  # noqa: BLE001 - raised to the caller once the running items have ended
                 self._fail(exc)
             else:
-                if (call := self._admit(item)) is not None:
-                    return call
+                if (job := self._admit(item)) is not None:
+                    return job
         return None
 
-    async def _wait_for_call(self, worker: _Worker) -> Call[Item, Value] | None:
+    async def _wait_for_job(self, worker: _Worker) -> Job[Item, Value] | None:
         """As ``_take``, waiting; None when this worker is no longer needed."""
         while True:
-            call: Call[Item, Value] | None = None
+            job: Job[Item, Value] | None = None
             if self._since_yield >= _PULLS_BETWEEN_YIELDS:
                 self._since_yield = 0
                 await asyncio.sleep(0)
-            elif self._source.ended:
+            elif self._input.ended:
                 return None
             elif not self._has_room() or self._pulling:
                 turn = self._loop.create_future()
                 self._parked.append(turn)
                 await turn
-            elif self._source.waits:
-                call = await self._pull(worker)
-                if call is not None and len(self._workers) > self._max_workers:
-                    # While this one pulled, another took its place: the next to be free makes the call.
-                    heapq.heappush(self._retries, (self._loop.time(), call.index, call))
+            elif self._input.waits:
+                job = await self._pull(worker)
+                if job is not None and len(self._workers) > self._max_workers:
+                    # While this one pulled, another took its place: the next to be free takes the job.
+                    heapq.heappush(self._retries, (self._loop.time(), job.index, job))
                     self._wake_one()
                     return None
-            if call is None:
-                call = self._take()
-            if call is not None:
-                return call
+            if job is None:
+                job = self._take()
+            if job is not None:
+                return job
 
-    async def _pull(self, worker: _Worker) -> Call[Item, Value] | None:
-        """A call made from the next item of an async input; None when that gave none."""
+    async def _pull(self, worker: _Worker) -> Job[Item, Value] | None:
+        """A job made from the next item of an async input; None when that gave none."""
         self._pulling = worker.pulling = True
-        call = None
+        job = None
         try:
-            call = self._admit(await self._source.anext())
+            job = self._admit(await self._input.anext())
         except StopAsyncIteration:
             self._input_ended()
         except asyncio.CancelledError as exc:
@@ -466,32 +466,32 @@ class _Batch(Generic[Item, Value]):
         finally:
             self._pulling = worker.pulling = False
         worker.resume()
-        return call
+        return job
 
-    def _admit(self, item: Item) -> Call[Item, Value] | None:
-        """A call for the next item; None when it ends without one, or with that of an equal item."""
-        call: Call[Item, Value] = Call(self._pulled, item, self._loop.time(), self._ledger.run_id)
+    def _admit(self, item: Item) -> Job[Item, Value] | None:
+        """A job for the next item; None when it ends without one, or with that of an equal item."""
+        job: Job[Item, Value] = Job(self._pulled, item, self._loop.time(), self._ledger.run_id)
         self._pulled += 1
         if self._plain and self.stopped is None:
-            return call
+            return job
         try:
-            if self._ledger.answers(call):
+            if self._ledger.answers(job):
                 return None
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
             return None
-        if self.stopped is None and (reason := self._ledger.refusal(call)) is not None:
+        if self.stopped is None and (reason := self._ledger.refusal(job)) is not None:
             self._stop(reason)
         if self.stopped is not None:
-            call.cost = None
-            call.error = NotRun(self.stopped)
-            self._settle(call)
+            job.cost = None
+            job.error = NotRun(self.stopped)
+            self._settle(job)
             return None
-        return call
+        return job
 
-    def _park(self, call: Call[Item, Value], due: float) -> None:
-        heapq.heappush(self._retries, (due, call.index, call))
-        if self._retries[0][2] is call:
+    def _park(self, job: Job[Item, Value], due: float) -> None:
+        heapq.heappush(self._retries, (due, job.index, job))
+        if self._retries[0][2] is job:
             self._arm_retry_timer()
 
     def _arm_retry_timer(self) -> None:
@@ -509,7 +509,7 @@ class _Batch(Generic[Item, Value]):
             self._arm_retry_timer()
 
     def _input_ended(self) -> None:
-        self._source.ended = True
+        self._input.ended = True
         self._wake_all()
 
     def _fail(self, failure: BaseException) -> None:
@@ -520,7 +520,7 @@ class _Batch(Generic[Item, Value]):
     def _abandon(self) -> None:
         """Nobody waits for the rest. What under way withstands its cancellation is the last of its worker."""
         self.stopped = self.stopped or "the batch was left"
-        self._source.ended = True
+        self._input.ended = True
         self._retries.clear()
         self._arm_retry_timer()
         for worker in self._workers:
@@ -537,11 +537,11 @@ class _Batch(Generic[Item, Value]):
         """Starts nothing new. Attempts under way end by themselves, or are cancelled."""
         if self.stopped is None:
             self.stopped = reason
-            if self._source.waits or (self._lazy and self._source.total is None):
-                self._source.ended = True
+            if self._input.waits or (self._lazy and self._input.total is None):
+                self._input.ended = True
         for worker in self._workers:
-            call = worker.call
-            if worker.pulling or (call is not None and (call.waiting or cancel)):
+            job = worker.job
+            if worker.pulling or (job is not None and (job.waiting or cancel)):
                 worker.interrupt()
         retries, self._retries = self._retries, []
         for _, _, waiting in retries:
@@ -551,10 +551,10 @@ class _Batch(Generic[Item, Value]):
         self._wake_all()
         self._end_if_done()
 
-    def _settle(self, call: Call[Item, Value]) -> None:
-        if call.fatal is not None:
-            self._stop(call.fatal)
-        self._ledger.settle(call)
+    def _settle(self, job: Job[Item, Value]) -> None:
+        if job.fatal is not None:
+            self._stop(job.fatal)
+        self._ledger.settle(job)
 
     def _deliver(self, outcome: Outcome[Item, Value]) -> None:
         if outcome.error is None:
@@ -572,7 +572,7 @@ class _Batch(Generic[Item, Value]):
 
     def _report(self, on_progress: OnProgress) -> None:
         progress = Progress(
-            total=self._source.total,
+            total=self._input.total,
             done=self._done,
             failed=self._failed,
             not_run=self._not_run,

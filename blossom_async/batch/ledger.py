@@ -1,4 +1,4 @@
-"""Which calls need not be made, what the others may cost, and the record of their ends."""
+"""Which jobs need not be done, what the others may cost, and the record of how they ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hashlib import blake2b
 from os import PathLike
 from typing import Generic, TypeVar
 
-from blossom_async.batch.attempts import Call, new_run_id
+from blossom_async.batch.attempts import Job, new_run_id
 from blossom_async.batch.journal import Journal, OpenJournal
 from blossom_async.batch.outcome import Outcome
 from blossom_async.batch.spending import Spending
@@ -55,7 +55,7 @@ class Ledger(Generic[Item, Value]):
         self._loop = asyncio.get_running_loop()
         self._key = key
         self._keyed = key is not None or journal is not None or dedup
-        self._leaders: dict[str, Call[Item, Value]] | None = {} if dedup else None
+        self._leaders: dict[str, Job[Item, Value]] | None = {} if dedup else None
         self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
         self._journal: OpenJournal[Item, Value] | None = None
         if journal is not None:
@@ -84,103 +84,103 @@ class Ledger(Generic[Item, Value]):
         if self._journal is not None:
             await self._journal.close()
 
-    def answers(self, call: Call[Item, Value]) -> bool:
-        """Whether a call need not be made: the journal, or an equal item, has the answer or will have it.
+    def answers(self, job: Job[Item, Value]) -> bool:
+        """Whether a job need not be done: the journal, or an equal item, has the answer or will have it.
 
-        Nor is it made when ``cost`` or ``key`` fails for its item: that is the item's failure, and none to be
+        Nor is it done when ``cost`` or ``key`` fails for its item: that is the item's failure, and none to be
         remembered. Raises ``ConfigurationError`` for an item without a key, or other than the journal's.
         """
-        if self._keyed and self._key is None and not isinstance(call.item, str):
+        if self._keyed and self._key is None and not isinstance(job.item, str):
             raise ConfigurationError(
-                f"key: missing, and item {call.item!r:.80} is no text; allowed: a function from an item to a "
+                f"key: missing, and item {job.item!r:.80} is no text; allowed: a function from an item to a "
                 "str that is the same for equal items only"
             )
         try:
-            self._look_at(call)
+            self._look_at(job)
         except (
             asyncio.CancelledError
         ) as exc:  # nothing was awaited, so it is not this task that was cancelled
-            call.error = RuntimeError("key or cost ended with a CancelledError that nobody had asked for")
-            call.error.__cause__ = exc
+            job.error = RuntimeError("key or cost ended with a CancelledError that nobody had asked for")
+            job.error.__cause__ = exc
         except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
-            call.error = exc
-        if call.error is not None:
-            call.cost = None
-            self.settle(call, recorded=True)
+            job.error = exc
+        if job.error is not None:
+            job.cost = None
+            self.settle(job, recorded=True)
             return True
-        return self._keyed and (self._on_record(call) or self._follows(call))
+        return self._keyed and (self._on_record(job) or self._follows(job))
 
-    def refusal(self, call: Call[Item, Value]) -> str | None:
-        """Why there is no money for a call; None when there is, and it is reserved."""
-        if self._spending is None or call.cost is None or self._spending.reserve(call.cost):
+    def refusal(self, job: Job[Item, Value]) -> str | None:
+        """Why there is no money for a job; None when there is, and it is reserved."""
+        if self._spending is None or job.cost is None or self._spending.reserve(job.cost):
             return None
-        price, call.cost = call.cost, None
+        price, job.cost = job.cost, None
         spent, most = self._spending.spent, self._spending.max_cost
-        return f"item {call.index} may cost {price}, and {spent} of {most} are spent"
+        return f"item {job.index} may cost {price}, and {spent} of {most} are spent"
 
-    def settle(self, call: Call[Item, Value], *, recorded: bool = False) -> None:
-        """The end of a call: to the journal first, if there is one, then to the consumer."""
-        call.ended = True
+    def settle(self, job: Job[Item, Value], *, recorded: bool = False) -> None:
+        """The end of a job: to the journal first, if there is one, then to the consumer."""
+        job.ended = True
         cost = _NOTHING
-        if self._spending is not None and call.cost is not None:
-            cost = self._spending.settle(call.cost, call.error)
-        value = call.value if call.error is None else None
-        elapsed_s = self._loop.time() - call.started
-        outcome = Outcome(call.index, call.item, value, call.error, call.number, elapsed_s)
-        if self._journal is None or recorded or isinstance(call.error, NotRun):
+        if self._spending is not None and job.cost is not None:
+            cost = self._spending.settle(job.cost, job.error)
+        value = job.value if job.error is None else None
+        elapsed_s = self._loop.time() - job.started
+        outcome = Outcome(job.index, job.item, value, job.error, job.number, elapsed_s)
+        if self._journal is None or recorded or isinstance(job.error, NotRun):
             self._deliver(outcome)
         else:
-            self._record(self._journal, outcome, call.item_key, cost)
+            self._record(self._journal, outcome, job.item_key, cost)
         if self._leaders is not None:
-            self._share(call, self._leaders)
+            self._share(job, self._leaders)
 
-    def _look_at(self, call: Call[Item, Value]) -> None:
-        """Gives a call its price and its key. Raises whatever the caller's functions do."""
+    def _look_at(self, job: Job[Item, Value]) -> None:
+        """Gives a job its price and its key. Raises whatever the caller's functions do."""
         if self._spending is not None:
-            call.cost = self._spending.price(call.item)
+            job.cost = self._spending.price(job.item)
         if self._keyed:
-            key = call.item if self._key is None else self._key(call.item)
+            key = job.item if self._key is None else self._key(job.item)
             if not isinstance(key, str):
                 raise TypeError(f"key: {key!r:.80} cannot be used; allowed: a str")
-            call.item_key = _digest(key)
+            job.item_key = _digest(key)
 
-    def _on_record(self, call: Call[Item, Value]) -> bool:
-        found = self._journal.recall(call.index, call.item_key) if self._journal is not None else None
+    def _on_record(self, job: Job[Item, Value]) -> bool:
+        found = self._journal.recall(job.index, job.item_key) if self._journal is not None else None
         if found is None:
             return False
         if not found.finished:
             if self._spending is not None:
                 self._spending.spent -= found.cost  # sent again under the same key, it costs once
             return False
-        call.value, call.cost = found.value, None  # its cost was counted when the journal was opened
+        job.value, job.cost = found.value, None  # its cost was counted when the journal was opened
         if self._leaders is not None:
-            self._leaders.setdefault(call.item_key, call)
-        self.settle(call, recorded=True)
+            self._leaders.setdefault(job.item_key, job)
+        self.settle(job, recorded=True)
         return True
 
-    def _follows(self, call: Call[Item, Value]) -> bool:
+    def _follows(self, job: Job[Item, Value]) -> bool:
         if self._leaders is None:
             return False
-        leader = self._leaders.setdefault(call.item_key, call)
-        if leader is call:
+        leader = self._leaders.setdefault(job.item_key, job)
+        if leader is job:
             return False
-        call.cost = None
+        job.cost = None
         if leader.ended:
-            call.value = leader.value
-            self.settle(call)
+            job.value = leader.value
+            self.settle(job)
         else:
             leader.followers = leader.followers or []
-            leader.followers.append(call)
+            leader.followers.append(job)
         return True
 
-    def _share(self, call: Call[Item, Value], leaders: dict[str, Call[Item, Value]]) -> None:
-        """Gives the end of a call to the equal items that waited for it; an error to no later ones."""
-        if call.error is not None and leaders.get(call.item_key) is call:
-            del leaders[call.item_key]
-        followers, call.followers = call.followers or (), None
+    def _share(self, job: Job[Item, Value], leaders: dict[str, Job[Item, Value]]) -> None:
+        """Gives the end of a job to the equal items that waited for it; an error to no later ones."""
+        if job.error is not None and leaders.get(job.item_key) is job:
+            del leaders[job.item_key]
+        followers, job.followers = job.followers or (), None
         for follower in followers:
-            follower.value, follower.error = call.value, call.error
-            follower.number = 0 if call.error is None else call.number
+            follower.value, follower.error = job.value, job.error
+            follower.number = 0 if job.error is None else job.number
             self.settle(follower)
 
     def _record(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
-__all__ = ["Source"]
+__all__ = ["Input"]
 
 Item = TypeVar("Item")
 
 
-class Source(Generic[Item]):
+class Input(Generic[Item]):
     """The input of a batch. ``ended`` once it has no more items, or none are wanted.
 
     ``total`` is the number of items where the input knows it, else None.
