@@ -32,7 +32,6 @@ from blossom_async.gateway.callers.limits import network
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.http.problems import Connection
-from blossom_async.gateway.making.generation import stored_problem
 from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
 from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
@@ -170,20 +169,20 @@ class Public:
             self._count(request, record, now, started)
         return answer
 
-    async def _awaited(self, request: web.Request, call: Claim) -> web.StreamResponse:
+    async def _awaited(self, request: web.Request, claim: Claim) -> web.StreamResponse:
         """A deferred picture: itself once it is there, 202 while it is not, or why it never will be."""
         if self._unfinished is None:
             raise _not_found()
-        if call.state == "running":
-            await self._unfinished.wait(call.image_id, self._wait_s)
-            left = await self._unfinished.pending(call.image_id)
+        if claim.state == "running":
+            await self._unfinished.wait(claim.image_id, self._wait_s)
+            left = await self._unfinished.pending(claim.image_id)
             if left is None:
                 return await self.serve(request)  # anew: what was checked may have changed meanwhile
-            call = left
-        if call.state != "running":
-            raise _never_made(call)
+            claim = left
+        if claim.state != "running":
+            raise _never_made(claim)
         headers = {"Cache-Control": "no-store", "Retry-After": "2"}
-        return web.json_response({"state": "pending", "id": call.image_id}, status=202, headers=headers)
+        return web.json_response({"state": "pending", "id": claim.image_id}, status=202, headers=headers)
 
     async def admit(
         self,
@@ -251,14 +250,14 @@ class Public:
         return Explanation(status=200, code="ok", detail="Every rule of this picture lets this viewer in.")
 
     async def _made_later(self, address: _Address, now: datetime) -> Claim | ImageRecord:
-        call = None if self._unfinished is None else await self._unfinished.pending(address.image_id)
-        if call is None and (made := await self._lookups.image(address.image_id)) is not None:
+        claim = None if self._unfinished is None else await self._unfinished.pending(address.image_id)
+        if claim is None and (made := await self._lookups.image(address.image_id)) is not None:
             return self._live(made, address, now)  # it was finished between the two looks
-        if call is None or not call.request.defer:
+        if claim is None or not claim.request.defer:
             raise _not_found()
-        if address.extension not in (None, call.request.format):
+        if address.extension not in (None, claim.request.format):
             raise _not_found()
-        return call
+        return claim
 
     def _live(self, record: ImageRecord, address: _Address, now: datetime) -> ImageRecord:
         if record.deleted_at is not None:
@@ -648,9 +647,9 @@ def _owners_detail(refused: ResponseError, record: ImageRecord, asked: ExplainRe
     return refused.detail
 
 
-def _never_made(call: Claim) -> ResponseError:
+def _never_made(claim: Claim) -> ResponseError:
     """What viewers are told. The owner's budget, keys and providers are none of their business."""
-    refused = stored_problem(call).status == 422
+    refused = claim.problem is not None and claim.problem["status"] == 422
     return ResponseError(
         "This picture could not be made; its owner can see why.",
         status=422 if refused else 502,
