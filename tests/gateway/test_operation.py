@@ -26,7 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.app import listen, serving
-from blossom_async.gateway.callers.limits import Meter, Room, network
+from blossom_async.gateway.callers.limits import Meter, Room
+from blossom_async.gateway.http.addresses import network
 from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network
 
 import attrs
 from aiohttp import web
 
-from blossom_async.errors import RateLimited, ResponseError
+from blossom_async.errors import RateLimited
 from blossom_async.gateway.callers.keys import ApiKeys, Caller, bearer, digest
-from blossom_async.gateway.callers.limits import Meter, Quota, network
-from blossom_async.gateway.http.addresses import client_address
+from blossom_async.gateway.callers.limits import Meter, Quota
+from blossom_async.gateway.http.addresses import Network, sender
+from blossom_async.gateway.http.headers import single
 
-__all__ = ["CALLER", "Admission", "sender", "single"]
+__all__ = ["CALLER", "Admission"]
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 """Whose call it is, for the handlers of guarded routes."""
@@ -24,9 +24,7 @@ _QUOTA: web.RequestKey[Quota] = web.RequestKey("quota", Quota)
 class Admission:
     """Guards routes. ``quota`` is the calls of each API key, None without a limit."""
 
-    def __init__(
-        self, keys: ApiKeys, quota: Meter | None, *, trusted_proxies: Sequence[IPv4Network | IPv6Network]
-    ) -> None:
+    def __init__(self, keys: ApiKeys, quota: Meter | None, *, trusted_proxies: Sequence[Network]) -> None:
         self._keys = keys
         self._quota = quota
         self._trusted = tuple(trusted_proxies)
@@ -67,22 +65,3 @@ class Admission:
         if quota is not None and self._quota is not None:
             response.headers["RateLimit-Policy"] = self._quota.policy
             response.headers["RateLimit"] = quota.field
-
-
-def single(request: web.Request, name: str) -> str | None:
-    """The value of a header, None without one. Raises ``ResponseError`` (400) for a repeated one."""
-    values = request.headers.getall(name, [])
-    if len(values) > 1:  # a proxy in front may have looked at another one of them
-        raise ResponseError(
-            f"{name}: the header was sent {len(values)} times; send it once",
-            status=400,
-            code="repeated_header",
-        )
-    return values[0] if values else None
-
-
-def sender(request: web.Request, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """The network that wrong API keys are counted for."""
-    peername = request.transport.get_extra_info("peername") if request.transport else None
-    peer = peername[0] if isinstance(peername, tuple) else None
-    return network(client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from ipaddress import IPv4Address, IPv6Address
 
 import attrs
 
-__all__ = ["Meter", "Quota", "Room", "network"]
+__all__ = ["Meter", "Quota", "Room"]
 
 
 @attrs.frozen
@@ -91,10 +90,3 @@ class Room:
     def leave(self) -> None:
         """Makes room again."""
         self.held -= 1
-
-
-def network(address: IPv4Address | IPv6Address | None) -> str:
-    """What one caller can hardly leave: an IPv4 address, or the /64 that one IPv6 subscriber has."""
-    if isinstance(address, IPv6Address):
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)

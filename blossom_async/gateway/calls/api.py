@@ -15,9 +15,10 @@ import orjson
 from aiohttp import web
 
 from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseError, shown
-from blossom_async.gateway.callers.admission import CALLER, single
+from blossom_async.gateway.callers.admission import CALLER
 from blossom_async.gateway.callers.keys import new_access_id
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
+from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.serving.public import Public

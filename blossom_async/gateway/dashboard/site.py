@@ -25,13 +25,13 @@ from blossom_async.errors import (
     ServerFailed,
     Unauthenticated,
 )
-from blossom_async.gateway.callers.admission import sender
 from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
+from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import LocalBlobs

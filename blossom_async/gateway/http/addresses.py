@@ -1,13 +1,17 @@
-"""Which address a request comes from. Decides only; no I/O."""
+"""Which address a request comes from, and whether only this machine can reach one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 
 from blossom_async.rules import unmapped
 
-__all__ = ["Address", "Network", "client_address", "inside", "is_loopback"]
+if TYPE_CHECKING:  # settings are read without a server
+    from aiohttp import web
+
+__all__ = ["Address", "Network", "client_address", "inside", "is_loopback", "network", "sender"]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -35,6 +39,20 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     return address if len(hops) <= _MAX_HOPS else None
 
 
+def network(address: Address | None) -> str:
+    """What one caller can hardly leave: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    if isinstance(address, IPv6Address):
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)
+
+
+def sender(request: web.Request, trusted: Sequence[Network]) -> str:
+    """The network that wrong API keys are counted for."""
+    peername = request.transport.get_extra_info("peername") if request.transport else None
+    peer = peername[0] if isinstance(peername, tuple) else None
+    return network(client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted))
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on the host."""
     if host == "localhost":
@@ -46,7 +64,7 @@ def is_loopback(host: str) -> bool:
 
 
 def inside(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether the address is in one of the networks."""
+    """Whether one of the networks holds the address."""
     return any(address in network for network in networks)
 
 

@@ -28,9 +28,8 @@ from blossom_async.errors import (
     shown,
 )
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
-from blossom_async.gateway.callers.limits import network
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
-from blossom_async.gateway.http.addresses import client_address
+from blossom_async.gateway.http.addresses import client_address, network
 from blossom_async.gateway.http.problems import Connection
 from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
