@@ -17,7 +17,7 @@ from blossom_async import BlossomClient
 from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.settings import Settings
 
-_OF_THE_TESTS = {"BLOSSOM_FUZZ", "BLOSSOM_KILLS"}  # how much is tried, where one run is not enough
+_OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
 
 

@@ -1,7 +1,7 @@
 """Hostile text in every field, header and path segment of every route: a clean answer each time.
 
-``BLOSSOM_FUZZ=100000 pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py`` sends that many, and
-others each time.
+``BLOSSOM_TEST_FUZZ=100000 pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py`` sends that many,
+and others each time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import KEY, RunningGateway, running_gateway
 
-REQUESTS = int(os.environ.get("BLOSSOM_FUZZ", "2000"))
+REQUESTS = int(os.environ.get("BLOSSOM_TEST_FUZZ", "2000"))
 AT_ONCE = 20  # requests of one example, on one connection
 
 NAUGHTY = (
@@ -462,7 +462,7 @@ def _fuzz(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
         max_examples=-(-(REQUESTS - whole) // AT_ONCE) or 1,
         deadline=None,
         database=None,
-        derandomize="BLOSSOM_FUZZ" not in os.environ,
+        derandomize="BLOSSOM_TEST_FUZZ" not in os.environ,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

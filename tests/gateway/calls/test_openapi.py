@@ -19,7 +19,7 @@ from blossom_async.gateway.calls.openapi import document
 from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, checked
 from tests.conftest import KEY, running_gateway
 
-CASES = os.environ.get("BLOSSOM_FUZZ", "")
+CASES = os.environ.get("BLOSSOM_TEST_FUZZ", "")
 """How many new cases for each operation; without it the same few every time."""
 
 CONFIG = """\

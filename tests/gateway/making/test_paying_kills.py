@@ -1,7 +1,7 @@
 """Nothing is paid twice and nothing acknowledged is lost, whenever the gateway is killed.
 
 Real processes: ``blossom serve``, and a provider whose ledger is the truth about money. The suite kills a
-few times; ``BLOSSOM_KILLS=200`` makes it two hundred for each kind of provider.
+few times; ``BLOSSOM_TEST_KILLS=200`` makes it two hundred for each kind of provider.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
 from tests.gateway.making.test_paid import WISH, Paid, house
 
-KILLS = int(os.environ.get("BLOSSOM_KILLS", "8"))
+KILLS = int(os.environ.get("BLOSSOM_TEST_KILLS", "8"))
 MEAN_LIFE_S = 0.4  # of a gateway, from when it answers
 AT_ONCE = 8
 PATIENCE_S = 60.0

@@ -73,7 +73,7 @@ OTHER_KEY = "a-key-of-another-tenant-0123456789"
 MINE = f"Authorization: Bearer {KEY}"
 THEIRS = f"Authorization: Bearer {OTHER_KEY}"
 UNKNOWN = "0" * 22
-FORGERIES = int(os.environ.get("BLOSSOM_FUZZ", "2000"))
+FORGERIES = int(os.environ.get("BLOSSOM_TEST_FUZZ", "2000"))
 CONDITIONS = (
     ("If-None-Match: *",),
     ('If-None-Match: "guess"',),
@@ -628,7 +628,7 @@ async def test_a_revoked_key_and_a_passed_end_refuse_every_method_and_range(tmp_
 async def test_of_thousands_of_forgeries_none_is_accepted_and_none_is_a_failure(tmp_path: Path) -> None:
     """Mangled and forged signatures over kept connections: no 200, no 5xx, and the good URL works after.
 
-    BLOSSOM_FUZZ is how many, 2,000 unless it is set.
+    BLOSSOM_TEST_FUZZ is how many, 2,000 unless it is set.
     """
     rng = random.Random(20261122)  # noqa: S311 - reproducible, not secret
     async with house(tmp_path) as there:
