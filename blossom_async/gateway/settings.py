@@ -13,10 +13,11 @@ import platformdirs
 import typed_settings as ts
 from typed_settings.converters import TSConverter
 from typed_settings.exceptions import TsError
-from typed_settings.loaders import Loader
+from typed_settings.loaders import DictLoader, Loader
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.configured import cleaned, expanded, from_environment, from_file
 from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.rules import network_rule
 
@@ -49,6 +50,7 @@ _ALLOWED = {
     "drain_delay_s": "seconds from 0 to 20",
 }
 _KEY = re.compile("[!-~]+")
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
@@ -69,7 +71,12 @@ _PAGE = """\
 
 Each is set in the environment, as `BLOSSOM_` and its name in capitals, or in a TOML file that
 `blossom serve --config FILE` reads, by its name in the section `[blossom]`. The environment wins over the
-file, and an option of `blossom serve` over both. In the environment, lists are separated by commas.
+file, and an option of `blossom serve` over both. In the environment, lists are separated by commas or
+line ends.
+
+Blanks and line ends around a value do not count, an empty value is as none, and `~` is the home folder. What
+would have no effect is refused: a misspelt variable or name, a setting outside of `[blossom]`, a value in
+quotes that no shell has taken off. Service links of Kubernetes (`BLOSSOM_PORT=tcp://...`) are left alone.
 
 | name | default | unit | what it is |
 |---|---|---|---|"""
@@ -119,6 +126,14 @@ def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, .
         )
 
 
+def _secrets(_: object, field: attrs.Attribute[tuple[str, ...]], secrets: tuple[str, ...]) -> None:
+    if any(re.search(r"\s", secret) for secret in secrets):
+        raise _Unusable(
+            f"{field.name}: a secret has a space or a line break in it; separate secrets by commas, "
+            "and make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+
+
 def _networks(_: object, field: attrs.Attribute[tuple[str, ...]], networks: tuple[str, ...]) -> None:
     for network in networks:
         try:
@@ -165,6 +180,7 @@ class Settings:
     )
     signing_secrets: tuple[str, ...] = ts.option(
         default=(),
+        validator=_secrets,
         repr=False,
         help="Secrets that URLs are signed with, the newest first, separated by commas; "
         "without them the gateway keeps one of its own in the data folder.",
@@ -269,29 +285,57 @@ class Settings:
 
 
 def load(config: Path | None = None, **given: Any) -> Settings:
-    """The settings in force: ``given`` (None counts as not given) over environment over file over default.
+    """The settings in force: ``given`` over environment over file over default.
 
-    Raises ``ConfigurationError`` for a file that cannot be read, an unknown name in it, or a bad value.
+    Blanks around a value do not count, an empty value is none, and ``~`` is the home folder, in each of them.
+    Raises ``ConfigurationError`` for a file that cannot be read, an unknown name, or a bad value.
     """
-    loaders: list[Loader] = []
-    if config is not None:
-        if not config.is_file():
-            raise ConfigurationError(f"configuration file {config}: there is no such file")
-        loaders.append(ts.FileLoader({"*.toml": ts.TomlFormat("blossom")}, [ts.find(str(config))]))
-    loaders.append(ts.EnvLoader("BLOSSOM_"))
+    fields = attrs.fields_dict(attrs.resolve_types(Settings))
+    lists = [name for name, field in fields.items() if field.type == tuple[str, ...]]
+    file = {} if config is None else from_file(expanded(config), fields)
+    given = {name: value for name, value in given.items() if cleaned(value) is not None}
+    loaders: list[Loader] = [
+        _File(_readable(file, fields)),
+        _Environment(_readable(from_environment(os.environ, fields, lists), fields)),
+    ]
     try:
-        settings = ts.load_settings(Settings, loaders, converter=TSConverter(strlist_sep=","))
-        return attrs.evolve(settings, **{name: value for name, value in given.items() if value is not None})
+        settings = ts.load_settings(Settings, loaders, converter=TSConverter(strlist_sep=None))
+        return attrs.evolve(settings, **_readable(given, fields))
     except TsError as exc:
         reasons = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
         told = "; ".join(_told(str(reason)) for reason in reasons)
         raise ConfigurationError(told) from None  # typed-settings' own errors show the values, keys included
 
 
+class _File(DictLoader):
+    """The loader's name stands in typed-settings' errors."""
+
+
+class _Environment(DictLoader):
+    """As ``_File``."""
+
+
+def _readable(values: dict[str, Any], fields: dict[str, attrs.Attribute[Any]]) -> dict[str, Any]:
+    """Values in the form that typed-settings converts without loss."""
+    readable = {}
+    for name, value in values.items():
+        kind = fields[name].type
+        if kind in (Path, Path | None) and isinstance(value, str | Path):
+            value = expanded(Path(value))
+        elif kind is int and isinstance(value, str | float) and _WHOLE.fullmatch(str(value)):
+            value = int(str(value).partition(".")[0])
+        elif kind is int and type(value) is not int:
+            value = str(value)  # int() would cut a fraction off, and take True for 1
+        elif kind == tuple[str, ...] and isinstance(value, str):
+            value = cleaned(value.split(","))
+        readable[name] = value
+    return readable
+
+
 def _told(reason: str) -> str:
     if unreadable := _UNREADABLE.match(reason):
         value, name, loader = unreadable.groups()
-        given = f"BLOSSOM_{name.upper()}" if loader == "EnvLoader" else name
+        given = f"BLOSSOM_{name.upper()}" if loader == "_Environment" else name
         if name not in _ALLOWED:
             return f"{given}: the value is of the wrong kind; see 'blossom serve --help'"
         return f"{given}: {value} cannot be used; allowed: {_ALLOWED[name]}"

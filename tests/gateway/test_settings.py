@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import attrs
@@ -129,3 +130,171 @@ def test_keys_are_needed_where_strangers_reach() -> None:
     check_keys(far, stored=True)
     check_keys(attrs.evolve(far, api_keys=("a" * 16,)), stored=False)
     check_keys(Settings(), stored=False)
+
+
+SECRET = "0123456789abcdefghijklmnopqrstuvwxyz-old"
+NEWER = "zyxwvutsrqponmlkjihgfedcba9876543210-new"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [f"{NEWER},{SECRET}", f"{NEWER}, {SECRET}", f" {NEWER} ,\t{SECRET}\n", f"{NEWER}\n{SECRET}\r\n",
+     f"\ufeff{NEWER},{SECRET},", f",{NEWER},,{SECRET}"],
+)  # fmt: skip
+def test_lists_are_read_as_people_write_them(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks, line ends and empty members are no part of a secret."""
+    monkeypatch.setenv("BLOSSOM_SIGNING_SECRETS", written)
+    assert load().signing_secrets == (NEWER, SECRET)
+
+
+def test_secrets_that_only_a_space_separates_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one secret they would invalidate every URL that was signed before."""
+    monkeypatch.setenv("BLOSSOM_SIGNING_SECRETS", f"{NEWER} {SECRET}")
+    with pytest.raises(ConfigurationError, match="separate secrets by commas") as caught:
+        load()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", ["", "\ufeff \n"])
+@pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
+def test_an_empty_value_is_as_unset(
+    field: attrs.Attribute[object], empty: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``${VAR:-}`` of a compose file leaves it so; the default is in force, also where a file sets none."""
+    variable = f"BLOSSOM_{field.name.upper()}"
+    monkeypatch.delenv(variable, raising=False)
+    default = getattr(load(), field.name)
+    monkeypatch.setenv(variable, empty)
+    assert getattr(load(), field.name) == default
+    file = tmp_path / "blossom.toml"
+    file.write_text(f"[blossom]\n{field.name} = {json.dumps(empty)}\n", "utf-8")
+    assert getattr(load(file), field.name) == default
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("host", " 127.0.0.2\n", "127.0.0.2"),
+        ("port", " 8000 ", 8000),
+        ("port", "8000.0", 8000),
+        ("sweep_every_s", "2.5\r\n", 2.5),
+        ("openai_keyed", " Yes ", True),
+        ("openai_keyed", "off", False),
+        ("providers", "openai, offline", ("openai", "offline")),
+        ("daily_budget", "5\n", 5.0),
+        ("pollinations_model", "\u00a0turbo", "turbo"),
+    ],
+)
+def test_blanks_around_a_value_do_not_count(
+    name: str, written: str, value: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the environment and in a file."""
+    file = tmp_path / "blossom.toml"
+    file.write_text(f"[blossom]\n{name} = {json.dumps(written)}\n", "utf-8")
+    monkeypatch.delenv("BLOSSOM_PORT")
+    assert getattr(load(file), name) == value
+    monkeypatch.setenv(f"BLOSSOM_{name.upper()}", written)
+    assert getattr(load(), name) == value
+
+
+def test_the_home_folder_may_be_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where no shell has replaced it: in the environment, in a file, and on the command line."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("BLOSSOM_DATA_DIR", "~/pictures")
+    assert load().data_dir == tmp_path / "pictures"
+    monkeypatch.delenv("BLOSSOM_DATA_DIR")
+    (tmp_path / "blossom.toml").write_text('[blossom]\ndata_dir = "~/pictures"\n')
+    assert load(Path("~/blossom.toml")).data_dir == tmp_path / "pictures"
+    assert load(data_dir=Path("~/others")).data_dir == tmp_path / "others"
+
+
+@pytest.mark.parametrize("path", ["$HOME/pictures", "${DATA}/pictures", "~nobody-of-this-name/pictures"])
+def test_a_folder_that_nothing_names_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not made in the current folder."""
+    monkeypatch.setenv("BLOSSOM_DATA_DIR", path)
+    with pytest.raises(ConfigurationError, match=r"write the (folder itself|whole path)"):
+        load()
+
+
+@pytest.mark.parametrize("quoted", ['"127.0.0.2"', "'127.0.0.2'", ' "127.0.0.2" '])
+def test_a_value_in_quotes_is_refused(quoted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's env files keep quotes; as part of a secret they would be in force."""
+    monkeypatch.setenv("BLOSSOM_HOST", quoted)
+    with pytest.raises(ConfigurationError, match="BLOSSOM_HOST: the value stands in quotes"):
+        load()
+
+
+def test_service_links_of_kubernetes_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Service named blossom, and of one named blossom-api."""
+    for name in ("BLOSSOM", "BLOSSOM_API"):
+        monkeypatch.setenv(f"{name}_PORT", "tcp://10.96.12.7:8765")
+        monkeypatch.setenv(f"{name}_SERVICE_HOST", "10.96.12.7")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT", "8765")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT_HTTP", "8765")
+        monkeypatch.setenv(f"{name}_PORT_8765_TCP", "tcp://10.96.12.7:8765")
+        monkeypatch.setenv(f"{name}_PORT_8765_TCP_PROTO", "tcp")
+        monkeypatch.setenv(f"{name}_PORT_8765_TCP_PORT", "8765")
+        monkeypatch.setenv(f"{name}_PORT_8765_TCP_ADDR", "10.96.12.7")
+    assert load().port == 8765
+
+
+@pytest.mark.parametrize("variable", ["BLOSSOM_DAILY_BUGDET", "BLOSSOM_DAILYBUDGET", "Blossom_Daily_Budget"])
+def test_a_mistyped_variable_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget its writer counts on would not be in force."""
+    monkeypatch.setenv(variable, "5")
+    with pytest.raises(ConfigurationError, match=f"{variable}: .* did you mean BLOSSOM_DAILY_BUDGET"):
+        load()
+
+
+def test_a_variable_of_somebody_else_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the client are known."""
+    monkeypatch.setenv("BLOSSOM_API_KEY", "k" * 16)
+    monkeypatch.setenv("BLOSSOM_BASE_URL", "http://127.0.0.1:1")
+    load()
+    monkeypatch.setenv("BLOSSOM_SHOP", "roses")
+    with pytest.warns(UserWarning, match="BLOSSOM_SHOP is no setting"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("daily_budget = 5.0\n", "daily_budget stands outside of"),
+        ("[gateway]\ndaily_budget = 5.0\n", r"daily_budget of \[gateway\] stands outside of"),
+        ("[Blossom]\ndaily_budget = 5.0\n", r"\[Blossom\] stands outside of"),
+        ("[tool.blossom]\ndaily_budget = 5.0\n", r"\[tool\.blossom\] stands outside of"),
+        ("[blossom]\nport = 1\n[other]\ndaily-budget = 5.0\n", r"daily-budget of \[other\] stands"),
+        ("", r"there is no section \[blossom\]"),
+        ("blossom = 5", r"there is no section \[blossom\]"),
+        ("[blossom]\ndaily_bugdet = 5.0\n", "unknown setting 'daily_bugdet'.* Did you mean 'daily_budget'"),
+        ("[blossom]\nport = 1\nPort = 2\n", "unknown setting 'Port'.* Did you mean 'port'"),
+        ("[blossom]\ndaily-budget = 5\ndaily_budget = 6\n", "daily_budget is set twice"),
+        ("[blossom]\nmax_queue = 5.5\n", r"max_queue: .*allowed: a whole number"),
+        ("[blossom]\nmax_queue = true\n", r"max_queue: .*allowed: a whole number"),
+        ("[blossom\n", "it has to be TOML"),
+    ],
+)
+def test_a_file_that_would_not_be_in_force_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    """Each refusal names the file or the setting, and says where it belongs."""
+    file = tmp_path / "blossom.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=told):
+        load(file)
+
+
+def test_sections_of_other_programs_are_warned_of(tmp_path: Path) -> None:
+    """They may stand in the same file."""
+    file = tmp_path / "blossom.toml"
+    file.write_text("[logging]\nlevel = 'info'\n[blossom]\nmax-queue = 5\n")
+    with pytest.warns(UserWarning, match="logging is not read"):
+        assert load(file).max_queue == 5
+
+
+def test_a_file_of_notepad_is_read(tmp_path: Path) -> None:
+    """A byte order mark and CRLF do no harm; UTF-16 is named as what it is not."""
+    file = tmp_path / "blossom.toml"
+    file.write_bytes(b"\xef\xbb\xbf[blossom]\r\nmax_queue = 5\r\n")
+    assert load(file).max_queue == 5
+    file.write_bytes("[blossom]\nmax_queue = 5\n".encode("utf-16"))
+    with pytest.raises(ConfigurationError, match=r"blossom\.toml: byte 0 is not UTF-8"):
+        load(file)
