@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -14,14 +13,12 @@ from operator import attrgetter
 from typing import Protocol
 
 import attrs
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import web
 
 from blossom_async.errors import (
     Gone,
     InvalidRequest,
     NotFound,
-    Overloaded,
     PermissionDenied,
     ResponseError,
     ServerFailed,
@@ -33,6 +30,7 @@ from blossom_async.gateway.http.addresses import client_address, network
 from blossom_async.gateway.http.problems import Connection
 from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
+from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits, written
 from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
@@ -57,15 +55,11 @@ _ALWAYS = {
 }
 _FORMAT = attrgetter("format")
 _KEPT = ("Cache-Control", "ETag", "Vary", *_ALWAYS)  # with 304, of those that are there
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_PIECE = 256 << 10  # written at once; bounds what a slow viewer holds in memory
 _HOT_SHARE = 8  # a picture above this part of the hot memory is sent from its file
 _PREFLIGHT_S = 600
 _VIEWERS = 1024
 _ADDRESSES = 4096
 _HEADS = 4096
-
-_log = logging.getLogger("blossom_async.gateway")
 
 
 @attrs.frozen
@@ -285,7 +279,7 @@ class Public:
         head = self._heads.get((record.id, file.format))
         if head is None:
             headers = _headers(record, None, file, request, now)
-            head = self._heads[record.id, file.format] = _Head(headers, _written(headers, file.file_size))
+            head = self._heads[record.id, file.format] = _Head(headers, written(headers, file.file_size))
             if len(self._heads) > _HEADS:
                 del self._heads[next(iter(self._heads))]
         return head
@@ -349,14 +343,14 @@ class Public:
             kept = {name: head.headers[name] for name in _KEPT if name in head.headers}
             return web.Response(status=304, headers=kept)
         data = await self._bytes(record, file, wanted=request.method == "GET")
-        if head.written is not None and plan.status == 200 and data is not None and _fits(data, request):
-            return _Whole(request, head.written, data)
+        if head.written is not None and plan.status == 200 and data is not None and fits(data, request):
+            return Whole(request, head.written, data)
         headers = {**head.headers, "Content-Length": str(plan.stop - plan.start)}
         if plan.content_range is not None:
             headers["Content-Range"] = plan.content_range
         if request.method == "HEAD":
             return web.Response(status=plan.status, headers=headers)
-        if data is not None and plan.stop - plan.start <= _PIECE:
+        if data is not None and plan.stop - plan.start <= PIECE:
             return web.Response(status=plan.status, headers=headers, body=data[plan.start : plan.stop])
 
         async def piece(start: int, stop: int) -> bytes:
@@ -364,7 +358,7 @@ class Public:
                 return data[start:stop]
             return await self._blobs.read(record.id, file.format, start, stop)
 
-        return _Streamed(request, plan, headers, piece)
+        return Streamed(request, plan, headers, piece)
 
     async def _bytes(self, record: ImageRecord, file: StoredFile, *, wanted: bool) -> bytes | None:
         """The whole picture when it is wanted and small enough for the memory; always: that it is there."""
@@ -389,78 +383,6 @@ class Public:
         if data is not None:
             self._hot.put(record.id, file.format, data)
         return data
-
-
-class _Whole(web.StreamResponse):
-    """A picture from memory, under a head that was written before but for its date and request id.
-
-    For GET of HTTP/1.1 on a connection that stays. aiohttp tells nobody that it is sent.
-    """
-
-    _keep_alive = True
-
-    def __init__(self, request: web.Request, head: bytes, body: bytes) -> None:
-        super().__init__()
-        self._request = request
-        self._head = head
-        self._data = body
-
-    @property
-    def body_length(self) -> int:
-        """All that was sent, as of other answers."""
-        return self._request.writer.output_size
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Waits for ``write_eof``, so that head and body are sent together."""
-        return request.writer
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Sends it. Raises ``ConnectionResetError`` where the viewer has gone."""
-        transport, writer = self._request.transport, self._request.writer
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the viewer has gone")
-        noted = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        head = b"%b%b%b\r\n" % (self._head, _date_line(int(time.time())), noted.encode())
-        writer.output_size = len(head) + len(self._data)
-        # Not writelines: on some Pythons nothing holds back who sends with it (CVE-2024-12254).
-        transport.write(head)
-        transport.write(self._data)
-        await writer.drain()
-
-
-class _Streamed(web.StreamResponse):
-    """A picture sent piece by piece. A failure on the way cuts the connection."""
-
-    def __init__(
-        self,
-        request: web.Request,
-        plan: Plan,
-        headers: dict[str, str],
-        piece: Callable[[int, int], Awaitable[bytes]],
-    ) -> None:
-        super().__init__(status=plan.status, headers=headers)
-        self._request = request
-        self._plan = plan
-        self._piece = piece
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        for start in range(self._plan.start, self._plan.stop, _PIECE):
-            stop = min(start + _PIECE, self._plan.stop)
-            try:
-                piece = await self._piece(start, stop)
-            except (FileNotFoundError, Overloaded) as exc:
-                raise self._cut(str(exc)) from exc
-            if len(piece) < stop - start:
-                raise self._cut(f"the file ends at byte {start + len(piece)}")
-            await self.write(piece)
-        await super().write_eof(data)
-
-    def _cut(self, reason: str) -> ConnectionError:
-        # The status is sent and cannot be taken back: only a cut connection still says that this is not all.
-        _log.error("a picture was cut while it was sent: %s", reason)
-        if self._request.transport is not None:
-            self._request.transport.abort()
-        return ConnectionResetError(reason)
 
 
 class _Hot:
@@ -588,29 +510,6 @@ def _headers(
     if wish.allowed_domains is not None:
         headers |= _cors(record, request)
     return headers
-
-
-def _written(headers: Mapping[str, str], size: int) -> bytes:
-    """A head of 200, as far as it is known before a request."""
-    named = {**headers, "Content-Length": str(size)}
-    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in named.items())]
-    if any(map(_CONTROL.search, lines)):
-        raise ValueError("a header of a picture has a control character")  # a rule that failed to hold
-    return "\r\n".join([*lines, ""]).encode()
-
-
-@lru_cache(maxsize=1)
-def _date_line(second: int) -> bytes:
-    return f"Date: {http_date(datetime.fromtimestamp(second, UTC))}\r\n".encode()
-
-
-def _fits(data: bytes, request: web.Request) -> bool:
-    return (
-        len(data) <= _PIECE
-        and request.method == "GET"
-        and request.version == HttpVersion11
-        and request.keep_alive
-    )
 
 
 def _etag(record: ImageRecord, file: StoredFile) -> str:
