@@ -271,8 +271,8 @@ def _watch(metrics: Metrics, generation: Generation, public: Public, upkeep: Upk
         "blossom_pictures_made", "Stored pictures.", ("provider", "format"), lambda: generation.made
     )
     metrics.gauge("blossom_pictures_waiting", "Being made, or waiting for it.", lambda: generation.waiting)
-    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: public.hot_hits)
-    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: public.hot_misses)
+    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: public.bytes.hits)
+    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: public.bytes.misses)
     metrics.counter("blossom_pictures_swept", "Expired ones that gave up their files.", lambda: upkeep.swept)
     metrics.counter("blossom_orphans_removed", "Files that no picture had.", lambda: upkeep.orphans)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,7 +20,6 @@ from blossom_async.errors import (
     NotFound,
     PermissionDenied,
     ResponseError,
-    ServerFailed,
     shown,
 )
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
@@ -32,6 +30,7 @@ from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
 from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits, written
 from blossom_async.gateway.serving.caching import Plan, cache_control, evaluate, http_date, negotiated, vary
+from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Claim, ImageRecord, StoredFile
@@ -55,7 +54,6 @@ _ALWAYS = {
 }
 _FORMAT = attrgetter("format")
 _KEPT = ("Cache-Control", "ETag", "Vary", *_ALWAYS)  # with 304, of those that are there
-_HOT_SHARE = 8  # a picture above this part of the hot memory is sent from its file
 _PREFLIGHT_S = 600
 _VIEWERS = 1024
 _ADDRESSES = 4096
@@ -101,7 +99,7 @@ class Public:
     """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``.
 
     A picture that is deleted or revoked is gone at once, in other processes of the gateway within a second.
-    Its bytes never change under an id: the ``hot_bytes`` used last are kept in memory.
+    The last ``hot_bytes`` that were served stay in memory: the bytes of an id never change.
     """
 
     def __init__(
@@ -122,16 +120,13 @@ class Public:
         self._wait_s = wait_s
         self._keys = keys
         self._lookups = lookups
-        self._blobs = blobs
         self._signer = signer
         self._trusted = tuple(trusted_proxies)
         self._now = now
         self._views = views
         self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # who looks at one picture looks at more
-        self._hot = _Hot(hot_bytes)
+        self.bytes = HotBytes(blobs, hot_bytes)
         self._heads: dict[tuple[str, str], _Head] = {}
-        self.hot_hits = 0
-        self.hot_misses = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Every method and everything below the two folders, so that all of it meets the same checks."""
@@ -254,10 +249,10 @@ class Public:
 
     def _live(self, record: ImageRecord, address: _Address, now: datetime) -> ImageRecord:
         if record.deleted_at is not None:
-            self._hot.drop(record)
+            self.bytes.drop(record.id)
             raise Gone("This picture was deleted.", code="deleted")
         if record.expires_at is not None and now >= record.expires_at:
-            self._hot.drop(record)
+            self.bytes.drop(record.id)
             raise Gone(
                 f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.", code="expired"
             )
@@ -342,7 +337,7 @@ class Public:
         if plan.status == 304:
             kept = {name: head.headers[name] for name in _KEPT if name in head.headers}
             return web.Response(status=304, headers=kept)
-        data = await self._bytes(record, file, wanted=request.method == "GET")
+        data = await self._data(record, file, wanted=request.method == "GET")
         if head.written is not None and plan.status == 200 and data is not None and fits(data, request):
             return Whole(request, head.written, data)
         headers = {**head.headers, "Content-Length": str(plan.stop - plan.start)}
@@ -356,64 +351,20 @@ class Public:
         async def piece(start: int, stop: int) -> bytes:
             if data is not None:
                 return data[start:stop]
-            return await self._blobs.read(record.id, file.format, start, stop)
+            return await self.bytes.part(record.id, file, start, stop)
 
         return Streamed(request, plan, headers, piece)
 
-    async def _bytes(self, record: ImageRecord, file: StoredFile, *, wanted: bool) -> bytes | None:
-        """The whole picture when it is wanted and small enough for the memory; always: that it is there."""
-        data = self._hot.get(record.id, file.format)
-        if data is not None:
-            self.hot_hits += 1
-            return data
-        self.hot_misses += 1
+    async def _data(self, record: ImageRecord, file: StoredFile, *, wanted: bool) -> bytes | None:
         try:
-            if wanted and file.file_size <= self._hot.limit:
-                data = await self._blobs.read(record.id, file.format)
-            size = await self._blobs.size(record.id, file.format) if data is None else len(data)
+            return await self.bytes.whole(record.id, file, wanted=wanted)
         except FileNotFoundError as exc:
             # A picture deleted after its record was looked up: the second look says so.
             self._lookups.forget()
             again = await self._lookups.image(record.id)
             if again is not None:
                 self._live(again, _Address("", record.id, None), self._now())
-            raise _bytes_missing("are missing") from exc
-        if size != file.file_size:
-            raise _bytes_missing(f"are {size} and should be {file.file_size}")
-        if data is not None:
-            self._hot.put(record.id, file.format, data)
-        return data
-
-
-class _Hot:
-    """Bytes by id and format, those used last, at most ``capacity`` bytes of them."""
-
-    def __init__(self, capacity: int) -> None:
-        self.limit = capacity // _HOT_SHARE
-        self._capacity = capacity
-        self._held = 0
-        self._pictures: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-
-    def get(self, image_id: str, file_format: str) -> bytes | None:
-        data = self._pictures.get((image_id, file_format))
-        if data is not None:
-            self._pictures.move_to_end((image_id, file_format))
-        return data
-
-    def put(self, image_id: str, file_format: str, data: bytes) -> None:
-        self._drop((image_id, file_format))
-        self._pictures[image_id, file_format] = data
-        self._held += len(data)
-        while self._held > self._capacity:
-            _, oldest = self._pictures.popitem(last=False)
-            self._held -= len(oldest)
-
-    def drop(self, record: ImageRecord) -> None:
-        for file in record.files:
-            self._drop((record.id, file.format))
-
-    def _drop(self, key: tuple[str, str]) -> None:
-        self._held -= len(self._pictures.pop(key, b""))
+            raise bytes_missing("are missing") from exc
 
 
 def _check_method(request: web.Request) -> None:
@@ -557,9 +508,3 @@ def _never_made(claim: Claim) -> ResponseError:
 
 def _not_found() -> NotFound:
     return NotFound("There is no picture under this URL.")
-
-
-def _bytes_missing(what: str) -> ServerFailed:
-    return ServerFailed(
-        f"The picture is known, but its bytes {what} on the gateway's disk.", code="bytes_missing"
-    )

@@ -1,0 +1,80 @@
+"""The bytes of pictures: from memory for those used last, from the disk for all others."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from blossom_async.errors import ServerFailed
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import StoredFile
+from blossom_async.models import FORMATS
+
+__all__ = ["HotBytes", "bytes_missing"]
+
+_SHARE = 8  # a picture above this part of the capacity is always read from its file
+
+
+class HotBytes:
+    """Reads pictures, and keeps those used last in memory: at most ``capacity`` bytes of them."""
+
+    def __init__(self, blobs: LocalBlobs, capacity: int) -> None:
+        self._blobs = blobs
+        self._capacity = capacity
+        self._largest = capacity // _SHARE
+        self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._held = 0
+        self.hits = 0
+        self.misses = 0
+
+    async def whole(self, image_id: str, file: StoredFile, *, wanted: bool) -> bytes | None:
+        """The whole picture; None if it is not ``wanted`` or too large to keep, once its file was checked.
+
+        Raises ``FileNotFoundError``, ``Overloaded`` when the file cannot be read, and ``ServerFailed``
+        (``bytes_missing``) when its size is not the recorded one.
+        """
+        key = image_id, file.format
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+            self.hits += 1
+            return kept
+        self.misses += 1
+        if not wanted or file.file_size > self._largest:
+            _check_size(await self._blobs.size(image_id, file.format), file)
+            return None
+        data = await self._blobs.read(image_id, file.format)
+        _check_size(len(data), file)
+        self._keep(key, data)
+        return data
+
+    async def part(self, image_id: str, file: StoredFile, start: int, stop: int) -> bytes:
+        """The bytes from ``start`` up to ``stop``, read from the file. Raises as ``LocalBlobs.read``."""
+        return await self._blobs.read(image_id, file.format, start, stop)
+
+    def drop(self, image_id: str) -> None:
+        """Forgets a picture that is gone."""
+        for file_format in FORMATS:
+            self._forget((image_id, file_format))
+
+    def _keep(self, key: tuple[str, str], data: bytes) -> None:
+        self._forget(key)
+        self._kept[key] = data
+        self._held += len(data)
+        while self._held > self._capacity:
+            _, oldest = self._kept.popitem(last=False)
+            self._held -= len(oldest)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._held -= len(self._kept.pop(key, b""))
+
+
+def bytes_missing(what: str) -> ServerFailed:
+    """The error for a picture whose file is not what its record says."""
+    return ServerFailed(
+        f"The picture is known, but its bytes {what} on the gateway's disk.", code="bytes_missing"
+    )
+
+
+def _check_size(size: int, file: StoredFile) -> None:
+    if size != file.file_size:
+        raise bytes_missing(f"are {size} and should be {file.file_size}")
