@@ -22,15 +22,16 @@ from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.background.webhooks import Webhooks, receiver
 from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
-from blossom_async.gateway.callers.limits import Meter, Room
+from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.calls.api import MAX_BODY, Api
 from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.http.addresses import is_loopback
+from blossom_async.gateway.http.connection import Connection, Room
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
-from blossom_async.gateway.http.problems import Connection, problems
+from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.generation import STAGED, Generation

@@ -26,8 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.app import listen, serving
-from blossom_async.gateway.callers.limits import Meter, Room
+from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.http.addresses import network
+from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
@@ -349,7 +350,7 @@ class TestConnections:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Half a request line does not hold a connection for long."""
-        monkeypatch.setattr("blossom_async.gateway.http.problems._FIRST_REQUEST_S", 0.05)  # not 30 s
+        monkeypatch.setattr("blossom_async.gateway.http.connection._FIRST_REQUEST_S", 0.05)  # not 30 s
         async with running_gateway(tmp_path / "data") as there:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(there.base_url[-5:].strip(":")))
             writer.write(b"GET /hea")

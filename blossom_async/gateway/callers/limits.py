@@ -1,4 +1,4 @@
-"""How often and how much: calls of a key, wrong keys of an address, connections. Decides; never waits."""
+"""How often: calls of a key, wrong keys of an address. Decides; never waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 
 import attrs
 
-__all__ = ["Meter", "Quota", "Room"]
+__all__ = ["Meter", "Quota"]
 
 
 @attrs.frozen
@@ -69,24 +69,3 @@ class Meter:
         free = (self._per_s - owed) / self._step
         remaining = int(free + 1e-6)
         return Quota(remaining >= 1, remaining, (remaining + 1 - free) * self._step if owed else 0.0)
-
-
-class Room:
-    """Counts what is there at once: at most ``limit``."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.held = 0
-        self.refused = 0
-
-    def enter(self) -> bool:
-        """Whether there was room; then ``leave`` is to be called once."""
-        if self.held >= self._limit:
-            self.refused += 1
-            return False
-        self.held += 1
-        return True
-
-    def leave(self) -> None:
-        """Makes room again."""
-        self.held -= 1

@@ -25,7 +25,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.http.addresses import client_address, network
-from blossom_async.gateway.http.problems import Connection
+from blossom_async.gateway.http.connection import Connection
 from blossom_async.gateway.serving import signing
 from blossom_async.gateway.serving.access import Viewer, check_access, site_allowed
 from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits, written
