@@ -1,4 +1,4 @@
-"""From pixels to the file that is stored: jpg, png or webp, as light or as faithful as asked for."""
+"""From pixels to the file that is stored: jpg, png or webp, as small or as faithful as asked for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blossom_async.models import FORMATS
 __all__ = ["Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
 
 AUTO_SSIM = 0.985
-"""Structural similarity that ``compression="auto"`` keeps: no loss a viewer sees."""
+"""Structural similarity that ``compression="auto"`` keeps: no visible loss."""
 WEB_SSIM = 0.97
 """Structural similarity that the lighter presets keep."""
 THUMBNAIL_PX = 256
@@ -31,7 +31,7 @@ PRINT_DPI = 300
 
 _EXIF_SOFTWARE, _EXIF_X_DPI, _EXIF_Y_DPI, _EXIF_UNIT = 0x0131, 0x011A, 0x011B, 0x0128
 _INCH = 2  # of _EXIF_UNIT (Exif 2.32, 4.6.4)
-_SUB = 1  # PNG filter: each byte less its left neighbour (PNG, 9.2)
+_SUB = 1  # PNG filter: each byte minus its left neighbour (PNG, 9.2)
 _NAMES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 _SAVED_AS: dict[tuple[str, str], dict[str, Any]] = {
@@ -41,31 +41,31 @@ _SAVED_AS: dict[tuple[str, str], dict[str, Any]] = {
     ("png", "none"): {"compress_level": 0},
     ("png", "lossless"): {"compress_level": 6},
     ("png", "print"): {"compress_level": 6},
-    # Quality is effort where webp is lossless: 100 takes three times as long for one per cent.
+    # For lossless webp quality means effort: 100 takes three times as long and saves one per cent.
     ("webp", "none"): {"lossless": True, "exact": True, "quality": 0, "method": 0},
     ("webp", "lossless"): {"lossless": True, "exact": True, "quality": 50, "method": 4},
     ("webp", "print"): {"lossless": True, "exact": True, "quality": 50, "method": 4},
     ("webp", "lossy"): {"quality": 80, "method": 4},
 }
-"""What Pillow is told, by format and weight."""
+"""Options for Pillow, by format and weight."""
 
 _CONTRADICTED_BY: dict[str | None, tuple[str, ...]] = {
     "web_optimized": ("none", "lossless"),
     "print": ("lossy",),
 }
 
-# Steps of jpg's quantisation, 8 by 8 from flat to fine. Brightness: structural similarity asks much of coarse
-# detail and less of fine, so the steps grow with the square of the frequency. Colour: T.81, table K.2.
+# Quantisation steps of jpg, 8 by 8 from low to high frequency. Brightness: structural similarity weighs
+# coarse detail more than fine, so the steps grow with the square of the frequency. Colour: T.81, table K.2.
 _FREQUENCY = np.add.outer(np.arange(8), np.arange(8))
 _JPG_BRIGHTNESS = (12 + 0.12 * _FREQUENCY**2).ravel()
 _JPG_COLOUR = np.full((8, 8), 99)
 _JPG_COLOUR[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-_JPG_STEPS = tuple(1.8 * 0.87**n for n in range(15))  # 1.8 down to 0.26, lightest file first
+_JPG_STEPS = tuple(1.8 * 0.87**n for n in range(15))  # 1.8 down to 0.26, smallest file first
 _WEBP_QUALITIES = (60, 67, 74, 80, 86, 91, 95)
 
 _GAUSSIAN = np.exp(-(((np.arange(11) - 5) / 1.5) ** 2) / 2).astype(np.float32)
 _GAUSSIAN /= _GAUSSIAN.sum()
-_STRIDE = 5  # shares no factor with the 8 pixels of a jpg block, so that every place in it counts alike
+_STRIDE = 5  # coprime to the 8 pixels of a jpg block, so that every place in it counts equally
 
 Pixels = NDArray[np.uint8]
 Luma = NDArray[np.float32]
@@ -73,7 +73,7 @@ Luma = NDArray[np.float32]
 
 @attrs.frozen
 class Encoded:
-    """A file, and the size in pixels of the picture in it."""
+    """A file, and its picture's size in pixels."""
 
     data: bytes = attrs.field(repr=False)
     width: int
@@ -81,7 +81,7 @@ class Encoded:
 
 
 def warm_up() -> None:
-    """Imports Pillow's codecs, which the first ``save`` would otherwise do for 25 to 100 ms."""
+    """Imports Pillow's codecs, which would delay the first ``save`` by 25 to 100 ms."""
     Image.init()
 
 
@@ -90,19 +90,22 @@ def encode(
 ) -> Encoded:
     """The file for uint8 pixels of shape (height, width, 3), or 4 with alpha.
 
-    Without ``compression`` and ``preset`` png and webp are lossless and quick, jpg is lossy.
-    ``compression`` is ``none``, ``lossless``, ``lossy`` or ``auto`` (the smallest with no visible loss).
-    ``preset`` is ``web_optimized`` (the smallest at ``WEB_SSIM``), ``thumbnail`` (as that, within 256x256
-    pixels) or ``print`` (the best there is, with 300 dpi). A preset decides where compression is ``auto``;
-    with another one ``thumbnail`` sets the size, ``compression`` the weight. docs/formats.md has the table.
-    ``notes`` (ASCII) is written into the file as its software tag; it holds no other metadata.
-    The GIL is free for nearly all of the default.
+    Without ``compression`` and ``preset``, png and webp are lossless and fast, jpg is lossy.
+    ``compression`` is ``none``, ``lossless``, ``lossy`` or ``auto`` (the smallest without visible loss).
+    ``preset`` is ``web_optimized`` (the smallest at ``WEB_SSIM``), ``thumbnail`` (the same, within 256x256
+    pixels) or ``print`` (the best quality, with 300 dpi). A preset overrides ``auto``; together with any
+    other compression ``thumbnail`` only sets the size. docs/formats.md has the table.
+    ``notes`` (ASCII) becomes the file's software tag, its only metadata. Nearly all of the default runs
+    without the GIL.
 
-    Raises ``ValueError`` for pixels of another shape, an unknown format, compression or preset, alpha with
-    jpg, lossless with jpg, and a compression and a preset that contradict each other.
+    Raises ``ValueError`` for pixels of another shape, an unknown format, compression or preset, alpha or
+    lossless with jpg, and a preset that contradicts the compression.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in {3, 4}:
-        raise ValueError(f"pixels of shape {pixels.shape} and type {pixels.dtype} are no picture")
+        raise ValueError(
+            f"pixels of shape {pixels.shape} and type {pixels.dtype}; allowed: uint8 of shape "
+            "(height, width, 3 or 4)"
+        )
     if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}")
     if file_format == "jpg" and pixels.shape[2] == 4:
@@ -148,8 +151,8 @@ def _default(pixels: Pixels, file_format: str, notes: str) -> bytes:
         return _png(pixels, notes)
     if file_format == "jpg":
         return _save(Image.fromarray(pixels), "jpg", notes, quality=88)
-    # Lossless, as the guide's table has it. Quality is effort here: 0 is a fifth of the time of 80 for
-    # the same size.
+    # Lossless, as in the guide's table. Quality means effort here: 0 takes a fifth of the time of 80 for the
+    # same size.
     return _save(Image.fromarray(pixels), "webp", notes, lossless=True, quality=0, method=0)
 
 
@@ -160,7 +163,7 @@ def _save(image: Image.Image, file_format: str, notes: str, *, dpi: int | None =
     else:
         how["exif"] = Image.Exif()
         how["exif"][_EXIF_SOFTWARE] = notes
-    if dpi is not None and file_format == "webp":  # has no field of its own for it
+    if dpi is not None and file_format == "webp":  # webp has no field of its own for it
         how["exif"].update({_EXIF_X_DPI: float(dpi), _EXIF_Y_DPI: float(dpi), _EXIF_UNIT: _INCH})
     elif dpi is not None:
         how["dpi"] = (dpi, dpi)
@@ -170,7 +173,7 @@ def _save(image: Image.Image, file_format: str, notes: str, *, dpi: int | None =
 
 
 def _lightest(pixels: Pixels, file_format: str, floor: float, notes: str) -> bytes:
-    """The smallest file found that keeps ``floor``; never larger than the default, which is tried last."""
+    """The smallest file that keeps a similarity of ``floor``; never larger than the default."""
     image = Image.fromarray(pixels)
 
     def jpg(step: float) -> bytes:
@@ -201,7 +204,7 @@ def _lightest_png(image: Image.Image, floor: float, notes: str) -> bytes:
     shown = paletted.convert(image.mode)
     good = _similarity(_luma(image), _luma(shown)) >= floor
     if good and floor >= AUTO_SSIM:
-        # Bands in a smooth sky, which the structural similarity hardly notices.
+        # Rules out bands in a smooth sky, which the structural similarity hardly notices.
         away = np.abs(np.asarray(image).astype(np.int16) - np.asarray(shown))
         good = bool((away > 3).mean() <= 0.001)
     if good:
@@ -212,13 +215,13 @@ def _lightest_png(image: Image.Image, floor: float, notes: str) -> bytes:
 def _first_that_keeps(
     floor: float, seen: Luma, encoded: Callable[[Any], bytes], levels: Sequence[Any]
 ) -> bytes | None:
-    # Similarity grows along the levels, so a bisection finds the first that is good enough.
+    # Similarity grows along the levels, so bisection finds the first that is good enough.
     low, high, best = 0, len(levels), None
     while low < high:
         middle = (low + high) // 2
         data = encoded(levels[middle])
         image = Image.open(io.BytesIO(data))
-        image.draft("L", image.size)  # a jpg's brightness alone is a third of the decoding
+        image.draft("L", image.size)  # decoding only a jpg's brightness takes a third of the time
         if _similarity(seen, _luma(image)) >= floor:
             high, best = middle, data
         else:
@@ -227,11 +230,11 @@ def _first_that_keeps(
 
 
 def _paletted(image: Image.Image, *, dither: bool) -> Image.Image:
-    """At most 256 colours. With alpha it cannot be dithered."""
+    """The picture in at most 256 colours; with alpha it is never dithered."""
     if (colours := image.getcolors(256)) is not None or image.mode == "RGBA":
         exact = Image.Quantize.FASTOCTREE if image.mode == "RGBA" else Image.Quantize.MEDIANCUT
         return image.quantize(max(2, len(colours or range(256))), method=exact, dither=Image.Dither.NONE)
-    # Every fourth pixel tells the colours as well, in a fifth of the time.
+    # Every fourth pixel gives as good a palette in a fifth of the time.
     sample = image.resize((-(-image.width // 4), -(-image.height // 4)), Image.Resampling.NEAREST)
     palette = sample.quantize(256, method=Image.Quantize.MEDIANCUT)
     return image.quantize(
@@ -240,7 +243,7 @@ def _paletted(image: Image.Image, *, dither: bool) -> Image.Image:
 
 
 def _luma(image: Image.Image) -> Luma:
-    """Brightness as seen on mid-grey."""
+    """Brightness, on a mid-grey background."""
     grey = image.convert("L")
     if image.mode == "RGBA":
         grey = Image.composite(grey, Image.new("L", image.size, 128), image.getchannel("A"))
@@ -250,7 +253,7 @@ def _luma(image: Image.Image) -> Luma:
 def _similarity(one: Luma, other: Luma) -> float:
     """Mean structural similarity with Gaussian windows (Wang et al. 2004, 10.1109/TIP.2003.819861).
 
-    Exact windows, at every fifth pixel of both directions. A picture smaller than one is the same or not.
+    Exact windows, at every fifth pixel in both directions. Pictures smaller than a window are equal or not.
     """
     if min(one.shape) < len(_GAUSSIAN):
         return float(np.array_equal(one, other))
@@ -273,7 +276,7 @@ def _windows(luma: Luma) -> Luma:
 
 
 def thumbhash(pixels: Pixels) -> str:
-    """The picture in about 25 bytes, as base64: a blurred preview to show until the file has come.
+    """A blurred preview of the picture in about 25 bytes, as base64, to show until the file has loaded.
 
     ThumbHash as published (Evan Wallace, https://evanw.github.io/thumbhash/).
     """
@@ -326,8 +329,8 @@ def _cosines(count: int, length: int) -> NDArray[np.float64]:
 
 
 def _scaled(channel: NDArray[np.float64], across: int, down: int) -> tuple[float, list[float], float]:
-    """The mean, the lowest terms as 0..1 of their scale, and that scale."""
-    terms = channel.round(9).tolist()  # what is nothing is 0, however BLAS adds up
+    """The mean, the lowest terms scaled to 0..1, and their scale."""
+    terms = channel.round(9).tolist()  # noise becomes 0, in whatever order BLAS adds
     wanted = [
         terms[row][column]
         for row in range(down)
@@ -340,11 +343,11 @@ def _scaled(channel: NDArray[np.float64], across: int, down: int) -> tuple[float
 
 
 def _rounded(value: float) -> int:
-    return math.floor(value + 0.5)  # as JavaScript does, which the published encoder is written in
+    return math.floor(value + 0.5)  # as in JavaScript, the language of the published encoder
 
 
 def dominant_colour(pixels: Pixels) -> str:
-    """The colour that most of the picture is near to, as ``#rrggbb``; black when all is transparent."""
+    """The colour that most of the picture is close to, as ``#rrggbb``; black if all is transparent."""
     height, width, channels = pixels.shape
     sample = pixels[:: -(-height // 32), :: -(-width // 32)].reshape(-1, channels)
     if channels == 4:
@@ -357,7 +360,7 @@ def dominant_colour(pixels: Pixels) -> str:
     usual = usual[counts[usual].argsort()[-32:]]
     counts = counts[usual]
     colours = (np.array([np.bincount(cells, weights=channel)[usual] for channel in sample.T]) / counts).T
-    # A sky is many colours near each other and counts as one: each lends its share to those near it.
+    # The many similar colours of a sky count as one: each adds its share to those close to it.
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
     red, green, blue = colours[(np.exp(-((distance / 48) ** 2)) @ counts).argmax()].astype(int)
     return f"#{red:02x}{green:02x}{blue:02x}"
@@ -369,7 +372,7 @@ def _reduced(pixels: Pixels, longest: int) -> Pixels:
 
 
 def _png(pixels: Pixels, notes: str) -> bytes:
-    # Pillow's own deflate takes eight times as long for the same size and holds up the other renders.
+    # Pillow's own deflate takes eight times as long for the same size and blocks the other threads.
     height, width, channels = pixels.shape
     rows = np.empty((height, 1 + width * channels), np.uint8)
     rows[:, 0] = _SUB

@@ -1,4 +1,4 @@
-"""From what a provider gave to the files that are stored. Work for the processor, to be run in a thread."""
+"""From what a provider delivered to the files that are stored. CPU-bound: run it in a thread."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["Finished", "finished"]
 
-_MAX_PIXELS = 100_000_000  # decoded; six times the largest picture that can be asked for
+_MAX_PIXELS = 100_000_000  # six times the largest size that can be asked for
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Finished:
-    """A picture ready to be stored: its files and their bytes, the one for everybody last."""
+    """A picture ready to be stored: its files and their bytes, the one that any viewer can read last."""
 
     width: int
     height: int
@@ -33,10 +33,10 @@ class Finished:
 
 
 def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) -> Finished:
-    """The files asked for, in the exact size asked for.
+    """The files asked for, in exactly the size asked for.
 
-    A delivered picture of another size is scaled to cover it and cut at the edges. Nothing of its metadata is
-    kept. Raises ``ProviderFault`` when it cannot be read.
+    A delivered picture of another size is scaled to cover it, then cropped. None of its metadata is kept.
+    Raises ``ProviderFault`` if it cannot be decoded.
     """
     pixels = given.pixels if isinstance(given, Artwork) else _read(given, request, provider)
     made = {
@@ -63,7 +63,7 @@ def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) ->
 
 
 def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
-    """Formats to store and how each is compressed, the one for everybody last."""
+    """Formats to store, each with its compression, the one that any viewer can read last."""
     if request.format != "auto":
         return ((request.format, request.compression),)
     fallback = "png" if request.transparency or request.compression == "lossless" else "jpg"
@@ -76,14 +76,14 @@ def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.u
     try:
         with Image.open(io.BytesIO(given.data)) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels are more than a picture has")
+                raise ValueError(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
             picture.load()
             upright = ImageOps.exif_transpose(picture).convert("RGBA" if request.transparency else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise ProviderFault(
             provider,
             Kind.BAD_CONTENT,
-            f"the picture cannot be read ({type(exc).__name__})",
+            f"sent a picture that cannot be decoded ({type(exc).__name__})",
             request_id=given.request_id,
             charged="no" if given.cached else "yes",
         ) from exc

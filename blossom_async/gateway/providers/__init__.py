@@ -1,4 +1,4 @@
-"""Where pictures come from: one interface, one file for each provider."""
+"""Providers, who draw the pictures: one interface, one module for each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Artwork", "Delivery", "Model", "Provider"]
 
 @attrs.frozen(kw_only=True, eq=False)
 class Artwork:
-    """What a provider made. ``pixels`` is uint8 of shape (height, width, 3), or 4 with straight alpha.
+    """A picture drawn here. ``pixels`` is uint8 of shape (height, width, 3), or 4 with straight alpha.
 
-    ``model`` names what drew it; ``notes`` is written into the picture file's own metadata.
+    ``notes`` is written into the file's own metadata.
     """
 
     pixels: NDArray[np.uint8]
@@ -28,13 +28,13 @@ class Artwork:
 
 @attrs.frozen(kw_only=True, eq=False)
 class Delivery:
-    """A picture as a service sent it: a file, looked at from outside and not yet decoded.
+    """A picture file as the service sent it: verified, not yet decoded.
 
-    ``format`` (``jpg``, ``png``, ``webp``), ``width`` and ``height`` are read from the bytes. They are what
-    the model made, which may be another size and format than was asked for; ``notes`` (ASCII, for the file's
-    own metadata) names provider and model, and what is left to be done here. ``usd`` is what the service
-    charges for it, 0 when ``cached``, None where that is not known. ``cached``: the service says that it
-    does not bill this answer. ``request_id`` is the service's name of the exchange.
+    ``format`` (``jpg``, ``png``, ``webp``), ``width`` and ``height`` are read from the bytes and may differ
+    from what was asked for. ``notes`` (ASCII, for the file's own metadata) names provider and model, and how
+    the file differs from the request. ``usd`` is what the service charges, 0 when ``cached``, None if
+    unknown. ``cached``: the service says that it does not bill this answer. ``request_id`` is the service's
+    own id of the exchange.
     """
 
     data: bytes = attrs.field(repr=False)
@@ -57,11 +57,10 @@ class Model:
 
 
 class Provider(Protocol):
-    """One source of pictures.
+    """Draws pictures.
 
-    ``remote``: asking it may cost money and fail half-way. ``keyed``: it knows a repeated request, by its
-    idempotency key or by its content, so that sending the same request with the same seed and key again is
-    not paid for twice.
+    ``remote``: a call may cost money and may fail halfway. ``keyed``: it recognises a repeated request, by
+    idempotency key or content, so the same request with the same seed and key is never charged twice.
     """
 
     name: str
@@ -69,20 +68,17 @@ class Provider(Protocol):
     keyed: bool
 
     def check(self, request: ImageRequest) -> None:
-        """Raises ``InvalidRequest`` when the request cannot be honoured; called before any cost.
-
-        Waits for nothing: what is not known yet is left to the service.
-        """
+        """Raises ``InvalidRequest`` for a request it cannot honour, as far as is known without asking."""
 
     def price(self, request: ImageRequest) -> Decimal | None:
-        """US dollars the request will cost, None where that is not known beforehand."""
+        """US dollars the request will cost, None if that is not known beforehand."""
 
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Artwork | Delivery:
-        """The picture asked for, by one attempt. ``key`` is the same for all attempts at one request.
+        """The picture, from one attempt. ``key`` is the same for all attempts at one request.
 
-        Raises ``ProviderFault``, which says whether the attempt may have been charged. Cancelling it closes
-        the connection; whether the service charges is then as unknown as after a timeout.
+        Raises ``ProviderFault``, which says whether the attempt may have been charged. Cancelling closes the
+        connection; as after a timeout, nobody knows then whether the service charges.
         """
 
     async def models(self) -> tuple[Model, ...]:
-        """What the service offers now, or offered when it last answered. Raises ``ProviderFault``."""
+        """The models offered when the service last answered. Raises ``ProviderFault``."""

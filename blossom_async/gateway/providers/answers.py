@@ -1,4 +1,4 @@
-"""The picture in an answer of an Images API, in the dialects that services speak."""
+"""The picture in the answer of an Images API, in all the forms services use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["fields_of", "picture_of"]
 
 
 def fields_of(body: bytes) -> dict[str, Any]:
-    """The JSON object that an answer is; an empty one where it is none."""
+    """The JSON object in an answer, or an empty one."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -23,7 +23,7 @@ def fields_of(body: bytes) -> dict[str, Any]:
 
 
 def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
-    """The first picture in an answer of the Images API, or where it can be fetched; None where none is."""
+    """The first picture of an answer, or the URL to fetch it from; None without either."""
     data = fields.get("data")
     entry = data[0] if isinstance(data, list) and data else None
     if not isinstance(entry, dict):

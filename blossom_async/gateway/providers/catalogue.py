@@ -1,4 +1,4 @@
-"""What a service offers, asked from time to time; and the prices that are known without asking."""
+"""The models a service offers, fetched hourly, and the prices known without asking."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from blossom_async.gateway.providers.faults import ProviderFault
 __all__ = ["Catalogue", "price_table"]
 
 FRESH_S = 3600.0
-_AGAIN_S = 60.0  # after a failure, with an older list in hand
+_AGAIN_S = 60.0  # after a failure, while an older list is used
 
 
 class Catalogue:
-    """A list of models that is fetched once an hour at most, and kept when the service is down.
+    """A list of models, fetched at most once an hour and kept while the service is down.
 
     ``clock`` counts seconds.
     """
@@ -32,14 +32,14 @@ class Catalogue:
         self._models: tuple[Model, ...] | None = None
 
     async def models(self) -> tuple[Model, ...]:
-        """The list. Raises ``ProviderFault`` where it was never fetched and cannot be now."""
+        """The list. Raises ``ProviderFault`` if it cannot be fetched and never was."""
         async with self._lock:
             if not self._fresh:
                 await self._renew()
             return self._models or ()
 
     def names(self) -> frozenset[str]:
-        """Of the models and their aliases; nothing where the list is none or an hour old."""
+        """Names and aliases of the models; empty without a list, or with one older than an hour."""
         models = self._models if self._fresh else None
         return frozenset(name for model in models or () for name in (model.name, *model.aliases))
 
@@ -60,6 +60,6 @@ class Catalogue:
 
 @cache
 def price_table(provider: str) -> dict[str, Any]:
-    """The provider's part of ``prices.json``. Amounts are texts, for ``Decimal``."""
+    """The provider's part of ``prices.json``. Amounts are strings, for ``Decimal``."""
     table: dict[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text("utf-8"))[provider]
     return table

@@ -1,4 +1,4 @@
-"""What goes wrong at a provider, what it means for the money, and what the gateway answers."""
+"""What goes wrong at a provider, whether it was charged, and what the gateway answers."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ class Kind(StrEnum):
     """What went wrong."""
 
     RATE_LIMITED = "rate_limited"
-    """Too fast, in any of the shapes a provider says so. Nothing was made."""
+    """Too many requests, in any form a provider says so. Nothing was made."""
     OUT_OF_FUNDS = "out_of_funds"
-    """The account or the key has no money left, whatever the status said."""
+    """The account or the key has no money left, whatever the status."""
     UNAUTHORIZED = "unauthorized"
-    """The key is missing, unknown, or may not do this."""
+    """The key is missing, invalid or not permitted."""
     MODERATION = "moderation"
-    """The provider will not draw this."""
+    """The provider refuses the content."""
     REJECTED = "rejected"
-    """The request itself is at fault: the same one is refused again."""
+    """The request itself is at fault; sent again, it is refused again."""
     UNAVAILABLE = "unavailable"
-    """The provider, or what it stands on, took no work."""
+    """The provider, or a service it depends on, accepted no work."""
     BAD_CONTENT = "bad_content"
-    """An answer came, and what is in it is no usable picture."""
+    """An answer came without a usable picture."""
     PLACEHOLDER = "placeholder"
-    """A picture came that is known to stand for "too fast"."""
+    """A picture came that is known to mean "too many requests"."""
     UNSENT = "unsent"
-    """No connection: not a byte of the request left."""
+    """No connection: nothing of the request was sent."""
     LOST = "lost"
-    """The request left and no clear answer came: a timeout, a reset, an error after work had begun."""
+    """The request was sent, the outcome is unknown: a timeout, a reset, an error after work had begun."""
 
 
 class ProviderFault(BlossomError):
-    """A provider did not deliver. ``detail`` has the provider's words, shortened and without secrets.
+    """A provider did not deliver. ``detail`` has its own words, shortened and without secrets.
 
-    ``charged`` is ``no`` where nothing can have been charged, ``yes`` where the provider counts the picture
-    as delivered, ``unknown`` otherwise. ``retry_after_s`` is how long the provider asks to be left alone.
+    ``charged`` is ``no`` if nothing can have been charged, ``yes`` if the provider counts the picture as
+    delivered, else ``unknown``. ``retry_after_s`` is the wait the provider asks for.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class ProviderFault(BlossomError):
 
     @property
     def safe_to_repeat(self) -> bool:
-        """Whether the same request can be sent again without paying twice, at any provider."""
+        """Whether the same request can be sent again, to any provider, without paying twice."""
         return self.charged == "no" and self.kind not in _FINAL
 
     @property
     def another_may_help(self) -> bool:
-        """Whether another provider may be asked for the same picture.
+        """Whether to ask another provider for the same picture.
 
-        Not where the request is at fault, and not as long as this one may have been paid for it.
+        Not if the request is at fault, and not while this provider may have been paid for it.
         """
         return self.kind not in {*_FINAL, Kind.LOST}
 
@@ -99,7 +99,7 @@ _ERRORS: Mapping[Kind, tuple[type[ResponseError], str, str]] = {
     Kind.OUT_OF_FUNDS: (
         PaymentRequired,
         "provider_out_of_funds",
-        "the gateway's owner must add funds there or name another provider first",
+        "the gateway's owner must add funds there, or put another provider first",
     ),
     Kind.UNAUTHORIZED: (
         ProviderFailed,
@@ -115,14 +115,14 @@ _ERRORS: Mapping[Kind, tuple[type[ResponseError], str, str]] = {
     Kind.LOST: (
         ProviderFailed,
         "provider_outcome_unknown",
-        "whether it was charged is not known; repeat it with the same Idempotency-Key only",
+        "nobody knows whether it was charged; repeat it only with the same Idempotency-Key",
     ),
 }
-_USUAL_WAIT_S = 10.0  # of a provider that does not say; Pollinations counts per 10 s and address
+_USUAL_WAIT_S = 10.0  # when the provider names none; Pollinations counts per 10 s and address
 
 
 def to_error(fault: ProviderFault) -> ResponseError:
-    """What the gateway's own caller is told."""
+    """The error for the gateway's caller."""
     error, code, advice = _ERRORS[fault.kind]
     wait = fault.retry_after_s
     if fault.kind is Kind.RATE_LIMITED and wait is None:
@@ -149,13 +149,13 @@ _REFUSED = {
     "safetyerror",
 }
 _TOO_FAST = {"concurrencylimitexceeded", "ratelimited", "ratelimitexceeded", "toomanyrequests"}
-# 503 refuses to take the request (RFC 9110, 15.6.4); in the others the edge did not reach the origin
+# 503 refuses the request (RFC 9110, 15.6.4); with the others the edge did not reach the origin
 # (Cloudflare, "5xx errors": connection refused, timed out or not trusted, and tunnel or DNS errors).
 _NOT_TAKEN = {503, 521, 522, 523, 525, 526, 529, 530}
 _UPSTREAM_REFUSED = {401, 402, 403, 404, 415}
 _LONGEST_WAIT_S = 7 * 86_400.0
 _LONGEST_WORDS = 200
-_SHORTEST_PROMPT = 4  # that can be told from the words around it
+_SHORTEST_PROMPT = 4  # that stands out from the words around it
 _ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 
@@ -163,10 +163,10 @@ _ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "cf-ray")
 def refusal(
     provider: str, status: int, headers: Mapping[str, str], body: bytes, *, key: str = "", prompt: str = ""
 ) -> ProviderFault:
-    """The fault that an answer of any status but 200 stands for. Never raises.
+    """The fault that a refusal means. Never raises.
 
-    Understands the envelope of Pollinations, the ``error`` object of OpenAI, x402, and bare ``detail`` or
-    ``message``. A provider's ``upstreamBody`` is not read. ``key`` and ``prompt`` are left out of its words.
+    Reads the envelope of Pollinations, the ``error`` object of OpenAI, x402, and bare ``detail`` or
+    ``message``, but no ``upstreamBody``. ``key`` and ``prompt`` are removed from the provider's words.
     """
     answer = _object(body)
     error = answer.get("error")
@@ -213,19 +213,19 @@ def _kind_of_refusal(status: int, codes: set[str], words: str) -> Kind:
         return Kind.RATE_LIMITED
     if status in {401, 403, 407}:
         return Kind.UNAUTHORIZED
-    # 408: what was received of it is unknown. 409: an earlier attempt under this key may be under way.
+    # 408: nobody knows how much was received. 409: an earlier attempt under this key may be under way.
     return Kind.LOST if status in {408, 409} else Kind.REJECTED
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
-    """The service's own name of the exchange, None where it has none that can be shown."""
+    """The service's own id of the exchange, None if there is none fit to show."""
     return next((found for name in _ID_HEADERS if (found := _an_id(headers.get(name)))), None)
 
 
 def shortened(text: str, *, key: str = "", prompt: str = "") -> str:
-    """A provider's words for one line of a message: at most 200 characters and no secrets.
+    """A provider's words as one line of at most 200 characters, without secrets.
 
-    The key and the prompt are left out, and so is what looks like a key or a URL's query.
+    The key, the prompt, and whatever looks like a key or the query of a URL are removed.
     """
     if key:
         text = text.replace(key, "***")

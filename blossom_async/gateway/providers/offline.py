@@ -1,4 +1,4 @@
-"""The built-in offline renderer: a stand-in for a model that needs no network and costs nothing."""
+"""The built-in offline renderer: stands in for a model, needs no network and costs nothing."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Offline:
 
     name = "offline"
     remote = False
-    keyed = True  # the same bytes again, for nothing
+    keyed = True  # the same bytes again, free of charge
 
     def __init__(self, in_thread: Callable[[Callable[[], Pixels]], Awaitable[Pixels]]) -> None:
         self._in_thread = in_thread
 
     def check(self, request: ImageRequest) -> None:
-        """Raises ``InvalidRequest`` for a model other than its one."""
+        """Raises ``InvalidRequest`` for any model but its own."""
         if request.model not in {None, MODEL}:
-            raise InvalidRequest("model", request.model, f"{MODEL!r} or none: this gateway draws offline")
+            raise InvalidRequest("model", request.model, f"{MODEL!r} or no model: this gateway draws offline")
 
     def price(self, _: ImageRequest) -> Decimal:
-        """Nothing."""
+        """Always 0."""
         return Decimal(0)
 
     async def models(self) -> tuple[Model, ...]:
-        """Its one."""
+        """The one model of the renderer."""
         return (Model(name=MODEL),)
 
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Artwork:

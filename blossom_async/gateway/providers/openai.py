@@ -1,4 +1,4 @@
-"""OpenAI's Images API, and the servers that speak it: Azure, Together, vLLM-Omni, LocalAI, other gateways."""
+"""OpenAI's Images API and compatible servers: Azure, Together, vLLM-Omni, LocalAI, other gateways."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _GPT_QUALITIES = {"standard": "low", "hd": "medium", "ultra": "high"}
 
 
 class Flavour(StrEnum):
-    """Habits of a service that its model's name does not tell."""
+    """Dialects of the API that the model's name does not reveal."""
 
     OPENAI = "openai"
     AZURE = "azure"
@@ -50,7 +50,7 @@ class Flavour(StrEnum):
 
 
 def flavour_of(base_url: str) -> Flavour:
-    """The flavour of a service, by its host."""
+    """The dialect of a service, told by its host."""
     host = f".{URL(base_url).host or ''}"
     if host.endswith((".azure.com", ".azure.us", ".azure.cn")):
         return Flavour.AZURE
@@ -59,7 +59,7 @@ def flavour_of(base_url: str) -> Flavour:
 
 @attrs.frozen
 class _Order:
-    """What is sent, and the size that is asked for with it."""
+    """A request's body, and the size it asks for."""
 
     body: Mapping[str, object]
     width: int
@@ -69,15 +69,14 @@ class _Order:
 class OpenAI:
     """One account at OpenAI or at a server that speaks its Images API.
 
-    ``base_url`` ends in ``/v1``, or for Azure in ``/openai/deployments/NAME``; a query in it is kept.
-    ``model`` draws where a request names none; a model's name tells what it takes: ``gpt-image-*``,
-    ``dall-e-*``, or anything else. ``session`` carries the key, ``downloads`` fetches pictures that come as
-    URLs: without a key, to addresses that its ``socket_factory`` allows. ``keyed``: this server honours an
-    ``Idempotency-Key``, which OpenAI itself does not say of its Images API. ``placeholders`` and ``clock`` as
+    ``base_url`` ends in ``/v1``, or for Azure in ``/openai/deployments/NAME``; its query is kept. ``model``
+    is used when a request names none; its name tells which options it accepts: ``gpt-image-*``,
+    ``dall-e-*``, or anything else. ``session`` carries the key. ``downloads`` fetches pictures given as URLs,
+    without a key, from the addresses its ``socket_factory`` allows. ``keyed``: this server honours
+    ``Idempotency-Key``, which OpenAI does not document for its Images API. ``placeholders`` and ``clock`` as
     for ``Pollinations``.
 
-    Raises ``ConfigurationError`` for an address or a hash that is none, ``InvalidRequest`` for a model that
-    no request could name.
+    Raises ``ConfigurationError`` for an invalid URL or hash, ``InvalidRequest`` for an invalid model name.
     """
 
     name = "openai"
@@ -114,18 +113,18 @@ class OpenAI:
         self._prices: dict[str, Any] = table if self._own else {"tokens": {}, "pictures": {}}
 
     def check(self, request: ImageRequest) -> None:
-        """Raises ``InvalidRequest`` for what the model cannot do, as far as its name tells."""
+        """Raises ``InvalidRequest`` for what the model, judged by its name, cannot do."""
         self._order(request, 0)
 
     def price(self, request: ImageRequest) -> Decimal | None:
-        """US dollars at OpenAI itself, for the models and sizes it lists; the prompt's tokens not counted."""
+        """US dollars at OpenAI itself, for listed models and sizes, without the prompt's tokens."""
         order = self._order(request, 0)
         by_quality = self._prices["pictures"].get(_listed(self._model_of(request)), {})
         usd = by_quality.get(order.body.get("quality"), {}).get(order.body.get("size"))
         return None if usd is None else Decimal(usd)
 
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
-        """As for ``Provider``. Models without a seed draw another picture each time."""
+        """As for ``Provider``. Models that take no seed draw another picture each time."""
         order = self._order(request, seed)
         answer = await self._wire.ask(
             "POST",
@@ -167,7 +166,7 @@ class OpenAI:
         )
 
     async def models(self) -> tuple[Model, ...]:
-        """As for ``Provider``. Of OpenAI itself those that draw, of other servers all they name."""
+        """As for ``Provider``: at OpenAI itself only the image models, elsewhere all that are listed."""
         return await self._catalogue.models()
 
     def _model_of(self, request: ImageRequest) -> str:
@@ -206,11 +205,11 @@ class OpenAI:
             problem = f"it answered {answer.status}"
         except ProviderFault as exc:
             problem = exc.detail
-        # The reason has no `from`: what is known of the money is the API's answer, not this.
+        # Not `from` the download's fault: the API's answer decides about the charge.
         raise ProviderFault(
             self.name,
             Kind.BAD_CONTENT,
-            f"gave a URL at {url.host} that brings no picture: {problem}",
+            f"sent a URL at {url.host} that gives no picture: {problem}",
             charged="yes",
             request_id=trace,
         )
@@ -221,7 +220,9 @@ class OpenAI:
             raise self._refusal(answer)
         listed = fields_of(answer.body).get("data")
         if not isinstance(listed, list):
-            raise ProviderFault(self.name, Kind.BAD_CONTENT, "sent no list of models", charged="no")
+            raise ProviderFault(
+                self.name, Kind.BAD_CONTENT, "answered without a list of models", charged="no"
+            )
         named = (entry.get("id") for entry in listed if isinstance(entry, dict))
         names = [name for name in named if isinstance(name, str)]
         return tuple(Model(name=name) for name in names if not self._own or _FAMILY.fullmatch(name))
@@ -238,14 +239,16 @@ def _gpt_image(request: ImageRequest, model: str, name: str) -> _Order:
         "prompt": request.prompt,
         "size": f"{width}x{height}",
         "quality": _GPT_QUALITIES[request.quality],
-        # Lossless, since it is encoded again here; jpeg comes sooner where the end is a jpg anyway.
+        # Lossless, since it is encoded again here; jpeg is faster when a jpg is wanted anyway.
         "output_format": "jpeg" if request.format == "jpg" else "png",
     }
     if request.negative_prompt is not None:  # these models take instructions
         body["prompt"] = prompt = f"{request.prompt}\n\nDo not show: {request.negative_prompt}"
         if len(prompt) > MAX_PROMPT:
-            seen = f"with prompt a text of {len(prompt):,} characters"
-            allowed = f"at most {MAX_PROMPT:,} characters with the prompt, which {model} takes it with"
+            seen = f"{len(prompt):,} characters together with the prompt"
+            allowed = (
+                f"at most {MAX_PROMPT:,} characters together with the prompt, into which {model} takes it"
+            )
             raise InvalidRequest("negative_prompt", "", allowed, seen=seen)
     if request.transparency:
         body["background"] = "transparent"
@@ -257,7 +260,7 @@ def _dall_e(request: ImageRequest, model: str) -> _Order:
     if request.quality == "ultra":
         raise InvalidRequest("quality", "ultra", f"'standard' or 'hd' with the model {model}")
     if request.negative_prompt is not None:
-        allowed = f"none with the model {model}: say in the prompt what shall be seen"
+        allowed = f"none with the model {model}; describe in the prompt what to show"
         raise InvalidRequest("negative_prompt", request.negative_prompt, allowed)
     if len(request.prompt) > _MOST_DALL_E_WORDS:
         seen = f"a text of {len(request.prompt):,} characters"
@@ -302,13 +305,13 @@ def _no_alpha(request: ImageRequest, model: str) -> None:
 
 
 def _nearest(wanted: tuple[int, int], sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Of the sizes, the one of which least is cut off."""
+    """The size of which the least is cut off."""
     shape = math.log(wanted[0] / wanted[1])
     return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - shape))
 
 
 def _flexible(width: int, height: int) -> tuple[int, int]:
-    """The nearest size that covers the one wanted, as far as the limits of the newer models allow."""
+    """The smallest size that covers the one wanted, within the limits of the newer models."""
     width, height = max(width, math.ceil(height / _WIDEST)), max(height, math.ceil(width / _WIDEST))
     grow = max(1.0, math.sqrt(_LEAST_PIXELS / (width * height)))
     shrink = min(_MAX_SIDE / max(width, height), math.sqrt(_MOST_PIXELS / (width * height)))
@@ -322,12 +325,12 @@ def _flexible(width: int, height: int) -> tuple[int, int]:
 
 
 def _listed(model: str) -> str:
-    """The model's name as the price list has it."""
+    """The model's name as in the price list."""
     return _SNAPSHOT.sub("", model)
 
 
 def _usd(rates: Mapping[str, str] | None, usage: object) -> Decimal | None:
-    """What the tokens of an answer cost; None without rates or counts."""
+    """The cost of an answer's tokens; None without rates or counts."""
     if rates is None or not isinstance(usage, dict):
         return None
     details = usage.get("input_tokens_details")

@@ -29,15 +29,15 @@ LEGACY_HOST = "image.pollinations.ai"
 _LONGEST_GET = 2048  # the edge refuses URLs from 8 KB on (pollinations #7786, #6702)
 _LONGEST_LEGACY_GET = 7500
 _QUALITIES = {"standard": "medium", "hd": "high", "ultra": "hd"}
-# Quality and transparency are these models' only (gen.pollinations.ai, src/schemas/image.ts).
+# Only these models take quality and transparency (gen.pollinations.ai, src/schemas/image.ts).
 _SKILLED = re.compile(r"gpt-?image")
-_FLAT = "completionImageTokens"  # of models with a flat price a picture counts as one token
+_FLAT = "completionImageTokens"  # at a flat price, a picture counts as one token
 _MODEL = re.compile(r"[\w.:/@+-]{1,128}", re.ASCII)
 
 
 @attrs.frozen
 class _Order:
-    """What is sent."""
+    """A request to the service."""
 
     method: str
     url: URL
@@ -47,14 +47,13 @@ class _Order:
 class Pollinations:
     """One account at Pollinations, or none.
 
-    Prompts that make a URL of more than 2 KB are sent as ``POST``. The seed is always in the request: the
-    service joins a repeated request to the first, or answers it from its cache, and bills it once.
+    Prompts that make a URL of more than 2 KB are sent as ``POST``. The seed is always part of the request:
+    the service joins a repeated request to the first or answers it from its cache, and bills it once.
     A ``base_url`` at ``image.pollinations.ai``, or one ending in ``/prompt``, is the older host: free, slow,
-    one at a time for each address. ``model`` draws where a request names none. ``placeholders``: hashes of
-    pictures that stand for "too fast", besides the known one. ``clock`` counts seconds.
+    one picture at a time for each address. ``model`` is used when a request names none. ``placeholders`` are
+    hashes of pictures that mean "too many requests", besides the known one. ``clock`` counts seconds.
 
-    Raises ``ConfigurationError`` for an address or a hash that is none, ``InvalidRequest`` for a model that
-    no request could name.
+    Raises ``ConfigurationError`` for an invalid URL or hash, ``InvalidRequest`` for an invalid model name.
     """
 
     name = "pollinations"
@@ -98,16 +97,16 @@ class Pollinations:
             allowed = f"'standard' with the model {model}, or a model with qualities, such as gptimage"
             raise InvalidRequest("quality", request.quality, allowed)
         if request.negative_prompt is not None:
-            allowed = "none with Pollinations: say in the prompt what shall be seen"
+            allowed = "none with Pollinations; describe in the prompt what to show"
             raise InvalidRequest("negative_prompt", request.negative_prompt, allowed)
         if self._legacy and (
             request.prompt in {".", ".."} or len(str(self._get(request, 0))) > _LONGEST_LEGACY_GET
         ):
             seen = f"a text of {len(request.prompt):,} characters"
-            raise InvalidRequest("prompt", "", "words that fit into a URL of this service", seen=seen)
+            raise InvalidRequest("prompt", "", "a prompt that fits into a URL of this service", seen=seen)
 
     def price(self, request: ImageRequest) -> Decimal | None:
-        """US dollars, by the service's own list once it was read; None for models paid by the token."""
+        """US dollars, from the service's own list once it was read; None for models billed by token."""
         if self._legacy:
             return Decimal(0)
         model = self._model_of(request)
@@ -129,7 +128,7 @@ class Pollinations:
             fault = ProviderFault(
                 self.name,
                 Kind.BAD_CONTENT,
-                "sent no picture in its JSON",
+                "answered with JSON without a picture",
                 charged=charged,
                 request_id=trace,
             )
@@ -153,7 +152,7 @@ class Pollinations:
         )
 
     async def models(self) -> tuple[Model, ...]:
-        """As for ``Provider``; videos left out."""
+        """As for ``Provider``, without video models."""
         return await self._catalogue.models()
 
     def _model_of(self, request: ImageRequest) -> str:
@@ -169,7 +168,7 @@ class Pollinations:
 
     def _order(self, request: ImageRequest, seed: int) -> _Order:
         url = self._get(request, seed)
-        # Of a path, "." and ".." may be taken away on the way, and /image/models is another call.
+        # "." and ".." may be removed from a path on its way, and /image/models is another call.
         by_path = len(str(url)) <= _LONGEST_GET and not request.prompt.startswith((".", "models"))
         if self._legacy or by_path:
             return _Order("GET", url)
@@ -190,9 +189,9 @@ class Pollinations:
             "width": request.width,
             "height": request.height,
             "seed": seed,
-            "private": "true",  # or it may be shown to everybody in the service's feed
+            "private": "true",  # else the service may show it in its public feed
         }
-        # Booleans are lower-case texts: the service's parser takes every other text for true.
+        # Booleans are lower-case strings: the service's parser takes any other string for true.
         params |= {name: "true" if value is True else value for name, value in self._skills(request).items()}
         path = "prompt" if self._legacy else "image"
         text = f"{self._root}/{path}/{quote(request.prompt, safe='')}?{urlencode(params)}"
@@ -207,7 +206,7 @@ class Pollinations:
     def _charged(self, answer: Answer) -> Charged:
         if self._legacy or "hit" in answer.headers.get("X-Cache", "").lower():
             return "no"
-        # Only the service itself says so; a page of the edge in front of it does not.
+        # Only the service itself sends these headers, not the edge in front of it.
         return "yes" if "X-Cache" in answer.headers or "x-model-used" in answer.headers else "unknown"
 
     def _usd(self, request: ImageRequest, answer: Answer, charged: Charged) -> Decimal | None:
@@ -229,7 +228,7 @@ class Pollinations:
 
     async def _list(self) -> tuple[Model, ...]:
         path = "models" if self._legacy else "image/models"
-        # Without the key: with one, what its balance does not cover is left out, as if it were not there.
+        # Without the key: with it, models that the balance does not cover are not listed.
         answer = await self._wire.ask("GET", URL(f"{self._root}/{path}"), headers={})
         if answer.status != 200:
             raise self._refusal(answer)
@@ -238,7 +237,9 @@ class Pollinations:
         except orjson.JSONDecodeError:
             listed = None
         if not isinstance(listed, list):
-            raise ProviderFault(self.name, Kind.BAD_CONTENT, "sent no list of models", charged="no")
+            raise ProviderFault(
+                self.name, Kind.BAD_CONTENT, "answered without a list of models", charged="no"
+            )
         models = []
         for entry in listed:
             fields = {"name": entry} if isinstance(entry, str) else entry

@@ -1,4 +1,4 @@
-"""Is what came back a picture, whole, and the one that was asked for? Looked at from outside, not decoded."""
+"""Verifies, without decoding, that an answer is a complete picture and the one asked for."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from blossom_async.models import ImageRequest
 __all__ = ["Inspector", "Placeholders", "Repeats", "Seen", "verified"]
 
 LEAST_BYTES = 256
-"""A model's picture of 64x64 pixels or more is never smaller."""
+"""A picture of 64x64 pixels or more from a model is never smaller."""
 MOST_PIXELS = 2**26
-"""Four times the largest picture that can be asked for; more is an attack on whoever decodes it."""
+"""Four times the largest size that can be asked for; more would be an attack on the decoder."""
 MOST_ENLARGED = 2.0
 LEAST_KEPT = 0.5
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TRAILER = 4096  # bytes after the end of a picture that some encoders leave
+_TRAILER = 4096  # bytes that some encoders leave after the end of a picture
 _MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
 _HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}", re.ASCII)
 _MD5_DIGITS = 32
-_BEGIN, _LONGEST_BEGIN = 200, 2000  # characters; CLIP reads 77 tokens, which are hardly fewer
+_BEGIN, _LONGEST_BEGIN = 200, 2000  # characters; CLIP reads 77 tokens, hardly fewer
 
 _Fault = Callable[[Kind, str], ProviderFault]
 
 
 @attrs.frozen
 class Seen:
-    """What a file says of itself. ``format`` is ``jpg``, ``png`` or ``webp``."""
+    """What a file's headers say. ``format`` is ``jpg``, ``png`` or ``webp``."""
 
     format: str
     width: int
@@ -50,10 +50,10 @@ class Seen:
 
 
 class Placeholders:
-    """Pictures that stand for something else, known by MD5 or SHA-256 of their bytes.
+    """Pictures sent in place of the one asked for, known by MD5 or SHA-256 of their bytes.
 
-    Those of ``placeholders.json``, and ``more`` in hexadecimal. Raises ``ConfigurationError`` for what is no
-    such hash.
+    Those in ``placeholders.json``, and ``more`` in hexadecimal. Raises ``ConfigurationError`` for an invalid
+    hash.
     """
 
     def __init__(self, more: Iterable[str] = ()) -> None:
@@ -61,16 +61,16 @@ class Placeholders:
         for text in hashes:
             if not _HEX.fullmatch(text):
                 raise ConfigurationError(
-                    f"{text[:80]!r} is no hash of a placeholder picture: allowed are MD5 (32) and SHA-256 "
-                    "(64 hexadecimal digits); write what `md5sum` or `sha256sum` prints"
+                    f"{text[:80]!r} is no hash of a placeholder picture; allowed: MD5 (32) or SHA-256 (64 "
+                    "hexadecimal digits), as `md5sum` or `sha256sum` prints it"
                 )
         self._md5s = frozenset(text for text in hashes if len(text) == _MD5_DIGITS)
         self._sha256s = hashes - self._md5s
 
     def has(self, data: bytes, file_format: str) -> bool:
-        """Whether these bytes, a file of that format, are one of them."""
+        """Whether this file, of that format, is one of them."""
         md5s = self._md5s | _known(file_format)
-        # The MD5 names a file, it protects nothing: whoever makes another picture of it gains a failure.
+        # The MD5 only names a file: a forged collision gains nothing but a failure.
         if md5s and hashlib.md5(data, usedforsecurity=False).hexdigest() in md5s:
             return True
         return bool(self._sha256s) and hashlib.sha256(data).hexdigest() in self._sha256s
@@ -83,10 +83,10 @@ def _known(file_format: str) -> frozenset[str]:
 
 
 class Repeats:
-    """The last ``most`` pictures by hash, each with what it was asked for. About 300 bytes each.
+    """The last ``most`` pictures by hash, each with its prompt; about 300 bytes each.
 
-    Prompts are the same here when they begin with the same 200 characters, but for case and space: text
-    encoders of some models see no more than that, and then the same picture for the same seed is right.
+    Prompts count as equal if their first 200 characters are, apart from case and white space: the text
+    encoders of some models read no more, and then the same picture for the same seed is right.
     """
 
     def __init__(self, most: int = 1000) -> None:
@@ -94,7 +94,7 @@ class Repeats:
         self._asked: OrderedDict[bytes, bytes] = OrderedDict()
 
     def is_of_another(self, data: bytes, prompt: str) -> bool:
-        """Whether the very same bytes have come for another prompt; else notes that they came for this."""
+        """Whether the same bytes came for another prompt before; if not, remembers them for this one."""
         picture = hashlib.sha256(data).digest()
         begin = " ".join(prompt[:_LONGEST_BEGIN].casefold().split())[:_BEGIN]
         words = hashlib.sha256(begin.encode()).digest()
@@ -116,12 +116,12 @@ def verified(
     placeholders: Placeholders,
     fault: _Fault,
 ) -> Seen:
-    """What the bytes are, when they can be used for a picture of that width and height.
+    """What the file is, if it can serve as a picture of that width and height.
 
-    Decided by the bytes; ``content_type`` is only named in the message. The picture may have another size,
-    as models with fixed sizes make them, as long as it covers the one asked for when enlarged to at most
-    twice its size, and half of it or more is left when the rest is cut off. ``alpha``: it must have an alpha
-    channel. The whole file is there, to its last marker, and a png's checksums are right.
+    The bytes decide; ``content_type`` only appears in the message. The file must be complete to its last
+    marker, the checksums of a png must be right, and with ``alpha`` there must be an alpha channel. Another
+    size will do, as models with fixed sizes give, if the picture covers the size asked for when enlarged at
+    most twice, and at least half of it remains after cropping.
 
     Raises what ``fault`` makes of ``BAD_CONTENT`` or ``PLACEHOLDER`` and a sentence.
     """
@@ -131,7 +131,7 @@ def verified(
         said = f", said to be {content_type[:80]!r}" if content_type else ""
         raise fault(Kind.BAD_CONTENT, f"sent {exc}{said}") from None
     if placeholders.has(data, seen.format):
-        raise fault(Kind.PLACEHOLDER, 'sent the picture it has for "too fast"')
+        raise fault(Kind.PLACEHOLDER, 'sent its picture for "too many requests"')
     problem = _misfit(seen, width, height) or ("without alpha channel" if alpha and not seen.alpha else None)
     if problem is None and len(data) < LEAST_BYTES and seen.width * seen.height >= 64 * 64:
         problem = f"of {len(data)} bytes"
@@ -142,9 +142,9 @@ def verified(
 
 
 class Inspector:
-    """What makes a ``Delivery`` of the bytes that one provider sent. ``placeholders`` as ``Placeholders``.
+    """Turns the bytes that one provider sent into a ``Delivery``. ``placeholders`` as for ``Placeholders``.
 
-    ``throttles``: its placeholders come in place of a picture that was never begun, and cost nothing.
+    ``throttles``: this provider sends placeholders without drawing, and they cost nothing.
     """
 
     def __init__(self, provider: str, placeholders: Iterable[str], *, throttles: bool) -> None:
@@ -167,10 +167,10 @@ class Inspector:
         usd: Decimal | None,
         seeded: bool,
     ) -> Delivery:
-        """The picture. ``width`` and ``height`` are what the provider was asked for, ``seeded`` with a seed.
+        """The verified picture. ``width``, ``height`` and ``seeded`` say what the provider was asked for.
 
-        ``charged``: whether it was, as far as the answer tells. Raises ``ProviderFault`` as ``verified``, and
-        ``BAD_CONTENT`` for the very bytes that came for another prompt.
+        ``charged`` is what the answer says about it. Raises ``ProviderFault`` as ``verified``, and
+        ``BAD_CONTENT`` for the same bytes as for another prompt.
         """
 
         def fault(kind: Kind, detail: str) -> ProviderFault:
@@ -192,7 +192,7 @@ class Inspector:
             fault=fault,
         )
         if self._repeats.is_of_another(data, request.prompt):
-            detail = "sent the very picture that it sent for another prompt"
+            detail = "sent the same bytes as for another prompt"
             raise fault(Kind.BAD_CONTENT, detail)
         return Delivery(
             data=data,
@@ -217,7 +217,7 @@ def _notes(provider: str, model: str, seen: Seen, request: ImageRequest) -> str:
 
 
 class _Unusable(Exception):
-    """Bytes that are no whole picture; the message says what they are."""
+    """Bytes that are no complete picture; the message says what they are."""
 
 
 def _misfit(seen: Seen, width: int, height: int) -> str | None:
@@ -323,7 +323,7 @@ def _walk_webp(data: bytes, end: int) -> None:
         kind, length = struct.unpack_from("<4sI", data, at)
         pixels |= kind in {b"VP8 ", b"VP8L", b"ANMF"}
         at += 8 + length + length % 2
-    if not end <= at <= end + 1 or not pixels:  # the last padding byte is forgotten by some
+    if not end <= at <= end + 1 or not pixels:  # some encoders forget the last padding byte
         raise _Unusable("a webp that is damaged")
 
 

@@ -1,4 +1,4 @@
-"""One exchange with a provider's service over HTTP: what leaves, what is read, what an accident means."""
+"""One HTTP exchange with a provider's service; what a broken exchange says about the charge."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_
 __all__ = ["MAX_BYTES", "Answer", "Secret", "Wire", "provider_session", "service_url"]
 
 MAX_BYTES = 64 * 2**20
-"""Of an answer, after decompression."""
+"""The largest answer that is read, after decompression."""
 
 _KEPT_ALIVE_S = 15.0
 _VISIBLE = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
 class Secret:
-    """An API key that no repr, message or pickle has.
+    """An API key that never appears in a repr, message or pickle.
 
-    Raises ``ConfigurationError`` for what cannot be a key; white space around it is taken off.
+    Strips surrounding white space. Raises ``ConfigurationError`` for a text that cannot be a key.
     """
 
     __slots__ = ("_text",)
@@ -38,8 +38,8 @@ class Secret:
         self._text = text.strip()
         if not _VISIBLE.fullmatch(self._text):
             raise ConfigurationError(
-                f"a text of {len(text)} characters is no API key: a key is one line of visible ASCII "
-                "characters; set it again, or leave it away to go without"
+                f"a text of {len(text)} characters cannot be an API key; allowed: one line of visible ASCII "
+                "characters; set the key again, or leave it unset to send none"
             )
 
     def reveal(self) -> str:
@@ -50,12 +50,12 @@ class Secret:
         return "Secret(***)"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not written down")
+        raise TypeError("a Secret cannot be pickled or copied")
 
 
 @attrs.frozen
 class Answer:
-    """A whole answer. Headers are looked up in any case."""
+    """A complete answer. Header names are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,7 +63,7 @@ class Answer:
 
 
 def service_url(name: str, base_url: str) -> URL:
-    """The address of a service, without a slash at its end. Raises ``ConfigurationError``."""
+    """The URL of a service, without trailing slashes. Raises ``ConfigurationError`` for an invalid one."""
     try:
         url = URL(base_url)
         sound = url.scheme in {"http", "https"} and bool(url.host) and not (url.user or url.password)
@@ -71,15 +71,15 @@ def service_url(name: str, base_url: str) -> URL:
         sound = False
     if not sound:
         raise ConfigurationError(
-            f"{name} cannot be reached under this address: it must be an http(s) URL without user and "
-            "password, such as https://api.example.com/v1; set its URL again"
+            f"the URL of {name} is invalid; allowed: an http(s) URL without user and password, such as "
+            "https://api.example.com/v1"
         )
     return url.with_path(url.raw_path.rstrip("/"), encoded=True, keep_query=True)
 
 
 @attrs.define
 class _Passage:
-    """Whether anything of a request has left. Until the session's trace says otherwise it may have."""
+    """Whether anything of a request was sent; assumed until the session's trace says otherwise."""
 
     sent: bool = True
 
@@ -98,11 +98,11 @@ def provider_session(
     socket_factory: Callable[[AddrInfoType], socket.socket] | None = None,
     resolver: aiohttp.abc.AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
-    """A session for providers: no proxies, ``.netrc`` or cookies, and it knows what has been sent.
+    """A session for providers: without proxies, ``.netrc`` and cookies, and it notes what was sent.
 
-    With a session of another kind every accident counts as ``LOST``. ``socket_factory`` makes the socket for
-    an address about to be connected to, and raises ``PermissionError`` for one that is not allowed: with its
-    ``resolver`` the guard of sessions that fetch the URLs which providers give.
+    With any other session every failure counts as ``LOST``. ``socket_factory`` makes the socket for an
+    address, or raises ``PermissionError`` for a forbidden one; with ``resolver`` it guards the sessions that
+    fetch the URLs providers give.
     """
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(_note_start)
@@ -122,9 +122,9 @@ def provider_session(
 
 
 class Wire:
-    """A way to one provider's service. Every accident becomes a ``ProviderFault`` here.
+    """Sends requests to one provider's service and turns every failure into a ``ProviderFault``.
 
-    ``timeout_s`` is for the whole exchange, ``connect_s`` for coming to a connection.
+    ``timeout_s`` is for the whole exchange, ``connect_s`` for getting a connection.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class Wire:
         json: object = None,
         redirects: int = 0,
     ) -> Answer:
-        """The answer, of whatever status; a redirect is one too, unless ``redirects`` are allowed.
+        """The answer, whatever its status. At most ``redirects`` redirects are followed.
 
-        Sends once, but for a ``GET`` whose connection ends before the answer begins: aiohttp repeats that
-        on another. Raises ``ProviderFault``: ``UNSENT``, ``LOST``, and ``BAD_CONTENT`` for more than
-        ``MAX_BYTES``.
+        Sends the request once, except that aiohttp repeats a ``GET`` whose connection closes before the
+        answer begins. Raises ``ProviderFault``: ``UNSENT``, ``LOST``, or ``BAD_CONTENT`` for an answer of
+        more than ``MAX_BYTES``.
         """
         data = None
         if json is not None:
@@ -183,7 +183,7 @@ class Wire:
                 raise ProviderFault(
                     self._provider,
                     Kind.BAD_CONTENT,
-                    f"an answer of more than {MAX_BYTES:,} bytes, which is no picture",
+                    f"sent more than {MAX_BYTES:,} bytes, too many for a picture",
                     charged="unknown",
                     request_id=request_id(response.headers),
                 )

@@ -475,7 +475,7 @@ async def test_downloads_go_where_their_guard_allows() -> None:
 
     async with answering(gives({"url": "http://169.254.169.254/latest"})) as url:
         async with provider_session() as session, provider_session(guard) as downloads:
-            with pytest.raises(ProviderFault, match="brings no picture") as caught:
+            with pytest.raises(ProviderFault, match="gives no picture") as caught:
                 await provider_at(url, session, downloads=downloads).generate(REQUEST, 7, key="k")
     assert caught.value.charged == "yes"
 

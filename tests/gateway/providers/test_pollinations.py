@@ -166,7 +166,7 @@ async def test_the_older_host_is_asked_in_its_own_way() -> None:
 async def test_the_older_host_has_no_way_for_some_prompts(prompt: str) -> None:
     """It takes them in URLs only."""
     async with FakePollinations() as server, provider(server, "/prompt") as asked:
-        with pytest.raises(InvalidRequest, match="fit into a URL"):
+        with pytest.raises(InvalidRequest, match="fits into a URL"):
             asked.check(ImageRequest(prompt))
 
 

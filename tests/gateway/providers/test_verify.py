@@ -1,4 +1,4 @@
-"""What is a whole picture of what was asked for, and what only looks like one."""
+"""Complete pictures of what was asked for, and bytes that only look like one."""
 
 from __future__ import annotations
 
