@@ -126,7 +126,7 @@ def rotate_signing(drop_oldest: bool, data_dir: Path | None, config: Path | None
     URLs signed before stay valid, unless their secret is dropped.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.callers.keys import rotated_secrets
+    from blossom_async.gateway.callers.secrets import rotated_secrets
 
     if settings.signing_secrets:
         raise CannotStart(

@@ -21,8 +21,9 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.background.webhooks import Webhooks, receiver
 from blossom_async.gateway.callers.admission import Admission
-from blossom_async.gateway.callers.keys import ApiKeys, own_secrets
+from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.callers.limits import Meter
+from blossom_async.gateway.callers.secrets import own_secrets
 from blossom_async.gateway.calls.api import MAX_BODY, Api
 from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.openapi import OpenApi
