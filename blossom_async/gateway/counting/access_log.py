@@ -23,7 +23,7 @@ from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import FORMATS, IMAGE_ID
 
-__all__ = ["LOG_FORMAT", "Imported", "import_log", "read_line"]
+__all__ = ["LOG_FORMAT", "Hit", "Imported", "import_log", "read_line"]
 
 LOG_FORMAT = (
     '$remote_addr - $remote_user [$time_local] "$request_method $uri $server_protocol" $status '

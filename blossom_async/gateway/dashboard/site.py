@@ -40,7 +40,7 @@ from blossom_async.gateway.storage.records import ImageRecord, Records, overview
 from blossom_async.gateway.storage.records.views import campaign_views
 from blossom_async.models import CONTENT_TYPES, IMAGE_ID, GroupStats, UrlStats
 
-__all__ = ["Dashboard"]
+__all__ = ["Dashboard", "ErrorSeen"]
 
 _PER_PAGE = 24
 _MAX_WORDS = 200

@@ -36,7 +36,7 @@ from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Claim, ImageRecord, StoredFile
 from blossom_async.models import CONTENT_TYPES, FORMATS, IMAGE_ID, ExplainRequest, Explanation
 
-__all__ = ["Public"]
+__all__ = ["Admitted", "Public", "Unfinished"]
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
 _FORMATS = "|".join((*FORMATS, "auto"))

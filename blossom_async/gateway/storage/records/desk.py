@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+__all__ = ["Desk"]
+
 _GROUP = 500  # questions answered together at most; keeps one transaction short and one SELECT bounded
 
 

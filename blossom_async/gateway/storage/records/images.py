@@ -22,6 +22,21 @@ from blossom_async.gateway.storage.records.tables import (
 from blossom_async.gateway.storage.records.views import fold
 from blossom_async.models import ImageRequest, image_request
 
+__all__ = [
+    "Add",
+    "Delete",
+    "Erasing",
+    "Get",
+    "answers",
+    "apply_apart",
+    "apply_together",
+    "find_idempotent",
+    "record",
+    "request_of",
+    "request_text",
+    "to_row",
+]
+
 _ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood
 
 

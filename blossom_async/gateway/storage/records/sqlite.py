@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.migrations import HEAD, REVISIONS
 
+__all__ = ["engine", "prepare", "storage_error", "truncated_wal"]
+
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
 _BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
 _PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete

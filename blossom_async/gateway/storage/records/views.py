@@ -24,6 +24,7 @@ __all__ = [
     "fold",
     "forget_salts",
     "imported_up_to",
+    "salts_to_forget",
     "store",
     "store_imported",
 ]
