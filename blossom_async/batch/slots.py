@@ -20,13 +20,13 @@ _STEPS = (0.9, 0.8, 0.65, 0.5)  # of the slots in use; the later ones for cuts w
 class Slots:
     """``limit`` slots, of which ``allowed`` may be used now. ``async with slots:`` holds one.
 
-    Waiters are served in the order they came. ``allowed`` begins at the limit, falls when attempts say that
-    the server is overloaded, at most once per round trip, and grows back while attempts succeed; it never
-    leaves 1..``limit``. Belongs to the event loop it is first waited on in. Cancelling a waiter loses no
-    slot: one that was just handed to it goes on to the next in line.
+    Waiters are served by priority (0 first), and in the order they came within each. ``allowed`` begins at
+    the limit, falls when attempts say that the server is overloaded, at most once per round trip, and grows
+    back while attempts succeed; it never leaves 1..``limit``. Belongs to the event loop it is first waited on
+    in. Cancelling a waiter loses no slot: one that was just handed to it goes on to the next in line.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, priorities: int = 1) -> None:
         """Raises ``ValueError`` when the limit is not a whole number of at least 1."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
@@ -34,7 +34,7 @@ class Slots:
         self.allowed = limit
         self.in_use = 0
         self.cuts = 0
-        self._line = Line(self.release)
+        self._line = Line(self.release, priorities=priorities)
         self._refused_at = float(limit)  # where the curve is flat
         self._curve = _FLATTEST
         self._rounds = 0.0  # round trips on the curve; 0 is its flat point
@@ -51,11 +51,16 @@ class Slots:
         self.in_use += 1
         return True
 
-    async def acquire(self) -> None:
+    @property
+    def waiting(self) -> int:
+        """Those in line for a slot."""
+        return self._line.waiting
+
+    async def acquire(self, priority: int = 0) -> None:
         """Waits for a slot."""
         if self.try_acquire():
             return
-        await self._line.wait()
+        await self._line.wait(priority)
 
     def release(self) -> None:
         """Gives a slot back. Raises ``RuntimeError`` when none is held."""

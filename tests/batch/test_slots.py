@@ -36,6 +36,29 @@ def test_slots_are_handed_out_in_the_order_of_asking() -> None:
     assert on_virtual_clock(go()) == [0, 2, 4, 5]
 
 
+def test_slots_go_to_the_more_urgent_first() -> None:
+    """Within one priority in the order of asking."""
+
+    async def go() -> list[str]:
+        slots, order = Slots(1, priorities=2), []
+
+        async def use(name: str, priority: int) -> None:
+            await slots.acquire(priority)
+            order.append(name)
+            slots.release()
+
+        await slots.acquire()
+        waiters = [("a", 1), ("b", 1), ("c", 0), ("d", 0)]
+        tasks = [asyncio.create_task(use(name, priority)) for name, priority in waiters]
+        await asyncio.sleep(0)
+        assert slots.waiting == 4
+        slots.release()
+        await asyncio.gather(*tasks)
+        return order
+
+    assert on_virtual_clock(go()) == ["c", "d", "a", "b"]
+
+
 def test_a_slot_handed_to_a_cancelled_waiter_goes_to_the_next() -> None:
     """Cancelled in the very pass in which the slot was handed over."""
 
