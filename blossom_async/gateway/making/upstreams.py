@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -45,10 +43,8 @@ class Upstream:
         self.name = provider.name
         self._limits = limits
         self._clock = clock
-        self._slots = Slots(limits.at_once)
+        self._slots = Slots(limits.at_once, priorities=len(Priority))
         self._gate = Gate(*limits.rates)
-        self._line: list[tuple[Priority, int, asyncio.Future[None]]] = []
-        self._order = itertools.count()
         self._failures = 0
         self._rests_until = 0.0
         self._why = ""
@@ -56,7 +52,7 @@ class Upstream:
     @property
     def waiting(self) -> int:
         """Calls in the line."""
-        return len(self._line)
+        return self._slots.waiting
 
     def resting_s(self) -> float:
         """For how long the provider is left alone; 0 when it may be called."""
@@ -79,14 +75,13 @@ class Upstream:
             raise _too_many(self.name, self.waiting)
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                await self._enter(priority=priority)
+                await self._enter(priority)
         except TimeoutError as exc:
             raise _too_many(self.name, self.waiting) from exc
         try:
             yield
         finally:
             self._slots.release()
-            self._next()
 
     @property
     def cuts(self) -> int:
@@ -97,7 +92,6 @@ class Upstream:
         """The provider has made a picture."""
         self._failures = 0
         self._slots.succeeded()
-        self._next()
 
     def failed(self, fault: ProviderFault, cuts: int) -> None:
         """Slows down, pauses or leaves the provider alone, as the fault asks for.
@@ -120,35 +114,13 @@ class Upstream:
                 self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
-    async def _enter(self, *, priority: Priority) -> None:
-        if self._line or not self._slots.try_acquire():
-            turn = asyncio.get_running_loop().create_future()
-            entry = (priority, next(self._order), turn)
-            heapq.heappush(self._line, entry)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():  # it had just been let in
-                    self._slots.release()
-                elif entry in self._line:
-                    self._line.remove(entry)
-                    heapq.heapify(self._line)
-                self._next()
-                raise
+    async def _enter(self, priority: Priority) -> None:
+        await self._slots.acquire(priority)
         try:
             await self._gate.acquire()
         except BaseException:
             self._slots.release()
-            self._next()
             raise
-
-    def _next(self) -> None:
-        while self._line and self._slots.try_acquire():
-            _, _, turn = heapq.heappop(self._line)
-            if turn.done():
-                self._slots.release()
-            else:
-                turn.set_result(None)
 
 
 class Upstreams:
