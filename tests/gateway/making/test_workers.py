@@ -28,17 +28,18 @@ async def test_no_more_run_at_once_than_there_are_threads() -> None:
 
 
 async def test_the_rest_of_something_begun_goes_first() -> None:
-    """Others wait in the order they came."""
+    """In the order they came, and then the others in theirs."""
     workers, order, go = Workers(1), [], threading.Event()
     held = asyncio.create_task(workers.run(lambda: go.wait(30)))
     others = [asyncio.create_task(workers.run(lambda n=n: order.append(n))) for n in range(3)]
     await asyncio.sleep(0)
-    rest = asyncio.create_task(workers.run(lambda: order.append("rest"), first=True))
+    names = ("earlier", "later")
+    rest = [asyncio.create_task(workers.run(lambda n=n: order.append(n), first=True)) for n in names]
     await asyncio.sleep(0)
     go.set()
-    await asyncio.gather(held, rest, *others)
+    await asyncio.gather(held, *rest, *others)
     workers.close()
-    assert order == ["rest", 0, 1, 2]
+    assert order == ["earlier", "later", 0, 1, 2]
 
 
 async def test_one_who_no_longer_waits_loses_no_thread() -> None:
