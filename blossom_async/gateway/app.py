@@ -24,8 +24,9 @@ from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.callers.secrets import own_secrets
-from blossom_async.gateway.calls.api import MAX_BODY, Api
+from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.front_door import FrontDoor
+from blossom_async.gateway.calls.incoming import MAX_BODY
 from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard

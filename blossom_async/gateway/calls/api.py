@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
 
 import attrs
-import orjson
 from aiohttp import web
 
-from blossom_async.errors import Conflict, Gone, NotFound, Rejected, ResponseError, shown
+from blossom_async.errors import Conflict, Gone, NotFound, shown
 from blossom_async.gateway.callers.admission import CALLER
 from blossom_async.gateway.callers.keys import new_access_id
+from blossom_async.gateway.calls.incoming import (
+    checked_options,
+    idempotency_key,
+    json_object,
+    priority,
+    required_object,
+)
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
-from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -34,23 +35,10 @@ from blossom_async.models import (
     ImageRequest,
     SignedUrl,
     SignRequest,
-    checked,
     to_json,
 )
 
-__all__ = ["MAX_BODY", "Api", "checked_options", "idempotency_key", "json_object", "priority"]
-
-MAX_BODY = 1024 * 1024
-"""Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
-
-BODY_DEADLINE_S = 30.0
-"""How long a request body may take to arrive."""
-
-R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
-
-_URGENCY = re.compile(r"(?:^|,)[ \t]*u=([0-7])[ \t]*(?:,|$)", re.ASCII)
-_USUAL_URGENCY = 3
-_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+__all__ = ["Api"]
 
 
 class Api:
@@ -103,7 +91,7 @@ class Api:
         request = checked_options(body, ImageRequest)
         if sign is None:
             return await self._created(http, request)
-        wish = checked_options(_object(sign, "sign"), SignRequest)
+        wish = checked_options(required_object(sign, "sign"), SignRequest)
         key = await self._access_key(http[CALLER].tenant, wish.access_key)  # a revoked one costs no picture
         return await self._created(http, request, lambda made: self._signed(made, key, wish).url)
 
@@ -316,85 +304,3 @@ def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         content_type="application/json",
         headers={"Cache-Control": "no-store", **(headers or {})},
     )
-
-
-def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
-    """A request of that kind. Raises ``Rejected`` for an unknown option and ``InvalidRequest``."""
-    try:
-        return checked(options, kind)
-    except TypeError as exc:  # an option nobody knows, or no prompt
-        code = "missing_option" if str(exc).endswith("is missing") else "unknown_option"
-        raise Rejected(str(exc), code=code) from exc
-
-
-async def json_object(http: web.Request) -> dict[str, Any]:
-    """The body of a call. Raises ``ResponseError`` for one that is no JSON, comes late or ends early."""
-    if http.content_type != "application/json":
-        raise ResponseError(
-            f"the body is {http.content_type}; send application/json",
-            status=415,
-            code="unsupported_media_type",
-        )
-    if "Content-Encoding" in http.headers:
-        raise ResponseError(
-            "the body has a Content-Encoding; send it as it is, without compression",
-            status=415,
-            code="unsupported_content_encoding",
-        )
-    data = await _body(http)
-    try:
-        body = orjson.loads(data)
-        json.loads(data, object_pairs_hook=_once_each)  # orjson takes the last of equal names in silence
-    except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
-        raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
-    return _object(body, "the body")
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> None:
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            raise ValueError(f"{shown(name)} is in it twice; send each name once")
-        seen.add(name)
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Rejected(f"{what} is a JSON {type(value).__name__}; send an object of options")
-    return value
-
-
-async def _body(http: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            return await http.read()
-    except TimeoutError as exc:
-        raise ResponseError(
-            f"the body did not arrive within {BODY_DEADLINE_S:g} s; send the request again",
-            status=408,
-            code="request_timeout",
-        ) from exc
-    except (ConnectionError, web.RequestPayloadError) as exc:
-        raise ResponseError(
-            "the body ends early or its chunks are malformed; send the request again",
-            status=400,
-            code="incomplete_body",
-        ) from exc
-
-
-def priority(headers: Mapping[str, str]) -> Priority:
-    """``BATCH`` for a ``Priority`` header (RFC 9218) with an urgency below the default of 3."""
-    found = _URGENCY.search(headers.get("Priority", ""))
-    return Priority.BATCH if found and int(found[1]) > _USUAL_URGENCY else Priority.INTERACTIVE
-
-
-def idempotency_key(http: web.Request) -> str | None:
-    """The caller's name for this one request. Raises ``ResponseError`` (400) for one that cannot be used."""
-    key = single(http, "Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise ResponseError(
-            "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",
-            status=400,
-            code="malformedidempotency_key",
-        )
-    return key

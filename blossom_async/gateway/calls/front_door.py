@@ -18,7 +18,7 @@ from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, ResponseError, shown
 from blossom_async.gateway.callers.admission import CALLER, Admission
-from blossom_async.gateway.calls.api import checked_options, idempotency_key, json_object, priority
+from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.upstreams import Upstreams
 from blossom_async.gateway.storage.blobs import LocalBlobs

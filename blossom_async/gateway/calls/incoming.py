@@ -1,0 +1,114 @@
+"""What comes in: the body of a call as JSON, its options, and the headers that say how to treat it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+
+from blossom_async.errors import Rejected, ResponseError, shown
+from blossom_async.gateway.http.headers import single
+from blossom_async.gateway.making.priority import Priority
+from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, checked
+
+__all__ = ["MAX_BODY", "checked_options", "idempotency_key", "json_object", "priority", "required_object"]
+
+MAX_BODY = 1024 * 1024
+"""Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
+
+BODY_DEADLINE_S = 30.0
+"""How long a request body may take to arrive."""
+
+R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
+
+_URGENCY = re.compile(r"(?:^|,)[ \t]*u=([0-7])[ \t]*(?:,|$)", re.ASCII)
+_USUAL_URGENCY = 3
+_KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
+
+
+def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
+    """A request of that kind. Raises ``Rejected`` for an unknown option and ``InvalidRequest``."""
+    try:
+        return checked(options, kind)
+    except TypeError as exc:  # an option nobody knows, or no prompt
+        code = "missing_option" if str(exc).endswith("is missing") else "unknown_option"
+        raise Rejected(str(exc), code=code) from exc
+
+
+async def json_object(http: web.Request) -> dict[str, Any]:
+    """The body of a call. Raises ``ResponseError`` for one that is no JSON, comes late or ends early."""
+    if http.content_type != "application/json":
+        raise ResponseError(
+            f"the body is {http.content_type}; send application/json",
+            status=415,
+            code="unsupported_media_type",
+        )
+    if "Content-Encoding" in http.headers:
+        raise ResponseError(
+            "the body has a Content-Encoding; send it as it is, without compression",
+            status=415,
+            code="unsupported_content_encoding",
+        )
+    data = await _body(http)
+    try:
+        body = orjson.loads(data)
+        json.loads(data, object_pairs_hook=_once_each)  # orjson takes the last of equal names in silence
+    except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
+        raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
+    return required_object(body, "the body")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ValueError(f"{shown(name)} is in it twice; send each name once")
+        seen.add(name)
+
+
+def required_object(value: Any, what: str) -> dict[str, Any]:
+    """The value, if it is a JSON object. Raises ``Rejected`` for another."""
+    if not isinstance(value, dict):
+        raise Rejected(f"{what} is a JSON {type(value).__name__}; send an object of options")
+    return value
+
+
+async def _body(http: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await http.read()
+    except TimeoutError as exc:
+        raise ResponseError(
+            f"the body did not arrive within {BODY_DEADLINE_S:g} s; send the request again",
+            status=408,
+            code="request_timeout",
+        ) from exc
+    except (ConnectionError, web.RequestPayloadError) as exc:
+        raise ResponseError(
+            "the body ends early or its chunks are malformed; send the request again",
+            status=400,
+            code="incomplete_body",
+        ) from exc
+
+
+def priority(headers: Mapping[str, str]) -> Priority:
+    """``BATCH`` for a ``Priority`` header (RFC 9218) with an urgency below the default of 3."""
+    found = _URGENCY.search(headers.get("Priority", ""))
+    return Priority.BATCH if found and int(found[1]) > _USUAL_URGENCY else Priority.INTERACTIVE
+
+
+def idempotency_key(http: web.Request) -> str | None:
+    """The caller's name for this one request. Raises ``ResponseError`` (400) for one that cannot be used."""
+    key = single(http, "Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise ResponseError(
+            "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",
+            status=400,
+            code="malformedidempotency_key",
+        )
+    return key
