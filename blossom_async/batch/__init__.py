@@ -5,7 +5,7 @@ from blossom_async.batch.engine import run, stream
 from blossom_async.batch.gate import Gate, RateLimit, rate_limits
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.batch.journal import Journal, JournalFound
-from blossom_async.batch.outcome import BatchResult, Outcome, Progress
+from blossom_async.batch.outcome import BatchResult, Done, Failed, Outcome, Progress
 from blossom_async.batch.retry import (
     Fail,
     Fatal,
@@ -22,7 +22,9 @@ from blossom_async.batch.slots import Slots
 __all__ = [
     "Attempt",
     "BatchResult",
+    "Done",
     "Fail",
+    "Failed",
     "Fatal",
     "Gate",
     "Journal",

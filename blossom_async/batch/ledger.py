@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from blossom_async.batch.attempts import Job, new_run_id
 from blossom_async.batch.journal import Journal, OpenJournal
-from blossom_async.batch.outcome import Outcome
+from blossom_async.batch.outcome import Done, Failed, Outcome
 from blossom_async.batch.spending import Spending
 from blossom_async.errors import ConfigurationError, JournalMismatch, NotRun
 
@@ -124,9 +124,12 @@ class Ledger(Generic[Item, Value]):
         cost = _NOTHING
         if self._spending is not None and job.cost is not None:
             cost = self._spending.settle(job.cost, job.error)
-        value = job.value if job.error is None else None
         elapsed_s = self._loop.time() - job.started
-        outcome = Outcome(job.index, job.item, value, job.error, job.number, elapsed_s)
+        outcome: Outcome[Item, Value]
+        if job.error is None:
+            outcome = Done(job.index, job.item, job.value, job.number, elapsed_s)  # type: ignore[arg-type]
+        else:
+            outcome = Failed(job.index, job.item, job.error, job.number, elapsed_s)
         if self._journal is None or recorded or isinstance(job.error, NotRun):
             self._deliver(outcome)
         else:

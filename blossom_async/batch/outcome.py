@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, overload
 
 import attrs
 
 from blossom_async.errors import NotRun
 
-__all__ = ["BatchResult", "Outcome", "Progress"]
+__all__ = ["BatchResult", "Done", "Failed", "Outcome", "Progress"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
 @attrs.define(eq=False)
-class Outcome(Generic[Item, Value]):
-    """The end of one item: a value or an error, never both.
+class Done(Generic[Item, Value]):
+    """An item with a value; ``ok`` is True and ``error`` None.
 
-    ``index`` is its place in the input, ``attempts`` how often it was tried, ``elapsed_s`` the seconds from
-    being taken from the input to its end, waiting for a slot and for the rate limit included. ``attempts`` is
-    0 when nothing was sent for it: the journal or an equal item had the answer, or it was given up untried.
+    ``index`` is its place in the input, ``attempts`` how often it was tried, ``elapsed_s`` the seconds since
+    it was taken from the input, including the wait for a slot and the rate limit. ``attempts`` is 0 when
+    nothing was sent for it: the journal or an equal item had the answer.
     """
 
     index: int
     item: Item
-    value: Value | None
-    error: Exception | None
+    value: Value
     attempts: int
     elapsed_s: float
+    error: ClassVar[None] = None
+    ok: ClassVar[Literal[True]] = True
 
-    @property
-    def ok(self) -> bool:
-        """Whether there is a value."""
-        return self.error is None
+
+@attrs.define(eq=False)
+class Failed(Generic[Item]):
+    """An item without a value; ``ok`` is False and ``value`` None.
+
+    ``error`` is that of its last attempt, or ``NotRun`` when the batch stopped before the first; then
+    ``attempts`` is 0. The rest as for ``Done``.
+    """
+
+    index: int
+    item: Item
+    error: Exception
+    attempts: int
+    elapsed_s: float
+    # Typed Any because pyright narrows on `outcome.error is None` or `match`, but not on a bare `outcome.ok`:
+    # typed None, it would refuse `outcome.value.url if outcome.ok`, which mypy understands.
+    value: ClassVar[Any] = None
+    ok: ClassVar[Literal[False]] = False
+
+
+Outcome: TypeAlias = Done[Item, Value] | Failed[Item]
+"""The end of one item. ``if outcome.ok``, ``if outcome.error is None`` and ``match`` tell which it is."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,14 +91,14 @@ class BatchResult(Sequence[Value | None], Generic[Item, Value]):
         self.stopped = stopped
 
     @property
-    def failures(self) -> tuple[Outcome[Item, Value], ...]:
-        """Outcomes of the items that were tried and failed."""
-        return tuple(o for o in self.outcomes if o.error is not None and not isinstance(o.error, NotRun))
+    def failures(self) -> tuple[Failed[Item], ...]:
+        """The items that were tried and failed."""
+        return tuple(o for o in self.outcomes if not o.ok and not isinstance(o.error, NotRun))
 
     @property
-    def not_run(self) -> tuple[Outcome[Item, Value], ...]:
-        """Outcomes of the items that were never tried because the batch stopped."""
-        return tuple(o for o in self.outcomes if isinstance(o.error, NotRun))
+    def not_run(self) -> tuple[Failed[Item], ...]:
+        """The items that were never tried because the batch stopped."""
+        return tuple(o for o in self.outcomes if not o.ok and isinstance(o.error, NotRun))
 
     def raise_for_failures(self) -> None:
         """Raises an ``ExceptionGroup`` when any item has no value; each leaf's note names index and item."""
