@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
 from os import PathLike
+from types import NoneType
 from typing import Any, TypeVar, Unpack, cast, overload
 from urllib.parse import quote, urlencode
 
@@ -50,7 +52,7 @@ from blossom_async.models import (
     to_json,
     to_plain,
 )
-from blossom_async.transport import Transport
+from blossom_async.transport import Exchange, Transport
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
 
 __all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
@@ -58,6 +60,7 @@ __all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
 
+Answer = TypeVar("Answer")
 Settings = TypeVar("Settings", bound=ImageSettings)
 
 _PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
@@ -163,24 +166,20 @@ class Images:
         self._cdn_prefix = cdn_prefix
         self._max_concurrency = max_concurrency
         self._slots = Slots(max_concurrency)
+        self._gates = (gate,)
+        self._retry = retry
+        self._budget = RetryBudget(retry.budget) if retry is not None else None
         self._timeout_s = timeout_s
-        self._limits: dict[str, Any] = {
-            "slots": self._slots,
-            "gates": (gate,),
-            "retry": retry,
-            "budget": RetryBudget(retry.budget) if retry is not None else None,
-            "timeout_s": timeout_s,
-        }
 
     async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """The URL of a new picture, which exists when this returns."""
-        return (await self.generate_url_with_info(prompt, **options)).url
+        request = self._checked({"prompt": prompt, **options})
+        return self._placed(await self._call(_creation(request)), request).url
 
     async def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
         """As ``generate_url``, with all the gateway knows of the picture."""
         request = self._checked({"prompt": prompt, **options})
-        await self._connect()
-        return await run_one(self._create, request, **self._limits)
+        return self._placed(await self._call(_creation(request)), request)
 
     async def generate_signed_url(
         self,
@@ -200,13 +199,7 @@ class Images:
         wish = SignRequest(
             signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=request.use_custom_cdn
         )
-        body = to_json({**to_plain(_without_cdn(request)), "sign": to_plain(wish)})
-        await self._connect()
-
-        async def create(_: object) -> ImageInfo:
-            return await self._send(request, body)
-
-        info = await run_one(create, None, **self._limits)
+        info = await self._call(_creation(request, {"sign": to_plain(wish)}))
         return self._on_cdn(info.url) if wish.cdn else info.url
 
     async def sign_url(
@@ -224,17 +217,15 @@ class Images:
         """
         cdn = self._cdn_prefix is not None and url.startswith(f"{self._cdn_prefix}/")
         wish = SignRequest(signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=cdn)
-        return await self._signed(_image_id(url), wish)
+        path = f"/v1/images/{_image_id(url)}/signed-url"
+        signed = await self._call(Exchange("POST", path, SignedUrl, to_json(wish)))
+        return self._on_cdn(signed.url) if wish.cdn else signed.url
 
     async def revoke_access_key(self, access_key: str) -> None:
         """Every URL signed under the name stops within a second, and no other is signed under it again."""
         name = SignRequest(access_key=access_key).access_key
-        transport = await self._connect()
-
-        async def revoke(_: object) -> None:
-            await transport.tell(f"/v1/access-keys/{quote(name, safe='')}/revoke")
-
-        await run_one(revoke, None, **self._limits)
+        path = f"/v1/access-keys/{quote(name, safe='')}/revoke"
+        await self._call(Exchange("POST", path, NoneType, b""))
 
     async def explain_url(
         self,
@@ -255,13 +246,8 @@ class Images:
         asked = ExplainRequest(
             url=url, address=address, referer=referer, origin=origin, authorized=authorized, at=at
         )
-        transport = await self._connect()
         path = f"/v1/images/{_image_id(url)}/explain"
-
-        async def explain(_: object) -> Explanation:
-            return await transport.post(path, to_json(asked), Explanation)
-
-        return await run_one(explain, None, **self._limits)
+        return await self._call(Exchange("POST", path, Explanation, to_json(asked)))
 
     async def get_url_stats(
         self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None
@@ -274,22 +260,12 @@ class Images:
         ``tracking_id`` that no picture has.
         """
         query = {"tracking_id": tracking_id, **_days(date_range)}
-        transport = await self._connect()
-
-        async def look_up(_: object) -> UrlStats:
-            return await transport.get(f"/v1/stats?{urlencode(query)}", UrlStats)
-
-        return await run_one(look_up, None, **self._limits)
+        return await self._call(Exchange("GET", f"/v1/stats?{urlencode(query)}", UrlStats))
 
     async def estimate_cost(self, prompt: str, **options: Unpack[ImageOptions]) -> Estimate:
         """What ``generate_url`` would cost; nothing is made. ``usd`` is None where no price is known."""
         body = to_json(_without_cdn(self._checked({"prompt": prompt, **options})))
-        transport = await self._connect()
-
-        async def estimate(_: object) -> Estimate:
-            return await transport.post("/v1/estimate", body, Estimate)
-
-        return await run_one(estimate, None, **self._limits)
+        return await self._call(Exchange("POST", "/v1/estimate", Estimate, body))
 
     async def generate_urls_batch(
         self, prompts: Iterable[str] | AsyncIterable[str], **options: Unpack[BatchOptions]
@@ -361,18 +337,9 @@ class Images:
         image_id = _image_id(url)
         settings = self._allowed(checked(overrides, ImageSettings))
         changes = {name: value for name, value in overrides.items() if name != "use_custom_cdn"}
-        transport = await self._connect()
-
-        async def again(_: object) -> ImageInfo:
-            return await transport.post(
-                f"/v1/images/{image_id}/regenerate",
-                to_json(changes),
-                ImageInfo,
-                idempotency_key=current_attempt().key,
-            )
-
-        info = await run_one(again, None, **self._limits)
-        return self._placed(info, settings).url
+        path = f"/v1/images/{image_id}/regenerate"
+        again = Exchange("POST", path, ImageInfo, to_json(changes), idempotency_key=secrets.token_hex(16))
+        return self._placed(await self._call(again), settings).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
         """Warms URLs up, concurrently: each one's status, time, size and cache state, in the order given.
@@ -398,6 +365,19 @@ class Images:
         by_url = dict(zip(distinct, fetched, strict=True))
         results = tuple(result for url in given if (result := by_url[url]) is not None)
         return PreloadReport(results=results, elapsed_s=fetched.elapsed_s)
+
+    async def _call(self, exchange: Exchange[Answer]) -> Answer:
+        """The gateway's answer, under the limits and with the retries that all calls of a client share."""
+        transport = await self._connect()
+        return await run_one(
+            transport.send,
+            exchange,
+            self._slots,
+            self._gates,
+            retry=self._retry,
+            timeout_s=self._timeout_s,
+            budget=self._budget,
+        )
 
     def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
         return self._allowed(image_request(options))
@@ -436,8 +416,11 @@ class Images:
             return request, to_json(_without_cdn(request))
 
         async def attempt(item: Request) -> ImageInfo:
-            request, body = prepared(item)
-            return await self._send(request, body, batch=True)
+            settings, body = prepared(item)
+            transport = await self._connect()
+            key = current_attempt().key
+            creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
+            return self._placed(await transport.send(creation), settings)
 
         def key(item: Request) -> str:
             try:
@@ -452,7 +435,15 @@ class Images:
             except (TypeError, ValueError):
                 return 0
 
-        how = {"max_concurrency": self._max_concurrency, **how, **self._limits}
+        how = {
+            "max_concurrency": self._max_concurrency,
+            **how,
+            "slots": self._slots,
+            "gates": self._gates,
+            "retry": self._retry,
+            "timeout_s": self._timeout_s,
+            "budget": self._budget,
+        }
         if "max_cost" in how:
             how["cost"] = cost
         if "journal" in how or how.get("dedup"):
@@ -475,24 +466,6 @@ class Images:
         run_name = f"pictures of {transport.place}"
         return {**how, "journal": Journal(how["journal"], run=run_name, encode=attrs.asdict, decode=recalled)}
 
-    async def _create(self, request: ImageRequest) -> ImageInfo:
-        return await self._send(request, to_json(_without_cdn(request)))
-
-    async def _send(self, request: ImageSettings, body: bytes, *, batch: bool = False) -> ImageInfo:
-        transport = await self._connect()
-        key = current_attempt().key
-        info = await transport.post("/v1/images", body, ImageInfo, idempotency_key=key, urgent=not batch)
-        return self._placed(info, request)
-
-    async def _signed(self, image_id: str, wish: SignRequest) -> str:
-        transport = await self._connect()
-
-        async def sign(_: object) -> SignedUrl:
-            return await transport.post(f"/v1/images/{image_id}/signed-url", to_json(wish), SignedUrl)
-
-        signed = await run_one(sign, None, **self._limits)
-        return self._on_cdn(signed.url) if wish.cdn else signed.url
-
     def _on_cdn(self, url: str) -> str:
         return f"{self._cdn_prefix}{url[url.rindex('/generated/') :]}"
 
@@ -504,6 +477,11 @@ class Images:
     def _own_hosts(self, transport: Transport) -> frozenset[str]:
         addresses = [transport.base_url, *([self._cdn_prefix] if self._cdn_prefix else [])]
         return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
+
+
+def _creation(request: ImageRequest, more: Mapping[str, object] | None = None) -> Exchange[ImageInfo]:
+    body = to_json({**to_plain(_without_cdn(request)), **(more or {})})
+    return Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=secrets.token_hex(16))
 
 
 def _without_cdn(settings: Settings) -> Settings:

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import aiohttp
+import attrs
 import orjson
 from yarl import URL
 
@@ -25,7 +26,7 @@ from blossom_async.errors import (
 )
 from blossom_async.models import from_json
 
-__all__ = ["Transport", "http_session", "http_url"]
+__all__ = ["Exchange", "Transport", "http_session", "http_url"]
 
 T = TypeVar("T")
 
@@ -72,15 +73,37 @@ def _without_secrets(value: object) -> str:
     return shown(value)
 
 
+@attrs.define  # not frozen: that would cost each call of a batch a microsecond
+class Exchange(Generic[T]):
+    """A request to a gateway, and what its answer is read into: ``NoneType`` for one without content.
+
+    ``idempotency_key`` for what must not be done twice. What is not ``urgent`` lets others go first.
+    """
+
+    method: str
+    path: str
+    answer: type[T]
+    body: bytes | None = None
+    idempotency_key: str | None = None
+    urgent: bool = True
+
+
+@attrs.frozen
+class Health:
+    """What a gateway reports of itself."""
+
+    service: str = ""
+
+
 class Transport:
     """Talks to one gateway over a session it does not own.
 
-    ``successor``, when set, is asked once for another address and key if no answer comes from this one.
-    ``on_pause``, when set, hears after how many seconds the gateway wants the next request, when it says so.
+    ``successor``, when set, is asked for another address and key if no answer comes from this one.
+    ``on_pause``, when set, is called with the seconds the gateway asks for before the next request.
     """
 
     def __init__(self, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
-        """Raises ``ConfigurationError`` when ``base_url`` is no http(s) address."""
+        """Raises ``ConfigurationError`` when ``base_url`` is not an http(s) address."""
         self.base_url = str(http_url(base_url, "base_url")).rstrip("/")
         self.api_key = api_key
         self.session = session
@@ -94,108 +117,77 @@ class Transport:
         return f"<Transport {self.base_url}>"
 
     async def probe(self, timeout_s: float) -> None:
-        """Makes sure that a Blossom gateway answers. Raises as ``post``."""
+        """Makes sure that a Blossom gateway answers. Raises as ``send``."""
         try:
             async with asyncio.timeout(timeout_s):
-                health = _json(await self._answer("GET", "/healthz"))
+                health = await self.send(Exchange("GET", "/healthz", Health))
         except TimeoutError as exc:
             raise TimedOut(f"no complete answer from {self.base_url} in {timeout_s:g} s") from exc
         except NotFound as exc:  # a gateway, under another path
-            raise self._stranger("404") from exc
-        if not isinstance(health, dict) or health.get("service") != "blossom":
-            raise self._stranger("200 without a gateway's health report")
+            raise self._not_a_gateway("404") from exc
+        if health.service != "blossom":
+            raise self._not_a_gateway("200 without a gateway's health report")
         self._known = True
 
-    async def get(self, path: str, kind: type[T]) -> T:
-        """The answer to a question. Raises as ``post``."""
-        return self._structured(await self._answer("GET", path), kind)
-
-    async def post(
-        self,
-        path: str,
-        body: bytes,
-        kind: type[T],
-        *,
-        idempotency_key: str | None = None,
-        urgent: bool = True,
-    ) -> T:
-        """The answer to a JSON body; ``idempotency_key`` for what must not be made twice.
-
-        What is not ``urgent`` lets others go first.
+    async def send(self, exchange: Exchange[T]) -> T:
+        """The gateway's answer.
 
         Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
         ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
         when something other than a gateway answered.
         """
-        return self._structured(await self._answer("POST", path, body, idempotency_key, urgent=urgent), kind)
+        moved = False
+        while True:
+            address = self.base_url
+            headers_came = False
+            try:
+                async with self.session.request(
+                    exchange.method,
+                    address + exchange.path,
+                    data=exchange.body,
+                    headers=self._headers(exchange),
+                    allow_redirects=False,
+                ) as response:
+                    headers_came = True
+                    data = await _bounded(response)
+            except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # a TimeoutError is an OSError
+                error = _translated(exc, address, headers_came=headers_came)
+            else:
+                return self._read(response, data, exchange.answer)
+            if moved or not await self._moved_from(address, error):
+                raise error
+            moved = True
 
-    async def tell(self, path: str) -> None:
-        """A POST that is answered without content. Raises as ``post``."""
-        await self._answer("POST", path, b"")
-
-    def _structured(self, data: bytes, kind: type[T]) -> T:
-        try:
-            return from_json(data, kind)
-        except ValueError as exc:
-            raise self._stranger(f"a body that is {exc}") from exc
-
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        idempotency_key: str | None = None,
-        *,
-        urgent: bool = True,
-    ) -> bytes:
-        asked = self.base_url
-        try:
-            return await self._exchange(method, path, body, idempotency_key, urgent=urgent)
-        except TransportError as exc:
-            if self.successor is None or isinstance(exc, TimedOut):
-                raise
-            async with self._moving:
-                if self.base_url == asked:
-                    self.base_url, self.api_key = await self.successor()
-            return await self._exchange(method, path, body, idempotency_key, urgent=urgent)
-
-    async def _exchange(
-        self, method: str, path: str, body: bytes | None, idempotency_key: str | None, *, urgent: bool
-    ) -> bytes:
+    def _headers(self, exchange: Exchange[T]) -> dict[str, str]:
         headers = {"Accept": "application/json"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
-        if body is not None:
+        if exchange.body is not None:
             headers["Content-Type"] = "application/json"
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
-        if not urgent:
-            headers["Priority"] = "u=5"  # RFC 9218: below the usual 3
-        headers_came = False
-        failure: TransportError
+        if exchange.idempotency_key is not None:
+            headers["Idempotency-Key"] = exchange.idempotency_key
+        if not exchange.urgent:
+            headers["Priority"] = "u=5"  # RFC 9218: less urgent than the usual 3
+        return headers
+
+    async def _moved_from(self, address: str, error: TransportError) -> bool:
+        """Whether there is another address to send to."""
+        if self.successor is None or isinstance(error, TimedOut):
+            return False
+        async with self._moving:
+            if self.base_url == address:
+                self.base_url, self.api_key = await self.successor()
+        return True
+
+    def _read(self, response: aiohttp.ClientResponse, data: bytes, kind: type[T]) -> T:
+        if response.status >= 300:
+            raise self._refusal(response, data)
+        if self.on_pause is not None and "RateLimit" in response.headers:
+            self.on_pause(pause_s(response.headers) or 0.0)
         try:
-            async with self.session.request(
-                method, self.base_url + path, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                headers_came = True
-                data = await _bounded(response)
-        except TimeoutError as exc:  # aiohttp's timeouts are among its ClientErrors too: these first
-            raise TimedOut(f"no complete answer from {self.base_url} in the time allowed") from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise TransportError(
-                f"no answer from {self.base_url}: {_reason(exc)}; is the gateway running there?"
-            ) from exc
-        except (aiohttp.ClientError, OSError, UnicodeError) as exc:
-            unanswered = not headers_came and not isinstance(exc, aiohttp.ClientResponseError)
-            kind = StaleConnection if unanswered else TransportError
-            failure = kind(f"no answer from {self.base_url}: {_reason(exc)}")
-        else:
-            if response.status >= 300:
-                raise self._refusal(response, data)
-            if self.on_pause is not None and "RateLimit" in response.headers:
-                self.on_pause(pause_s(response.headers) or 0.0)
-            return data
-        raise failure  # without its cause: aiohttp's errors hold the request's headers, and so the API key
+            return from_json(data or b"null", kind)
+        except ValueError as exc:
+            raise self._not_a_gateway(f"a body that is {exc}") from exc
 
     def _refusal(
         self, response: aiohttp.ClientResponse, data: bytes
@@ -211,21 +203,36 @@ class Transport:
                 request_id=_text_or_none(problem.get("request_id")),
                 retry_after_s=retry_after_s(response.headers),
             )
-        if status == 429 or status >= 500:  # a proxy before the gateway may say this in its own words
+        if status == 429 or status >= 500:  # a proxy in front of the gateway answers in its own words
             return class_for_status(status)(
                 f"{self.base_url} answered {status} {response.content_type}",
                 status=status,
                 retry_after_s=retry_after_s(response.headers),
             )
-        return self._stranger(f"{status} {response.content_type}")
+        return self._not_a_gateway(f"{status} {response.content_type}")
 
-    def _stranger(self, answer: str) -> ConfigurationError | TransportError:
+    def _not_a_gateway(self, answer: str) -> ConfigurationError | TransportError:
         if self._known:  # a proxy's hiccup, not a wrong address
             return TransportError(f"{self.base_url} answered {answer}, which no gateway does")
         return ConfigurationError(
             f"{self.base_url} answered {answer}: that is no Blossom gateway; "
             "check base_url or BLOSSOM_BASE_URL"
         )
+
+
+def _translated(exc: Exception, address: str, *, headers_came: bool) -> TransportError:
+    error: TransportError
+    if isinstance(exc, TimeoutError):  # aiohttp's timeouts are among its ClientErrors too: these first
+        error = TimedOut(f"no complete answer from {address} in the time allowed")
+    elif isinstance(exc, aiohttp.ClientConnectorError):
+        error = TransportError(f"no answer from {address}: {_reason(exc)}; is the gateway running there?")
+    elif headers_came or isinstance(exc, aiohttp.ClientResponseError):
+        error = TransportError(f"no answer from {address}: {_reason(exc)}")
+    else:
+        error = StaleConnection(f"no answer from {address}: {_reason(exc)}")
+    if not isinstance(exc, aiohttp.ClientResponseError):  # that one holds the request's headers: the API key
+        error.__cause__ = exc
+    return error
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

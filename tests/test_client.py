@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from blossom_async import (
 from tests.conftest import RunningGateway
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
+PACKAGE = Path(blossom_async.__file__).parent
 TINY = {"width": 32, "height": 32}
 PROMPTS = [
     "sunset over ocean",
@@ -286,6 +288,27 @@ async def test_one_session_is_shared_and_left_open(gateway: Gateway) -> None:
         async with running.client(session=session) as client:
             await client.image.generate_url("test image", **TINY)
         assert not session.closed
+
+
+async def test_a_call_takes_six_steps_to_the_socket(gateway: Gateway) -> None:
+    """From ``generate_url`` to aiohttp's session a reader follows six functions of ours."""
+    functions: list[str] = []
+
+    async def started(*_: object) -> None:
+        frame = inspect.currentframe()
+        while frame is not None:
+            if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+                functions.append(frame.f_code.co_name)
+            frame = frame.f_back
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(started)
+    async with gateway as running, aiohttp.ClientSession(trace_configs=[tracing]) as session:
+        async with running.client(session=session) as client:
+            functions.clear()
+            await client.image.generate_url("test image", **TINY)
+    assert functions[-1] == "generate_url"
+    assert len(functions) <= 6, functions
 
 
 async def test_opens_on_first_use_and_closes(gateway: Gateway) -> None:

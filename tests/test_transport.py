@@ -31,8 +31,10 @@ from blossom_async.errors import (
     class_for_status,
 )
 from blossom_async.models import ImageInfo
-from blossom_async.transport import Transport, http_session
+from blossom_async.transport import Exchange, Transport, http_session
 from tests.test_models import INFO
+
+CREATE = Exchange("POST", "/v1/images", ImageInfo, b"{}", idempotency_key="k")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -55,7 +57,7 @@ def always(**answer: Any) -> Handler:
 async def test_an_answer_becomes_a_model() -> None:
     """What a gateway says of a picture is structured."""
     async with answering(always(body=INFO, content_type="application/json")) as transport:
-        info = await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+        info = await transport.send(CREATE)
     assert info.id == "A" * 22
 
 
@@ -72,7 +74,7 @@ async def test_the_key_and_the_idempotency_key_are_sent() -> None:
         return web.Response(body=INFO, content_type="application/json")
 
     async with answering(handler) as transport:
-        await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+        await transport.send(CREATE)
     assert seen == {"auth": "Bearer a-key", "key": "k", "body": "{}"}
 
 
@@ -102,7 +104,7 @@ async def test_each_status_has_its_error(status: int, error: type[ResponseError]
     )
     async with answering(answer) as transport:
         with pytest.raises(error) as caught:
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
     told = caught.value
     assert type(told) is error
     assert (told.status, told.code, told.detail, told.field) == (status, "c", "why", "width")
@@ -122,7 +124,7 @@ async def test_a_proxy_that_fails_is_an_outage(status: int) -> None:
     """A 5xx in a proxy's own words is the error of its status, not a wrong address."""
     async with answering(always(status=status, text="<html>", content_type="text/html")) as transport:
         with pytest.raises(class_for_status(status)):
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ async def test_a_connection_cut_before_the_answer_is_a_stale_one() -> None:
 
     async with answering(handler) as transport:
         with pytest.raises(StaleConnection):
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
 
 
 async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
@@ -171,7 +173,7 @@ async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
     headers = {"RateLimit": '"burst";r=0;t=3'}
     async with answering(always(body=INFO, content_type="application/json", headers=headers)) as transport:
         transport.on_pause = pauses.append
-        await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+        await transport.send(CREATE)
     assert pauses == [3.0]
 
 
@@ -202,7 +204,7 @@ async def test_too_slow_is_timed_out() -> None:
 
     async with answering(handler, timeout_s=0.05) as transport:
         with pytest.raises(TimedOut) as caught:
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
         with pytest.raises(TimedOut):
             await transport.probe(0.01)
         waiting.set()
@@ -217,7 +219,7 @@ async def test_an_answer_with_another_type_of_value_is_no_gateway() -> None:
         with aioresponses() as mocked:
             mocked.post("http://gateway.test/v1/images", body=b'{"url":3}', content_type="application/json")
             with pytest.raises(ConfigurationError, match="a body that is not a ImageInfo"):
-                await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+                await transport.send(CREATE)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ async def test_an_endless_answer_is_not_kept() -> None:
 
     async with answering(handler) as transport:
         with pytest.raises(TransportError, match="more than 1048576 bytes"):
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
 
 
 async def test_a_hiccup_of_a_known_gateway_is_no_wrong_address() -> None:
@@ -263,7 +265,7 @@ async def test_a_hiccup_of_a_known_gateway_is_no_wrong_address() -> None:
     async with answering(handler) as transport:
         await transport.probe(5.0)
         with pytest.raises(TransportError, match="no gateway does"):
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
 
 
 async def test_no_error_holds_the_key() -> None:
@@ -290,4 +292,4 @@ async def test_a_deeply_nested_problem_is_an_error_like_any_other() -> None:
     body = b'{"detail":' + b"[" * 900 + b"]" * 900 + b',"code":{}}'
     async with answering(always(status=422, body=body, content_type="application/problem+json")) as transport:
         with pytest.raises(Rejected, match="refused"):
-            await transport.post("/v1/images", b"{}", ImageInfo, idempotency_key="k")
+            await transport.send(CREATE)
