@@ -21,8 +21,9 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.making.encoding import encode
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers import verify as placeholders_of
+from blossom_async.gateway.providers.containers import Seen
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.providers.verify import Inspector, Placeholders, Repeats, Seen, verified
+from blossom_async.gateway.providers.verify import Inspector, Placeholders, Repeats, verified
 from blossom_async.models import ImageRequest
 from blossom_async.scenery import paint
 
