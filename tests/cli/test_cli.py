@@ -487,7 +487,7 @@ class TestCtrlC:
         self, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While the first picture is not there, the eighth is the last one begun."""
-        monkeypatch.setattr("blossom_async.cli.batch._WINDOW", 8)
+        monkeypatch.setattr("blossom_async.cli.making._WINDOW", 8)
         eighth, ninth = asyncio.Event(), asyncio.Event()
 
         async def answer(prompt: str) -> dict[str, Any]:
@@ -662,7 +662,7 @@ class TestResume:
         refused("batch", path, "--journal", path, says="--journal .*: that is the file with the prompts")
         out = tmp_path / "u.jsonl"
         refused("batch", path, "--out", out, "--journal", out, says="that is the file of --out")
-        refused("batch", path, "--journal", out, "--no-journal", says="only one of them")
+        refused("batch", path, "--journal", out, "--no-journal", says="exclude each other")
 
 
 class TestBadInput:
@@ -734,8 +734,8 @@ class TestBadInput:
             (["--out", "/no/such/folder/x"], "--out /no/such/folder/x: No such file or directory"),
             (["--gallery", "/no/such/folder/x"], "--gallery /no/such/folder/x: No such file or directory"),
             (["--gallery", "/"], "--gallery /: that is a folder or a device; name a file"),
-            (["--out", "-"], "--out -: that is no file; use --json for standard output"),
-            (["--gallery", "-"], "--gallery -: that is no file; use --json for standard output"),
+            (["--out", "-"], "--out -: that is not a file; use --json for standard output"),
+            (["--gallery", "-"], "--gallery -: that is not a file; use --json for standard output"),
         ],
     )
     def test_options_of_batch(self, options: list[str], says: str, prompts: Prompts) -> None:
