@@ -139,14 +139,14 @@ class Generation:
         free = not able[0].provider.remote and not request.defer
         if key is None:
             if free:
-                return await self._make(able[0], request, caller, None), False
+                return await self._make(able[0], request, caller, None, priority), False
             return await self._claimed(request, caller, None, "", priority=priority), False
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
         joined = (caller.tenant, key) in self._under_way
         if not joined:  # noted before anything is waited for: nobody may come in between
             making: Coroutine[Any, Any, tuple[ImageRecord | Claim, bool]]
             if free:
-                making = self._make_once(able[0], request, caller, key, fingerprint)
+                making = self._make_once(able[0], request, caller, key, fingerprint, priority)
             else:
                 making = self._claimed_once(request, caller, key, fingerprint, priority=priority)
             task = asyncio.create_task(making)
@@ -229,7 +229,13 @@ class Generation:
     # What costs nothing
 
     async def _make_once(
-        self, upstream: Upstream, request: ImageRequest, caller: Caller, key: str, fingerprint: str
+        self,
+        upstream: Upstream,
+        request: ImageRequest,
+        caller: Caller,
+        key: str,
+        fingerprint: str,
+        priority: Priority,
     ) -> tuple[ImageRecord | Claim, bool]:
         earlier = await self._records.find_idempotent(caller.tenant, key)
         claimed = await self._records.read(partial(call_records.call_by_key, caller.tenant, key))
@@ -240,7 +246,7 @@ class Generation:
                 tenant=caller.tenant, key=key, fingerprint=fingerprint, image_id=new_id()
             )
             try:
-                return await self._make(upstream, request, caller, entry), False
+                return await self._make(upstream, request, caller, entry, priority), False
             except Conflict:  # another process of this gateway was first
                 earlier = await self._records.find_idempotent(caller.tenant, key)
                 if earlier is None:
@@ -248,12 +254,18 @@ class Generation:
         return await self._replay(earlier, fingerprint), True
 
     async def _make(
-        self, upstream: Upstream, request: ImageRequest, caller: Caller, entry: IdempotencyEntry | None
+        self,
+        upstream: Upstream,
+        request: ImageRequest,
+        caller: Caller,
+        entry: IdempotencyEntry | None,
+        priority: Priority,
     ) -> ImageRecord:
         with self._room():
             seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
             pinned = attrs.evolve(request, seed=seed)
-            given = await upstream.provider.generate(pinned, seed, key="")
+            async with upstream.turn(priority=priority):
+                given = await upstream.provider.generate(pinned, seed, key="")
             files = await self._workers.run(partial(finished, given, pinned, upstream.name), first=True)
             image_id = entry.image_id if entry else new_id()
             record = self._record(image_id, caller.tenant, pinned, upstream.name, given, files)

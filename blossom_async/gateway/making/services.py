@@ -103,8 +103,8 @@ class Services:
 
     def _limits(self, name: str) -> Limits:
         settings = self._settings
-        if name == "offline":  # the drawing threads limit it
-            return Limits(at_once=settings.max_queue, line=settings.max_queue)
+        if name == "offline":
+            return Limits(at_once=settings.render_threads, line=settings.max_queue, wait_s=None)
         rate = settings.pollinations_rate_limit if name == "pollinations" else settings.openai_rate_limit
         rates = () if rate is None else (RateLimit.parse(rate),)
         return Limits(

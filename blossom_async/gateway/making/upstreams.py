@@ -27,12 +27,15 @@ _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED}
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a provider's account allows: ``rates``, ``at_once``, and how long its line may get and last."""
+    """What a provider's account allows: ``rates``, ``at_once``, and how long its line may get and last.
+
+    Without ``wait_s`` a call waits in the line for as long as it takes.
+    """
 
     rates: tuple[RateLimit, ...] = ()
     at_once: int = 16
     line: int = 1000
-    wait_s: float = 240.0
+    wait_s: float | None = 240.0
 
 
 class Upstream:

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from blossom_async.errors import Gone
@@ -13,6 +14,7 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.models import ImageRequest
+from tests.conftest import running_gateway
 from tests.gateway.making.test_paid import ME, house
 
 REQUEST = ImageRequest("a lake", width=16, height=16, expires_in=60)
@@ -46,6 +48,33 @@ async def test_whenever_callers_come_one_key_calls_the_provider_once(tmp_path: P
             assert [replayed for _, replayed in answers].count(False) == 1
     assert provider.calls == 20
     workers.close()
+
+
+async def test_an_urgent_picture_overtakes_a_batch(tmp_path: Path) -> None:
+    """Also at a provider that costs nothing: it does not wait for the twenty that came before it."""
+    order: list[str] = []
+    async with running_gateway(tmp_path, render_threads=1) as gateway, gateway.client() as client:
+
+        async def batch() -> None:
+            async with client.image.stream_urls(["a lake"] * 20, quality="hd") as outcomes:
+                async for _ in outcomes:
+                    order.append("batch")  # noqa: PERF401 - as they come
+
+        running = asyncio.create_task(batch())
+        while await pictures_waiting(gateway.base_url) < 15:
+            pass
+        before = len(order)
+        await client.image.generate_url("a lake", width=64, height=64)
+        order.append("urgent")
+        await running
+    assert order.index("urgent") <= before + 2  # behind what was being drawn already
+
+
+async def pictures_waiting(base_url: str) -> int:
+    async with aiohttp.ClientSession() as session, session.get(f"{base_url}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    (line,) = (line for line in lines if line.startswith("blossom_pictures_waiting "))
+    return int(float(line.split()[1]))
 
 
 async def test_a_key_does_not_bring_back_what_has_expired(tmp_path: Path) -> None:
