@@ -132,7 +132,7 @@ class OpenAI:
             headers=self._headers(key),
             json=order.body,
         )
-        if answer.status != 200:
+        if not answer.ok:
             raise self._refusal(answer, request.prompt)
         trace = request_id(answer.headers)
         fields = fields_of(answer.body)
@@ -146,7 +146,7 @@ class OpenAI:
             raise ProviderFault(
                 self.name,
                 Kind.BAD_CONTENT,
-                "answered 200 without a picture",
+                f"answered {answer.status} without a picture",
                 charged=charged,
                 request_id=trace,
             )
@@ -200,7 +200,7 @@ class OpenAI:
         problem = ""
         try:
             answer = await self._downloads.ask("GET", url, headers={}, redirects=_REDIRECTS)
-            if answer.status == 200:
+            if answer.ok:
                 return answer.body, answer.headers.get("Content-Type", "")
             problem = f"it answered {answer.status}"
         except ProviderFault as exc:
@@ -216,7 +216,7 @@ class OpenAI:
 
     async def _list(self) -> tuple[Model, ...]:
         answer = await self._wire.ask("GET", self._url("models"), headers=self._headers())
-        if answer.status != 200:
+        if not answer.ok:
             raise self._refusal(answer)
         listed = fields_of(answer.body).get("data")
         if not isinstance(listed, list):

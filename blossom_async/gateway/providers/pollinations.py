@@ -119,7 +119,7 @@ class Pollinations:
         """As for ``Provider``. The same request and seed is billed once, whatever the ``key``."""
         order = self._order(request, seed)
         answer = await self._wire.ask(order.method, order.url, headers=self._headers(key), json=order.body)
-        if answer.status != 200:
+        if not answer.ok:
             raise self._refusal(answer, request.prompt)
         charged = self._charged(answer)
         trace = request_id(answer.headers)
@@ -230,7 +230,7 @@ class Pollinations:
         path = "models" if self._legacy else "image/models"
         # Without the key: with it, models that the balance does not cover are not listed.
         answer = await self._wire.ask("GET", URL(f"{self._root}/{path}"), headers={})
-        if answer.status != 200:
+        if not answer.ok:
             raise self._refusal(answer)
         try:
             listed = orjson.loads(answer.body)

@@ -61,6 +61,11 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
 
+    @property
+    def ok(self) -> bool:
+        """Whether the status says success, as any 2xx does (RFC 9110, 15.3)."""
+        return 200 <= self.status < 300
+
 
 def service_url(name: str, base_url: str) -> URL:
     """The URL of a service, without trailing slashes. Raises ``ConfigurationError`` for an invalid one."""
