@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         TransportError,
         Unauthenticated,
     )
-    from blossom_async.images import BatchOptions, UrlBatch
     from blossom_async.models import (
         Estimate,
         Explanation,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         PreloadResult,
         UrlStats,
     )
+    from blossom_async.url_batch import BatchOptions, UrlBatch
 
 __all__ = [
     "BatchOptions",
@@ -76,7 +76,7 @@ __all__ = [
     "UrlStats",
 ]
 
-_ROOMS = ("errors", "models", "batch", "images", "client")  # the quickest to import first
+_ROOMS = ("errors", "models", "batch", "url_batch", "client")  # the quickest to import first
 
 
 def __getattr__(name: str) -> Any:

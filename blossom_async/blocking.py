@@ -14,8 +14,9 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from blossom_async.batch import Outcome
-from blossom_async.images import BatchOptions, Images, Request, UrlBatch
+from blossom_async.images import Images
 from blossom_async.models import Estimate, Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
+from blossom_async.url_batch import BatchOptions, Request, UrlBatch
 
 __all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
 

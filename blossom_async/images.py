@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
-from os import PathLike
 from types import NoneType
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, cast
 from urllib.parse import quote, urlencode
 
 import attrs
 from yarl import URL
 
 from blossom_async.batch import (
-    BatchResult,
     Gate,
     Journal,
     Outcome,
-    Progress,
     RetryBudget,
     RetryPolicy,
     Slots,
@@ -29,7 +26,6 @@ from blossom_async.batch import (
     run_one,
     stream,
 )
-from blossom_async.batch.gate import RateLimitLike
 from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
 from blossom_async.models import (
     IMAGE_ID,
@@ -53,12 +49,10 @@ from blossom_async.models import (
     to_plain,
 )
 from blossom_async.transport import Exchange, Transport
+from blossom_async.url_batch import RUN_OPTIONS, BatchOptions, Request, UrlBatch
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
 
-__all__ = ["BatchOptions", "Images", "Request", "UrlBatch"]
-
-Request = ImageRequest | Mapping[str, Any] | str
-"""One entry of a batch: a request, a mapping of its options, or a prompt alone."""
+__all__ = ["Images"]
 
 Answer = TypeVar("Answer")
 Settings = TypeVar("Settings", bound=ImageSettings)
@@ -68,77 +62,6 @@ _DEFAULTS = {
     field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
 }
 _PRELOAD_AT_ONCE = 32
-
-
-class BatchOptions(ImageOptions, total=False):
-    """What batch calls take: the options of every picture, and how the batch is to run.
-
-    ``max_concurrency`` and ``rate_limit`` narrow the client's own. ``on_progress`` is called after each item.
-    ``journal`` is the path of a file in which every finished item is on disk before its result is handed
-    out: the same call again, with the same requests and the same file, sends only what is not finished
-    there. ``deadline_s`` seconds for the whole batch; untried items have ``NotRun``. ``max_cost`` credits:
-    a request is sent only while the sum stays within it. ``dedup`` sends equal requests once and gives all
-    of them the answer.
-    """
-
-    max_concurrency: int | None
-    rate_limit: RateLimitLike | Iterable[RateLimitLike] | None
-    on_progress: Callable[[Progress], object] | None
-    journal: str | PathLike[str] | None
-    deadline_s: float | None
-    max_cost: float | None
-    dedup: bool
-
-
-_RUN_OPTIONS = tuple(BatchOptions.__annotations__.keys() - ImageOptions.__annotations__.keys())
-
-
-class UrlBatch(Sequence[str | None]):
-    """The URLs of a batch in input order, None where an item failed.
-
-    ``infos`` has the ``ImageInfo`` in the same places, ``outcomes`` an ``Outcome`` each.
-    """
-
-    def __init__(self, result: BatchResult[Request, ImageInfo]) -> None:
-        self._result = result
-        self.infos: tuple[ImageInfo | None, ...] = tuple(result)
-        self.outcomes: tuple[Outcome[Request, ImageInfo], ...] = result.outcomes
-        self.elapsed_s: float = result.elapsed_s
-
-    @property
-    def failures(self) -> tuple[Outcome[Request, ImageInfo], ...]:
-        """Outcomes of the items that were tried and failed."""
-        return self._result.failures
-
-    @property
-    def not_run(self) -> tuple[Outcome[Request, ImageInfo], ...]:
-        """Outcomes of the items that were never tried because the batch stopped."""
-        return self._result.not_run
-
-    @property
-    def cost(self) -> int:
-        """Credits of the pictures made."""
-        return sum(info.cost for info in self.infos if info is not None)
-
-    def raise_for_failures(self) -> None:
-        """Raises an ``ExceptionGroup`` when any item has no URL; each leaf's note names index and prompt."""
-        self._result.raise_for_failures()
-
-    @overload
-    def __getitem__(self, index: int) -> str | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str | None]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
-        if isinstance(index, slice):
-            return [info.url if info else None for info in self.infos[index]]
-        info = self.infos[index]
-        return info.url if info else None
-
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    def __repr__(self) -> str:
-        return f"<UrlBatch: {len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s>"
 
 
 class Images:
@@ -396,13 +319,13 @@ class Images:
         how: dict[str, Any] = {}
         defaults: dict[str, Any] = {}
         for name, value in options.items():
-            if name not in _RUN_OPTIONS:
+            if name not in RUN_OPTIONS:
                 defaults[name] = value
             elif value is not None:
                 how[name] = value
         for name in defaults:
             if name not in ImageOptions.__annotations__:
-                known = (*ImageOptions.__annotations__, *_RUN_OPTIONS)
+                known = (*ImageOptions.__annotations__, *RUN_OPTIONS)
                 raise TypeError(
                     f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
