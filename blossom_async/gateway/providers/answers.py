@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 from yarl import URL
 
 __all__ = ["fields_of", "picture_of"]
+
+_DATA_URL = re.compile(r"\s*data:[^,]*;base64\s*,", re.IGNORECASE)  # RFC 2397
+_BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
+_USUAL_ALPHABET = str.maketrans("-_", "+/")
 
 
 def fields_of(body: bytes) -> dict[str, Any]:
@@ -36,13 +41,24 @@ def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
 
 
 def _unpacked(text: str, *, is_url: bool) -> bytes | URL | None:
-    head, _, _ = text[:128].partition(",")
+    if (packed := _DATA_URL.match(text[:128])) is not None:
+        return _decoded(unquote(text[packed.end() :]))
+    if not is_url:
+        return _decoded(text)
     try:
-        if head.startswith("data:") and head.endswith(";base64"):
-            return base64.b64decode(text[len(head) + 1 :], validate=True)
-        if not is_url:
-            return base64.b64decode(text, validate=True)
         url = URL(text)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
     return url if url.scheme in {"http", "https"} and url.host and not url.user else None
+
+
+def _decoded(text: str) -> bytes | None:
+    """The bytes of base64 in either alphabet (RFC 4648, 4 and 5), with white space, without padding."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        letters = _BLANKS.sub("", text).translate(_USUAL_ALPHABET).rstrip("=")
+    try:
+        return binascii.a2b_base64(letters + "=" * (-len(letters) % 4), strict_mode=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import pytest
 
 from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers.answers import picture_of
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.wire import provider_session
 from blossom_async.models import ImageRequest
@@ -42,7 +46,55 @@ async def delivered(form: _Form) -> Delivery:
     return delivery
 
 
+def changed(change: Callable[[dict[str, Any]], object]) -> _Form:
+    """The answer with another document in its body, made of the one that OpenAI would send."""
+    return lambda answer: attrs.evolve(answer, body=json.dumps(change(json.loads(answer.body))).encode())
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 299])
 async def test_any_status_of_success_carries_a_picture(status: int) -> None:
     """Frameworks answer a POST with 201 or 202 as readily as with 200."""
     await delivered(lambda answer: attrs.evolve(answer, status=status))
+
+
+def wrapped(text: str) -> str:
+    """With the line breaks of MIME."""
+    return base64.encodebytes(base64.b64decode(text)).decode()
+
+
+BASE64 = {
+    "line breaks": wrapped,
+    "line breaks of Windows": lambda text: wrapped(text).replace("\n", "\r\n"),
+    "line breaks escaped twice": lambda text: wrapped(text).replace("\n", "\\n"),
+    "a line break at the end": lambda text: text + "\n",
+    "blanks around it": lambda text: f"  {text}\t ",
+    "no padding": lambda text: text.rstrip("="),
+    "too much padding": lambda text: text.rstrip("=") + "====",
+    "the alphabet of URLs": lambda text: text.translate(str.maketrans("+/", "-_")),
+    "the alphabet of URLs, unpadded": lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("="),
+    "a data URL": lambda text: f"data:image/png;base64,{text}",
+    "a data URL of no type": lambda text: f"data:;base64,{text}",
+    "a data URL of several parameters": lambda text: f"data:image/png;name=a.png;charset=utf-8;base64,{text}",
+    "a data URL in capitals": lambda text: f"DATA:IMAGE/PNG;BASE64,{text}",
+    "a data URL with blanks": lambda text: f"\n data:image/png;base64, {text}\n",
+    "a data URL with line breaks": lambda text: f"data:image/png;base64,{wrapped(text)}",
+    "a data URL with escapes": lambda text: "data:image/png;base64," + quote(text, safe=""),
+    "a data URL in the alphabet of URLs": lambda text: f"data:image/png;base64,{BASE64[_URLS](text)}",
+}
+_URLS = "the alphabet of URLs, unpadded"
+
+
+@pytest.mark.parametrize("written", BASE64.values(), ids=BASE64)
+@pytest.mark.parametrize("name", ["b64_json", "base64"])
+async def test_base64_is_read_however_it_is_written(written: Callable[[str], str], name: str) -> None:
+    """RFC 4648 and RFC 2397, and what encoders make of them."""
+    await delivered(changed(lambda told: {"data": [{name: written(told["data"][0]["b64_json"])}]}))
+
+
+@pytest.mark.parametrize(
+    "text", ["no base64!", "aGVsbG8", "data:image/png,plain", "data:image/png;base64,é", "="]
+)
+def test_what_is_no_base64_of_a_picture_is_none(text: str) -> None:
+    """Nothing is guessed: other letters are not skipped, and what was not a picture is refused later."""
+    found = picture_of({"data": [{"b64_json": text}]})
+    assert found in {None, b"hello", b""}
