@@ -17,11 +17,11 @@ import pytest
 
 from blossom_async.cli.commands import commands
 from blossom_async.errors import ConfigurationError, RateLimited
-from blossom_async.gateway.callers.keys import ApiKeys, Caller
+from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.callers.secrets import own_secrets, rotated_secrets
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import Caller, Records
 from tests.cli.test_cli import blossom, ended, refused, running
 from tests.conftest import KEY, running_gateway
 

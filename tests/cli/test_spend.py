@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from blossom_async.cli.commands import commands
 from blossom_async.errors import Conflict, PaymentRequired
-from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.providers.faults import Kind
+from blossom_async.gateway.storage.records import Caller
 from blossom_async.models import ImageRequest
 from tests.gateway.making.test_paid import Paid, house
 

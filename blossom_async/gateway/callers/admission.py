@@ -8,10 +8,11 @@ import attrs
 from aiohttp import web
 
 from blossom_async.errors import RateLimited
-from blossom_async.gateway.callers.keys import ApiKeys, Caller, bearer, digest
+from blossom_async.gateway.callers.keys import ApiKeys, bearer, digest
 from blossom_async.gateway.callers.limits import Meter, Quota
 from blossom_async.gateway.http.addresses import Network, sender
 from blossom_async.gateway.http.headers import single
+from blossom_async.gateway.storage.records import Caller
 
 __all__ = ["CALLER", "Admission"]
 

@@ -10,16 +10,14 @@ import string
 from collections import OrderedDict
 from collections.abc import Iterable
 
-import attrs
-
 from blossom_async.errors import RateLimited, Unauthenticated
 from blossom_async.gateway.callers.limits import Meter, Quota
 from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import Caller
 
 __all__ = [
     "MAIN_TENANT",
     "ApiKeys",
-    "Caller",
     "bearer",
     "digest",
     "new_access_id",
@@ -33,14 +31,6 @@ _ID_ALPHABET = string.ascii_letters + string.digits
 
 
 _PROVEN = 10_000
-
-
-@attrs.frozen
-class Caller:
-    """Who calls: whose pictures the key opens, and the key's name, by which spending is counted."""
-
-    tenant: str
-    name: str
 
 
 class ApiKeys:

@@ -37,7 +37,6 @@ from blossom_async.errors import (
     ResponseError,
     class_for_status,
 )
-from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.finishing import Finished, finished
 from blossom_async.gateway.making.priority import Priority
@@ -48,6 +47,7 @@ from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import (
+    Caller,
     Claim,
     IdempotencyEntry,
     ImageRecord,

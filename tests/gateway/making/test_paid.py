@@ -22,7 +22,6 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.callers.keys import Caller
 from blossom_async.gateway.making.generation import STAGED, Generation
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
@@ -31,7 +30,7 @@ from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import Caller, Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.callers.keys import ApiKeys, Caller, digest, new_access_id, new_api_key
+from blossom_async.gateway.callers.keys import ApiKeys, digest, new_access_id, new_api_key
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
-from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records
+from blossom_async.gateway.storage.records import ApiKey, Caller, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.gateway.storage.test_records import NOW, a_record
 

@@ -14,6 +14,7 @@ __all__ = [
     "METADATA",
     "AccessKey",
     "ApiKey",
+    "Caller",
     "Claim",
     "IdempotencyEntry",
     "ImageRecord",
@@ -88,6 +89,14 @@ class ApiKey:
     created_at: datetime
     revoked_at: datetime | None = None
     daily_budget: int | None = None  # millionths of a US dollar
+
+
+@attrs.frozen
+class Caller:
+    """Who calls: whose pictures the key opens, and the key's name, by which spending is counted."""
+
+    tenant: str
+    name: str
 
 
 @attrs.frozen(kw_only=True)
