@@ -35,9 +35,10 @@ from blossom_async.gateway.http.connection import Connection, Room
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
+from blossom_async.gateway.making.accounts import Account, connected
 from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.generation import STAGED, Generation
-from blossom_async.gateway.making.services import Services
+from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
@@ -82,9 +83,9 @@ def create_app(
     staging = LocalBlobs(settings.data_dir / "staging", (STAGED,))
     owner = Owner(settings.data_dir / "owners")
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
-    services = Services(settings, workers)
+    upstreams = Upstreams()
     generation = Generation(
-        services.upstreams,
+        upstreams,
         records,
         blobs,
         staging,
@@ -121,7 +122,7 @@ def create_app(
     told = receiver(settings.webhook_url, settings.webhook_secret)
     webhooks = Webhooks(records, told, info=api.info, now=_now)
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
-    front_door = FrontDoor(admission, generation, services.upstreams, blobs, public_url=public_url)
+    front_door = FrontDoor(admission, generation, upstreams, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
     # A proxy on this machine reaches a loopback address, too.
@@ -145,20 +146,23 @@ def create_app(
         now=_now,
     )
 
+    async def connections(_: web.Application) -> AsyncIterator[None]:
+        async with connected(upstreams, _accounts(settings), workers):
+            yield
+
     async def parts(_: web.Application) -> AsyncIterator[None]:
         await blobs.open()
         await staging.open()
         await records.open()
         await asyncio.to_thread(owner.open)
         try:
-            await services.open()
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
             warming = asyncio.create_task(workers.run(warm_up))
             warming.add_done_callback(lambda _: status.warmed_up())
             clearing = asyncio.create_task(upkeep.run())
             recovering = asyncio.create_task(generation.recover())
-            asking = asyncio.create_task(services.run())
+            asking = asyncio.create_task(upstreams.poll_models())
             telling = asyncio.create_task(webhooks.run())
             try:
                 yield
@@ -178,11 +182,10 @@ def create_app(
             await records.close()
             await blobs.close()
             await staging.close()
-            await services.close()
             workers.close()
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
-    app.cleanup_ctx.append(parts)
+    app.cleanup_ctx.extend((connections, parts))
     app.on_response_prepare.extend((admission.say_quota, dashboard.note))
     app.add_routes(
         [
@@ -260,6 +263,45 @@ async def serving(
     finally:
         await runner.cleanup()
         sock.close()
+
+
+def _accounts(settings: Settings) -> list[Account]:
+    rates = {"pollinations": settings.pollinations_rate_limit, "openai": settings.openai_rate_limit}
+    limits = {
+        name: Limits(
+            rates=() if rate is None else (RateLimit.parse(rate),),
+            at_once=settings.provider_at_once,
+            line=settings.max_queue,
+            wait_s=settings.provider_wait_s,
+        )
+        for name, rate in rates.items()
+    }
+    known = {
+        "offline": Account(
+            provider="offline",
+            limits=Limits(at_once=settings.render_threads, line=settings.max_queue, wait_s=None),
+        ),
+        "pollinations": Account(
+            provider="pollinations",
+            limits=limits["pollinations"],
+            url=settings.pollinations_url,
+            model=settings.pollinations_model,
+            key=settings.pollinations_key,
+            key_file=settings.pollinations_key_file,
+            timeout_s=settings.provider_timeout_s,
+        ),
+        "openai": Account(
+            provider="openai",
+            limits=limits["openai"],
+            url=settings.openai_url,
+            model=settings.openai_model,
+            key=settings.openai_key,
+            key_file=settings.openai_key_file,
+            keyed=settings.openai_keyed,
+            timeout_s=settings.provider_timeout_s,
+        ),
+    }
+    return [known[name] for name in settings.providers]
 
 
 def _meter(rate: str | None) -> Meter | None:

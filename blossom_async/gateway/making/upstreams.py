@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
@@ -20,6 +21,8 @@ __all__ = ["Limits", "Upstream", "Upstreams"]
 _FAILURES = 5  # in a row after which a provider is left alone; or as many as are under way, if that is more
 _REST_S = 30.0  # for so long, before one call tries it again
 _MONEY_REST_S = 60.0  # when the account is empty or the key refused: nothing a retry mends
+
+_POLL_S = 3600.0  # between two looks at which models a provider offers
 
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
 _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED}
@@ -138,6 +141,14 @@ class Upstreams:
     def add(self, upstream: Upstream) -> None:
         """One more, to be asked after the others."""
         self._upstreams.append(upstream)
+
+    async def poll_models(self) -> None:
+        """Asks each provider once an hour which models it offers, until it is cancelled."""
+        while True:
+            for upstream in self._upstreams:
+                with contextlib.suppress(ProviderFault):  # what was known before remains in force
+                    await upstream.provider.models()
+            await asyncio.sleep(_POLL_S)
 
     def named(self, name: str) -> Upstream | None:
         """The upstream of that name, None when it is no longer set up."""

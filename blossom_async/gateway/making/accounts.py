@@ -1,0 +1,101 @@
+"""The accounts at the providers: what each is reached with, and the connections to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import attrs
+from yarl import URL
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
+from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers import Provider
+from blossom_async.gateway.providers.offline import Offline
+from blossom_async.gateway.providers.openai import OpenAI
+from blossom_async.gateway.providers.pollinations import Pollinations
+from blossom_async.gateway.providers.wire import Secret, provider_session
+from blossom_async.guard import Guard
+
+__all__ = ["Account", "connected"]
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """A provider as the operator has set it up: ``offline``, ``pollinations`` or ``openai``.
+
+    ``model`` draws where a request names none. Of ``key`` and ``key_file`` one may be set. ``keyed``: the
+    server honours ``Idempotency-Key``. The offline renderer needs ``limits`` only.
+    """
+
+    provider: str
+    limits: Limits
+    url: str = ""
+    model: str | None = None
+    key: str | None = attrs.field(default=None, repr=False)
+    key_file: Path | None = None
+    keyed: bool = False
+    timeout_s: float = 300.0
+
+
+@asynccontextmanager
+async def connected(
+    upstreams: Upstreams, accounts: Iterable[Account], workers: Workers
+) -> AsyncIterator[None]:
+    """Adds a provider to ``upstreams`` for each account; on leaving, closes their connections.
+
+    Raises ``ConfigurationError`` for a key that cannot be read, an invalid address, and a provider without
+    the model it needs.
+    """
+    async with AsyncExitStack() as sessions:
+        for account in accounts:
+            provider = await _provider(account, sessions, workers)
+            upstreams.add(Upstream(provider, account.limits, clock=time.monotonic))
+        yield
+
+
+async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers) -> Provider:
+    if account.provider == "offline":
+        return Offline(workers.run)
+    if account.model is None:
+        raise ConfigurationError(
+            f"the provider {account.provider} draws with no model: set "
+            f"BLOSSOM_{account.provider.upper()}_MODEL, such as gpt-image-2"
+        )
+    key = _secret(account)
+    session = await sessions.enter_async_context(provider_session())
+    if account.provider == "pollinations":
+        return Pollinations(
+            session, key=key, base_url=account.url, model=account.model, timeout_s=account.timeout_s
+        )
+    address = URL(account.url)
+    # A server on a private network gives URLs on itself; others may lead to the internet only.
+    guard = Guard({f"{address.host}:{address.port}"})
+    downloads = await sessions.enter_async_context(provider_session(guard.socket, guard.resolver()))
+    return OpenAI(
+        session,
+        downloads,
+        key=key,
+        base_url=account.url,
+        model=account.model,
+        keyed=account.keyed,
+        timeout_s=account.timeout_s,
+    )
+
+
+def _secret(account: Account) -> Secret | None:
+    key, file = account.key, account.key_file
+    name = f"BLOSSOM_{account.provider.upper()}_KEY"
+    if key is not None and file is not None:
+        raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one")
+    if file is not None:
+        try:
+            key = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(
+                f"{name}_FILE: {file} cannot be read ({type(exc).__name__}); check its name and its owner"
+            ) from None
+    return None if key is None else Secret(key)
