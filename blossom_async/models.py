@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
+from types import NoneType
 from typing import Any, TypedDict, TypeVar
 
 import attrs
@@ -550,7 +551,7 @@ def _requests() -> cattrs.Converter:
 
 def _answers() -> cattrs.Converter:
     border = make_converter(detailed_validation=False)
-    for kind in (str, int, float, bool):
+    for kind in (str, int, float, bool, NoneType):
         border.register_structure_hook(kind, _strict(kind))
     return border
 

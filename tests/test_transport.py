@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import NoneType
 from typing import Any
 
 import aiohttp
@@ -59,6 +60,16 @@ async def test_an_answer_becomes_a_model() -> None:
     async with answering(always(body=INFO, content_type="application/json")) as transport:
         info = await transport.send(CREATE)
     assert info.id == "A" * 22
+
+
+async def test_an_answer_without_content_is_none() -> None:
+    """Where nothing is to be said, nothing is read, and content is no answer of a gateway."""
+    revoke = Exchange("POST", "/v1/access-keys/a/revoke", NoneType, b"")
+    async with answering(always(status=204)) as transport:
+        await transport.send(revoke)
+    async with answering(always(text="hello")) as transport:
+        with pytest.raises(ConfigurationError, match="no Blossom gateway"):
+            await transport.send(revoke)
 
 
 async def test_the_key_and_the_idempotency_key_are_sent() -> None:
