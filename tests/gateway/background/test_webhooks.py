@@ -42,8 +42,8 @@ from blossom_async.models import ImageInfo
 from blossom_async.testing import FakeOpenAI
 from tests.cli.test_cli import running
 from tests.conftest import KEY, running_gateway
+from tests.gateway.making.test_end_to_end import openai_settings
 from tests.gateway.making.test_paid import WISH, Paid, house
-from tests.gateway.making.test_services import openai_settings
 from tests.gateway.storage.test_records import a_record
 
 SECRET = "whsec_Opol528XKC2nViv4o/mU8XRSu7x/NPE3oj8JcCTbTw4="
