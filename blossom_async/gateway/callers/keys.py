@@ -7,8 +7,9 @@ import hmac
 import math
 import secrets
 import string
-from collections import OrderedDict
 from collections.abc import Iterable
+
+from cachetools import LRUCache
 
 from blossom_async.errors import RateLimited, Unauthenticated
 from blossom_async.gateway.callers.limits import Meter, Quota
@@ -45,7 +46,7 @@ class ApiKeys:
         self._digests = tuple(digest(key) for key in keys)
         self._lookups = lookups
         self._wrong = wrong
-        self._proven: OrderedDict[bytes, None] = OrderedDict()
+        self._proven: LRUCache[bytes, None] = LRUCache(_PROVEN)
 
     async def caller(self, authorization: str | None, sender: str = "") -> Caller:
         """The holder of the key in an ``Authorization: Bearer`` header.
@@ -74,14 +75,13 @@ class ApiKeys:
         if self._wrong is not None and presented not in self._proven:
             _check_calm(self._wrong.look(sender))
         holder = await self._holder(presented)
-        self._proven.pop(presented, None)
         if holder is not None:
             self._proven[presented] = None
-            if len(self._proven) > _PROVEN:
-                self._proven.popitem(last=False)
-        elif self._wrong is not None:
+            return holder
+        self._proven.pop(presented, None)
+        if self._wrong is not None:
             self._wrong.take(sender)
-        return holder
+        return None
 
     async def _holder(self, presented: bytes) -> Caller | None:
         # Each is compared, in constant time. In the database a digest is looked up: to guess near one tells

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
 import attrs
+from cachetools import LRUCache
 
 __all__ = ["Meter", "Quota"]
 
@@ -41,8 +41,7 @@ class Meter:
         self._per_s = per_s
         self._step = per_s / amount
         self._clock = clock
-        self._names = names
-        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+        self._full_at: LRUCache[Hashable, float] = LRUCache(names)
 
     @property
     def policy(self) -> str:
@@ -60,9 +59,6 @@ class Meter:
         if owed + self._step > self._per_s * (1 + 1e-9):
             return self._quota(owed)
         self._full_at[name] = now + owed + self._step
-        self._full_at.move_to_end(name)
-        if len(self._full_at) > self._names:
-            self._full_at.popitem(last=False)
         return attrs.evolve(self._quota(owed + self._step), admitted=True)
 
     def _quota(self, owed: float) -> Quota:
