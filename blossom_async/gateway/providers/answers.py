@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,18 +14,35 @@ from yarl import URL
 
 __all__ = ["fields_of", "picture_of"]
 
-_DATA_URL = re.compile(r"\s*data:[^,]*;base64\s*,", re.IGNORECASE)  # RFC 2397
+# Of the charsets that Python knows, those of texts.
+_CHARSET = re.compile(r"(?i)charset=\"?((?:utf|iso-8859|latin|windows|us-ascii|gb|big5|shift|euc)[\w-]*)")
+_DATA_URL = re.compile(r"(?i)\s*data:[^,]*;base64\s*,")  # RFC 2397
 _BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
 
-def fields_of(body: bytes) -> dict[str, Any]:
-    """The JSON object in an answer, or an empty one."""
+def fields_of(body: bytes, content_type: str = "") -> dict[str, Any]:
+    """The JSON object in an answer, or an empty one.
+
+    Also of JSON that the standard forbids and servers send: with NaN, a byte order mark, raw control
+    characters, text after its end, or in another charset than UTF-8.
+    """
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return {}
+        fields = _tolerated(body, content_type)
     return fields if isinstance(fields, dict) else {}
+
+
+def _tolerated(body: bytes, content_type: str) -> object:
+    charset: str = json.detect_encoding(body)
+    if charset == "utf-8" and (declared := _CHARSET.search(content_type)) is not None:
+        charset = declared[1]
+    try:
+        text = body.decode(charset, "replace").lstrip("\ufeff\0 \t\r\n")
+        return json.JSONDecoder(strict=False).raw_decode(text)[0]
+    except (ValueError, LookupError, RecursionError):
+        return None
 
 
 def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:

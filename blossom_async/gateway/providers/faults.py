@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-import orjson
-
 from blossom_async.batch.hints import retry_after_s
 from blossom_async.errors import (
     BlossomError,
@@ -18,6 +16,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
+from blossom_async.gateway.providers.answers import fields_of
 
 __all__ = ["Charged", "Kind", "ProviderFault", "refusal", "request_id", "shortened", "to_error"]
 
@@ -168,7 +167,7 @@ def refusal(
     Reads the envelope of Pollinations, the ``error`` object of OpenAI, x402, and bare ``detail`` or
     ``message``, but no ``upstreamBody``. ``key`` and ``prompt`` are removed from the provider's words.
     """
-    answer = _object(body)
+    answer = fields_of(body, headers.get("Content-Type", "")) if len(body) <= _MOST_READ else {}
     error = answer.get("error")
     inner = error if isinstance(error, dict) else {}
     words = _words(answer, inner, body)
@@ -243,15 +242,6 @@ _KEY = re.compile(
     r"|(?:api[-_ ]?key|token|key|password|secret)\"?\s*[=:]\s*\"?[^\s\"',;&]{6,})"
 )
 _MOST_READ = 256 * 1024
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    if len(body) > _MOST_READ:
-        return {}
-    try:
-        return _dict(orjson.loads(body))
-    except orjson.JSONDecodeError:
-        return {}
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class OpenAI:
         if not answer.ok:
             raise self._refusal(answer, request.prompt)
         trace = request_id(answer.headers)
-        fields = fields_of(answer.body)
+        fields = fields_of(answer.body, answer.content_type)
         charged: Charged = "yes" if fields.get("data") or fields.get("usage") else "unknown"
         found = picture_of(fields)
         if isinstance(found, URL):
@@ -201,7 +201,7 @@ class OpenAI:
         try:
             answer = await self._downloads.ask("GET", url, headers={}, redirects=_REDIRECTS)
             if answer.ok:
-                return answer.body, answer.headers.get("Content-Type", "")
+                return answer.body, answer.content_type
             problem = f"it answered {answer.status}"
         except ProviderFault as exc:
             problem = exc.detail
@@ -218,7 +218,7 @@ class OpenAI:
         answer = await self._wire.ask("GET", self._url("models"), headers=self._headers())
         if not answer.ok:
             raise self._refusal(answer)
-        listed = fields_of(answer.body).get("data")
+        listed = fields_of(answer.body, answer.content_type).get("data")
         if not isinstance(listed, list):
             raise ProviderFault(
                 self.name, Kind.BAD_CONTENT, "answered without a list of models", charged="no"

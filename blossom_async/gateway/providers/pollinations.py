@@ -123,7 +123,7 @@ class Pollinations:
             raise self._refusal(answer, request.prompt)
         charged = self._charged(answer)
         trace = request_id(answer.headers)
-        data, content_type = answer.body, answer.headers.get("Content-Type", "")
+        data, content_type = answer.body, answer.content_type
         if order.method == "POST":
             fault = ProviderFault(
                 self.name,
@@ -132,7 +132,7 @@ class Pollinations:
                 charged=charged,
                 request_id=trace,
             )
-            found = picture_of(fields_of(answer.body))
+            found = picture_of(fields_of(answer.body, answer.content_type))
             if not isinstance(found, bytes):
                 raise fault
             data, content_type = found, ""

@@ -66,6 +66,11 @@ class Answer:
         """Whether the status says success, as any 2xx does (RFC 9110, 15.3)."""
         return 200 <= self.status < 300
 
+    @property
+    def content_type(self) -> str:
+        """The header of that name, with its parameters."""
+        return self.headers.get("Content-Type", "")
+
 
 def service_url(name: str, base_url: str) -> URL:
     """The URL of a service, without trailing slashes. Raises ``ConfigurationError`` for an invalid one."""

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from blossom_async.gateway.providers import Delivery
-from blossom_async.gateway.providers.answers import picture_of
+from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.wire import provider_session
 from blossom_async.models import ImageRequest
@@ -98,3 +98,49 @@ def test_what_is_no_base64_of_a_picture_is_none(text: str) -> None:
     """Nothing is guessed: other letters are not skipped, and what was not a picture is refused later."""
     found = picture_of({"data": [{"b64_json": text}]})
     assert found in {None, b"hello", b""}
+
+
+def as_text(change: Callable[[str], str], charset: str = "utf-8", content_type: str = "") -> _Form:
+    """The answer with its text changed, and encoded in this charset."""
+
+    def form(answer: Answer) -> Answer:
+        headers = {"Content-Type": content_type or f"application/json; charset={charset}"}
+        return attrs.evolve(answer, body=change(answer.body.decode()).encode(charset), headers=headers)
+
+    return form
+
+
+def with_field(text: str) -> Callable[[str], str]:
+    """A document with one more field."""
+    return lambda told: f"{{{text}, {told[1:]}"
+
+
+DOCUMENTS = {
+    "NaN and Infinity": as_text(with_field('"score": NaN, "least": -Infinity')),
+    "a byte order mark": as_text(lambda told: "\ufeff" + told),
+    "raw control characters": as_text(with_field('"words": "one\ntwo\x07"')),
+    "half a surrogate pair": as_text(with_field(r'"words": "\ud83d"')),
+    "a huge number": as_text(with_field('"seed": 1e999, "id": ' + "9" * 40)),
+    "a second document": as_text(lambda told: f"{told}\n{told}"),
+    "NULs at its end": as_text(lambda told: told + "\0\0"),
+    "UTF-16": as_text(str, "utf-16"),
+    "UTF-16 without a mark": as_text(str, "utf-16-le", "application/json"),
+    "UTF-32": as_text(str, "utf-32"),
+    "Latin-1": as_text(with_field('"words": "grün"'), "iso-8859-1"),
+    "undeclared Latin-1": as_text(with_field('"words": "grün"'), "iso-8859-1", "application/json"),
+    "GB 18030": as_text(with_field('"words": "鬨"'), "gb18030"),
+    "a charset that is none": as_text(lambda told: "\ufeff" + told, "utf-8", "text/json; charset=utf-none"),
+    "no content type": as_text(str, "utf-8", "application/octet-stream"),
+}
+
+
+@pytest.mark.parametrize("form", DOCUMENTS.values(), ids=DOCUMENTS)
+async def test_json_is_read_however_it_is_written(form: _Form) -> None:
+    """Python writes NaN, .NET a byte order mark, and some servers have a charset of their own."""
+    await delivered(form)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{" * 9, b"\xff\xfe", b"", b"NaN", b'"text"', b"9" * 9999])
+def test_what_is_no_json_object_has_no_fields(body: bytes) -> None:
+    """And raises nothing."""
+    assert fields_of(body) == {}
