@@ -21,7 +21,7 @@ from blossom_async import embedded
 from blossom_async.batch import Gate, RetryPolicy
 from blossom_async.batch.gate import RateLimitLike, rate_limits
 from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
-from blossom_async.errors import ConfigurationError
+from blossom_async.cdn import Cdn
 from blossom_async.images import Images
 from blossom_async.transport import Transport, http_session, http_url
 from blossom_async.warmup import warmup_hosts
@@ -29,7 +29,6 @@ from blossom_async.warmup import warmup_hosts
 __all__ = ["BlossomClient"]
 
 _RETRY = RetryPolicy()
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class BlossomClient:
@@ -81,7 +80,7 @@ class BlossomClient:
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._images = Images(
             self._connection.open,
-            cdn_prefix=_cdn_prefix(cdn_prefix),
+            cdn=Cdn(cdn_prefix),
             max_concurrency=max_concurrency,
             gate=gate,
             retry=retry,
@@ -254,15 +253,6 @@ async def _successor(session: aiohttp.ClientSession, resources: AsyncExitStack) 
     """The process whose gateway this client used has ended: find another one, or become it."""
     gateway = await resources.enter_async_context(embedded.found_or_started(session))
     return gateway.base_url, gateway.api_key
-
-
-def _cdn_prefix(prefix: str | None) -> str | None:
-    if prefix is None:
-        return None
-    url = http_url(prefix, "cdn_prefix")
-    if url.scheme != "https" and url.host not in _LOOPBACK:
-        raise ConfigurationError(f"cdn_prefix: {prefix!r} is not https")
-    return str(url).rstrip("/")
 
 
 def _in_event_loop() -> bool:

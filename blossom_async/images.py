@@ -26,7 +26,8 @@ from blossom_async.batch import (
     run_one,
     stream,
 )
-from blossom_async.errors import ConfigurationError, InvalidRequest, nearest, shown
+from blossom_async.cdn import Cdn, without_cdn
+from blossom_async.errors import InvalidRequest, nearest, shown
 from blossom_async.models import (
     IMAGE_ID,
     Estimate,
@@ -55,7 +56,6 @@ from blossom_async.warmup import METHODS, check_url, preload_one, validate, warm
 __all__ = ["Images"]
 
 Answer = TypeVar("Answer")
-Settings = TypeVar("Settings", bound=ImageSettings)
 
 _PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
 _DEFAULTS = {
@@ -77,7 +77,7 @@ class Images:
         self,
         connect: Callable[[], Awaitable[Transport]],
         *,
-        cdn_prefix: str | None,
+        cdn: Cdn,
         max_concurrency: int,
         gate: Gate,
         retry: RetryPolicy | None,
@@ -86,7 +86,7 @@ class Images:
     ) -> None:
         self._connect = connect
         self._warmup = warmup
-        self._cdn_prefix = cdn_prefix
+        self._cdn = cdn
         self._max_concurrency = max_concurrency
         self._slots = Slots(max_concurrency)
         self._gates = (gate,)
@@ -97,12 +97,12 @@ class Images:
     async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """The URL of a new picture, which exists when this returns."""
         request = self._checked({"prompt": prompt, **options})
-        return self._placed(await self._call(_creation(request)), request).url
+        return self._cdn.placed(await self._call(_creation(request)), request).url
 
     async def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
         """As ``generate_url``, with all the gateway knows of the picture."""
         request = self._checked({"prompt": prompt, **options})
-        return self._placed(await self._call(_creation(request)), request)
+        return self._cdn.placed(await self._call(_creation(request)), request)
 
     async def generate_signed_url(
         self,
@@ -123,7 +123,7 @@ class Images:
             signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=request.use_custom_cdn
         )
         info = await self._call(_creation(request, {"sign": to_plain(wish)}))
-        return self._on_cdn(info.url) if wish.cdn else info.url
+        return self._cdn.url(info.url) if wish.cdn else info.url
 
     async def sign_url(
         self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
@@ -138,11 +138,12 @@ class Images:
         Raises ``InvalidRequest`` for no URL of a gateway, ``NotFound``, ``Gone``, and ``Conflict`` for an
         access key that was revoked.
         """
-        cdn = self._cdn_prefix is not None and url.startswith(f"{self._cdn_prefix}/")
-        wish = SignRequest(signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=cdn)
+        wish = SignRequest(
+            signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=self._cdn.serves(url)
+        )
         path = f"/v1/images/{_image_id(url)}/signed-url"
         signed = await self._call(Exchange("POST", path, SignedUrl, to_json(wish)))
-        return self._on_cdn(signed.url) if wish.cdn else signed.url
+        return self._cdn.url(signed.url) if wish.cdn else signed.url
 
     async def revoke_access_key(self, access_key: str) -> None:
         """Every URL signed under the name stops within a second, and no other is signed under it again."""
@@ -187,7 +188,7 @@ class Images:
 
     async def estimate_cost(self, prompt: str, **options: Unpack[ImageOptions]) -> Estimate:
         """What ``generate_url`` would cost; nothing is made. ``usd`` is None where no price is known."""
-        body = to_json(_without_cdn(self._checked({"prompt": prompt, **options})))
+        body = to_json(without_cdn(self._checked({"prompt": prompt, **options})))
         return await self._call(Exchange("POST", "/v1/estimate", Estimate, body))
 
     async def generate_urls_batch(
@@ -258,11 +259,11 @@ class Images:
         no picture id in it, ``NotFound`` when the gateway does not know it and ``Gone`` when it was deleted.
         """
         image_id = _image_id(url)
-        settings = self._allowed(checked(overrides, ImageSettings))
+        settings = self._cdn.checked(checked(overrides, ImageSettings))
         changes = {name: value for name, value in overrides.items() if name != "use_custom_cdn"}
         path = f"/v1/images/{image_id}/regenerate"
         again = Exchange("POST", path, ImageInfo, to_json(changes), idempotency_key=secrets.token_hex(16))
-        return self._placed(await self._call(again), settings).url
+        return self._cdn.placed(await self._call(again), settings).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
         """Warms URLs up, concurrently: each one's status, time, size and cache state, in the order given.
@@ -303,14 +304,7 @@ class Images:
         )
 
     def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
-        return self._allowed(image_request(options))
-
-    def _allowed(self, settings: Settings) -> Settings:
-        if settings.use_custom_cdn and self._cdn_prefix is None:
-            raise ConfigurationError(
-                "use_custom_cdn needs BlossomClient(cdn_prefix='https://cdn.example.com')"
-            )
-        return settings
+        return self._cdn.checked(image_request(options))
 
     def _batch(
         self, options: BatchOptions
@@ -329,21 +323,21 @@ class Images:
                 raise TypeError(
                     f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
-        template = self._allowed(checked(defaults, ImageSettings))  # a bad default is the whole call's error
-        with_prompt = json_with_prompt(_without_cdn(template))
+        template = self._cdn.checked(checked(defaults, ImageSettings))
+        with_prompt = json_with_prompt(without_cdn(template))
 
         def prepared(item: Request) -> tuple[ImageSettings, bytes]:
             if isinstance(item, str):  # by far the most: only the prompt is checked and written anew
                 return template, with_prompt(item)
             request = self._checked({**defaults, **_own_settings(item)})
-            return request, to_json(_without_cdn(request))
+            return request, to_json(without_cdn(request))
 
         async def attempt(item: Request) -> ImageInfo:
             settings, body = prepared(item)
             transport = await self._connect()
             key = current_attempt().key
             creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
-            return self._placed(await transport.send(creation), settings)
+            return self._cdn.placed(await transport.send(creation), settings)
 
         def key(item: Request) -> str:
             try:
@@ -389,27 +383,14 @@ class Images:
         run_name = f"pictures of {transport.place}"
         return {**how, "journal": Journal(how["journal"], run=run_name, encode=attrs.asdict, decode=recalled)}
 
-    def _on_cdn(self, url: str) -> str:
-        return f"{self._cdn_prefix}{url[url.rindex('/generated/') :]}"
-
-    def _placed(self, info: ImageInfo, settings: ImageSettings) -> ImageInfo:
-        if not settings.use_custom_cdn or "?" in info.url:
-            return info
-        return attrs.evolve(info, url=f"{self._cdn_prefix}/generated/{info.id}.{info.format}")
-
     def _own_hosts(self, transport: Transport) -> frozenset[str]:
-        addresses = [transport.base_url, *([self._cdn_prefix] if self._cdn_prefix else [])]
+        addresses = [transport.base_url, *([self._cdn.prefix] if self._cdn.prefix else [])]
         return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
 
 
 def _creation(request: ImageRequest, more: Mapping[str, object] | None = None) -> Exchange[ImageInfo]:
-    body = to_json({**to_plain(_without_cdn(request)), **(more or {})})
+    body = to_json({**to_plain(without_cdn(request)), **(more or {})})
     return Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=secrets.token_hex(16))
-
-
-def _without_cdn(settings: Settings) -> Settings:
-    """What the gateway is asked for: only the client knows the CDN."""
-    return attrs.evolve(settings, use_custom_cdn=False) if settings.use_custom_cdn else settings
 
 
 def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:

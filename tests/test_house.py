@@ -21,12 +21,14 @@ MAY_IMPORT = {
     "transport": {"errors", "models", "batch"},  # of batch only the reading of headers
     "guard": set(),
     "warmup": {"errors", "guard", "models"},
-    "url_batch": {"models", "batch", "transport", "errors"},
-    "images": {"url_batch", "models", "batch", "transport", "warmup", "guard", "errors"},
-    "blocking": {"images", "url_batch", "models", "batch", "transport", "warmup", "guard", "errors"},
+    "cdn": {"models", "transport", "errors"},
+    "url_batch": {"cdn", "models", "batch", "transport", "errors"},
+    "images": {"cdn", "url_batch", "models", "batch", "transport", "warmup", "guard", "errors"},
+    "blocking": {"images", "cdn", "url_batch", "models", "batch", "transport", "warmup", "guard", "errors"},
     "embedded": {"errors", "models", "gateway"},
     "client": {
         "images",
+        "cdn",
         "url_batch",
         "blocking",
         "embedded",
