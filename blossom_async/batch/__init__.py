@@ -5,6 +5,7 @@ from blossom_async.batch.engine import run, stream
 from blossom_async.batch.gate import Gate, RateLimit, rate_limits
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.batch.journal import Journal, JournalFound
+from blossom_async.batch.options import RunOptions
 from blossom_async.batch.outcome import BatchResult, Done, Failed, Outcome, Progress
 from blossom_async.batch.retry import (
     Fail,
@@ -36,6 +37,7 @@ __all__ = [
     "RetryAtOnce",
     "RetryBudget",
     "RetryPolicy",
+    "RunOptions",
     "Slots",
     "Throttle",
     "Verdict",

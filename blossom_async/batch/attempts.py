@@ -104,8 +104,6 @@ class Attempts(Generic[Item, Value]):
         budget: RetryBudget | None = None,
     ) -> None:
         """Raises ``ValueError`` for a timeout that is not above 0."""
-        if timeout_s is not None and not timeout_s > 0:
-            raise ValueError(f"timeout_s: {timeout_s!r} cannot be used; allowed: seconds above 0")
         self._attempt = attempt
         self._slots = slots
         self._gates = gates

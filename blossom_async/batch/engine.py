@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import inspect
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from operator import attrgetter
-from os import PathLike
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, Unpack
 
 from blossom_async.batch.attempts import Attempts, Job
-from blossom_async.batch.gate import Gate, RateLimitLike, rate_limits
+from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
-from blossom_async.batch.journal import Journal
 from blossom_async.batch.ledger import Ledger
+from blossom_async.batch.options import OnProgress, RunOptions, RunSettings
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
-from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classify
 from blossom_async.batch.slots import Slots
 from blossom_async.errors import NotRun, TimedOut
 
@@ -27,7 +23,6 @@ __all__ = ["run", "stream"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-OnProgress = Callable[[Progress], object]
 
 _PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the loop to themselves
 
@@ -35,75 +30,23 @@ _PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the 
 async def run(
     attempt: Callable[[Item], Awaitable[Value]],
     items: Iterable[Item] | AsyncIterable[Item],
-    *,
-    max_concurrency: int = 64,
-    rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-    retry: RetryPolicy | None = None,
-    classify: Classify = classify,
-    timeout_s: float | None = None,
-    deadline_s: float | None = None,
-    on_progress: OnProgress | None = None,
-    key: Callable[[Item], str] | None = None,
-    journal: Journal | str | PathLike[str] | None = None,
-    dedup: bool = False,
-    cost: Callable[[Item], float | Decimal] | None = None,
-    max_cost: float | Decimal | None = None,
-    slots: Slots | None = None,
-    gates: Sequence[Gate] = (),
-    budget: RetryBudget | None = None,
+    **options: Unpack[RunOptions[Item]],
 ) -> BatchResult[Item, Value]:
-    """The outcome of ``attempt(item)`` for every item, in input order.
+    """The outcome of ``attempt(item)`` for every item, in input order; ``RunOptions`` says how.
 
-    At most ``max_concurrency`` attempts are under way at once, fewer while the server refuses more, and no
-    window of a ``rate_limit`` holds more starts than it states. ``slots``, ``gates`` and ``budget`` are
-    limits shared with other runs. An exception of an attempt is that item's outcome unless ``classify``
-    says to try again and ``retry`` allows it; it ends nothing else. An exception of ``items`` itself is
-    raised when what was under way has ended.
-
-    ``timeout_s`` seconds for one attempt, waiting for its turn not included; past it the attempt is
-    cancelled and fails with ``TimedOut``. ``deadline_s`` seconds for the whole batch. At the deadline
-    attempts are cancelled and fail with ``TimedOut``; an error that ``classify`` calls fatal lets those
-    under way end. Either way nothing new starts, items that would be tried again keep their last error, and
-    untried ones have ``NotRun``: all the rest of a synchronous input, of an async one those already taken.
-
-    ``on_progress``, a plain function, is called after each item; what it raises goes to the loop's exception
-    handler.
-
-    ``journal`` a file in which each finished item is on disk before its outcome is given; the same call
-    again sends only what is not finished there. ``dedup`` sends equal items once and gives all of them the
-    answer. Items are equal, and recognised in the journal, by ``key(item)``; text is its own key. An item
-    is sent only while the sum of ``cost(item)``, over all that were sent in this run and in those before
-    it in the journal, stays within ``max_cost``; the first that does not fit stops the batch. Items that were
-    refused (4xx) do not count. An item for which ``key`` or ``cost`` raises, or gives what is no text or no
-    amount, fails with that and is not sent.
+    An exception of an attempt is that item's outcome and ends nothing else. When a deadline or a fatal error
+    stops the batch, nothing new starts and untried items have ``NotRun``: the rest of a synchronous input, or
+    those already taken of an async one.
 
     Cancelling ends all attempts and waits for them, and for the journal.
 
-    Raises ``ValueError`` for a bad limit, ``TypeError`` for an ``on_progress`` that is a coroutine function,
-    and ``ConfigurationError`` for a journal that is not this batch's, in use, or cannot be written, and for
-    an item that is no text where a ``key`` is needed and missing.
+    Raises ``TypeError`` for an unknown option, naming the nearest, and for an ``on_progress`` that is a
+    coroutine function; ``ValueError`` for an option that cannot be used; ``ConfigurationError`` for a journal
+    that is not this batch's, in use, or cannot be written, and for an item that is not text where a ``key``
+    is needed and missing; and an exception of ``items`` itself, when what was under way has ended.
     """
     ended: list[Outcome[Item, Value]] = []
-    batch = _Batch(
-        Input(items),
-        ended.append,
-        attempt=attempt,
-        max_concurrency=max_concurrency,
-        rate_limit=rate_limit,
-        retry=retry,
-        classify=classify,
-        timeout_s=timeout_s,
-        deadline_s=deadline_s,
-        on_progress=on_progress,
-        key=key,
-        journal=journal,
-        dedup=dedup,
-        cost=cost,
-        max_cost=max_cost,
-        slots=slots,
-        gates=gates,
-        budget=budget,
-    )
+    batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
     started = asyncio.get_running_loop().time()
     async with batch.under_way():
         await batch.end
@@ -119,21 +62,7 @@ async def stream(
     *,
     ordered: bool = False,
     window: int | None = None,
-    max_concurrency: int = 64,
-    rate_limit: RateLimitLike | Iterable[RateLimitLike] | None = None,
-    retry: RetryPolicy | None = None,
-    classify: Classify = classify,
-    timeout_s: float | None = None,
-    deadline_s: float | None = None,
-    on_progress: OnProgress | None = None,
-    key: Callable[[Item], str] | None = None,
-    journal: Journal | str | PathLike[str] | None = None,
-    dedup: bool = False,
-    cost: Callable[[Item], float | Decimal] | None = None,
-    max_cost: float | Decimal | None = None,
-    slots: Slots | None = None,
-    gates: Sequence[Gate] = (),
-    budget: RetryBudget | None = None,
+    **options: Unpack[RunOptions[Item]],
 ) -> AsyncIterator[AsyncIterator[Outcome[Item, Value]]]:
     """As ``run``, lazily and in constant memory: the outcomes as they come, or in input order.
 
@@ -145,31 +74,10 @@ async def stream(
 
     Raises as ``run``.
     """
-    if window is not None and (isinstance(window, bool) or window < 1):
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
     outcomes: _Outcomes[Item, Value] = _Outcomes(ordered)
-    batch = _Batch(
-        Input(items),
-        outcomes.put,
-        lazy=True,
-        window=window,
-        attempt=attempt,
-        max_concurrency=max_concurrency,
-        rate_limit=rate_limit,
-        retry=retry,
-        classify=classify,
-        timeout_s=timeout_s,
-        deadline_s=deadline_s,
-        on_progress=on_progress,
-        key=key,
-        journal=journal,
-        dedup=dedup,
-        cost=cost,
-        max_cost=max_cost,
-        slots=slots,
-        gates=gates,
-        budget=budget,
-    )
+    batch = _Batch(attempt, Input(items), outcomes.put, RunSettings.of(options), lazy=True, window=window)
     outcomes.attach(batch)
     async with batch.under_way():
         yield outcomes
@@ -208,67 +116,44 @@ class _Batch(Generic[Item, Value]):
 
     def __init__(
         self,
+        attempt: Callable[[Item], Awaitable[Value]],
         items: Input[Item],
         hand_over: Callable[[Outcome[Item, Value]], None],
+        settings: RunSettings[Item],
         *,
         lazy: bool = False,
         window: int | None = None,
-        attempt: Callable[[Item], Awaitable[Value]],
-        max_concurrency: int,
-        rate_limit: RateLimitLike | Iterable[RateLimitLike] | None,
-        retry: RetryPolicy | None,
-        classify: Classify,
-        timeout_s: float | None,
-        deadline_s: float | None,
-        on_progress: OnProgress | None,
-        key: Callable[[Item], str] | None,
-        journal: Journal | str | PathLike[str] | None,
-        dedup: bool,
-        cost: Callable[[Item], float | Decimal] | None,
-        max_cost: float | Decimal | None,
-        slots: Slots | None,
-        gates: Sequence[Gate],
-        budget: RetryBudget | None,
     ) -> None:
-        if deadline_s is not None and not deadline_s > 0:
-            raise ValueError(f"deadline_s: {deadline_s!r} cannot be used; allowed: seconds above 0")
-        if _is_coroutine_function(on_progress):
-            raise TypeError(
-                f"on_progress: {on_progress!r:.80} is a coroutine function, which nobody would await; "
-                "allowed: a plain function, which may start a task"
-            )
-        own_limits = rate_limits(rate_limit)
-        own_slots = Slots(max_concurrency)
+        own_gates = (Gate(*settings.rate_limit),) if settings.rate_limit or not settings.gates else ()
         self._attempts = Attempts(
             attempt,
-            slots=slots if slots is not None else own_slots,
-            gates=(Gate(*own_limits), *gates) if own_limits or not gates else tuple(gates),
-            retry=retry,
-            classify=classify,
-            timeout_s=timeout_s,
-            budget=budget,
+            slots=settings.slots or Slots(settings.max_concurrency),
+            gates=own_gates + settings.gates,
+            retry=settings.retry,
+            classify=settings.classify,
+            timeout_s=settings.timeout_s,
+            budget=settings.budget,
         )
         self._input = items
         self._hand_over = hand_over
         self._lazy = lazy
-        self._window = max(64, 4 * max_concurrency) if window is None else window
-        self._deadline_s = deadline_s
-        self._on_progress = on_progress
+        self._window = window or max(64, 4 * settings.max_concurrency)
+        self._deadline_s = settings.deadline_s
+        self._on_progress = settings.on_progress
         self._ledger: Ledger[Item, Value] = Ledger(
             self._deliver,
             self._end_if_done,
             self._break_off,
-            key=key,
-            journal=journal,
-            dedup=dedup,
-            cost=cost,
-            max_cost=max_cost,
+            key=settings.key,
+            journal=settings.journal,
+            dedup=settings.dedup,
+            cost=settings.cost,
+            max_cost=settings.max_cost,
         )
-        self._plain = key is None and journal is None and not dedup and cost is None
 
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[_Worker] = set()
-        self._max_workers = own_slots.limit
+        self._max_workers = settings.max_concurrency
         self._parked: deque[asyncio.Future[None]] = deque()
         self._pulling = False
         self._since_yield = 0
@@ -472,7 +357,7 @@ class _Batch(Generic[Item, Value]):
         """A job for the next item; None when it ends without one, or with that of an equal item."""
         job: Job[Item, Value] = Job(self._pulled, item, self._loop.time(), self._ledger.run_id)
         self._pulled += 1
-        if self._plain and self.stopped is None:
+        if self._ledger.idle and self.stopped is None:
             return job
         try:
             if self._ledger.answers(job):
@@ -586,11 +471,6 @@ class _Batch(Generic[Item, Value]):
             on_progress(progress)
         except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items
             self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
-
-
-def _is_coroutine_function(function: object) -> bool:
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - not whether, but how it is called
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from hashlib import blake2b
-from os import PathLike
 from typing import Generic, TypeVar
 
 from blossom_async.batch.attempts import Job, new_run_id
@@ -28,7 +27,8 @@ class Ledger(Generic[Item, Value]):
 
     ``deliver`` gets each outcome when it may be handed out, ``settled`` is called when some were written, and
     ``failed`` gets the error after which nothing can be written any more. ``unwritten`` outcomes have not
-    been delivered yet. ``run_id`` is that of the journal once it is open.
+    been delivered yet. ``run_id`` is that of the journal once it is open. ``idle``: nothing depends on the
+    items, so none need be shown to it before it is sent.
     """
 
     def __init__(
@@ -38,14 +38,11 @@ class Ledger(Generic[Item, Value]):
         failed: Callable[[BaseException], None],
         *,
         key: Callable[[Item], str] | None,
-        journal: Journal | str | PathLike[str] | None,
+        journal: Journal | None,
         dedup: bool,
         cost: Callable[[Item], float | Decimal] | None,
-        max_cost: float | Decimal | None,
+        max_cost: Decimal | None,
     ) -> None:
-        """Raises ``ValueError`` for a cost without a limit, the reverse, or a limit that is no amount."""
-        if (cost is None) != (max_cost is None):
-            raise ValueError("cost and max_cost: only one is given; allowed: both or neither")
         self.run_id = new_run_id()
         self.unwritten = 0
         self._deliver = deliver
@@ -59,8 +56,8 @@ class Ledger(Generic[Item, Value]):
         self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
         self._journal: OpenJournal[Item, Value] | None = None
         if journal is not None:
-            on_file = journal if isinstance(journal, Journal) else Journal(journal)
-            self._journal = OpenJournal(on_file, self._on_disk, self._not_on_disk)
+            self._journal = OpenJournal(journal, self._on_disk, self._not_on_disk)
+        self.idle = not self._keyed and self._spending is None
 
     async def open(self, total: int | None) -> None:
         """Reads the journal, if there is one, for a batch of so many items.

@@ -21,9 +21,8 @@ class Spending(Generic[Item]):
     Counted in decimal, so that ten times 0.1 is 1.
     """
 
-    def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: float | Decimal) -> None:
-        """Raises ``ValueError`` when ``max_cost`` is no ``amount``."""
-        self.max_cost = amount(max_cost, "max_cost")
+    def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: Decimal) -> None:
+        self.max_cost = max_cost
         self.spent = Decimal(0)
         self._cost = cost
 

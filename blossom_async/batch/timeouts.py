@@ -8,9 +8,16 @@ from typing import TypeVar
 
 from blossom_async.errors import TimedOut
 
-__all__ = ["Timeout"]
+__all__ = ["SECONDS", "Timeout", "is_seconds"]
 
 Value = TypeVar("Value")
+
+SECONDS = "seconds above 0"
+
+
+def is_seconds(value: object) -> bool:
+    """Whether this is a number of seconds that something may take."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 class _Watch:
@@ -32,6 +39,9 @@ class Timeout:
     """
 
     def __init__(self, seconds: float) -> None:
+        """Raises ``ValueError`` for what is not above 0."""
+        if not is_seconds(seconds):
+            raise ValueError(f"timeout_s: {seconds!r} cannot be used; allowed: {SECONDS}")
         self._seconds = seconds
         self._watches: dict[_Watch, None] = {}  # in the order they began
         self._timer: asyncio.TimerHandle | None = None
