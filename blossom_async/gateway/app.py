@@ -40,6 +40,8 @@ from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.generation import STAGED, Generation
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
@@ -106,18 +108,19 @@ def create_app(
 
     views = Views(store_views)
     trusted = [ip_network(network_rule(network)) for network in settings.trusted_proxies]
+    gatekeeper = Gatekeeper(keys, lookups, signer, trusted_proxies=trusted, unfinished=generation)
+    hot = HotBytes(blobs)
     public = Public(
-        keys,
+        gatekeeper,
         lookups,
-        blobs,
-        signer,
+        hot,
         trusted_proxies=trusted,
         now=_now,
         views=views,
         unfinished=generation,
         wait_s=settings.defer_wait_s,
     )
-    api = Api(generation, records, lookups, blobs, signer, public, views, public_url=public_url, now=_now)
+    api = Api(generation, records, lookups, blobs, signer, gatekeeper, views, public_url=public_url, now=_now)
 
     told = receiver(settings.webhook_url, settings.webhook_secret)
     webhooks = Webhooks(records, told, info=api.info, now=_now)
@@ -129,7 +132,7 @@ def create_app(
     private = is_loopback(settings.host) and settings.public_url is None and not trusted
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
     status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
-    _watch(metrics, generation, public, upkeep)
+    _watch(metrics, generation, hot, upkeep)
     metrics.counters("blossom_webhooks", "Sent, by outcome.", ("outcome",), lambda: webhooks.attempts)
     metrics.counter("blossom_views_dropped", "Views not counted, under load.", lambda: views.dropped)
 
@@ -311,13 +314,13 @@ def _meter(rate: str | None) -> Meter | None:
     return Meter(limit.amount, limit.per_s, clock=time.monotonic)
 
 
-def _watch(metrics: Metrics, generation: Generation, public: Public, upkeep: Upkeep) -> None:
+def _watch(metrics: Metrics, generation: Generation, hot: HotBytes, upkeep: Upkeep) -> None:
     metrics.counters(
         "blossom_pictures_made", "Stored pictures.", ("provider", "format"), lambda: generation.made
     )
     metrics.gauge("blossom_pictures_waiting", "Being made, or waiting for it.", lambda: generation.waiting)
-    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: public.bytes.hits)
-    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: public.bytes.misses)
+    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: hot.hits)
+    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: hot.misses)
     metrics.counter("blossom_pictures_swept", "Expired ones that gave up their files.", lambda: upkeep.swept)
     metrics.counter("blossom_orphans_removed", "Files that no picture had.", lambda: upkeep.orphans)
 

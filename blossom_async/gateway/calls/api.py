@@ -22,7 +22,8 @@ from blossom_async.gateway.calls.incoming import (
 )
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.serving.public import Public
+from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
@@ -51,7 +52,7 @@ class Api:
         lookups: Lookups,
         blobs: LocalBlobs,
         signer: Signer,
-        public: Public,
+        gatekeeper: Gatekeeper,
         views: Views,
         *,
         public_url: str,
@@ -62,7 +63,7 @@ class Api:
         self._lookups = lookups
         self._blobs = blobs
         self._signer = signer
-        self._public = public
+        self._gatekeeper = gatekeeper
         self._views = views
         self._public_url = public_url
         self._now = now
@@ -206,7 +207,7 @@ class Api:
         tenant = http[CALLER].tenant
         record = await self._known(http, tenant)
         asked = checked_options(await json_object(http), ExplainRequest)
-        explanation = await self._public.explain(record, asked, asked.at or self._now())
+        explanation = await explain(self._gatekeeper, record, asked, asked.at or self._now())
         return _answer(200, to_json(explanation))
 
     async def stats(self, http: web.Request) -> web.Response:

@@ -17,7 +17,7 @@ _SHARE = 8  # a picture above this part of the capacity is always read from its 
 class HotBytes:
     """Reads pictures, and keeps those used last in memory: at most ``capacity`` bytes of them."""
 
-    def __init__(self, blobs: LocalBlobs, capacity: int) -> None:
+    def __init__(self, blobs: LocalBlobs, capacity: int = 64 << 20) -> None:
         self._blobs = blobs
         self._capacity = capacity
         self._largest = capacity // _SHARE

@@ -18,6 +18,8 @@ from aiohttp import web
 
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.problems import problems
+from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -122,12 +124,10 @@ async def gallery(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     await gallery.blobs.open()
     lookups = Lookups(gallery.records, clock=lambda: gallery.seconds)
     public = Public(
-        ApiKeys((), lookups),
+        Gatekeeper(ApiKeys((), lookups), lookups, Signer(["of-the-tests-0123456789-abcdefghijkl"])),
         lookups,
-        gallery.blobs,
-        Signer(["of-the-tests-0123456789-abcdefghijkl"]),
+        HotBytes(gallery.blobs, hot_bytes),
         now=lambda: gallery.now,
-        hot_bytes=hot_bytes,
     )
     app = web.Application(middlewares=[problems])
     app.add_routes(public.routes())

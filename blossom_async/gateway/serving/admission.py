@@ -1,0 +1,148 @@
+"""Who is let in: the checks of a request for a picture, in an order that is the security."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
+from operator import attrgetter
+from typing import Protocol
+
+import attrs
+from aiohttp import web
+
+from blossom_async.errors import Gone, PermissionDenied, ResponseError
+from blossom_async.gateway.callers.keys import ApiKeys, bearer
+from blossom_async.gateway.http.addresses import client_address, network
+from blossom_async.gateway.serving import signing
+from blossom_async.gateway.serving.access import Viewer, check_access
+from blossom_async.gateway.serving.urls import PictureUrl, no_picture
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import Claim, ImageRecord
+
+__all__ = ["Admitted", "Gatekeeper", "Unfinished", "check_live"]
+
+_FORMAT = attrgetter("format")
+
+
+@attrs.frozen
+class Admitted:
+    """A picture that this viewer may see now. ``signed_until`` is when the signed URL in use ends."""
+
+    record: ImageRecord | Claim
+    signed_until: datetime | None
+
+
+class Unfinished(Protocol):
+    """Who knows of pictures that are not there yet."""
+
+    async def pending(self, image_id: str) -> Claim | None:
+        """The claim of a picture that is not there yet, or never will be."""
+
+    async def wait(self, image_id: str, timeout_s: float) -> None:
+        """Returns when the making of the picture has ended, or after this time."""
+
+
+class Gatekeeper:
+    """Decides who sees which picture."""
+
+    def __init__(
+        self,
+        keys: ApiKeys,
+        lookups: Lookups,
+        signer: signing.Signer,
+        *,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        self._keys = keys
+        self._lookups = lookups
+        self._signer = signer
+        self._trusted = tuple(trusted_proxies)
+        self._unfinished = unfinished
+
+    async def admit(
+        self, url: PictureUrl, viewer: Callable[[], Awaitable[Viewer]], now: datetime
+    ) -> Admitted:
+        """The picture, once every check has passed. ``viewer`` is asked only where who asks matters.
+
+        Raises ``NotFound``, ``Gone``, ``Unauthenticated``, ``PermissionDenied``, ``RateLimited``,
+        ``ResponseError`` with status 400, and what ``Lookups`` raises.
+        """
+        signature = _signature(url.query)
+        signed_until = None
+        signed_for = None
+        if signature is not None:
+            access_id = self._signer.verify(url.path, signature, now)
+            key = await self._lookups.access_key(access_id)
+            if key is None or key.revoked_at is not None:
+                raise PermissionDenied("The key this URL was signed with was revoked.", code="key_revoked")
+            signed_until = datetime.fromtimestamp(signature.exp, UTC)
+            signed_for = key.tenant
+        known = self._lookups.remembered(url.image_id) or await self._lookups.image(url.image_id)
+        record = await self._made_later(url, now) if known is None else _live(known, url, now)
+        request = record.request
+        if signed_for not in (None, record.tenant) or (request.require_signature and signature is None):
+            raise signing.bad_signature()
+        if request.restricted:
+            check_access(
+                require_auth=request.require_auth,
+                owner=record.tenant,
+                ip_whitelist=request.ip_whitelist or (),
+                allowed_domains=request.allowed_domains or (),
+                viewer=await viewer(),
+            )
+        return Admitted(record, signed_until)
+
+    async def viewer(self, request: web.Request) -> Viewer:
+        """Who sent the request. Raises ``RateLimited`` after too many wrong API keys."""
+        authorization = request.headers.getall("Authorization", [])
+        key = bearer(authorization[0]) if len(authorization) == 1 else None
+        address = client_address(request.remote, request.headers.getall("X-Forwarded-For", []), self._trusted)
+        holder = None if key is None else await self._keys.holder(key, network(address))
+        return Viewer(
+            address=address,
+            authorization_tenant=None if holder is None else holder.tenant,
+            origins=request.headers.getall("Origin", []),
+            referers=request.headers.getall("Referer", []),
+        )
+
+    async def _made_later(self, url: PictureUrl, now: datetime) -> Claim | ImageRecord:
+        claim = None if self._unfinished is None else await self._unfinished.pending(url.image_id)
+        if claim is None and (made := await self._lookups.image(url.image_id)) is not None:
+            return _live(made, url, now)  # it was finished between the two looks
+        if claim is None or not claim.request.defer:
+            raise no_picture()
+        if url.extension not in (None, claim.request.format):
+            raise no_picture()
+        return claim
+
+
+def check_live(record: ImageRecord, now: datetime) -> None:
+    """Raises ``Gone`` for a picture that was deleted (``deleted``) or has expired (``expired``)."""
+    if record.deleted_at is not None:
+        raise Gone("This picture was deleted.", code="deleted")
+    if record.expires_at is not None and now >= record.expires_at:
+        raise Gone(
+            f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.", code="expired"
+        )
+
+
+def _live(record: ImageRecord, url: PictureUrl, now: datetime) -> ImageRecord:
+    check_live(record, now)
+    if url.extension not in (None, record.request.format, *map(_FORMAT, record.files)):
+        raise no_picture()
+    return record
+
+
+def _signature(query: str | None) -> signing.Signature | None:
+    if query is None:
+        return None
+    signature = signing.parse(query)
+    if signature is None:
+        raise ResponseError(
+            "A picture's URL has no empty query; send it without the question mark.",
+            status=400,
+            code="malformed_query",
+        )
+    return signature

@@ -1,0 +1,126 @@
+"""The headers of a picture, and which of its files a viewer gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import attrs
+
+from blossom_async.gateway.serving.access import site_allowed
+from blossom_async.gateway.serving.answers import written
+from blossom_async.gateway.serving.caching import cache_control, http_date, negotiated, vary
+from blossom_async.gateway.storage.records import ImageRecord, StoredFile
+from blossom_async.models import CONTENT_TYPES
+
+__all__ = ["WITH_304", "Head", "Heads", "chosen_file", "cors"]
+
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Referrer-Policy": "no-referrer",
+}
+WITH_304 = ("Cache-Control", "ETag", "Vary", *_ALWAYS)
+"""The headers of a 200 that a 304 repeats."""
+
+_CACHED = 4096
+
+
+@attrs.frozen(eq=False)
+class Head:
+    """The headers of a picture. ``written`` is its head of 200, where every request has the same one."""
+
+    headers: dict[str, str]
+    written: bytes | None = None
+
+
+class Heads:
+    """Makes heads. One that is the same for every request is kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], Head] = {}
+
+    def get(
+        self,
+        record: ImageRecord,
+        file: StoredFile,
+        *,
+        signed_until: datetime | None,
+        origins: Sequence[str],
+        now: datetime,
+    ) -> Head:
+        """The head of a file. ``origins`` are the values of the request's header Origin."""
+        if signed_until is not None or record.expires_at is not None or record.request.restricted:
+            return Head(_headers(record, file, signed_until, origins, now))
+        head = self._kept.get((record.id, file.format))
+        if head is None:
+            headers = _headers(record, file, None, origins, now)
+            head = self._kept[record.id, file.format] = Head(headers, written(headers, file.file_size))
+            if len(self._kept) > _CACHED:
+                del self._kept[next(iter(self._kept))]
+        return head
+
+
+def chosen_file(record: ImageRecord, extension: str | None, accept: Sequence[str]) -> StoredFile:
+    """The file that the URL names by its extension, or else the one that the header Accept asks for."""
+    if len(record.files) == 1:
+        return record.main_file
+    by_format = {file.format: file for file in record.files}
+    if extension in by_format:
+        return by_format[extension]
+    return by_format[negotiated(accept, tuple(by_format))]
+
+
+def cors(record: ImageRecord, origins: Sequence[str]) -> dict[str, str]:
+    """The headers by which scripts of pages of ``allowed_domains`` may read the answer."""
+    domains = record.request.allowed_domains
+    if domains is None or len(origins) != 1 or not site_allowed(origins, (), domains):
+        return {}
+    return {
+        "Access-Control-Allow-Origin": origins[0],
+        "Access-Control-Expose-Headers": "ETag, Content-Length",
+    }
+
+
+def _headers(
+    record: ImageRecord,
+    file: StoredFile,
+    signed_until: datetime | None,
+    origins: Sequence[str],
+    now: datetime,
+) -> dict[str, str]:
+    wish = record.request
+    headers = {
+        "Content-Type": CONTENT_TYPES[file.format],
+        "Content-Disposition": f'inline; filename="{record.id}.{file.format}"',
+        "ETag": _etag(record, file),
+        "Last-Modified": http_date(record.created_at),
+        "Cache-Control": cache_control(
+            wish.cache_control,
+            record.expires_at,
+            now,
+            restricted=wish.restricted,
+            signed_until=signed_until,
+        ),
+        "Accept-Ranges": "bytes",
+        # A page elsewhere cannot send the key anyway; all others are made to be shown on pages elsewhere.
+        "Cross-Origin-Resource-Policy": "same-site" if wish.require_auth else "cross-origin",
+        **_ALWAYS,
+    }
+    varied = vary(
+        require_auth=wish.require_auth,
+        allowed_domains=wish.allowed_domains or (),
+        negotiated=len(record.files) > 1,
+    )
+    if varied is not None:
+        headers["Vary"] = varied
+    if wish.restricted or signed_until is not None:
+        headers["X-Robots-Tag"] = "noindex"
+    return headers | cors(record, origins)
+
+
+def _etag(record: ImageRecord, file: StoredFile) -> str:
+    if record.request.etag is None:
+        return f'"{file.sha256}"'
+    several = len(record.files) > 1
+    return f'"{record.request.etag}-{file.format}"' if several else f'"{record.request.etag}"'

@@ -1,0 +1,49 @@
+"""What the URL of a picture says: which picture, in which format, and what follows the question mark."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import attrs
+
+from blossom_async.errors import NotFound
+from blossom_async.models import FORMATS, IMAGE_ID
+
+__all__ = ["PictureUrl", "no_picture", "picture_url"]
+
+_CACHED = 4096
+_FORMATS = "|".join((*FORMATS, "auto"))
+_PATH = re.compile(
+    rf"/image/(?P<id>{IMAGE_ID})|/generated/(?P<cdn_id>{IMAGE_ID})\.(?P<extension>{_FORMATS})",
+    re.ASCII,
+)
+
+
+@attrs.frozen
+class PictureUrl:
+    """A URL of a picture. ``path`` and ``query`` are as they were sent, not decoded.
+
+    ``extension`` is None for ``/image/{id}``, ``query`` is None without a question mark.
+    """
+
+    path: str
+    image_id: str
+    extension: str | None
+    query: str | None
+
+
+@lru_cache(maxsize=_CACHED)
+def picture_url(path: str, target: str) -> PictureUrl:
+    """Reads a request's raw path and raw target. Raises ``NotFound`` for a path that no picture can have."""
+    # The path as it was sent: aiohttp's decoded parameters hold "../" for %2e%2e%2f and NUL for %00.
+    found = _PATH.fullmatch(path)
+    if found is None or "#" in target:
+        raise no_picture()
+    _, mark, query = target.partition("?")
+    return PictureUrl(path, found["id"] or found["cdn_id"], found["extension"], query if mark else None)
+
+
+def no_picture() -> NotFound:
+    """The answer for a picture that nobody knows, and for one that this viewer may not know of."""
+    return NotFound("There is no picture under this URL.")
