@@ -45,12 +45,11 @@ from blossom_async.models import (
     checked,
     from_plain,
     image_request,
-    json_with_prompt,
     to_json,
     to_plain,
 )
 from blossom_async.transport import Exchange, Transport
-from blossom_async.url_batch import RUN_OPTIONS, BatchOptions, Request, UrlBatch
+from blossom_async.url_batch import RUN_OPTIONS, BatchOptions, Request, RequestWriter, UrlBatch
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
 
 __all__ = ["Images"]
@@ -58,9 +57,6 @@ __all__ = ["Images"]
 Answer = TypeVar("Answer")
 
 _PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
-_DEFAULTS = {
-    field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
-}
 _PRELOAD_AT_ONCE = 32
 
 
@@ -323,34 +319,14 @@ class Images:
                 raise TypeError(
                     f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
                 )
-        template = self._cdn.checked(checked(defaults, ImageSettings))
-        with_prompt = json_with_prompt(without_cdn(template))
-
-        def prepared(item: Request) -> tuple[ImageSettings, bytes]:
-            if isinstance(item, str):  # by far the most: only the prompt is checked and written anew
-                return template, with_prompt(item)
-            request = self._checked({**defaults, **_own_settings(item)})
-            return request, to_json(without_cdn(request))
+        writer = RequestWriter(defaults, self._cdn)  # raises what would be wrong for all
 
         async def attempt(item: Request) -> ImageInfo:
-            settings, body = prepared(item)
+            settings, body = writer.written(item)
             transport = await self._connect()
             key = current_attempt().key
             creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
             return self._cdn.placed(await transport.send(creation), settings)
-
-        def key(item: Request) -> str:
-            try:
-                request, body = prepared(item)
-            except (TypeError, ValueError):  # it will fail, alone
-                return shown(item)
-            return f"{request.use_custom_cdn} {body.decode()}"
-
-        def cost(item: Request) -> int:
-            try:
-                return prepared(item)[0].cost
-            except (TypeError, ValueError):
-                return 0
 
         how = {
             "max_concurrency": self._max_concurrency,
@@ -362,9 +338,9 @@ class Images:
             "budget": self._budget,
         }
         if "max_cost" in how:
-            how["cost"] = cost
+            how["cost"] = writer.cost
         if "journal" in how or how.get("dedup"):
-            how["key"] = key
+            how["key"] = writer.key
         return attempt, how
 
     async def _connected(self, how: dict[str, Any]) -> dict[str, Any]:
@@ -391,17 +367,6 @@ class Images:
 def _creation(request: ImageRequest, more: Mapping[str, object] | None = None) -> Exchange[ImageInfo]:
     body = to_json({**to_plain(without_cdn(request)), **(more or {})})
     return Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=secrets.token_hex(16))
-
-
-def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(item, ImageRequest):
-        settings = attrs.asdict(item, recurse=False)
-        return {
-            name: value for name, value in settings.items() if value != _DEFAULTS.get(name, attrs.NOTHING)
-        }
-    if isinstance(item, Mapping):
-        return item
-    raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
 
 
 def _days(date_range: object) -> dict[str, str]:

@@ -6,14 +6,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, overload
 
+import attrs
+
 from blossom_async.batch import BatchResult, Outcome, Progress
 from blossom_async.batch.gate import RateLimitLike
-from blossom_async.models import ImageInfo, ImageOptions, ImageRequest
+from blossom_async.cdn import Cdn, without_cdn
+from blossom_async.errors import shown
+from blossom_async.models import (
+    ImageInfo,
+    ImageOptions,
+    ImageRequest,
+    ImageSettings,
+    checked,
+    image_request,
+    json_with_prompt,
+    to_json,
+)
 
-__all__ = ["RUN_OPTIONS", "BatchOptions", "Request", "UrlBatch"]
+__all__ = ["RUN_OPTIONS", "BatchOptions", "Request", "RequestWriter", "UrlBatch"]
 
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
+
+
+_DEFAULTS = {
+    field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
+}
 
 
 class BatchOptions(ImageOptions, total=False):
@@ -37,6 +55,50 @@ class BatchOptions(ImageOptions, total=False):
 
 
 RUN_OPTIONS = tuple(BatchOptions.__annotations__.keys() - ImageOptions.__annotations__.keys())
+
+
+class RequestWriter:
+    """Writes each entry of a batch as the JSON of its request: its own settings over the batch's defaults."""
+
+    def __init__(self, defaults: Mapping[str, Any], cdn: Cdn) -> None:
+        """Raises ``TypeError``, ``InvalidRequest`` and ``ConfigurationError`` for a bad default."""
+        self._defaults = defaults
+        self._cdn = cdn
+        self._settings = cdn.checked(checked(defaults, ImageSettings))
+        self._with_prompt = json_with_prompt(without_cdn(self._settings))
+
+    def written(self, entry: Request) -> tuple[ImageSettings, bytes]:
+        """The settings that hold for the entry, and its JSON. Raises as above for what is wrong with it."""
+        if isinstance(entry, str):  # by far the most: only the prompt is checked and written
+            return self._settings, self._with_prompt(entry)
+        request = self._cdn.checked(image_request({**self._defaults, **_own_settings(entry)}))
+        return request, to_json(without_cdn(request))
+
+    def key(self, entry: Request) -> str:
+        """The same for entries that ask for the same, however they are written."""
+        try:
+            settings, body = self.written(entry)
+        except (TypeError, ValueError):  # it will fail, alone
+            return shown(entry)
+        return f"{settings.use_custom_cdn} {body.decode()}"
+
+    def cost(self, entry: Request) -> int:
+        """Credits; none for an entry that will fail before it is sent."""
+        try:
+            return self.written(entry)[0].cost
+        except (TypeError, ValueError):
+            return 0
+
+
+def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(item, ImageRequest):
+        settings = attrs.asdict(item, recurse=False)
+        return {
+            name: value for name, value in settings.items() if value != _DEFAULTS.get(name, attrs.NOTHING)
+        }
+    if isinstance(item, Mapping):
+        return item
+    raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
 
 
 class UrlBatch(Sequence[str | None]):
