@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
-from yarl import URL
 
 __all__ = ["fields_of", "picture_of"]
 
@@ -45,7 +44,7 @@ def _tolerated(body: bytes, content_type: str) -> object:
         return None
 
 
-def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
+def picture_of(fields: Mapping[str, Any]) -> bytes | str | None:
     """The first picture of an answer, or the URL to fetch it from; None without either."""
     data = fields.get("data")
     entry = data[0] if isinstance(data, list) and data else None
@@ -58,16 +57,12 @@ def picture_of(fields: Mapping[str, Any]) -> bytes | URL | None:
     return None
 
 
-def _unpacked(text: str, *, is_url: bool) -> bytes | URL | None:
+def _unpacked(text: str, *, is_url: bool) -> bytes | str | None:
     if (packed := _DATA_URL.match(text[:128])) is not None:
         return _decoded(unquote(text[packed.end() :]))
     if not is_url:
         return _decoded(text)
-    try:
-        url = URL(text)
-    except ValueError:
-        return None
-    return url if url.scheme in {"http", "https"} and url.host and not url.user else None
+    return text
 
 
 def _decoded(text: str) -> bytes | None:

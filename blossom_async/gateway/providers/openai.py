@@ -18,6 +18,7 @@ from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery, Model
 from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
+from blossom_async.gateway.providers.downloads import Downloads
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
@@ -27,7 +28,6 @@ __all__ = ["Flavour", "OpenAI", "flavour_of"]
 
 _MOST_DALL_E_WORDS = 4000
 _AZURE_VERSION = "2025-04-01-preview"
-_REDIRECTS = 3
 _FAMILY = re.compile(r"(?:.*/)?(?P<name>(?:chat)?gpt-image[\w.-]*|dall-e[\w.-]*)", re.ASCII)
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$", re.ASCII)
 _FIXED = re.compile(r"gpt-image-1(?![\d])|chatgpt-image", re.ASCII)
@@ -105,7 +105,7 @@ class OpenAI:
         self._key = key
         self._model = ImageSettings(model=model).model or model
         self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
-        self._downloads = Wire(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
+        self._downloads = Downloads(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
         self._inspector = Inspector(self.name, placeholders, throttles=False)
         self._catalogue = Catalogue(self._list, clock)
         table = price_table(self.name)
@@ -126,20 +126,17 @@ class OpenAI:
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
         """As for ``Provider``. Models that take no seed draw another picture each time."""
         order = self._order(request, seed)
-        answer = await self._wire.ask(
-            "POST",
-            self._url("images/generations"),
-            headers=self._headers(key),
-            json=order.body,
-        )
+        asked = self._url("images/generations")
+        answer = await self._wire.ask("POST", asked, headers=self._headers(key), json=order.body)
         if not answer.ok:
             raise self._refusal(answer, request.prompt)
         trace = request_id(answer.headers)
         fields = fields_of(answer.body, answer.content_type)
         charged: Charged = "yes" if fields.get("data") or fields.get("usage") else "unknown"
         found = picture_of(fields)
-        if isinstance(found, URL):
-            data, content_type = await self._download(found, trace)
+        if isinstance(found, str):
+            fetched = await self._downloads.picture(found, asked, trace)
+            data, content_type = fetched.body, fetched.content_type
         elif found is not None:
             data, content_type = found, ""
         else:
@@ -195,24 +192,6 @@ class OpenAI:
         if family["name"].startswith("dall-e"):
             return _dall_e(request, model)
         return _gpt_image(request, model, family["name"])
-
-    async def _download(self, url: URL, trace: str | None) -> tuple[bytes, str]:
-        problem = ""
-        try:
-            answer = await self._downloads.ask("GET", url, headers={}, redirects=_REDIRECTS)
-            if answer.ok:
-                return answer.body, answer.content_type
-            problem = f"it answered {answer.status}"
-        except ProviderFault as exc:
-            problem = exc.detail
-        # Not `from` the download's fault: the API's answer decides about the charge.
-        raise ProviderFault(
-            self.name,
-            Kind.BAD_CONTENT,
-            f"sent a URL at {url.host} that gives no picture: {problem}",
-            charged="yes",
-            request_id=trace,
-        )
 
     async def _list(self) -> tuple[Model, ...]:
         answer = await self._wire.ask("GET", self._url("models"), headers=self._headers())

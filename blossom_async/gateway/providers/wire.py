@@ -152,9 +152,8 @@ class Wire:
         *,
         headers: Mapping[str, str],
         json: object = None,
-        redirects: int = 0,
     ) -> Answer:
-        """The answer, whatever its status. At most ``redirects`` redirects are followed.
+        """The answer, whatever its status; redirects are not followed.
 
         Sends the request once, except that aiohttp repeats a ``GET`` whose connection closes before the
         answer begins. Raises ``ProviderFault``: ``UNSENT``, ``LOST``, or ``BAD_CONTENT`` for an answer of
@@ -171,8 +170,7 @@ class Wire:
                 url,
                 headers=headers,
                 data=data,
-                allow_redirects=redirects > 0,
-                max_redirects=redirects + 1,
+                allow_redirects=False,
                 timeout=self._timeout,
                 trace_request_ctx=passage,
             ) as response:

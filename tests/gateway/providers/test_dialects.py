@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 import attrs
 import pytest
+from aiohttp import web
+from yarl import URL
 
-from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.answers import fields_of, picture_of
+from blossom_async.gateway.providers.downloads import exact_url
 from blossom_async.gateway.providers.openai import OpenAI
-from blossom_async.gateway.providers.wire import provider_session
+from blossom_async.gateway.providers.wire import Secret, provider_session
 from blossom_async.models import ImageRequest
 from blossom_async.testing import FakeOpenAI
 from blossom_async.testing.exchange import Answer, Order, SeenRequest
@@ -31,19 +33,36 @@ class Dialect(FakeOpenAI):
     def __init__(self, form: _Form, **options: Any) -> None:
         super().__init__(**options)
         self._form = form
+        self._picture = b""
+        self.fetched: list[str] = []
+        """The targets of requests for the picture, as they were sent."""
+
+    def _add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/pictures/{rest:.*}", self._fetch)
+        router.add_get("/moved/{rest:.*}", self._moved)
+        super()._add_routes(router)
 
     def _show(self, seen: SeenRequest, order: Order, made: Made) -> Answer:
+        self._picture = made.pictures[0].data
         return self._form(super()._show(seen, order, made))
 
+    async def _fetch(self, request: web.Request) -> web.StreamResponse:
+        self.fetched.append(request.raw_path)
+        assert not {"Authorization", "Idempotency-Key"} & request.headers.keys()
+        return web.Response(body=self._picture, headers={"Content-Type": "binary/octet-stream"})
 
-async def delivered(form: _Form) -> Delivery:
-    """What a server that answers in this form delivers."""
+    async def _moved(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=307, headers={"Location": request.raw_path.replace("moved", "pictures")})
+
+
+async def delivered(form: _Form) -> list[str]:
+    """Has a server that answers in this form draw and deliver; what was fetched from it then."""
     async with Dialect(form) as server, provider_session() as session:
-        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1")
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1", key=Secret("k" * 20))
         delivery = await provider.generate(REQUEST, 7, key="k")
         assert len(server.ledger.charges) == 1
     assert (delivery.format, delivery.width, delivery.height) == ("png", 256, 192)
-    return delivery
+    return server.fetched
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> _Form:
@@ -144,3 +163,48 @@ async def test_json_is_read_however_it_is_written(form: _Form) -> None:
 def test_what_is_no_json_object_has_no_fields(body: bytes) -> None:
     """And raises nothing."""
     assert fields_of(body) == {}
+
+
+URLS = {
+    "/pictures/1.png?type=image%2Fpng&until=2027-01-01T00%3A00%3A00Z&sig=abc%2Fdef%3D": None,
+    "/pictures/a%2fb%2Fc%7Ed+e%20f.png?x=%7e&y&z=": None,
+    "/pictures//2.png?sig=a/b+c==&x=[1]|{2}^`": None,
+    "/pictures/a red fox.png?name=grün": "/pictures/a%20red%20fox.png?name=gr%C3%BCn",
+    " /pictures/3.png\n": "/pictures/3.png",
+    "/pictures/4.png#part": "/pictures/4.png",
+    "/moved/5.png?sig=a%2Fb%3D": "/pictures/5.png?sig=a%2Fb%3D",
+}
+"""What is given -> what is asked for, where it is not the same."""
+
+
+@pytest.mark.parametrize(("given", "asked"), URLS.items(), ids=URLS)
+@pytest.mark.parametrize("relative", [False, True])
+async def test_a_url_is_fetched_as_it_was_given(given: str, asked: str | None, relative: bool) -> None:
+    """A signature is of the URL as it is written; only what cannot be sent is escaped."""
+
+    def form(answer: Answer) -> Answer:
+        return attrs.evolve(answer, body=json.dumps({"data": [{"url": start + given.strip(" ")}]}).encode())
+
+    start = ""
+    async with Dialect(form) as server, provider_session() as session:
+        start = "" if relative else server.base_url.removesuffix("/v1")
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1", key=Secret("k" * 20))
+        await provider.generate(REQUEST, 7, key="k")
+    assert server.fetched == [given if asked is None else asked]
+
+
+@pytest.mark.parametrize(
+    "given", ["../../pictures/6.png", "pictures/6.png", "./../../pictures/6.png", "/pictures/6.png"]
+)
+async def test_a_relative_url_starts_from_the_request_or_the_root(given: str) -> None:
+    """The first is the standard's way (RFC 3986, 5), the other what some servers mean."""
+    assert await delivered(changed(lambda _: {"data": [{"url": given}]})) == ["/pictures/6.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "http://", "ftp://a.example/1.png", "file:///etc/passwd", "http://u:p@a.example/", "http://[::1"],
+)
+def test_what_is_no_http_url_is_not_fetched(text: str) -> None:
+    """Neither from an answer nor from a redirect."""
+    assert exact_url(text, URL("data:x")) is None
