@@ -1,4 +1,4 @@
-"""The ``blossom`` command. What it is made of is imported when it is called, and may not be installed."""
+"""The ``blossom`` command. Its packages are an extra, so they are imported only when it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _EXTRA = {"click", "rich", "rich_click"}
 
 
 def main() -> None:
-    """What the ``blossom`` script calls."""
+    """The entry point of the ``blossom`` script."""
     try:
         from blossom_async.cli.commands import commands
 

@@ -20,20 +20,20 @@ _COMMANDS = {
     "batch": "Make a picture of every prompt in a file.",
     "url": "Make one picture and print its URL.",
     "sign": "Print a signed URL for a picture.",
-    "explain": "Say who is let in to a picture, and why not.",
+    "explain": "Say whether a viewer may see a picture, and why.",
     "stats": "Show how often pictures were seen.",
-    "spend": "What the providers were paid, and calls of which nobody knows.",
-    "serve": "Run the gateway: serve pictures and take calls.",
+    "spend": "Show what providers were paid; settle calls whose outcome is unknown.",
+    "serve": "Run the gateway: serve pictures and accept calls.",
     "keys": "Make, list and revoke API keys; rotate the signing secrets.",
 }
-"""What each command does; the command ``x`` is ``x.x`` in this package."""
+"""Name -> summary. The command ``x`` is the object ``x`` of the module ``x`` in this package."""
 
 _STOPPED = 130  # 128 + SIGINT, as shells have it
 _NO_READER = 141  # 128 + SIGPIPE
 
 
 class _Commands(click.Group):
-    """The group: finds commands lazily, and turns every error that is no bug into one line."""
+    """Imports commands when they are called, and reports every expected error in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -57,9 +57,9 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read the output has seen enough
+        except BrokenPipeError:  # the reader of the output is gone, as with `| head`
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in (1, 2):  # the interpreter still writes out what they hold
+            for descriptor in (1, 2):  # at exit the interpreter flushes what they still hold
                 os.dup2(nowhere, descriptor)
             return _NO_READER
 
@@ -68,7 +68,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> Any:
-        """Runs a command and exits: 0 all done, 1 some items failed, 2 nothing could start, else stopped."""
+        """Runs a command and exits with its status: 0, 1 (some items failed), 2 (failed), above 128 stopped."""
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             sys.exit(self._status(args, {**options, "prog_name": "blossom", "standalone_mode": False}))
@@ -97,13 +97,13 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="blossom-async", message="blossom %(version)s")
 def commands() -> None:
-    """Pictures from prompts, behind URLs that work.
+    """Make pictures from prompts and serve them under URLs.
 
-    Without an address (--base-url, BLOSSOM_BASE_URL) a gateway with an offline renderer runs inside the
-    command; its pictures stay in the data folder, and `blossom serve` serves them again.
+    Without --base-url or BLOSSOM_BASE_URL the command itself runs a gateway with an offline renderer. Its
+    pictures stay in the data folder, and `blossom serve` serves them again.
     """
 
 
 def _ended(message: str) -> str:
-    """The message as a sentence another one can follow."""
+    """The message with punctuation at its end, so that another sentence can follow."""
     return message if message.endswith((".", "?", "?)")) else f"{message}."

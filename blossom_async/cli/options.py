@@ -1,4 +1,4 @@
-"""Options that several commands take: what the picture shall be, and which gateway makes it."""
+"""Options that several commands share: of the picture, and of the gateway that makes it."""
 
 from __future__ import annotations
 
@@ -38,48 +38,48 @@ help_settings = {
 }
 
 _PICTURE = (
-    click.option("--width", type=int, metavar="PIXELS", help="16 to 4096; 1024 unless said."),
+    click.option("--width", type=int, metavar="PIXELS", help="16 to 4096; default 1024."),
     click.option("--height", type=int, metavar="PIXELS", help="As --width."),
     click.option(
-        "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; standard unless said."
+        "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; default standard."
     ),
     click.option(
-        "--format", metavar="png|jpg|webp|auto", help="png unless said; auto: the lightest each viewer takes."
+        "--format", metavar="png|jpg|webp|auto", help="Default png; auto: the smallest that each viewer accepts."
     ),
-    click.option("--transparency", is_flag=True, help="A subject on a transparent ground; not with jpg."),
+    click.option("--transparency", is_flag=True, help="Transparent background; not with jpg."),
     click.option(
-        "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest of no visible loss."
+        "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest without visible loss."
     ),
     click.option(
-        "--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is to be used for."
+        "--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."
     ),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),
     click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
-    click.option("--negative-prompt", metavar="TEXT", help="What shall not be in it."),
+    click.option("--negative-prompt", metavar="TEXT", help="What the picture must not show."),
     click.option("--expires-in", type=int, metavar="SECONDS", help="The URL answers 410 after this time."),
     click.option("--cache-control", metavar="VALUE", help="Cache-Control header of the picture."),
     click.option("--etag", metavar="VALUE", help="ETag header of the picture, without quotes."),
-    click.option("--tracking-id", metavar="NAME", help="What views are counted under."),
-    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Kept with it; may be repeated."),
+    click.option("--tracking-id", metavar="NAME", help="The campaign that views are counted under."),
+    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with the picture; repeatable."),
     click.option(
         "--allowed-domain",
         "allowed_domains",
         multiple=True,
         metavar="HOST",
-        help="Only pages of this host show it; *.HOST for subdomains; may be repeated.",
+        help="Only pages on this host may show it; *.HOST for its subdomains; repeatable.",
     ),
     click.option(
         "--allowed-ip",
         "ip_whitelist",
         multiple=True,
         metavar="NETWORK",
-        help="Only this address or network fetches it; may be repeated.",
+        help="Only this address or network may fetch it; repeatable.",
     ),
-    click.option("--require-auth", is_flag=True, help="Only with an API key of the owner."),
-    click.option("--require-signature", is_flag=True, help="Only by signed URLs; see blossom sign."),
-    click.option("--defer", is_flag=True, help="The URL at once; it waits for its picture."),
-    click.option("--cdn-prefix", metavar="URL", help="Where URLs begin under --use-custom-cdn."),
-    click.option("--use-custom-cdn", is_flag=True, help="URLs under the --cdn-prefix."),
+    click.option("--require-auth", is_flag=True, help="Only the owner's API key opens it."),
+    click.option("--require-signature", is_flag=True, help="Only signed URLs open it; see blossom sign."),
+    click.option("--defer", is_flag=True, help="Print the URL at once; it answers once the picture is ready."),
+    click.option("--cdn-prefix", metavar="URL", help="What URLs start with under --use-custom-cdn."),
+    click.option("--use-custom-cdn", is_flag=True, help="URLs that start with --cdn-prefix."),
 )
 PICTURE = [
     *("--width", "--height", "--quality", "--format", "--transparency", "--compression"),
@@ -97,8 +97,8 @@ _KEY = re.compile("[!-~]+", re.ASCII)
 
 
 def _number(_: click.Context, option: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # no bound refuses it
-        raise click.BadParameter(f"nan is no number of seconds; allowed: above 0, to {_MAX_TIMEOUT:.0f}.")
+    if math.isnan(value):  # every comparison with a bound is False
+        raise click.BadParameter(f"nan is not a number of seconds; allowed: above 0, up to {_MAX_TIMEOUT:.0f}.")
     return value
 
 
@@ -108,7 +108,7 @@ _GATEWAY = (
         "--api-key-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="File with the API key; else BLOSSOM_API_KEY counts.",
+        help="File that holds the API key; default: the key in BLOSSOM_API_KEY.",
     ),
     click.option(
         "--timeout",
@@ -116,7 +116,7 @@ _GATEWAY = (
         callback=_number,
         default=300.0,
         metavar="SECONDS",
-        help="For one picture; 300 unless said.",
+        help="For each picture; default 300.",
     ),
 )
 
@@ -127,7 +127,7 @@ def picture_options(command: Command) -> Command:
 
 
 def gateway_options(command: Command) -> Command:
-    """Adds the options that say which gateway, and how to reach it."""
+    """Adds the options that name the gateway and say how to reach it."""
     return _with(_GATEWAY, command)
 
 
@@ -138,10 +138,10 @@ def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -
 
 
 def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
-    """The settings of a picture that were given, checked.
+    """The checked options of a picture, as far as they were given.
 
-    Raises ``InvalidRequest`` for one that cannot be honoured and ``CannotStart`` for metadata without ``=``
-    and for a CDN without a prefix.
+    Raises ``InvalidRequest`` for an invalid one, and ``CannotStart`` for metadata without ``=`` and for a
+    CDN without a prefix.
     """
     from blossom_async.models import ImageOptions, ImageSettings, checked
 
@@ -149,28 +149,28 @@ def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
     if pairs := given["metadata"]:
         settings["metadata"] = dict(_pair(text) for text in pairs)
     if settings.get("use_custom_cdn") and given["cdn_prefix"] is None:
-        raise CannotStart("--use-custom-cdn needs --cdn-prefix https://cdn.example.com")
+        raise CannotStart("--use-custom-cdn needs a prefix; add --cdn-prefix https://cdn.example.com")
     checked(settings, ImageSettings)
     return settings  # type: ignore[return-value]
 
 
 def _was_given(value: object) -> bool:
-    return value is not None and value is not False and value != ()  # 0 is a value, if often a wrong one
+    return value is not None and value is not False and value != ()  # 0 was given, even if it is refused
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise CannotStart(f"--metadata: {text!r} is no pair; allowed: name=value")
+        raise CannotStart(f"--metadata: {text!r} is not a pair; allowed: KEY=VALUE")
     return name, value
 
 
 def opened_client(
     given: Mapping[str, Any], session: aiohttp.ClientSession, *, max_concurrency: int = 64
 ) -> BlossomClient:
-    """A client of the gateway that was asked for, by option or environment, else of the embedded one.
+    """A client of the gateway named by option or environment, else of the embedded one.
 
-    Raises ``ConfigurationError`` for an address or a key file that cannot be used and ``CannotStart`` for
+    Raises ``ConfigurationError`` for an invalid address or an unusable key file, and ``CannotStart`` for
     a number outside its range.
     """
     import os
@@ -195,14 +195,14 @@ def opened_client(
 
 
 def _check_host(base_url: str) -> None:
-    """Raises ``ConfigurationError`` for a host that no name server can be asked for, such as ``a..b``."""
+    """Raises ``ConfigurationError`` for a host that cannot be looked up, such as ``a..b``."""
     from urllib.parse import urlsplit
 
     try:
         (urlsplit(base_url).hostname or "").encode("idna")
     except ValueError as exc:  # UnicodeError is one
         raise ConfigurationError(
-            f"base_url: {base_url!r} is no address; allowed: http(s)://host[:port][/path], for example "
+            f"base_url: {base_url!r} is not a valid address; allowed: http(s)://host[:port][/path], for example "
             "https://images.example.com"
         ) from exc
 
@@ -210,16 +210,15 @@ def _check_host(base_url: str) -> None:
 def _key(path: Path | None) -> str | None:
     if path is None:
         return None
+    where, allowed = f"--api-key-file {path}", "allowed: a file that holds the key alone"
     try:
         words = path.read_text("utf-8").split()
     except OSError as exc:
-        raise ConfigurationError(f"API key file {path}: {exc.strerror}") from exc
+        raise ConfigurationError(f"{where}: {exc.strerror}; {allowed}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"API key file {path}: it is no text; allowed: the key alone") from exc
+        raise ConfigurationError(f"{where}: it is not text; {allowed}") from exc
     if len(words) != 1:
-        raise ConfigurationError(f"API key file {path}: it holds {len(words)} words; allowed: the key alone")
+        raise ConfigurationError(f"{where}: it holds {len(words)} words; {allowed}")
     if not _KEY.fullmatch(words[0]):
-        raise ConfigurationError(
-            f"API key file {path}: the key has other characters than visible ASCII; allowed: the key alone"
-        )
+        raise ConfigurationError(f"{where}: the key has characters other than visible ASCII; {allowed}")
     return words[0]

@@ -1,4 +1,4 @@
-"""What the commands say on stderr, with everything from outside made safe to show."""
+"""Text for the terminal: messages on stderr, figures, and untrusted text made safe to print."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import click
 
 __all__ = ["CannotStart", "duration", "plural", "said", "say", "size", "stdout_checked"]
 
-# Control characters can steer a terminal, and bidirectional overrides can make one line read as another.
+# Control characters can drive a terminal; bidirectional overrides can make one line read as another.
 _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class CannotStart(click.ClickException):
-    """Nothing was begun, and the message says what to do about it."""
+    """The command cannot go on. The message says why and what to do."""
 
     exit_code = 2
 
 
 def said(text: str) -> str:
-    """The text on one line, without characters that would steer a terminal."""
+    """The text on one line, with control characters replaced."""
     return _STEERING.sub("�", text.replace("\r\n", " ").replace("\n", " ").replace("\t", " "))
 
 
 def say(line: str) -> None:
-    """One line on stderr, after the command's name, without characters that would steer a terminal."""
+    """Prints one line on stderr, after the command's name, with control characters replaced."""
     click.echo(f"blossom: {said(line)}", err=True)
 
 
 @contextmanager
 def stdout_checked() -> Iterator[None]:
-    """What the block writes to stdout has been written when it ends.
+    """Flushes stdout when the block ends.
 
-    Raises ``CannotStart`` when that cannot be, as on a full disk. A reader that has gone away is no failure
-    of the output: its ``BrokenPipeError`` passes.
+    Raises ``CannotStart`` if stdout cannot be written, for example on a full disk. A ``BrokenPipeError``
+    passes through: a reader that has seen enough is not a failure.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def stdout_checked() -> Iterator[None]:
         if exc.errno not in _NO_ROOM or exc.filename is not None:
             raise
         _let_go()
-        raise CannotStart(f"standard output: {exc.strerror}") from exc
+        raise CannotStart(f"standard output: {exc.strerror}; make room, or redirect it elsewhere") from exc
 
 
 def _flush() -> None:
@@ -60,7 +60,7 @@ def _flush() -> None:
 
 
 def _let_go() -> None:
-    """Sends what stdout still holds nowhere: the interpreter would try to write it at its end."""
+    """Discards what stdout still holds: at exit the interpreter would try to write it again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

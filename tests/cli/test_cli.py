@@ -706,18 +706,18 @@ class TestBadInput:
             (["--seed", "-1"], "seed: -1 cannot be used"),
             (["--expires-in", "0"], "expires_in: 0 cannot be used"),
             (["--cache-control", "x\ny"], "cache_control: .* cannot be used"),
-            (["--metadata", "page"], "--metadata: 'page' is no pair; allowed: name=value"),
-            (["--use-custom-cdn"], "--use-custom-cdn needs --cdn-prefix"),
+            (["--metadata", "page"], "--metadata: 'page' is not a pair; allowed: KEY=VALUE"),
+            (["--use-custom-cdn"], "--use-custom-cdn needs a prefix; add --cdn-prefix"),
             (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "cdn_prefix: .* is not https"),
             (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is no address"),
             (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
-            (["--timeout", "nan"], "'--timeout': nan is no number of seconds; allowed: above 0, to 86400"),
+            (["--timeout", "nan"], "'--timeout': nan is not a number of seconds; allowed: above 0, up to 86400"),
             (["--timeout", "inf"], "'--timeout': inf is not in the range"),
             (["--timeout", "1e300"], "'--timeout': 1e.300 is not in the range"),
-            (["--base-url", "http://a..b/"], "base_url: 'http://a..b/' is no address"),
-            (["--base-url", f"http://{'x' * 70}.com"], "base_url: .* is no address"),
-            (["--api-key-file", "/no/such/file"], "API key file /no/such/file: No such file or directory"),
+            (["--base-url", "http://a..b/"], "base_url: 'http://a..b/' is not a valid address"),
+            (["--base-url", f"http://{'x' * 70}.com"], "base_url: .* is not a valid address"),
+            (["--api-key-file", "/no/such/file"], "--api-key-file /no/such/file: No such file or directory"),
         ],
     )
     @pytest.mark.parametrize("command", ["url", "batch"])
@@ -792,7 +792,7 @@ class TestBadInput:
                 check=False, timeout=50, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             )  # fmt: skip
         assert ran.returncode == 2, ran.stderr
-        assert ran.stderr.endswith("blossom: standard output: No space left on device\n")
+        assert ran.stderr.endswith("blossom: standard output: No space left on device; make room, or redirect it elsewhere\n")
         assert "Traceback" not in ran.stderr
         assert "Exception ignored" not in ran.stderr
         assert ("1 of 1 picture" in ran.stderr or "1 picture in" in ran.stderr) == (arguments[0] == "batch")
@@ -905,8 +905,8 @@ class TestKeys:
         [
             ("", "it holds 0 words"),
             ("a b", "it holds 2 words"),
-            ("clé", "other characters than visible ASCII; allowed: the key alone"),
-            ("a\x01b", "other characters than visible ASCII"),
+            ("clé", "characters other than visible ASCII; allowed: a file that holds the key alone"),
+            ("a\x01b", "characters other than visible ASCII"),
         ],
     )
     def test_a_key_file_holds_one_key(self, tmp_path: Path, text: str, says: str) -> None:
