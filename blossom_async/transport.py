@@ -26,7 +26,7 @@ from blossom_async.errors import (
 )
 from blossom_async.models import from_json
 
-__all__ = ["Exchange", "Transport", "http_session", "http_url"]
+__all__ = ["Exchange", "Health", "Transport", "http_session", "http_url"]
 
 T = TypeVar("T")
 
