@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from blossom_async.cli.commands import commands
 from blossom_async.errors import Conflict, PaymentRequired
 from blossom_async.gateway.providers.faults import Kind
-from blossom_async.gateway.storage.records import Caller
 from blossom_async.models import ImageRequest
 from tests.gateway.making.test_paid import Paid, house
 
@@ -78,9 +77,11 @@ class TestBudgets:
         async def order() -> list[object]:
             async with house(tmp_path, Paid(), daily_budget=10_000_000) as rooms:
                 wishes = [ImageRequest(f"view {number}", width=32, height=32) for number in range(5)]
-                shop = Caller("shop", "shop")
                 return await asyncio.gather(
-                    *(rooms.generation.create(wish, caller=shop, key=wish.prompt) for wish in wishes),
+                    *(
+                        rooms.generation.create(wish, tenant="shop", payer="shop", key=wish.prompt)
+                        for wish in wishes
+                    ),
                     return_exceptions=True,
                 )
 

@@ -166,7 +166,11 @@ class Api:
     ) -> web.Response:
         key = idempotency_key(http)
         made, replayed = await self._generation.create(
-            request, caller=http[CALLER], key=key, priority=priority(http.headers)
+            request,
+            tenant=http[CALLER].tenant,
+            payer=http[CALLER].name,
+            key=key,
+            priority=priority(http.headers),
         )
         headers = {"Location": f"/v1/images/{made.id}"}
         if key is not None:

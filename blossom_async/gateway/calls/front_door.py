@@ -127,7 +127,8 @@ class FrontDoor:
     async def _make(self, http: web.Request, request: ImageRequest, key: str | None, n: int) -> ImageRecord:
         made, _ = await self._generation.create(
             request,
-            caller=http[CALLER],
+            tenant=http[CALLER].tenant,
+            payer=http[CALLER].name,
             key=None if key is None else f"{key} {n}",
             priority=priority(http.headers),
         )

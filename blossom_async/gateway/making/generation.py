@@ -47,7 +47,6 @@ from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import (
-    Caller,
     Claim,
     IdempotencyEntry,
     ImageRecord,
@@ -117,15 +116,16 @@ class Generation:
         self,
         request: ImageRequest,
         *,
-        caller: Caller,
+        tenant: str,
+        payer: str,
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
     ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
-        The same tenant and idempotency ``key`` with the same request never makes a second picture, also when
-        the first is still under way, its caller has gone, or another process makes it. With ``defer`` it is
-        the call, which is on the disk.
+        ``payer`` is the name of the API key whose budget it is. The same ``tenant`` and idempotency ``key``
+        with the same request never makes a second picture, also when the first is still under way, its
+        caller has gone, or another process makes it. With ``defer`` it is the claim, which is on the disk.
 
         Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
         picture was deleted or has expired, ``Overloaded`` when too many are waiting, ``PaymentRequired``
@@ -139,20 +139,20 @@ class Generation:
         free = not able[0].provider.remote and not request.defer
         if key is None:
             if free:
-                return await self._make(able[0], request, caller, None, priority), False
-            return await self._claimed(request, caller, None, "", priority=priority), False
+                return await self._make(able[0], request, tenant, None, priority), False
+            return await self._claimed(request, tenant, payer, None, "", priority=priority), False
         fingerprint = hashlib.sha256(to_json(request)).hexdigest()
-        joined = (caller.tenant, key) in self._under_way
+        joined = (tenant, key) in self._under_way
         if not joined:  # noted before anything is waited for: nobody may come in between
             making: Coroutine[Any, Any, tuple[ImageRecord | Claim, bool]]
             if free:
-                making = self._make_once(able[0], request, caller, key, fingerprint, priority)
+                making = self._make_once(able[0], request, tenant, key, fingerprint, priority)
             else:
-                making = self._claimed_once(request, caller, key, fingerprint, priority=priority)
+                making = self._claimed_once(request, tenant, payer, key, fingerprint, priority=priority)
             task = asyncio.create_task(making)
-            self._under_way[caller.tenant, key] = fingerprint, task
-            task.add_done_callback(lambda ended: self._ended((caller.tenant, key), ended))
-        started_as, task = self._under_way[caller.tenant, key]
+            self._under_way[tenant, key] = fingerprint, task
+            task.add_done_callback(lambda ended: self._ended((tenant, key), ended))
+        started_as, task = self._under_way[tenant, key]
         if started_as != fingerprint:
             raise _key_reused()
         # Shielded: a caller that goes away must not cost the picture its key would bring back.
@@ -232,23 +232,21 @@ class Generation:
         self,
         upstream: Upstream,
         request: ImageRequest,
-        caller: Caller,
+        tenant: str,
         key: str,
         fingerprint: str,
         priority: Priority,
     ) -> tuple[ImageRecord | Claim, bool]:
-        earlier = await self._records.find_idempotent(caller.tenant, key)
-        claimed = await self._records.read(partial(call_records.call_by_key, caller.tenant, key))
+        earlier = await self._records.find_idempotent(tenant, key)
+        claimed = await self._records.read(partial(call_records.call_by_key, tenant, key))
         if earlier is None and claimed is not None:  # a deferred one
             return await self._standing(claimed, fingerprint), True
         if earlier is None:
-            entry = IdempotencyEntry(
-                tenant=caller.tenant, key=key, fingerprint=fingerprint, image_id=new_id()
-            )
+            entry = IdempotencyEntry(tenant=tenant, key=key, fingerprint=fingerprint, image_id=new_id())
             try:
-                return await self._make(upstream, request, caller, entry, priority), False
+                return await self._make(upstream, request, tenant, entry, priority), False
             except Conflict:  # another process of this gateway was first
-                earlier = await self._records.find_idempotent(caller.tenant, key)
+                earlier = await self._records.find_idempotent(tenant, key)
                 if earlier is None:
                     raise
         return await self._replay(earlier, fingerprint), True
@@ -257,7 +255,7 @@ class Generation:
         self,
         upstream: Upstream,
         request: ImageRequest,
-        caller: Caller,
+        tenant: str,
         entry: IdempotencyEntry | None,
         priority: Priority,
     ) -> ImageRecord:
@@ -268,7 +266,7 @@ class Generation:
                 given = await upstream.provider.generate(pinned, seed, key="")
             files = await self._workers.run(partial(finished, given, pinned, upstream.name), first=True)
             image_id = entry.image_id if entry else new_id()
-            record = self._record(image_id, caller.tenant, pinned, upstream.name, given, files)
+            record = self._record(image_id, tenant, pinned, upstream.name, given, files)
             await self._put(record, files)
             try:
                 await self._records.add(record, entry)
@@ -284,20 +282,34 @@ class Generation:
     # What may cost money
 
     async def _claimed_once(
-        self, request: ImageRequest, caller: Caller, key: str, fingerprint: str, *, priority: Priority
+        self,
+        request: ImageRequest,
+        tenant: str,
+        payer: str,
+        key: str,
+        fingerprint: str,
+        *,
+        priority: Priority,
     ) -> tuple[ImageRecord | Claim, bool]:
-        made = await self._claimed(request, caller, key, fingerprint, priority=priority)
+        made = await self._claimed(request, tenant, payer, key, fingerprint, priority=priority)
         return made, False
 
     async def _claimed(
-        self, request: ImageRequest, caller: Caller, key: str | None, fingerprint: str, *, priority: Priority
+        self,
+        request: ImageRequest,
+        tenant: str,
+        payer: str,
+        key: str | None,
+        fingerprint: str,
+        *,
+        priority: Priority,
     ) -> ImageRecord | Claim:
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         pinned = attrs.evolve(request, seed=seed)
         call = Claim(
             image_id=new_id(),
-            tenant=caller.tenant,
-            payer=caller.name,
+            tenant=tenant,
+            payer=payer,
             key=key,
             fingerprint=fingerprint,
             request=pinned,

@@ -15,7 +15,7 @@ from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.models import ImageRequest
 from tests.conftest import running_gateway
-from tests.gateway.making.test_paid import ME, house
+from tests.gateway.making.test_paid import house
 
 REQUEST = ImageRequest("a lake", width=16, height=16, expires_in=60)
 
@@ -39,7 +39,7 @@ async def test_whenever_callers_come_one_key_calls_the_provider_once(tmp_path: P
         async def caller(key: str, late: int) -> tuple[str, bool]:
             for _ in range(late):
                 await asyncio.sleep(0)
-            record, replayed = await rooms.generation.create(REQUEST, caller=ME, key=key)
+            record, replayed = await rooms.generation.create(REQUEST, tenant="main", payer="", key=key)
             return record.id, replayed
 
         for round_ in range(20):

@@ -30,12 +30,11 @@ from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Caller, Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
 
-ME = Caller("main", "")
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
 WISH = ImageRequest("a lake", width=32, height=32, seed=7)
 
@@ -105,7 +104,7 @@ class House:
     async def create(
         self, request: ImageRequest = WISH, key: str | None = "k", **more: Any
     ) -> ImageRecord | Claim:
-        return (await self.generation.create(request, caller=ME, key=key, **more))[0]
+        return (await self.generation.create(request, tenant="main", payer="", key=key, **more))[0]
 
     async def calls(self) -> list[Claim]:
         return [call for call, _ in await self.records.read(call_records.unknown_calls)]
