@@ -44,15 +44,15 @@ _PICTURE = (
         "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; default standard."
     ),
     click.option(
-        "--format", metavar="png|jpg|webp|auto", help="Default png; auto: the smallest that each viewer accepts."
+        "--format",
+        metavar="png|jpg|webp|auto",
+        help="Default png; auto: the smallest that each viewer accepts.",
     ),
     click.option("--transparency", is_flag=True, help="Transparent background; not with jpg."),
     click.option(
         "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest without visible loss."
     ),
-    click.option(
-        "--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."
-    ),
+    click.option("--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),
     click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
     click.option("--negative-prompt", metavar="TEXT", help="What the picture must not show."),
@@ -60,7 +60,9 @@ _PICTURE = (
     click.option("--cache-control", metavar="VALUE", help="Cache-Control header of the picture."),
     click.option("--etag", metavar="VALUE", help="ETag header of the picture, without quotes."),
     click.option("--tracking-id", metavar="NAME", help="The campaign that views are counted under."),
-    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with the picture; repeatable."),
+    click.option(
+        "--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with the picture; repeatable."
+    ),
     click.option(
         "--allowed-domain",
         "allowed_domains",
@@ -77,7 +79,9 @@ _PICTURE = (
     ),
     click.option("--require-auth", is_flag=True, help="Only the owner's API key opens it."),
     click.option("--require-signature", is_flag=True, help="Only signed URLs open it; see blossom sign."),
-    click.option("--defer", is_flag=True, help="Print the URL at once; it answers once the picture is ready."),
+    click.option(
+        "--defer", is_flag=True, help="Print the URL at once; it answers once the picture is ready."
+    ),
     click.option("--cdn-prefix", metavar="URL", help="What URLs start with under --use-custom-cdn."),
     click.option("--use-custom-cdn", is_flag=True, help="URLs that start with --cdn-prefix."),
 )
@@ -98,7 +102,9 @@ _KEY = re.compile("[!-~]+", re.ASCII)
 
 def _number(_: click.Context, option: click.Parameter, value: float) -> float:
     if math.isnan(value):  # every comparison with a bound is False
-        raise click.BadParameter(f"nan is not a number of seconds; allowed: above 0, up to {_MAX_TIMEOUT:.0f}.")
+        raise click.BadParameter(
+            f"nan is not a number of seconds; allowed: above 0, up to {_MAX_TIMEOUT:.0f}."
+        )
     return value
 
 

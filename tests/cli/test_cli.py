@@ -712,7 +712,10 @@ class TestBadInput:
             (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is no address"),
             (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
-            (["--timeout", "nan"], "'--timeout': nan is not a number of seconds; allowed: above 0, up to 86400"),
+            (
+                ["--timeout", "nan"],
+                "'--timeout': nan is not a number of seconds; allowed: above 0, up to 86400",
+            ),
             (["--timeout", "inf"], "'--timeout': inf is not in the range"),
             (["--timeout", "1e300"], "'--timeout': 1e.300 is not in the range"),
             (["--base-url", "http://a..b/"], "base_url: 'http://a..b/' is not a valid address"),
@@ -792,7 +795,9 @@ class TestBadInput:
                 check=False, timeout=50, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             )  # fmt: skip
         assert ran.returncode == 2, ran.stderr
-        assert ran.stderr.endswith("blossom: standard output: No space left on device; make room, or redirect it elsewhere\n")
+        assert ran.stderr.endswith(
+            "blossom: standard output: No space left on device; make room, or redirect it elsewhere\n"
+        )
         assert "Traceback" not in ran.stderr
         assert "Exception ignored" not in ran.stderr
         assert ("1 of 1 picture" in ran.stderr or "1 picture in" in ran.stderr) == (arguments[0] == "batch")
