@@ -7,19 +7,19 @@ import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import date, datetime
+from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, Unpack, cast
 from urllib.parse import quote, urlencode
 
-import attrs
 from yarl import URL
 
 from blossom_async.batch import (
     Gate,
-    Journal,
     Outcome,
     RetryBudget,
     RetryPolicy,
+    RunOptions,
     Slots,
     current_attempt,
     run,
@@ -27,7 +27,7 @@ from blossom_async.batch import (
     stream,
 )
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import InvalidRequest, nearest, shown
+from blossom_async.errors import InvalidRequest
 from blossom_async.models import (
     IMAGE_ID,
     Estimate,
@@ -43,13 +43,20 @@ from blossom_async.models import (
     SignRequest,
     UrlStats,
     checked,
-    from_plain,
     image_request,
     to_json,
     to_plain,
 )
 from blossom_async.transport import Exchange, Transport
-from blossom_async.url_batch import RUN_OPTIONS, BatchOptions, Request, RequestWriter, UrlBatch
+from blossom_async.url_batch import (
+    BatchOptions,
+    Request,
+    RequestWriter,
+    UrlBatch,
+    bound_journal,
+    check_several,
+    split,
+)
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
 
 __all__ = ["Images"]
@@ -208,9 +215,10 @@ class Images:
         Of an ``ImageRequest`` the fields that differ from the class's defaults are its own. A request that is
         not valid fails alone.
         """
-        attempt, how = self._batch(defaults)
-        several = _several(requests)
-        return UrlBatch(await run(attempt, several, **await self._connected(how)))
+        writer, how = self._batch(requests, defaults)
+        transport = await self._connect()
+        make = partial(self._make, transport, writer)
+        return UrlBatch(await run(make, requests, **bound_journal(how, transport)))
 
     def stream_urls(
         self,
@@ -225,12 +233,13 @@ class Images:
         Each outcome's ``value`` is an ``ImageInfo``. Leaving the block ends what is under way. ``dedup``
         keeps a record of each distinct request.
         """
-        attempt, how = self._batch(defaults)
-        several = _several(requests)
+        writer, how = self._batch(requests, defaults)
 
         @asynccontextmanager
         async def opened() -> AsyncIterator[AsyncIterator[Outcome[Request, ImageInfo]]]:
-            async with stream(attempt, several, ordered=ordered, **await self._connected(how)) as outcomes:
+            transport = await self._connect()
+            make = partial(self._make, transport, writer)
+            async with stream(make, requests, ordered=ordered, **bound_journal(how, transport)) as outcomes:
                 yield outcomes
 
         return opened()
@@ -302,62 +311,31 @@ class Images:
     def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
         return self._cdn.checked(image_request(options))
 
-    def _batch(
-        self, options: BatchOptions
-    ) -> tuple[Callable[[Request], Awaitable[ImageInfo]], dict[str, Any]]:
-        """What to do with each request, and how the run goes."""
-        how: dict[str, Any] = {}
-        defaults: dict[str, Any] = {}
-        for name, value in options.items():
-            if name not in RUN_OPTIONS:
-                defaults[name] = value
-            elif value is not None:
-                how[name] = value
-        for name in defaults:
-            if name not in ImageOptions.__annotations__:
-                known = (*ImageOptions.__annotations__, *RUN_OPTIONS)
-                raise TypeError(
-                    f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
-                )
-        writer = RequestWriter(defaults, self._cdn)  # raises what would be wrong for all
-
-        async def attempt(item: Request) -> ImageInfo:
-            settings, body = writer.written(item)
-            transport = await self._connect()
-            key = current_attempt().key
-            creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
-            return self._cdn.placed(await transport.send(creation), settings)
-
-        how = {
-            "max_concurrency": self._max_concurrency,
-            **how,
+    def _batch(self, requests: object, options: BatchOptions) -> tuple[RequestWriter, RunOptions[Request]]:
+        """What writes the requests, and how the batch runs. Raises what is wrong with the call as a whole."""
+        check_several(requests)
+        defaults, how = split(options)
+        writer = RequestWriter(defaults, self._cdn)
+        if "max_cost" in how:
+            how["cost"] = writer.cost
+        if "journal" in how or how.get("dedup"):
+            how["key"] = writer.key
+        how.setdefault("max_concurrency", self._max_concurrency)
+        how |= {
             "slots": self._slots,
             "gates": self._gates,
             "retry": self._retry,
             "timeout_s": self._timeout_s,
             "budget": self._budget,
         }
-        if "max_cost" in how:
-            how["cost"] = writer.cost
-        if "journal" in how or how.get("dedup"):
-            how["key"] = writer.key
-        return attempt, how
+        return writer, how
 
-    async def _connected(self, how: dict[str, Any]) -> dict[str, Any]:
-        """How the run goes, with its journal bound to the gateway that it is of."""
-        transport = await self._connect()
-        if "journal" not in how:
-            return how
-
-        def recalled(plain: Any) -> ImageInfo:
-            info = from_plain(plain, ImageInfo)
-            if transport.place != transport.base_url and info.url.startswith("http://127.0.0.1:"):
-                # An embedded gateway: the same pictures, perhaps on another port than then.
-                return attrs.evolve(info, url=f"{transport.base_url}/image/{info.id}")
-            return info
-
-        run_name = f"pictures of {transport.place}"
-        return {**how, "journal": Journal(how["journal"], run=run_name, encode=attrs.asdict, decode=recalled)}
+    async def _make(self, transport: Transport, writer: RequestWriter, entry: Request) -> ImageInfo:
+        """One attempt at one entry of a batch."""
+        settings, body = writer.written(entry)
+        key = current_attempt().key
+        creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
+        return self._cdn.placed(await transport.send(creation), settings)
 
     def _own_hosts(self, transport: Transport) -> frozenset[str]:
         addresses = [transport.base_url, *([self._cdn.prefix] if self._cdn.prefix else [])]
@@ -383,16 +361,6 @@ def _days(date_range: object) -> dict[str, str]:
     if first > last:
         raise InvalidRequest("date_range", date_range, f"{allowed}, the earlier one first")
     return {"from": first.isoformat(), "to": last.isoformat()}
-
-
-def _several(requests: Any) -> Any:
-    if isinstance(requests, str | bytes | Mapping | ImageRequest):
-        raise TypeError(
-            f"a batch takes several requests, not one {type(requests).__name__}; put it in a list"
-        )
-    if not isinstance(requests, Iterable | AsyncIterable):
-        raise TypeError(f"a batch takes an iterable of requests, not {type(requests).__name__}")
-    return requests
 
 
 def _image_id(url: object) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import attrs
 
-from blossom_async.batch import BatchResult, Outcome, Progress
+from blossom_async.batch import BatchResult, Journal, Outcome, Progress, RunOptions
 from blossom_async.batch.gate import RateLimitLike
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import shown
+from blossom_async.errors import nearest, shown
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
     ImageRequest,
     ImageSettings,
     checked,
+    from_plain,
     image_request,
     json_with_prompt,
     to_json,
 )
+from blossom_async.transport import Transport
 
-__all__ = ["RUN_OPTIONS", "BatchOptions", "Request", "RequestWriter", "UrlBatch"]
+__all__ = ["BatchOptions", "Request", "RequestWriter", "UrlBatch", "bound_journal", "check_several", "split"]
 
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
@@ -54,7 +56,56 @@ class BatchOptions(ImageOptions, total=False):
     dedup: bool
 
 
-RUN_OPTIONS = tuple(BatchOptions.__annotations__.keys() - ImageOptions.__annotations__.keys())
+_RUN_OPTIONS = tuple(
+    name for name in BatchOptions.__annotations__ if name not in ImageOptions.__annotations__
+)
+
+
+def split(options: BatchOptions) -> tuple[dict[str, Any], RunOptions[Request]]:
+    """The options of the pictures, and those of the run.
+
+    Raises ``TypeError`` for one that neither has, naming the nearest.
+    """
+    pictures: dict[str, Any] = {}
+    how: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in ImageOptions.__annotations__:
+            pictures[name] = value
+        elif name not in _RUN_OPTIONS:
+            known = (*ImageOptions.__annotations__, *_RUN_OPTIONS)
+            raise TypeError(
+                f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
+            )
+        elif value is not None:
+            how[name] = value
+    return pictures, cast(RunOptions[Request], how)
+
+
+def check_several(requests: object) -> None:
+    """Raises ``TypeError`` for a single request where a batch takes several, and for what is not iterable."""
+    if isinstance(requests, str | bytes | Mapping | ImageRequest):
+        raise TypeError(
+            f"a batch takes several requests, not one {type(requests).__name__}; put it in a list"
+        )
+    if not isinstance(requests, Iterable | AsyncIterable):
+        raise TypeError(f"a batch takes an iterable of requests, not {type(requests).__name__}")
+
+
+def bound_journal(how: RunOptions[Request], transport: Transport) -> RunOptions[Request]:
+    """The same options, with a journal that holds pictures of this gateway only."""
+    path = how.get("journal")
+    if not isinstance(path, str | PathLike):
+        return how
+
+    def recalled(plain: object) -> ImageInfo:
+        info = from_plain(plain, ImageInfo)
+        if transport.place != transport.base_url and info.url.startswith("http://127.0.0.1:"):
+            # An embedded gateway: the same pictures, perhaps on another port than then.
+            return attrs.evolve(info, url=f"{transport.base_url}/image/{info.id}")
+        return info
+
+    run_name = f"pictures of {transport.place}"
+    return {**how, "journal": Journal(path, run=run_name, encode=attrs.asdict, decode=recalled)}
 
 
 class RequestWriter:
