@@ -49,7 +49,7 @@ async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gate
     be used.
     """
     try:  # in a thread: the first import takes the better part of a second
-        await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.app")
+        await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.server")
     except ImportError as exc:
         raise ConfigurationError(
             f"the embedded gateway is not installed ({exc}): pip install 'blossom-async[gateway]', "
@@ -68,7 +68,7 @@ async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gate
 
 @asynccontextmanager
 async def _started(settings: Settings) -> AsyncIterator[Gateway]:
-    from blossom_async.gateway.app import serving
+    from blossom_async.gateway.server import serving
 
     sock = _loopback_socket(settings.port)
     keys = (own_key(settings.data_dir), *settings.api_keys)
@@ -175,7 +175,7 @@ def _lock_file(data_dir: Path) -> int:
 
 
 def _loopback_socket(port: int) -> socket.socket:
-    from blossom_async.gateway.app import listen
+    from blossom_async.gateway.server import listen
 
     try:
         return listen("127.0.0.1", port)

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from blossom_async import BlossomClient
-from blossom_async.gateway.app import listen, serving
+from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough

@@ -56,7 +56,7 @@ async def _serve(settings: Settings) -> None:
 
     from blossom_async import embedded
     from blossom_async.cli.loop import stop_signals
-    from blossom_async.gateway.app import listen, serving
+    from blossom_async.gateway.server import listen, serving
 
     async with AsyncExitStack() as opened:
         with stop_signals() as stop:

@@ -232,7 +232,7 @@ class TestBodies:
     def hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Deadlines that a test can wait for, in place of 30 s and 10 s."""
         monkeypatch.setattr("blossom_async.gateway.calls.incoming.BODY_DEADLINE_S", 0.05)
-        monkeypatch.setattr("blossom_async.gateway.app._LINGER_S", 0.0)
+        monkeypatch.setattr("blossom_async.gateway.server._LINGER_S", 0.0)
 
     async def test_a_body_that_does_not_arrive(
         self, gateway: Gateway, hasty: None, caplog: pytest.LogCaptureFixture

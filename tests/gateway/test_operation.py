@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.http.addresses import network
 from blossom_async.gateway.http.connection import Room
@@ -33,6 +32,7 @@ from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
+from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.models import ImageRequest
 from tests.cli.test_cli import running

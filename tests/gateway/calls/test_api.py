@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.app import listen, serving
+from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from tests.conftest import KEY, RunningGateway, running_gateway
 

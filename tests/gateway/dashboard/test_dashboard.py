@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from yarl import URL
 
-from blossom_async.gateway.app import listen, serving
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
 from blossom_async.gateway.making.generation import new_id
+from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile, overview

@@ -46,7 +46,7 @@ _SERVE_BESIDE = (
     "-c",
     """
 import asyncio
-from blossom_async.gateway.app import listen, serving
+from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import load
 
 async def main():

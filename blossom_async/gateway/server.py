@@ -1,0 +1,91 @@
+"""How the gateway is served: its socket, its connections, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import cast
+
+from aiohttp import web
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.app import STATUS, create_app
+from blossom_async.gateway.http.connection import Connection, Room
+from blossom_async.gateway.http.metrics import RequestCounter
+from blossom_async.gateway.settings import Settings
+
+__all__ = ["listen", "serving"]
+
+_BACKLOG = 1024
+_KEEPALIVE_S = 75.0  # longer than the client's, so that the client is the one to close an idle connection
+_DRAIN_S = 25.0
+_LOBBY = 100
+_LINGER_S = 10.0  # for the rest of a refused body, so that its sender gets to read the answer
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ``ConfigurationError`` when the address is taken or not this machine's."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {exc.strerror or exc}; "
+            "choose another with --port or BLOSSOM_PORT (0 takes any free one)"
+        ) from exc
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, sock: socket.socket, *, instance: str = "", own_key: str | None = None
+) -> AsyncIterator[str]:
+    """Serves on the socket while the block runs; gives the URL that pictures are reached under.
+
+    On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is taken any more, and
+    requests under way may finish. All of it takes 30 s at most. ``own_key`` as for ``create_app``.
+    """
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
+    instance = instance or secrets.token_hex(8)
+    try:
+        app = create_app(settings, public_url=public_url, instance=instance, own_key=own_key)
+    except BaseException:
+        sock.close()
+        raise
+    status = app[STATUS]
+    room = Room(settings.max_connections)
+    status.metrics.gauge("blossom_connections", "Connections there are.", lambda: room.held)
+    status.metrics.counter("blossom_connections_refused", "For want of room.", lambda: room.refused)
+    drain_s = _DRAIN_S - settings.drain_delay_s
+    # A handler whose caller has gone is cancelled; what goes on under an Idempotency-Key is not its own.
+    runner = web.AppRunner(app, shutdown_timeout=drain_s, handler_cancellation=True)
+    loop = asyncio.get_running_loop()
+    try:
+        await runner.setup()
+        # Not web.SockSite: it makes connections of aiohttp's own class only.
+        connection = partial(
+            Connection,
+            cast("web.Server", runner.server),
+            loop=loop,
+            room=room,
+            lobby=Room(_LOBBY),
+            counter=RequestCounter(status.metrics),
+            keepalive_timeout=_KEEPALIVE_S,
+            lingering_time=_LINGER_S,
+            auto_decompress=False,
+        )
+        listening = await loop.create_server(connection, sock=sock, backlog=_BACKLOG)
+        try:
+            yield public_url
+        finally:
+            status.stage = "draining"
+            await asyncio.sleep(settings.drain_delay_s)
+            listening.close()
+    finally:
+        await runner.cleanup()
+        sock.close()
