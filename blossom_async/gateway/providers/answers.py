@@ -5,32 +5,50 @@ from __future__ import annotations
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
-__all__ = ["fields_of", "picture_of"]
+from blossom_async.gateway.providers.containers import format_of
+
+__all__ = ["document_of", "fields_of", "opened", "picture_of"]
 
 # Of the charsets that Python knows, those of texts.
 _CHARSET = re.compile(r"(?i)charset=\"?((?:utf|iso-8859|latin|windows|us-ascii|gb|big5|shift|euc)[\w-]*)")
 _DATA_URL = re.compile(r"(?i)\s*data:[^,]*;base64\s*,")  # RFC 2397
 _BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
+_HTTP = re.compile(r"(?i)\s*(?:https?:)?//\w")
+_RELATIVE = re.compile(r"(?i)(?!\s*[a-z][a-z0-9+.-]*:).{1,8192}\Z", re.DOTALL)
+_PATH = re.compile(r"(?i)\s*(?:/|\S+\.(?:avif|bmp|gif|jpe?g|png|tiff?|webp)\b)")
+_URLS = ("url", "imageurl", "uri")
+# Without case and punctuation. What holds a picture comes before what holds other such names.
+_NAMES = (
+    *("b64json", "base64", "b64", "imagebase64", "imageb64", "bytesbase64encoded"),
+    *_URLS,
+    *("data", "images", "image", "outputs", "output", "artifacts", "predictions", "results", "result"),
+)
+_DEEPEST = 6  # lists and objects one in another
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
 
 def fields_of(body: bytes, content_type: str = "") -> dict[str, Any]:
-    """The JSON object in an answer, or an empty one.
+    """The JSON object in an answer, or an empty one. Reads what ``document_of`` does."""
+    document = document_of(body, content_type)
+    return document if isinstance(document, dict) else {}
+
+
+def document_of(body: bytes, content_type: str = "") -> Any:
+    """The JSON document in an answer, or None.
 
     Also of JSON that the standard forbids and servers send: with NaN, a byte order mark, raw control
     characters, text after its end, or in another charset than UTF-8.
     """
     try:
-        fields = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
-        fields = _tolerated(body, content_type)
-    return fields if isinstance(fields, dict) else {}
+        return _tolerated(body, content_type)
 
 
 def _tolerated(body: bytes, content_type: str) -> object:
@@ -44,25 +62,47 @@ def _tolerated(body: bytes, content_type: str) -> object:
         return None
 
 
-def picture_of(fields: Mapping[str, Any]) -> bytes | str | None:
-    """The first picture of an answer, or the URL to fetch it from; None without either."""
-    data = fields.get("data")
-    entry = data[0] if isinstance(data, list) and data else None
-    if not isinstance(entry, dict):
-        return None
-    for name in ("b64_json", "base64", "url"):
-        text = entry.get(name)
-        if isinstance(text, str) and text:
-            return _unpacked(text, is_url=name == "url")
-    return None
+def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
+    """The first picture in an answer, or the URL that leads to it, or None; and the fields beside it.
+
+    The picture may be the body itself. In JSON it is found under all the names that servers have for it.
+    """
+    if format_of(body) is not None:
+        return body, {}
+    document = document_of(body, content_type)
+    return picture_of(document), document if isinstance(document, dict) else {}
 
 
-def _unpacked(text: str, *, is_url: bool) -> bytes | str | None:
-    if (packed := _DATA_URL.match(text[:128])) is not None:
-        return _decoded(unquote(text[packed.end() :]))
-    if not is_url:
-        return _decoded(text)
-    return text
+def picture_of(document: object) -> bytes | str | None:
+    """As ``opened``, of a document that was parsed."""
+    unlike: bytes | None = None
+    for name, text in _texts(document, "", _DEEPEST):
+        if (packed := _DATA_URL.match(text[:128])) is not None:
+            data = _decoded(unquote(text[packed.end() :]))
+        elif _HTTP.match(text):
+            return text
+        else:
+            data = _decoded(text)
+        if data is not None and format_of(data) is not None:
+            return data
+        if packed is None and _RELATIVE.match(text) and (name in _URLS or _PATH.match(text)):
+            return text
+        unlike = unlike or data
+    return unlike
+
+
+def _texts(value: object, name: str, deepest: int) -> Iterator[tuple[str, str]]:
+    """The texts that may be a picture, best first, each with the name it stands under."""
+    if isinstance(value, str) and value.strip():
+        yield name, value
+    elif isinstance(value, list) and deepest:
+        for item in value:
+            yield from _texts(item, name, deepest - 1)
+    elif isinstance(value, dict) and deepest:
+        named = {re.sub(r"[\W_]", "", each).lower(): item for each, item in value.items()}
+        for each in _NAMES:
+            if each in named:
+                yield from _texts(named[each], each, deepest - 1)
 
 
 def _decoded(text: str) -> bytes | None:

@@ -7,7 +7,7 @@ import zlib
 
 import attrs
 
-__all__ = ["MOST_PIXELS", "Seen", "Unusable", "look"]
+__all__ = ["MOST_PIXELS", "Seen", "Unusable", "format_of", "look"]
 
 MOST_PIXELS = 2**26
 """Four times the largest size that can be asked for; more would be an attack on the decoder."""
@@ -31,17 +31,27 @@ class Unusable(Exception):
     """Bytes that are no complete picture; the message says what they are."""
 
 
+def format_of(data: bytes) -> str | None:
+    """The format that the first bytes announce, None for anything but a picture."""
+    if data.startswith(_PNG):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
 def look(data: bytes) -> Seen:
     """What the file is. Raises ``Unusable`` for anything but a complete picture."""
     try:
-        if data.startswith(_PNG):
-            seen = _look_at_png(data)
-        elif data.startswith(b"\xff\xd8\xff"):
-            seen = _look_at_jpg(data)
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            seen = _look_at_webp(data)
-        else:
-            raise Unusable(_what_it_is(data))
+        match format_of(data):
+            case "png":
+                seen = _look_at_png(data)
+            case "jpg":
+                seen = _look_at_jpg(data)
+            case "webp":
+                seen = _look_at_webp(data)
+            case _:
+                raise Unusable(_what_it_is(data))
     except (struct.error, IndexError):
         raise Unusable("a picture that is cut off") from None
     if not 0 < seen.width * seen.height <= MOST_PIXELS:

@@ -16,8 +16,9 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery, Model
-from blossom_async.gateway.providers.answers import fields_of, picture_of
+from blossom_async.gateway.providers.answers import fields_of, opened
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
+from blossom_async.gateway.providers.containers import format_of
 from blossom_async.gateway.providers.downloads import Downloads
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
@@ -131,9 +132,9 @@ class OpenAI:
         if not answer.ok:
             raise self._refusal(answer, request.prompt)
         trace = request_id(answer.headers)
-        fields = fields_of(answer.body, answer.content_type)
-        charged: Charged = "yes" if fields.get("data") or fields.get("usage") else "unknown"
-        found = picture_of(fields)
+        found, fields = opened(answer.body, answer.content_type)
+        made = isinstance(found, str) or (found is not None and format_of(found) is not None)
+        charged: Charged = "yes" if made or fields.get("data") or fields.get("usage") else "unknown"
         if isinstance(found, str):
             fetched = await self._downloads.picture(found, asked, trace)
             data, content_type = fetched.body, fetched.content_type

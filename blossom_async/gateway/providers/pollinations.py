@@ -16,7 +16,7 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest, nearest
 from blossom_async.gateway.providers import Delivery, Model
-from blossom_async.gateway.providers.answers import fields_of, picture_of
+from blossom_async.gateway.providers.answers import opened
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
@@ -123,19 +123,18 @@ class Pollinations:
             raise self._refusal(answer, request.prompt)
         charged = self._charged(answer)
         trace = request_id(answer.headers)
+        found, _ = opened(answer.body, answer.content_type)
         data, content_type = answer.body, answer.content_type
-        if order.method == "POST":
-            fault = ProviderFault(
+        if isinstance(found, bytes):
+            data, content_type = found, ""
+        elif order.method == "POST":
+            raise ProviderFault(
                 self.name,
                 Kind.BAD_CONTENT,
                 "answered with JSON without a picture",
                 charged=charged,
                 request_id=trace,
             )
-            found = picture_of(fields_of(answer.body, answer.content_type))
-            if not isinstance(found, bytes):
-                raise fault
-            data, content_type = found, ""
         asked = self._model_of(request)
         served = answer.headers.get("x-model-used", "")
         return self._inspector.delivery(

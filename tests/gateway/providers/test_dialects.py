@@ -15,6 +15,7 @@ from yarl import URL
 
 from blossom_async.gateway.providers.answers import fields_of, picture_of
 from blossom_async.gateway.providers.downloads import exact_url
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.wire import Secret, provider_session
 from blossom_async.models import ImageRequest
@@ -208,3 +209,83 @@ async def test_a_relative_url_starts_from_the_request_or_the_root(given: str) ->
 def test_what_is_no_http_url_is_not_fetched(text: str) -> None:
     """Neither from an answer nor from a redirect."""
     assert exact_url(text, URL("data:x")) is None
+
+
+SHAPES: dict[str, Callable[[str], object]] = {
+    "an object for data": lambda text: {"data": {"b64_json": text}},
+    "a text for data": lambda text: {"data": text},
+    "texts in data": lambda text: {"data": [text]},
+    "images": lambda text: {"images": [{"b64_json": text}]},
+    "texts in images": lambda text: {"images": [text], "parameters": {"seed": 7}, "info": "{}"},
+    "a text for images": lambda text: {"images": text},
+    "image": lambda text: {"image": text},
+    "output": lambda text: {"output": [text], "status": "succeeded"},
+    "a text for output": lambda text: {"output": text},
+    "an object for output": lambda text: {"id": "p", "output": {"url": f"data:image/png;base64,{text}"}},
+    "objects in output": lambda text: {"output": [{"type": "image_generation_call", "result": text}]},
+    "artifacts": lambda text: {"artifacts": [{"base64": text, "finishReason": "SUCCESS", "seed": 7}]},
+    "predictions": lambda text: {"predictions": [{"mimeType": "image/png", "bytesBase64Encoded": text}]},
+    "a result around it": lambda text: {"code": 0, "result": {"images": [{"image": text}]}},
+    "data around data": lambda text: {"success": True, "data": {"data": [{"b64_json": text}]}},
+    "a list": lambda text: [{"b64_json": text}],
+    "nothing around it": lambda text: {"b64_json": text},
+    "another way to write a name": lambda text: {"Images": [{"imageBase64": text}]},
+    "a URL for a data URL": lambda text: {
+        "images": [{"image_url": {"url": f"data:image/png;base64,{text}"}}]
+    },
+    "base64 where a URL belongs": lambda text: {"data": [{"url": text}]},
+    "something else before it": lambda text: {
+        "data": [{"b64_json": None, "text": "a fox"}, {"b64_json": text}]
+    },
+    "no picture beside it": lambda text: {"data": [{"b64_json": "aGVsbG8=", "image": text}]},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+async def test_a_picture_is_found_under_the_names_that_servers_have_for_it(
+    shape: Callable[[str], object],
+) -> None:
+    """As the Images API has it, and as others that claim to be compatible with it do."""
+    await delivered(changed(lambda told: shape(told["data"][0]["b64_json"])))
+
+
+URL_SHAPES: dict[str, Callable[[str], object]] = {
+    "texts in images": lambda url: {"images": [url]},
+    "output": lambda url: {"output": url},
+    "texts in output": lambda url: {"output": [url, f"{url}?second"]},
+    "an object for data": lambda url: {"data": {"url": url}},
+    "objects in images": lambda url: {"images": [{"url": url, "width": 256, "content_type": "image/png"}]},
+    "a URL in a URL": lambda url: {"images": [{"type": "image_url", "image_url": {"url": url}}]},
+}
+
+
+@pytest.mark.parametrize("shape", URL_SHAPES.values(), ids=URL_SHAPES)
+async def test_a_url_is_found_under_the_names_that_servers_have_for_it(
+    shape: Callable[[str], object],
+) -> None:
+    """The first of them is fetched."""
+    assert await delivered(changed(lambda _: shape("pictures/7.png"))) == ["/pictures/7.png"]
+
+
+@pytest.mark.parametrize("name", ["data", "images", "output"])
+async def test_what_is_neither_a_picture_nor_a_url_was_perhaps_not_paid(name: str) -> None:
+    """Only ``data`` and a picture say that one was made."""
+    async with Dialect(changed(lambda _: {name: "failed"})) as server, provider_session() as session:
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1")
+        with pytest.raises(ProviderFault) as caught:
+            await provider.generate(REQUEST, 7, key="k")
+    assert (caught.value.kind, caught.value.charged) == (
+        Kind.BAD_CONTENT,
+        "yes" if name == "data" else "unknown",
+    )
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "application/json", ""])
+async def test_the_body_may_be_the_picture_itself(content_type: str) -> None:
+    """Whatever it is said to be."""
+
+    def form(answer: Answer) -> Answer:
+        data = base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])
+        return attrs.evolve(answer, body=data, headers={"Content-Type": content_type})
+
+    await delivered(form)
