@@ -10,7 +10,7 @@ import pytest
 
 from blossom_async.batch import Gate, RateLimit, RetryPolicy, Slots, run, run_one, stream
 from blossom_async.errors import RateLimited, ServerFailed
-from tests.virtual_clock import VirtualClockLoop
+from tests.virtual_clock import VirtualClockLoop, on_virtual_clock
 
 
 class Scene:
@@ -152,6 +152,59 @@ def test_leaving_a_stream_at_any_item_leaves_nothing(leave_after: int) -> None:
         runner.run(leave(None))
         with pytest.raises(LookupError, match="the consumer's own"):
             runner.run(leave(LookupError("the consumer's own")))
+
+
+async def indices(count: int) -> AsyncIterator[int]:
+    """A generator over a stream, as a web application writes it."""
+
+    async def attempt(item: int) -> int:
+        await asyncio.sleep(1)
+        return item
+
+    async with stream(attempt, range(count), max_concurrency=3, ordered=True) as outcomes:
+        async for outcome in outcomes:
+            yield outcome.index
+
+
+def test_a_generator_over_a_stream_may_be_dropped_halfway() -> None:
+    """The loop closes it in another task than the one that read it, and nothing is left."""
+
+    async def go() -> list[int]:
+        seen = []
+        async for index in indices(50):
+            seen.append(index)
+            if index == 4:
+                break
+        await asyncio.sleep(0.1)
+        return seen
+
+    assert on_virtual_clock(go()) == [0, 1, 2, 3, 4]
+
+
+def test_generators_over_streams_may_be_read_in_turns() -> None:
+    """They neither end in the order they began nor in the reverse."""
+
+    async def go() -> list[tuple[int, int]]:
+        first, second = indices(3), indices(5)
+        pairs = [(await anext(first), await anext(second)) for _ in range(3)]
+        assert [index async for index in first] == []
+        assert [index async for index in second] == [3, 4]
+        return pairs
+
+    assert on_virtual_clock(go()) == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_stream_may_be_left_by_another_task_than_the_one_that_entered_it() -> None:
+    """As fixtures and exit stacks do."""
+
+    async def go() -> None:
+        block = stream(asyncio.sleep, [1, 2, 3])
+        outcomes = await asyncio.create_task(block.__aenter__())  # type: ignore[arg-type]
+        assert (await anext(outcomes)).index == 0
+        await asyncio.create_task(block.__aexit__(None, None, None))  # type: ignore[arg-type]
+        assert asyncio.get_running_loop().time() == 1
+
+    on_virtual_clock(go())
 
 
 def test_nothing_starts_once_a_stream_is_left() -> None:
