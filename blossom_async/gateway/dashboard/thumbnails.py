@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from functools import partial
+
+from cachetools import LRUCache
 
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -22,29 +23,22 @@ class Thumbnails:
     def __init__(self, blobs: LocalBlobs, workers: Workers) -> None:
         self._blobs = blobs
         self._workers = workers
-        self._made: OrderedDict[str, bytes] = OrderedDict()
-        self._held = 0
+        self._made: LRUCache[str, bytes] = LRUCache(_KEPT, getsizeof=len)
 
     async def get(self, picture: ImageRecord) -> bytes:
         """The small version. Raises ``FileNotFoundError`` and ``Overloaded`` as ``LocalBlobs.read``."""
         known = self._made.get(picture.id)
         if known is not None:
-            self._made.move_to_end(picture.id)
             return known
         data = await self._blobs.read(picture.id, picture.main_file.format)
         # Ahead of the pictures that wait to be drawn: who looks on while a batch runs is not kept waiting.
         small = await self._workers.run(partial(_shrunk, data), first=True)
-        if picture.id not in self._made:
-            self._made[picture.id] = small
-            self._held += len(small)
-        while self._held > _KEPT:
-            _, oldest = self._made.popitem(last=False)
-            self._held -= len(oldest)
+        self._made[picture.id] = small
         return small
 
     def drop(self, image_id: str) -> None:
         """Forgets that of a deleted picture."""
-        self._held -= len(self._made.pop(image_id, b""))
+        self._made.pop(image_id, None)
 
 
 def _shrunk(data: bytes) -> bytes:

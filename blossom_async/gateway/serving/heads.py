@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import attrs
+from cachetools import LRUCache
 
 from blossom_async.gateway.serving.access import site_allowed
 from blossom_async.gateway.serving.answers import written
@@ -38,7 +39,7 @@ class Heads:
     """Makes heads. One that is the same for every request is kept."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Head] = {}
+        self._kept: LRUCache[tuple[str, str], Head] = LRUCache(_CACHED)
 
     def get(
         self,
@@ -56,8 +57,6 @@ class Heads:
         if head is None:
             headers = _headers(record, file, None, origins, now)
             head = self._kept[record.id, file.format] = Head(headers, written(headers, file.file_size))
-            if len(self._kept) > _CACHED:
-                del self._kept[next(iter(self._kept))]
         return head
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from cachetools import LRUCache
 
 from blossom_async.errors import ServerFailed
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -19,10 +19,8 @@ class HotBytes:
 
     def __init__(self, blobs: LocalBlobs, capacity: int = 64 << 20) -> None:
         self._blobs = blobs
-        self._capacity = capacity
         self._largest = capacity // _SHARE
-        self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._held = 0
+        self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(capacity, getsizeof=len)
         self.hits = 0
         self.misses = 0
 
@@ -35,7 +33,6 @@ class HotBytes:
         key = image_id, file.format
         kept = self._kept.get(key)
         if kept is not None:
-            self._kept.move_to_end(key)
             self.hits += 1
             return kept
         self.misses += 1
@@ -44,7 +41,7 @@ class HotBytes:
             return None
         data = await self._blobs.read(image_id, file.format)
         _check_size(len(data), file)
-        self._keep(key, data)
+        self._kept[key] = data
         return data
 
     async def part(self, image_id: str, file: StoredFile, start: int, stop: int) -> bytes:
@@ -54,18 +51,7 @@ class HotBytes:
     def drop(self, image_id: str) -> None:
         """Forgets a picture that is gone."""
         for file_format in FORMATS:
-            self._forget((image_id, file_format))
-
-    def _keep(self, key: tuple[str, str], data: bytes) -> None:
-        self._forget(key)
-        self._kept[key] = data
-        self._held += len(data)
-        while self._held > self._capacity:
-            _, oldest = self._kept.popitem(last=False)
-            self._held -= len(oldest)
-
-    def _forget(self, key: tuple[str, str]) -> None:
-        self._held -= len(self._kept.pop(key, b""))
+            self._kept.pop((image_id, file_format), None)
 
 
 def bytes_missing(what: str) -> ServerFailed:

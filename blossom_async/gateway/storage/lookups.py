@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 
 from blossom_async.gateway.storage.records import AccessKey, ApiKey, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
@@ -27,21 +27,8 @@ RECHECK_S = 0.4
 _PICTURES = 20_000
 _KEYS = 10_000
 
+K = TypeVar("K")
 V = TypeVar("V")
-
-
-class _Memory(OrderedDict[object, V], Generic[V]):
-    """The values used last, at most ``limit`` of them."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-
-    def keep(self, key: object, value: V) -> None:
-        self[key] = value
-        self.move_to_end(key)
-        if len(self) > self._limit:
-            self.popitem(last=False)
 
 
 class Lookups:
@@ -50,9 +37,9 @@ class Lookups:
     def __init__(self, records: Records, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._records = records
         self._clock = clock
-        self._images: _Memory[ImageRecord] = _Memory(_PICTURES)
-        self._access_keys: _Memory[AccessKey] = _Memory(_KEYS)
-        self._api_keys: _Memory[ApiKey] = _Memory(_KEYS)
+        self._images: LRUCache[str, ImageRecord] = LRUCache(_PICTURES)
+        self._access_keys: LRUCache[str, AccessKey] = LRUCache(_KEYS)
+        self._api_keys: LRUCache[bytes, ApiKey] = LRUCache(_KEYS)
         self._revision: int | None = None
         self._holds_until = -1.0
         self._round = 0  # grows when something is forgotten: what was asked before is not kept after
@@ -70,7 +57,7 @@ class Lookups:
             asked_in = self._round
             known = await self._records.get(image_id)
             if known is not None and asked_in == self._round:
-                self._images.keep(image_id, known)
+                self._images[image_id] = known
         return known
 
     async def access_key(self, access_id: str) -> AccessKey | None:
@@ -84,11 +71,12 @@ class Lookups:
     def forget(self) -> None:
         """To be called where this process itself has taken something away, before that is answered."""
         self._round += 1
-        for memory in (self._images, self._access_keys, self._api_keys):
-            memory.clear()
+        self._images.clear()
+        self._access_keys.clear()
+        self._api_keys.clear()
 
     async def _key(
-        self, memory: _Memory[V], name: object, question: Callable[[sa.Connection], V | None]
+        self, memory: LRUCache[K, V], name: K, question: Callable[[sa.Connection], V | None]
     ) -> V | None:
         await self._check()
         known = memory.get(name)
@@ -96,7 +84,7 @@ class Lookups:
             asked_in = self._round
             known = await self._records.read(question)
             if known is not None and asked_in == self._round:
-                memory.keep(name, known)
+                memory[name] = known
         return known
 
     async def _check(self) -> None:
