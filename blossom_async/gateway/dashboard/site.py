@@ -29,7 +29,7 @@ from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
-from blossom_async.gateway.dashboard.sessions import LIFETIME, Sessions
+from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
@@ -107,7 +107,7 @@ class Dashboard:
         self._data_dir = data_dir
         self._trusted = tuple(trusted_proxies)
         self._now = now
-        self._sessions = Sessions(lookups, now=now)
+        self._sessions = Sessions(lookups)
         self._thumbnails = Thumbnails(blobs, workers)
         self._secure = public_url.startswith("https:")
         self._cookie = "__Host-blossom" if self._secure else "blossom"
@@ -170,7 +170,7 @@ class Dashboard:
         answer.set_cookie(
             self._cookie,
             self._sessions.begin(holder.tenant, key),
-            max_age=int(LIFETIME.total_seconds()),
+            max_age=LIFETIME_S,
             path="/",
             httponly=True,
             samesite="Strict",
