@@ -742,11 +742,10 @@ async def test_no_header_makes_a_method_another(tmp_path: Path) -> None:
 
 
 async def test_a_thousand_ranges_are_one_picture(tmp_path: Path) -> None:
-    """Row 32: the whole, once, and no slower than without."""
+    """Row 32: the whole, once."""
     async with house(tmp_path) as there:
         target = f"/image/{await there.make()}"
         whole = await there.ask(target)
-        started = time.perf_counter()
         for ranges in (
             ",".join(["0-"] * 1000),
             ",".join(f"{n}-{n + 9}" for n in range(800)),
@@ -754,7 +753,6 @@ async def test_a_thousand_ranges_are_one_picture(tmp_path: Path) -> None:
         ):
             answer = await there.ask(target, f"Range: bytes={ranges}")
             assert (answer.status, answer.body) == (200, whole.body)
-        assert time.perf_counter() - started < 2
 
 
 async def test_the_request_line_decides_only_by_its_path(tmp_path: Path) -> None:
