@@ -74,9 +74,9 @@ def held(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     They are not sent again by themselves. Look at the provider's account, then release each.
     """
     settings = folder_settings(data_dir, config)
-    from blossom_async.gateway.storage.records.calls import unknown_calls
+    from blossom_async.gateway.storage.records.calls import unknown_claims
 
-    found = asked(settings, unknown_calls)
+    found = asked(settings, unknown_claims)
     _print([_told(call, attempt) for call, attempt in found], as_json=as_json)
     if not as_json and not found:
         say("there is none: of every call it is known what it cost")

@@ -169,7 +169,7 @@ class Webhooks:
     async def _body(self, webhook: Webhook) -> bytes | None:
         """None when there is nothing to tell any more: the picture was deleted, or is being made again."""
         made: ImageRecord | Claim | None
-        made = await self._records.read(partial(call_records.call_by_id, webhook.image_id))
+        made = await self._records.read(partial(call_records.claim_by_id, webhook.image_id))
         if made is None:
             made = await self._records.get(webhook.image_id)
         if made is None or _kind(made) != webhook.kind:

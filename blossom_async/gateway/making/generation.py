@@ -167,7 +167,7 @@ class Generation:
 
     async def pending(self, image_id: str) -> Claim | None:
         """The call of a picture that is not there yet, or never will be."""
-        return await self._records.read(partial(call_records.call_by_id, image_id))
+        return await self._records.read(partial(call_records.claim_by_id, image_id))
 
     async def forget(self, call: Claim) -> None:
         """Takes a call without a picture away, with its words.
@@ -238,7 +238,7 @@ class Generation:
         priority: Priority,
     ) -> tuple[ImageRecord | Claim, bool]:
         earlier = await self._records.find_idempotent(tenant, key)
-        claimed = await self._records.read(partial(call_records.call_by_key, tenant, key))
+        claimed = await self._records.read(partial(call_records.claim_by_key, tenant, key))
         if earlier is None and claimed is not None:  # a deferred one
             return await self._standing(claimed, fingerprint), True
         if earlier is None:

@@ -107,7 +107,7 @@ class House:
         return (await self.generation.create(request, tenant="main", payer="", key=key, **more))[0]
 
     async def calls(self) -> list[Claim]:
-        return [call for call, _ in await self.records.read(call_records.unknown_calls)]
+        return [call for call, _ in await self.records.read(call_records.unknown_claims)]
 
     async def spent(self) -> list[dict[str, Any]]:
         rows = await self.records.read(partial(call_records.spent_by_day, 0, 10**6))

@@ -117,7 +117,7 @@ class Shop:
         """The keys of the calls that wait for a person's decision."""
         records = Records(self.folder / "data" / "records.sqlite")
         await records.open()
-        listed = await records.read(call_records.unknown_calls)
+        listed = await records.read(call_records.unknown_claims)
         await records.close()
         return {call.key for call, _ in listed}
 

@@ -1,8 +1,8 @@
 """Pictures being made: who asked, what was sent to which provider, and what it cost. The statements.
 
-A call is claimed before anything is paid and is gone once its picture is stored; one whose end nobody knows
-stays until a person decides. Its attempts stay as the ledger: each is on the disk before the first byte of
-it leaves. Amounts are in millionths of a US dollar.
+A picture is claimed before anything is paid; the claim goes when the picture is stored. A claim whose outcome
+is unknown stays until a person decides. Attempts stay, as the ledger: each is on the disk before its first
+byte leaves. Amounts are in millionths of a US dollar.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ __all__ = [
     "adopt",
     "attempts_of",
     "begin_attempt",
-    "call_by_id",
-    "call_by_key",
     "claim",
+    "claim_by_id",
+    "claim_by_key",
     "end_attempt",
     "fail",
     "finish",
@@ -50,47 +50,47 @@ __all__ = [
     "release",
     "reopen",
     "spent_by_day",
-    "unknown_calls",
+    "unknown_claims",
 ]
 
 
-def claim(call: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
-    """The call, now claimed; or what stands under its key already: another call, or the picture it made."""
-    if call.key is not None:
-        if (made := find_idempotent(call.tenant, call.key, connection)) is not None:
+def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
+    """The new claim, now stored; or what its key has already: an earlier claim, or the picture it made."""
+    if new.key is not None:
+        if (made := find_idempotent(new.tenant, new.key, connection)) is not None:
             return made
-        same_key = (calls.c.tenant == call.tenant) & (calls.c.key == call.key)
+        same_key = (calls.c.tenant == new.tenant) & (calls.c.key == new.key)
         if (known := _one(connection, same_key)) is not None:
             return known
-    connection.execute(calls.insert().values(**_row(call)))
-    return call
+    connection.execute(calls.insert().values(**_row(new)))
+    return new
 
 
-def call_by_id(image_id: str, connection: sa.Connection) -> Claim | None:
-    """The call of a picture that is not there yet, or never will be."""
+def claim_by_id(image_id: str, connection: sa.Connection) -> Claim | None:
+    """The claim of a picture that is not there yet, or never will be."""
     return _one(connection, calls.c.image_id == image_id)
 
 
-def call_by_key(tenant: str, key: str, connection: sa.Connection) -> Claim | None:
-    """What the tenant's key has claimed, and is not stored yet."""
+def claim_by_key(tenant: str, key: str, connection: sa.Connection) -> Claim | None:
+    """The claim under the tenant's key, None once its picture is stored."""
     return _one(connection, (calls.c.tenant == tenant) & (calls.c.key == key))
 
 
 def owners(connection: sa.Connection) -> set[str]:
-    """The processes that have calls under way."""
+    """The processes that have claims under way."""
     return set(connection.scalars(sa.select(calls.c.owner).where(calls.c.state == "running").distinct()))
 
 
 def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Claim]:
-    """The calls of a process that has ended, from now on the owner's."""
+    """Hands the running claims of a process that has ended to ``owner``, and returns them."""
     theirs = (calls.c.owner == gone) & (calls.c.state == "running")
     found = _several(connection, theirs)
     connection.execute(calls.update().where(theirs).values(owner=owner))
-    return [attrs.evolve(call, owner=owner) for call in found]
+    return [attrs.evolve(claim, owner=owner) for claim in found]
 
 
 def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Connection) -> Claim | None:
-    """The call, running again under this owner, if it was in one of the states."""
+    """The claim, running again under this owner; None if it was in none of the states."""
     known = _one(connection, (calls.c.image_id == image_id) & calls.c.state.in_(states))
     if known is None:
         return None
@@ -100,7 +100,7 @@ def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Co
 
 
 def attempts_of(image_id: str, connection: sa.Connection) -> list[ProviderAttempt]:
-    """What was tried for a picture, in order."""
+    """The attempts at a picture, in order."""
     rows = connection.execute(
         sa.select(attempts).where(attempts.c.image_id == image_id).order_by(attempts.c.n)
     )
@@ -166,7 +166,7 @@ def finish(
 ) -> None:
     """The picture is stored: its row, its key, the end of its attempt and its webhook, or none of them.
 
-    Raises ``Conflict`` when the call is no longer there: another process has brought it to an end.
+    Raises ``Conflict`` when the claim is gone: another process has ended it.
     """
     if entry is not None and find_idempotent(entry.tenant, entry.key, connection) is not None:
         raise Conflict(
@@ -175,7 +175,7 @@ def finish(
         )
     gone = connection.execute(calls.delete().where(calls.c.image_id == record.id)).rowcount
     if gone != 1:
-        raise Conflict("another process has finished this call", code="finished_elsewhere")
+        raise Conflict("another process has finished this picture", code="finished_elsewhere")
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
     end_attempt(record.id, n, "ok", spent, request_id, now, connection)
     if record.request.defer:
@@ -185,29 +185,28 @@ def finish(
 def fail(
     image_id: str, state: str, problem: dict[str, Any], now: datetime, connection: sa.Connection
 ) -> None:
-    """No picture: the call stays and says why, as ``failed`` or ``unknown``; its webhook says so too."""
+    """Keeps the claim, ``failed`` or ``unknown``, with the reason, and queues its webhook."""
     values = {"state": state, "problem": orjson.dumps(problem).decode(), "owner": None, "ended_at": now}
     connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
-    call = call_by_id(image_id, connection)
-    if call is not None and call.request.defer:
-        enqueue(image_id, call.tenant, "image.failed", now, connection)
+    known = claim_by_id(image_id, connection)
+    if known is not None and known.request.defer:
+        enqueue(image_id, known.tenant, "image.failed", now, connection)
 
 
 def give_up(image_id: str, connection: sa.Connection) -> None:
-    """The call is as if it had never been claimed; its key may be used again. Its attempts stay."""
+    """Removes the claim, as if it had never been made: its key may be used again. Its attempts stay."""
     connection.execute(calls.delete().where(calls.c.image_id == image_id))
 
 
-def unknown_calls(connection: sa.Connection) -> list[tuple[Claim, ProviderAttempt]]:
-    """Calls of which nobody knows whether they were paid, with the attempt in question, the oldest first."""
+def unknown_claims(connection: sa.Connection) -> list[tuple[Claim, ProviderAttempt]]:
+    """Claims that may or may not have been paid, each with the attempt in question, the oldest first."""
     found = _several(connection, calls.c.state == "unknown")
-    return [(call, attempts_of(call.image_id, connection)[-1]) for call in found]
+    return [(claim, attempts_of(claim.image_id, connection)[-1]) for claim in found]
 
 
 def release(image_id: str, connection: sa.Connection, *, paid: bool, now: datetime) -> bool:
-    """A person has decided an unknown call: its key may be used again. False when it is not unknown."""
-    call = _one(connection, (calls.c.image_id == image_id) & (calls.c.state == "unknown"))
-    if call is None:
+    """Ends an unknown claim as a person decided; its key may be used again. False if it is not unknown."""
+    if _one(connection, (calls.c.image_id == image_id) & (calls.c.state == "unknown")) is None:
         return False
     last = attempts_of(image_id, connection)[-1]
     paid_usd = last.reserved if last.priced else None
@@ -270,9 +269,9 @@ def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> li
     ]
 
 
-def _row(call: Claim) -> dict[str, Any]:
+def _row(claim: Claim) -> dict[str, Any]:
     return {
-        **attrs.asdict(call, recurse=False),
-        "request": request_text(call.request),
-        "problem": None if call.problem is None else orjson.dumps(call.problem).decode(),
+        **attrs.asdict(claim, recurse=False),
+        "request": request_text(claim.request),
+        "problem": None if claim.problem is None else orjson.dumps(claim.problem).decode(),
     }
