@@ -171,7 +171,8 @@ class OpenAI:
         return self._model if request.model is None else request.model
 
     def _url(self, path: str) -> URL:
-        return self._base.with_path(f"{self._base.raw_path}/{path}", encoded=True, keep_query=True)
+        base = self._base.raw_path.rstrip("/").removesuffix("/images/generations")
+        return self._base.with_path(f"{base}/{path}", encoded=True, keep_query=True)
 
     def _headers(self, key: str = "") -> dict[str, str]:
         headers = {"Idempotency-Key": key} if key else {}

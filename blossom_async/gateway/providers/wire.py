@@ -73,9 +73,12 @@ class Answer:
 
 
 def service_url(name: str, base_url: str) -> URL:
-    """The URL of a service, without trailing slashes. Raises ``ConfigurationError`` for an invalid one."""
+    """The URL of a service, without the blanks around it and slashes at its end.
+
+    Raises ``ConfigurationError`` for an invalid one.
+    """
     try:
-        url = URL(base_url)
+        url = URL(base_url.strip())
         sound = url.scheme in {"http", "https"} and bool(url.host) and not (url.user or url.password)
     except ValueError:
         sound = False

@@ -231,6 +231,36 @@ async def test_azure_has_a_version_in_the_url_and_the_key_in_a_header_of_its_own
 
 
 @pytest.mark.parametrize(
+    ("base", "path"),
+    [
+        ("ORIGIN", ""),
+        ("ORIGIN/", ""),
+        ("ORIGIN/v1", "/v1"),
+        ("ORIGIN/v1/", "/v1"),
+        ("ORIGIN/v1//", "/v1"),
+        ("  ORIGIN/v1 \n", "/v1"),
+        ("ORIGIN/a%2Fb/v1?key=x", "/a%2Fb/v1"),
+        ("ORIGIN/v1/images/generations", "/v1"),
+        ("ORIGIN/images/generations/", ""),
+    ],
+)
+async def test_a_base_url_is_taken_as_people_write_it(base: str, path: str) -> None:
+    """With or without a path, slashes at its end, blanks around it, or as the whole address."""
+    seen: list[str] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(request.raw_path)
+        return web.json_response({"data": [{"b64_json": base64.b64encode(drawn()).decode()}]})
+
+    async with answering(handle) as url, provider_session() as session:
+        asked = provider_at(base.replace("ORIGIN", url), session)
+        await asked.generate(REQUEST, 7, key="k")
+        await asked.models()
+    query = base.partition("?")[2]
+    assert seen == [f"{path}/{what}{query and '?' + query}" for what in ("images/generations", "models")]
+
+
+@pytest.mark.parametrize(
     ("url", "flavour"),
     [
         ("https://api.openai.com/v1", Flavour.OPENAI),
