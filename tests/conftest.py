@@ -12,6 +12,7 @@ import aiohttp
 import aioresponses.core
 import attrs
 import pytest
+from hypothesis import HealthCheck, settings
 
 from blossom_async import BlossomClient
 from blossom_async.gateway.server import listen, serving
@@ -19,6 +20,28 @@ from blossom_async.gateway.settings import Settings
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
+
+
+def _one_file(config: pytest.Config) -> bool:
+    """Whether the command line names one file, or tests in it."""
+    places = {argument.partition("::")[0] for argument in config.args}
+    return len(places) == 1 and Path(places.pop()).is_file()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves campaigns out of a run of everything; ``-m`` and the name of a file have them run."""
+    if not config.option.markexpr and not _one_file(config):
+        config.option.markexpr = "not campaign"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Every core; for one file this process alone, so that ``-s`` and ``--pdb`` work as usual."""
+    return 0 if _one_file(config) else os.cpu_count() or 1
+
+
+# A machine may be as slow as it is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -101,6 +101,7 @@ async def test_a_browser_that_goes_away_frees_its_slot(served) -> None:  # type:
     assert "http://127.0.0.1/image/A" in text
 
 
+@pytest.mark.campaign
 def test_the_pipeline_goes_on_after_kills(tmp_path: Path) -> None:
     """Killed twice, it ends with every prompt once and in order."""
     source, target = tmp_path / "prompts.txt", tmp_path / "urls.jsonl"

@@ -286,6 +286,7 @@ def resume(path: Path) -> tuple[Sent, Journal]:
     return sent, journal
 
 
+@pytest.mark.campaign
 def test_a_journal_cut_at_any_byte_loses_no_whole_record(
     finished: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -512,6 +513,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.campaign
 def test_kill_9_at_any_moment_loses_nothing_and_repeats_what_was_in_flight(tmp_path: Path) -> None:
     """Killed again and again until it is through; each item is sent once, or again if it was under way."""
     path = tmp_path / "run.jsonl"

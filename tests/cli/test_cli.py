@@ -552,6 +552,7 @@ class TestResume:
         assert len(lines(out)) == 60
         assert "had been finished before" in again.stderr
 
+    @pytest.mark.campaign
     def test_killed_at_any_moment_nothing_is_lost(self, prompts: Prompts, tmp_path: Path) -> None:
         """Through kill -9 after kill -9 every line that was written keeps its picture."""
         out = tmp_path / "urls.jsonl"

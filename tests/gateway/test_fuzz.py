@@ -408,6 +408,7 @@ class Bench:
     slowest_s: float = 0.0
 
 
+@pytest.mark.campaign
 def test_hostile_text_gets_a_clean_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """No 5xx and nothing in the log; each refusal is a problem that no cache keeps."""
     caplog.set_level(logging.WARNING)

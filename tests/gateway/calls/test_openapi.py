@@ -151,6 +151,7 @@ class TestLimits:
         assert accepted(kind, name, None) is ("null" in types)
 
 
+@pytest.mark.campaign
 async def test_a_gateway_does_what_it_says(tmp_path: Path) -> None:
     """Fed with requests from the document and near it: no failure, no answer that is not documented."""
     async with (

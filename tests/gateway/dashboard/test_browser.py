@@ -17,9 +17,12 @@ from tests.conftest import KEY, RunningGateway
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine; install Debian's package chromium"
-)
+pytestmark = [
+    pytest.mark.campaign,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on this machine; install Debian's package chromium"
+    ),
+]
 
 FLAGS = [
     "--no-sandbox",

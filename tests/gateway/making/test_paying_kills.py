@@ -37,6 +37,7 @@ KILLS = int(os.environ.get("BLOSSOM_TEST_KILLS", "8"))
 MEAN_LIFE_S = 0.4  # of a gateway, from when it answers
 AT_ONCE = 8
 PATIENCE_S = 60.0
+ELSEWHERE = ("attempt", "staged", "stored", "committed")
 KEY = "a-key-of-the-tests-0123456789"
 ACCOUNT = "sk-of-the-tests-0123456789"
 
@@ -180,7 +181,10 @@ async def true_soon(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
-@pytest.mark.parametrize("place", ["attempt", "answer", "staged", "stored", "committed"])
+@pytest.mark.parametrize(
+    "place",
+    ["answer", *(pytest.param(place, marks=pytest.mark.campaign) for place in ELSEWHERE)],
+)
 async def test_a_gateway_that_dies_at_any_step_pays_once(place: str, keyed: bool, tmp_path: Path) -> None:
     """The next one adopts what is on the disk, asks again under the provider's key, or holds the call."""
     async with shop(tmp_path, keyed=keyed) as at, client() as session:
@@ -241,6 +245,7 @@ class Customers:
             return
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
 async def test_kills_at_any_moment_lose_nothing_and_pay_nothing_twice(keyed: bool, tmp_path: Path) -> None:
     """After SIGKILLs at random moments each order has one end, and ledger, records and bytes agree."""

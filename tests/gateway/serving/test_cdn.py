@@ -35,6 +35,8 @@ from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY
 
+pytestmark = pytest.mark.campaign
+
 EXAMPLES = Path(__file__).parents[3] / "examples" / "cdn"
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
 TEMPORARY = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

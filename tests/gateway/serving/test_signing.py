@@ -539,6 +539,7 @@ FORGERIES: dict[Callable[[random.Random, str, str], tuple[str, str]], set[str]] 
 }
 
 
+@pytest.mark.campaign
 def test_none_of_a_million_forgeries_is_accepted() -> None:
     """The originals hold; 62,500 of each of 16 kinds of forgery do not, each refused as its kind is."""
     rng = random.Random(4)  # noqa: S311 - the same forgeries in every run

@@ -96,6 +96,7 @@ def _kill_while_it_stores(folder: Path) -> dict[str, str]:
     return acknowledged
 
 
+@pytest.mark.campaign
 async def test_everything_acknowledged_survives_kills_and_no_row_lacks_its_bytes(tmp_path: Path) -> None:
     """After 20 SIGKILLs at random moments each acknowledged id has its row, and each row its bytes."""
     acknowledged = await asyncio.to_thread(_kill_while_it_stores, tmp_path)
