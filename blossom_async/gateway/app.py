@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_network
@@ -14,6 +15,7 @@ from aiohttp import http_parser, web
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.background.supervisor import Supervisor
 from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.background.webhooks import Webhooks, receiver
 from blossom_async.gateway.callers.admission import Admission
@@ -138,46 +140,35 @@ def create_app(
         now=_now,
     )
 
-    async def connections(_: web.Application) -> AsyncIterator[None]:
-        async with connected(upstreams, _accounts(settings), workers):
-            yield
-
-    async def parts(_: web.Application) -> AsyncIterator[None]:
-        await blobs.open()
-        await staging.open()
-        await records.open()
-        await asyncio.to_thread(owner.open)
+    async def warm() -> None:
         try:
+            await workers.run(warm_up)
+        finally:
+            status.warmed_up()
+
+    async def running(_: web.Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as opened:
+            opened.callback(workers.close)
+            await opened.enter_async_context(connected(upstreams, _accounts(settings), workers))
+            for part in (staging, blobs, records):
+                opened.push_async_callback(part.close)
+                await part.open()
+            opened.push_async_callback(views.close)
+            opened.callback(owner.close)
+            await asyncio.to_thread(owner.open)
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
-            warming = asyncio.create_task(workers.run(warm_up))
-            warming.add_done_callback(lambda _: status.warmed_up())
-            clearing = asyncio.create_task(upkeep.run())
-            recovering = asyncio.create_task(generation.recover())
-            asking = asyncio.create_task(upstreams.poll_models())
-            telling = asyncio.create_task(webhooks.run())
-            try:
-                yield
-            finally:
-                clearing.cancel()
-                recovering.cancel()
-                asking.cancel()
-                telling.cancel()
-                await asyncio.wait([warming, clearing, recovering, asking, telling])
-                workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(generation.settle(), _SETTLE_S)
-                generation.stop()
-        finally:
-            owner.close()
-            await views.close()
-            await records.close()
-            await blobs.close()
-            await staging.close()
-            workers.close()
+            opened.push_async_callback(_finish, workers, generation)
+            jobs = await opened.enter_async_context(Supervisor())
+            jobs.start("warming up", warm)
+            jobs.start("clearing away", upkeep.run)
+            jobs.start("taking up unfinished calls", generation.recover)
+            jobs.start("asking for models", upstreams.poll_models)
+            jobs.start("sending webhooks", webhooks.run)
+            yield
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
-    app.cleanup_ctx.extend((connections, parts))
+    app.cleanup_ctx.append(running)
     app.on_response_prepare.extend((admission.say_quota, dashboard.note))
     app.add_routes(
         [
@@ -191,6 +182,13 @@ def create_app(
     )
     app[STATUS] = status
     return app
+
+
+async def _finish(workers: Workers, generation: Generation) -> None:
+    workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(generation.settle(), _SETTLE_S)
+    generation.stop()
 
 
 def _accounts(settings: Settings) -> list[Account]:

@@ -1,0 +1,51 @@
+"""The wiring: what a start opens is closed again, also when the start fails half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.server import listen, serving
+from blossom_async.gateway.settings import Settings
+
+
+def spoil_the_database(folder: Path) -> None:
+    (folder / "records.sqlite").write_bytes(b"this is no database" * 100)
+
+
+def spoil_the_staging_folder(folder: Path) -> None:
+    (folder / "staging").write_bytes(b"")
+
+
+def spoil_the_owners(folder: Path) -> None:
+    (folder / "owners").write_bytes(b"")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path of a directory entry is needed
+
+
+@pytest.mark.parametrize("spoil", [spoil_the_database, spoil_the_staging_folder, spoil_the_owners])
+def test_a_failed_start_leaves_nothing_open(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    """Five starts that fail leave no thread and no descriptor."""
+    spoil(tmp_path)
+
+    async def start() -> None:
+        async with serving(Settings(data_dir=tmp_path), listen("127.0.0.1", 0)):
+            raise AssertionError("it started")
+
+    def fail() -> None:
+        with pytest.raises((ConfigurationError, OSError)):
+            asyncio.run(start())
+
+    fail()  # the first imports modules, which may keep files open
+    before = descriptors(), set(threading.enumerate())
+    for _ in range(5):
+        fail()
+    assert (descriptors(), set(threading.enumerate())) == before
