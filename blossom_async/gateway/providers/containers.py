@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 
@@ -13,7 +14,8 @@ MOST_PIXELS = 2**26
 """Four times the largest size that can be asked for; more would be an attack on the decoder."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TRAILER = 4096  # bytes that some encoders leave after the end of a picture
+# The marker after the coded pixels of a jpg, in which FF is followed by 00 or a restart marker.
+_AFTER_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd9-\xdf\xe0-\xef\xfe]")
 _MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
 
 
@@ -41,7 +43,10 @@ def format_of(data: bytes) -> str | None:
 
 
 def look(data: bytes) -> Seen:
-    """What the file is. Raises ``Unusable`` for anything but a complete picture."""
+    """What the file is. Raises ``Unusable`` for anything but a complete picture.
+
+    Bytes after its end are passed over, as every viewer does.
+    """
     try:
         match format_of(data):
             case "png":
@@ -87,13 +92,13 @@ def _look_at_png(data: bytes) -> Seen:
 def _look_at_jpg(data: bytes) -> Seen:
     # ITU-T T.81, B.1.1 and B.2.2
     width = height = 0
-    at = 2
+    at, scans = 2, 0
     for _ in range(_MOST_PARTS):
         fill, marker = data[at], data[at + 1]
-        if fill != 0xFF or marker in {0xD8, 0xD9}:
+        if fill != 0xFF or marker == 0xD8 or (marker == 0xD9 and not scans):
             raise Unusable("a jpg that is damaged")
-        if marker == 0xDA:
-            break
+        if marker == 0xD9:
+            return Seen("jpg", width, height, alpha=False)
         if marker == 0xFF:  # fill byte
             at += 1
             continue
@@ -101,18 +106,19 @@ def _look_at_jpg(data: bytes) -> Seen:
         if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
             height, width = struct.unpack_from(">HH", data, at + 5)
         at += 2 + length
-    else:
-        raise Unusable("a jpg of too many segments")
-    end = data.rfind(b"\xff\xd9")  # cannot stand inside a scan
-    if end < at or len(data) - end > _TRAILER:
-        raise Unusable("a jpg that is cut off")
-    return Seen("jpg", width, height, alpha=False)
+        if marker == 0xDA:
+            scans += 1
+            after = _AFTER_SCAN.search(data, at)
+            if after is None:
+                raise Unusable("a jpg that is cut off")
+            at = after.start()
+    raise Unusable("a jpg of too many segments")
 
 
 def _look_at_webp(data: bytes) -> Seen:
     # RFC 9649, 2.3 to 2.7 and 3.4; RFC 6386, 9.1
     (size,) = struct.unpack_from("<I", data, 4)
-    if not size <= len(data) - 8 <= size + _TRAILER:
+    if size > len(data) - 8:
         raise Unusable("a webp that is cut off")
     _walk_webp(data, size + 8)
     kind = data[12:16]

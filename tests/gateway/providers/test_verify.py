@@ -65,6 +65,7 @@ GOOD = {
     "jpg-restarts": (file("JPEG", restart_marker_blocks=2), Seen("jpg", 96, 64, alpha=False)),
     "jpg-exif": (file("JPEG", exif=exif(), icc_profile=b"x" * 500), Seen("jpg", 96, 64, alpha=False)),
     "jpg-padded": (JPG + bytes(64), Seen("jpg", 96, 64, alpha=False)),
+    "jpg-two-scans": (file("JPEG", progressive=True, optimize=True), Seen("jpg", 96, 64, alpha=False)),
     "png": (PNG, Seen("png", 96, 64, alpha=False)),
     "png-ours": (encode(PIXELS, "png", notes="x").data, Seen("png", 96, 64, alpha=False)),
     "png-alpha": (file("PNG", clear=True), Seen("png", 96, 64, alpha=True)),
@@ -118,7 +119,6 @@ def bad() -> dict[str, bytes]:
         "png-flipped": PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:],
         "jpg-head": JPG[:3] + bytes(400),
         "jpg-no-scan": JPG[: JPG.index(b"\xff\xda")] + b"\xff\xd9",
-        "jpg-long-tail": JPG + bytes(5000),
         "jpg-of-fill": JPG[:2] + b"\xff" * 2**20 + JPG[2:],
         "jpg-two-starts": JPG[:2] + JPG,
         "jpg-other-bytes": JPG[:20] + bytes(30) + JPG[20:],
@@ -151,6 +151,22 @@ def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
         seen(data)
     assert caught.value.kind is Kind.BAD_CONTENT
     assert "<" not in str(caught.value)
+
+
+TAILS = {
+    "zeros": bytes(200_000),
+    "text": b"appended by an encoder" * 500,
+    "ends": b"\xff\xd9\xff\xda\xff\xd9" * 999,
+    "a picture": JPG,
+    "half a picture": JPG[: len(JPG) // 2],
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+@pytest.mark.parametrize(("data", "what"), GOOD.values(), ids=GOOD)
+def test_bytes_after_the_end_are_passed_over(data: bytes, what: Seen, tail: bytes) -> None:
+    """Cameras and encoders append previews, depth maps and padding."""
+    assert seen(data + tail) == what
 
 
 @given(
