@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.options import OnProgress, RunOptions, RunSettings
 from blossom_async.batch.outcome import BatchResult, Outcome, Progress
+from blossom_async.batch.retries import Retries
 from blossom_async.batch.slots import Slots
 from blossom_async.errors import NotRun, TimedOut
 
@@ -157,8 +157,7 @@ class _Batch(Generic[Item, Value]):
         self._parked: deque[asyncio.Future[None]] = deque()
         self._pulling = False
         self._since_yield = 0
-        self._retries: list[tuple[float, int, Job[Item, Value]]] = []
-        self._retry_timer: asyncio.TimerHandle | None = None
+        self._retries: Retries[Item, Value] = Retries(self._call_in_help)
         self._deadline: asyncio.TimerHandle | None = None
 
         self._pulled = 0
@@ -254,7 +253,7 @@ class _Batch(Generic[Item, Value]):
                         worker.resume()
                 worker.job = None
                 if due is not None and self.stopped is None:
-                    self._park(job, due)
+                    self._retries.put(job, due)
                 else:
                     self._settle(job)
         finally:
@@ -274,22 +273,19 @@ class _Batch(Generic[Item, Value]):
             job.error = TimedOut(f"cancelled under way: {self.stopped}")
 
     def _end_if_done(self) -> None:
-        if not (self._workers or self._retries or self._ledger.unwritten or self.end.done()):
+        waiting = self._retries.next_due is not None
+        if not (self._workers or waiting or self._ledger.unwritten or self.end.done()):
             self.end.set_result(None)
 
     def _has_room(self) -> bool:
         return not self._input.ended and self._pulled - self._consumed < self._window
 
     def _more_to_do(self) -> bool:
-        if self._retries and self._retries[0][0] <= self._loop.time():
-            return True
-        return self._has_room() and not self._pulling
+        return self._retries.is_due() or (self._has_room() and not self._pulling)
 
     def _take(self) -> Job[Item, Value] | None:
         """A job to make now, without waiting; None when there is none, or others should have their turn."""
-        if self._retries and self._retries[0][0] <= self._loop.time():
-            due = heapq.heappop(self._retries)[2]
-            self._arm_retry_timer()
+        if self._retries.next_due is not None and (due := self._retries.take()) is not None:
             return due
         if self._input.waits:
             return None
@@ -323,8 +319,7 @@ class _Batch(Generic[Item, Value]):
                 job = await self._pull(worker)
                 if job is not None and len(self._workers) > self._max_workers:
                     # While this one pulled, another took its place: the next to be free takes the job.
-                    heapq.heappush(self._retries, (self._loop.time(), job.index, job))
-                    self._wake_one()
+                    self._retries.put(job, self._loop.time())
                     return None
             if job is None:
                 job = self._take()
@@ -374,25 +369,6 @@ class _Batch(Generic[Item, Value]):
             return None
         return job
 
-    def _park(self, job: Job[Item, Value], due: float) -> None:
-        heapq.heappush(self._retries, (due, job.index, job))
-        if self._retries[0][2] is job:
-            self._arm_retry_timer()
-
-    def _arm_retry_timer(self) -> None:
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
-        if self._retries:
-            self._retry_timer = self._loop.call_at(self._retries[0][0], self._retry_due)
-
-    def _retry_due(self) -> None:
-        if self._retries and self._retries[0][0] <= self._loop.time():
-            self._retry_timer = None
-            self._call_in_help()  # if all workers are busy, the first to be free takes it
-        else:
-            self._arm_retry_timer()
-
     def _input_ended(self) -> None:
         self._input.ended = True
         self._wake_all()
@@ -407,7 +383,6 @@ class _Batch(Generic[Item, Value]):
         self.stopped = self.stopped or "the batch was left"
         self._input.ended = True
         self._retries.clear()
-        self._arm_retry_timer()
         for worker in self._workers:
             worker.task.cancel()
 
@@ -428,8 +403,7 @@ class _Batch(Generic[Item, Value]):
             job = worker.job
             if worker.pulling or (job is not None and (job.waiting or cancel)):
                 worker.interrupt()
-        retries, self._retries = self._retries, []
-        for _, _, waiting in retries:
+        for waiting in self._retries.clear():
             if waiting.number == 0:
                 waiting.error = NotRun(reason)
             self._settle(waiting)
