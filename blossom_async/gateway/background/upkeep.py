@@ -54,8 +54,6 @@ class Upkeep:
                 await self.forget_salts()
             except Overloaded as exc:
                 _log.warning("nothing is cleared away for now: %s", exc.detail)
-            except Exception:  # noqa: BLE001 - the task's border: pictures are served without it
-                _log.exception("clearing away failed; it is tried again in %g s", self._every_s)
             await asyncio.sleep(self._every_s)
 
     async def sweep(self) -> int:

@@ -133,8 +133,6 @@ class Webhooks:
                     await self.deliver_due(session)
                 except Overloaded as exc:
                     _log.warning("no webhook is sent for now: %s", exc.detail)
-                except Exception:  # noqa: BLE001 - the task's border: pictures are made without it
-                    _log.exception("sending webhooks failed; it is tried again in %g s", _LOOK_S)
                 await asyncio.sleep(_LOOK_S)
 
     async def deliver_due(self, session: aiohttp.ClientSession) -> None:

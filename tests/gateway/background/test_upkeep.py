@@ -16,6 +16,7 @@ import attrs
 import pytest
 import sqlalchemy as sa
 
+from blossom_async.gateway.background.supervisor import Supervisor
 from blossom_async.gateway.background.upkeep import ORPHAN_AGE, Upkeep
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
@@ -239,13 +240,12 @@ class TestTask:
                 raise LookupError("a bug")
             return house.now
 
-        task = asyncio.create_task(Upkeep(house.records, house.blobs, every_s=0.001, now=now).run())
-        async with asyncio.timeout(10):
+        upkeep = Upkeep(house.records, house.blobs, every_s=0.001, now=now)
+        async with asyncio.timeout(10), Supervisor(restart_s=0.001) as jobs:
+            jobs.start("clearing away", upkeep.run)
             while await turns.get() < 3:
                 pass
-        task.cancel()
-        await asyncio.wait([task])
-        assert "clearing away failed; it is tried again in 0.001 s" in caplog.text
+        assert "the job 'clearing away' failed; it starts again in 0.001 s" in caplog.text
 
     async def test_in_a_gateway_the_url_goes_on_answering_410(self, tmp_path: Path) -> None:
         """A running gateway sweeps by itself; the picture can be made again from its row."""
