@@ -6,7 +6,8 @@ from blossom_async.batch.gate import Gate, RateLimit, rate_limits
 from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.batch.journal import Journal, JournalFound
 from blossom_async.batch.options import RunOptions
-from blossom_async.batch.outcome import BatchResult, Done, Failed, Outcome, Progress
+from blossom_async.batch.outcome import BatchResult, Done, Failed, Outcome
+from blossom_async.batch.progress import Progress
 from blossom_async.batch.retry import (
     Fail,
     Fatal,

@@ -13,8 +13,9 @@ from blossom_async.batch.attempts import Attempts, Job
 from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
-from blossom_async.batch.options import OnProgress, RunOptions, RunSettings
-from blossom_async.batch.outcome import BatchResult, Outcome, Progress
+from blossom_async.batch.options import RunOptions, RunSettings
+from blossom_async.batch.outcome import BatchResult, Outcome
+from blossom_async.batch.progress import Tally
 from blossom_async.batch.retries import Retries
 from blossom_async.batch.slots import Slots
 from blossom_async.errors import NotRun, TimedOut
@@ -47,12 +48,11 @@ async def run(
     """
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
-    started = asyncio.get_running_loop().time()
     async with batch.under_way():
         await batch.end
     batch.raise_for_failure()
     ended.sort(key=attrgetter("index"))
-    return BatchResult(ended, asyncio.get_running_loop().time() - started, batch.stopped)
+    return BatchResult(ended, batch.elapsed_s, batch.stopped)
 
 
 @asynccontextmanager
@@ -139,7 +139,6 @@ class _Batch(Generic[Item, Value]):
         self._lazy = lazy
         self._window = window or max(64, 4 * settings.max_concurrency)
         self._deadline_s = settings.deadline_s
-        self._on_progress = settings.on_progress
         self._ledger: Ledger[Item, Value] = Ledger(
             self._deliver,
             self._end_if_done,
@@ -160,17 +159,11 @@ class _Batch(Generic[Item, Value]):
         self._retries: Retries[Item, Value] = Retries(self._call_in_help)
         self._deadline: asyncio.TimerHandle | None = None
 
-        self._pulled = 0
-        self._consumed = 0
-        self._done = 0
-        self._failed = 0
-        self._not_run = 0
-        self._reused = 0
+        self._tally = Tally(items.total, settings.on_progress)
         self._failure: BaseException | None = None
         self.stopped: str | None = None
 
         self._loop = asyncio.get_running_loop()
-        self._started_at = self._loop.time()
         self.end = self._loop.create_future()
 
     @asynccontextmanager
@@ -200,6 +193,11 @@ class _Batch(Generic[Item, Value]):
         if failure is not None:
             raise failure
 
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the batch began."""
+        return self._tally.elapsed_s
+
     def raise_for_failure(self) -> None:
         """Raises what ended the batch from without: an exception of its input."""
         if self._failure is not None:
@@ -207,7 +205,7 @@ class _Batch(Generic[Item, Value]):
 
     def consumed(self) -> None:
         """One outcome has left the window: a parked worker may go on."""
-        self._consumed += 1
+        self._tally.consumed += 1
         if self._parked:
             self._wake_one()
 
@@ -278,7 +276,7 @@ class _Batch(Generic[Item, Value]):
             self.end.set_result(None)
 
     def _has_room(self) -> bool:
-        return not self._input.ended and self._pulled - self._consumed < self._window
+        return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
 
     def _more_to_do(self) -> bool:
         return self._retries.is_due() or (self._has_room() and not self._pulling)
@@ -350,8 +348,8 @@ class _Batch(Generic[Item, Value]):
 
     def _admit(self, item: Item) -> Job[Item, Value] | None:
         """A job for the next item; None when it ends without one, or with that of an equal item."""
-        job: Job[Item, Value] = Job(self._pulled, item, self._loop.time(), self._ledger.run_id)
-        self._pulled += 1
+        job: Job[Item, Value] = Job(self._tally.pulled, item, self._loop.time(), self._ledger.run_id)
+        self._tally.pulled += 1
         if self._ledger.idle and self.stopped is None:
             return job
         try:
@@ -416,35 +414,12 @@ class _Batch(Generic[Item, Value]):
         self._ledger.settle(job)
 
     def _deliver(self, outcome: Outcome[Item, Value]) -> None:
-        if outcome.error is None:
-            self._done += 1
-            self._reused += outcome.attempts == 0
-        elif isinstance(outcome.error, NotRun):
-            self._not_run += 1
-        else:
-            self._failed += 1
+        self._tally.count(outcome)
         if not self._lazy:
             self.consumed()
         self._hand_over(outcome)
-        if self._on_progress is not None:
-            self._report(self._on_progress)
-
-    def _report(self, on_progress: OnProgress) -> None:
-        progress = Progress(
-            total=self._input.total,
-            done=self._done,
-            failed=self._failed,
-            not_run=self._not_run,
-            running=self._pulled - self._done - self._failed - self._not_run,
-            waiting=len(self._retries),
-            reused=self._reused,
-            elapsed_s=self._loop.time() - self._started_at,
-            stopped=self.stopped,
-        )
-        try:
-            on_progress(progress)
-        except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items
-            self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
+        if self._tally.on_progress is not None:
+            self._tally.report(len(self._retries), self.stopped)
 
 
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):

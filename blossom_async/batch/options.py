@@ -12,17 +12,16 @@ import attrs
 
 from blossom_async.batch.gate import Gate, RateLimit, RateLimitLike, rate_limits
 from blossom_async.batch.journal import Journal
-from blossom_async.batch.outcome import Progress
+from blossom_async.batch.progress import OnProgress
 from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classify
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.spending import amount
 from blossom_async.batch.timeouts import SECONDS, is_seconds
 from blossom_async.errors import nearest, shown
 
-__all__ = ["OnProgress", "RunOptions", "RunSettings"]
+__all__ = ["RunOptions", "RunSettings"]
 
 Item = TypeVar("Item")
-OnProgress = Callable[[Progress], object]
 Validator = Callable[[object, "attrs.Attribute[Any]", object], None]
 
 

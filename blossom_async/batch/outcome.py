@@ -9,7 +9,7 @@ import attrs
 
 from blossom_async.errors import NotRun
 
-__all__ = ["BatchResult", "Done", "Failed", "Outcome", "Progress"]
+__all__ = ["BatchResult", "Done", "Failed", "Outcome"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -54,26 +54,6 @@ class Failed(Generic[Item]):
 
 Outcome: TypeAlias = Done[Item, Value] | Failed[Item]
 """The end of one item. ``if outcome.ok``, ``if outcome.error is None`` and ``match`` tell which it is."""
-
-
-@attrs.frozen(kw_only=True)
-class Progress:
-    """Where a batch stands. ``total`` is None when the input does not know its length.
-
-    ``done`` counts successes, ``failed`` failures, ``not_run`` items given up untried, ``running`` items
-    taken and not yet ended, of which ``waiting`` have failed and will be tried again. ``reused`` of the
-    ``done`` came from the journal or from an equal item. ``stopped`` says why nothing new is started.
-    """
-
-    total: int | None
-    done: int
-    failed: int
-    not_run: int
-    running: int
-    waiting: int
-    reused: int
-    elapsed_s: float
-    stopped: str | None
 
 
 class BatchResult(Sequence[Value | None], Generic[Item, Value]):

@@ -1,0 +1,90 @@
+"""Where a batch stands: what has ended and how, and the report of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from blossom_async.batch.outcome import Outcome
+from blossom_async.errors import NotRun
+
+__all__ = ["OnProgress", "Progress", "Tally"]
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """Where a batch stands. ``total`` is None when the input does not know its length.
+
+    ``done`` items have a value, of which ``reused`` came from the journal or an equal item; ``failed`` items
+    have an error; ``not_run`` items were never tried. ``running`` items were taken and have not ended, of
+    which ``waiting`` have failed and will be tried again. ``stopped`` says why nothing new is started.
+    """
+
+    total: int | None
+    done: int
+    failed: int
+    not_run: int
+    running: int
+    waiting: int
+    reused: int
+    elapsed_s: float
+    stopped: str | None
+
+
+OnProgress = Callable[[Progress], object]
+
+
+class Tally:
+    """Counts the items of a batch: ``pulled`` from the input, ``consumed`` by the caller, and how they ended.
+
+    ``on_progress`` is called by ``report``; what it raises goes to the loop's exception handler.
+    """
+
+    def __init__(self, total: int | None, on_progress: OnProgress | None) -> None:
+        self.pulled = 0
+        self.consumed = 0
+        self.on_progress = on_progress
+        self._total = total
+        self._done = 0
+        self._failed = 0
+        self._not_run = 0
+        self._reused = 0
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the batch began."""
+        return self._loop.time() - self._started_at
+
+    def count(self, outcome: Outcome[Any, Any]) -> None:
+        """Adds the end of one item."""
+        if outcome.ok:
+            self._done += 1
+            self._reused += outcome.attempts == 0
+        elif isinstance(outcome.error, NotRun):
+            self._not_run += 1
+        else:
+            self._failed += 1
+
+    def report(self, waiting: int, stopped: str | None) -> None:
+        """Tells ``on_progress`` where the batch stands."""
+        assert self.on_progress is not None  # noqa: S101 - for the type checker; the caller has asked
+        progress = Progress(
+            total=self._total,
+            done=self._done,
+            failed=self._failed,
+            not_run=self._not_run,
+            running=self.pulled - self._done - self._failed - self._not_run,
+            waiting=waiting,
+            reused=self._reused,
+            elapsed_s=self.elapsed_s,
+            stopped=stopped,
+        )
+        try:
+            self.on_progress(progress)
+        except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items
+            self._loop.call_exception_handler({"message": "on_progress raised", "exception": exc})
