@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 import attrs
 
@@ -14,6 +16,14 @@ MOST_PIXELS = 2**26
 """Four times the largest size that can be asked for; more would be an attack on the decoder."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_BLOCKS = 2**18  # of at most 255 bytes: a gif of 64 MiB
+_OS2_HEADER = 12
+_BMP_HEADERS = {_OS2_HEADER, 40, 52, 56, 64, 108, 124}  # their sizes
+_BMP_WITH_ALPHA = 56
+_BMP_PLAIN, _BMP_FIELDS = 0, 3
+_TIFF_TAGS = {256, 257, 273, 279, 324, 325, 338}
+_MOST_TAGS = 1000
+_HEIF = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
 # The marker after the coded pixels of a jpg, in which FF is followed by 00 or a restart marker.
 _AFTER_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd9-\xdf\xe0-\xef\xfe]")
 _MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
@@ -21,7 +31,10 @@ _MOST_PARTS = 20_000  # chunks or segments; a png of 64 MiB by libpng has 8,192
 
 @attrs.frozen
 class Seen:
-    """What a file's headers say. ``format`` is ``jpg``, ``png`` or ``webp``."""
+    """What a file's headers say.
+
+    ``format`` is ``jpg``, ``png``, ``webp``, ``avif``, ``gif``, ``bmp`` or ``tiff``.
+    """
 
     format: str
     width: int
@@ -39,7 +52,15 @@ def format_of(data: bytes) -> str | None:
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
         return "jpg"
-    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp" and b"avi" in {data[at : at + 3] for at in range(8, _brands_end(data), 4)}:
+        return "avif"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
+        return "bmp"
+    return "tiff" if data.startswith((b"II*\0", b"MM\0*")) else None
 
 
 def look(data: bytes) -> Seen:
@@ -55,9 +76,17 @@ def look(data: bytes) -> Seen:
                 seen = _look_at_jpg(data)
             case "webp":
                 seen = _look_at_webp(data)
+            case "avif":
+                seen = _look_at_avif(data)
+            case "gif":
+                seen = _look_at_gif(data)
+            case "bmp":
+                seen = _look_at_bmp(data)
+            case "tiff":
+                seen = _look_at_tiff(data)
             case _:
                 raise Unusable(_what_it_is(data))
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, KeyError):
         raise Unusable("a picture that is cut off") from None
     if not 0 < seen.width * seen.height <= MOST_PIXELS:
         raise Unusable(f"a {seen.format} of {seen.width}x{seen.height}")
@@ -147,6 +176,124 @@ def _walk_webp(data: bytes, end: int) -> None:
         raise Unusable("a webp that is damaged")
 
 
+def _brands_end(data: bytes) -> int:
+    return min(int.from_bytes(data[:4], "big"), len(data), 256)
+
+
+def _look_at_avif(data: bytes) -> Seen:
+    # ISO/IEC 14496-12, 4.2 and 8.11; ISO/IEC 23008-12, 6.5.3
+    found = {}
+    for kind, place in _boxes(data, 0, len(data)):
+        found[kind] = place
+        if found.keys() >= {b"meta", b"mdat"}:
+            break
+    else:
+        raise Unusable("an avif that is damaged")
+    start, end = found[b"meta"]
+    properties = _inside(data, _inside(data, (start + 4, end), b"iprp"), b"ipco")
+    boxes = [(kind, at) for kind, (at, _) in _boxes(data, *properties)]
+    sizes = [struct.unpack_from(">II", data, at + 4) for kind, at in boxes if kind == b"ispe"]
+    width, height = max(sizes, key=math.prod, default=(0, 0))  # the others are those of tiles
+    return Seen("avif", width, height, alpha=b"auxiliary:alpha" in data[slice(*properties)])
+
+
+def _inside(data: bytes, within: tuple[int, int], wanted: bytes) -> tuple[int, int]:
+    found = dict(_boxes(data, *within)).get(wanted)
+    if found is None:
+        raise Unusable("an avif that is damaged")
+    return found
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """The kind of each box, and where its content begins and ends."""
+    for _ in range(_MOST_PARTS):
+        if at >= end:
+            return
+        size, kind = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+            head = 16
+        size = size or end - at
+        if not head <= size:
+            raise Unusable("an avif that is damaged")
+        if at + size > end:
+            raise Unusable("an avif that is cut off")
+        yield kind, (at + head, at + size)
+        at += size
+    raise Unusable("an avif of too many boxes")
+
+
+def _look_at_gif(data: bytes) -> Seen:
+    # GIF89a, 17 to 27. Whole to the end of its first picture, the only one that is used.
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at, alpha = 13 + _palette_bytes(flags), False
+    for _ in range(_MOST_PARTS):
+        kind = data[at]
+        if kind == 0x2C:
+            left, top, across, down, flags = struct.unpack_from("<HHHHB", data, at + 1)
+            _after_blocks(data, at + 11 + _palette_bytes(flags))
+            alpha |= (left, top, across, down) != (0, 0, width, height)
+            return Seen("gif", width, height, alpha)
+        if kind != 0x21:
+            break
+        alpha |= data[at + 1] == 0xF9 and bool(data[at + 3] & 1)
+        at = _after_blocks(data, at + 2)
+    raise Unusable("a gif that is damaged")
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_blocks(data: bytes, at: int) -> int:
+    for _ in range(_MOST_BLOCKS):
+        length = data[at]
+        at += 1 + length
+        if not length:
+            return at
+    raise Unusable("a gif of too many blocks")
+
+
+def _look_at_bmp(data: bytes) -> Seen:
+    # Microsoft, "Bitmap Storage" and BITMAPV5HEADER
+    size, begin, header = struct.unpack_from("<I4xII", data, 2)
+    if header == _OS2_HEADER:
+        width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
+        packing = _BMP_PLAIN
+    else:
+        width, height, _, depth, packing = struct.unpack_from("<iiHHI", data, 18)
+    if packing in {_BMP_PLAIN, _BMP_FIELDS}:
+        size = begin + (width * depth + 31) // 32 * 4 * abs(height)
+    if size > len(data):
+        raise Unusable("a bmp that is cut off")
+    alpha = header >= _BMP_WITH_ALPHA and packing == _BMP_FIELDS and any(data[66:70])
+    return Seen("bmp", width, abs(height), alpha)
+
+
+def _look_at_tiff(data: bytes) -> Seen:
+    # TIFF 6.0, sections 2 and 8; of several pictures the first
+    order = "<" if data[0] == ord("I") else ">"
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    found: dict[int, tuple[int, ...]] = {}
+    for entry in range(at + 2, at + 2 + 12 * min(count, _MOST_TAGS), 12):
+        tag, kind, number = struct.unpack_from(f"{order}HHI", data, entry)
+        if tag in _TIFF_TAGS and kind in {3, 4} and number <= _MOST_PARTS:  # 16 or 32 bits
+            letter, size = ("H", 2) if kind == 3 else ("I", 4)
+            where = entry + 8
+            if number * size > 4:
+                (where,) = struct.unpack_from(f"{order}I", data, where)
+            found[tag] = struct.unpack_from(f"{order}{number}{letter}", data, where)
+    offsets, lengths = (found.get(tag) or found.get(tile, ()) for tag, tile in ((273, 324), (279, 325)))
+    if not offsets or len(offsets) != len(lengths):
+        raise Unusable("a tiff that is damaged")
+    if any(map(len(data).__lt__, map(sum, zip(offsets, lengths, strict=True)))):
+        raise Unusable("a tiff that is cut off")
+    alpha = not {1, 2}.isdisjoint(found.get(338, ()))
+    return Seen("tiff", found[256][0], found[257][0], alpha)
+
+
 def _what_it_is(data: bytes) -> str:
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not data:
@@ -157,8 +304,10 @@ def _what_it_is(data: bytes) -> str:
         return "an SVG"
     if start.startswith((b"{", b"[")):
         return "JSON"
-    if start.startswith((b"gif8", b"bm")) or data[4:12] in {b"ftypavif", b"ftypheic", b"ftypmif1"}:
-        return "a picture that is no jpg, png or webp"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+        return "a HEIC picture"
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")):
+        return "a JPEG XL or JPEG 2000 picture"
     if data[4:8] == b"ftyp" or data.startswith(b"\x1aE\xdf\xa3"):
         return "a video"
     return f"{len(data):,} bytes of an unknown kind"
