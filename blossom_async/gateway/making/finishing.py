@@ -20,6 +20,16 @@ __all__ = ["Finished", "finished"]
 
 _MAX_PIXELS = 100_000_000  # six times the largest size that can be asked for
 
+_DECODERS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "avif": "AVIF",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+}
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class Finished:
@@ -74,7 +84,7 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
 
 def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(given.data)) as picture:
+        with Image.open(io.BytesIO(given.data), formats=(_DECODERS[given.format],)) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
                 raise ValueError(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
             picture.load()

@@ -1,0 +1,104 @@
+"""What a provider delivered becomes the files that were asked for."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blossom_async.gateway.making.finishing import finished
+from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers.containers import look
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
+from blossom_async.models import ImageRequest
+from blossom_async.scenery import paint
+
+PIXELS = paint("a lake", width=96, height=64, seed=1)
+CLEAR = paint("a lake", width=96, height=64, seed=1, transparency=True)
+
+
+def file(image: Image.Image, kind: str, **how: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def stored(data: bytes, *, width: int = 96, height: int = 64, **asked: Any) -> Image.Image:
+    """The picture that is stored of a delivered file, as a viewer reads it."""
+    seen = look(data)
+    given = Delivery(
+        data=data,
+        format=seen.format,
+        width=seen.width,
+        height=seen.height,
+        model="m",
+        request_id=None,
+        usd=None,
+        cached=False,
+        notes="p m",
+    )
+    made = finished(given, ImageRequest("x", width=width, height=height, **asked), "p")
+    (written,) = made.files.values()
+    image = Image.open(io.BytesIO(written))
+    image.load()
+    assert image.size == (width, height)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("JPEG", {"quality": 95}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("AVIF", {"quality": 95}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_every_format_that_providers_send_is_converted(kind: str, how: dict[str, Any]) -> None:
+    """Whatever was asked for; what a gif loses with its colours is lost already."""
+    image = stored(file(Image.fromarray(PIXELS), kind, **how), format="png")
+    assert (image.format, image.mode) == ("PNG", "RGB")
+    assert np.abs(np.asarray(image, np.int16) - PIXELS).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "TIFF"])
+def test_transparency_is_kept_where_it_was_asked_for(kind: str) -> None:
+    """In all formats that have it."""
+    image = stored(file(Image.fromarray(CLEAR), kind), format="webp", transparency=True)
+    assert image.getchannel("A").getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF"])
+def test_of_an_animation_the_first_picture_is_taken(kind: str) -> None:
+    """It is what a viewer without animation shows."""
+    frames = [Image.new("RGB", (96, 64), colour) for colour in ("#c02020", "#20c020", "#2020c0")]
+    data = file(frames[0], kind, save_all=True, append_images=frames[1:])
+    red, green, blue = stored(data).convert("RGB").getpixel((48, 32))  # type: ignore[misc]
+    assert red > 150 > 80 > max(green, blue)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
+def test_what_cannot_be_decoded_is_a_fault(kind: str) -> None:
+    """The headers say that it is a picture, its pixels do not."""
+    data = file(Image.fromarray(PIXELS), kind)
+    half = len(data) // 2
+    given = Delivery(
+        data=data[:half],
+        format=look(data).format,
+        width=96,
+        height=64,
+        model="m",
+        request_id=None,
+        usd=None,
+        cached=False,
+        notes="p m",
+    )
+    with pytest.raises(ProviderFault) as caught:
+        finished(given, ImageRequest("x", width=96, height=64), "p")
+    assert (caught.value.kind, caught.value.charged) == (Kind.BAD_CONTENT, "yes")
