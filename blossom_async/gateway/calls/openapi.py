@@ -114,7 +114,7 @@ _ERRORS = {
     408: "The body did not arrive in time.",
     409: "The access key was revoked, or it is not known whether the picture was paid.",
     410: "The picture was deleted or has expired.",
-    412: "The picture is not the one that the request's conditions name.",
+    412: "The picture does not meet the request's If-Match or If-Unmodified-Since.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not `application/json`, or is compressed.",
     416: "The picture is shorter than the range.",

@@ -17,16 +17,16 @@ __all__ = ["Viewer", "address_allowed", "check_access", "site_allowed"]
 
 _SITE = r"https?://(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(_SITE, re.ASCII | re.IGNORECASE)  # RFC 6454, 6.2
-# RFC 9110, 10.1.3: no user, no fragment. Backslashes, which browsers read as slashes, only in the query.
+# RFC 9110, 10.1.3: no user, no fragment. Browsers read a backslash as a slash, except in the query.
 _REFERER = re.compile(rf"{_SITE}(?:/[!\"$->@-\[\]-~]*(?:\?[!\"$-~]*)?)?", re.ASCII | re.IGNORECASE)
 
 
 @attrs.frozen(kw_only=True)
 class Viewer:
-    """Who asks for a picture, as far as the request tells.
+    """What a request tells about the viewer of a picture.
 
-    ``address`` as ``client_address`` gives it. ``authorization_tenant`` is None without a valid API key.
-    ``origins`` and ``referers`` are all values of these headers, as they were sent.
+    ``address`` is what ``client_address`` returns. ``authorization_tenant`` is None without a valid API key.
+    ``origins`` and ``referers`` are all values of these headers, exactly as sent.
     """
 
     address: Address | None
@@ -43,10 +43,10 @@ def check_access(
     allowed_domains: Sequence[str],
     viewer: Viewer,
 ) -> None:
-    """That the viewer may see a picture: every rule that is set must hold. The order is the security.
+    """Refuses a viewer who may not see the picture. Every rule that is set must hold, the key first.
 
-    Raises ``Unauthenticated`` without a valid key, ``NotFound`` with the key of another tenant than the
-    ``owner``, as if there were no picture, and ``PermissionDenied`` (``address_not_allowed``,
+    Raises ``Unauthenticated`` without a valid key, ``NotFound`` for the key of a tenant other than the
+    ``owner`` (as if the picture did not exist), and ``PermissionDenied`` (``address_not_allowed``,
     ``site_not_allowed``).
     """
     if require_auth:
@@ -59,31 +59,31 @@ def check_access(
             raise NotFound("There is no picture under this URL.")
     if ip_whitelist and not address_allowed(viewer.address, ip_whitelist):
         raise PermissionDenied(
-            "This picture is not shown to the address of this request; "
+            "This picture is not available from your network address; "
             "its owner decides which addresses may see it.",
             code="address_not_allowed",
         )
     if allowed_domains and not site_allowed(viewer.origins, viewer.referers, allowed_domains):
         raise PermissionDenied(
-            "This picture is only shown inside the sites its owner chose, to browsers that say which site "
-            "they are on; open the page that shows it.",
+            "This picture is only shown on the sites its owner chose, in browsers that send Origin or "
+            "Referer; open the page that shows it.",
             code="site_not_allowed",
         )
 
 
 def address_allowed(address: Address | None, networks: Sequence[str]) -> bool:
-    """Whether an address from ``client_address`` is in one of the networks, as ``network_rule`` writes them.
+    """Whether an address from ``client_address`` is in one of the networks, in the form of ``network_rule``.
 
-    No networks allow nobody.
+    An empty list allows nobody.
     """
     return address is not None and inside(address, _parsed(tuple(networks)))
 
 
 def site_allowed(origins: Sequence[str], referers: Sequence[str], domains: Sequence[str]) -> bool:
-    """Whether the request comes from a page of one of the domains, as ``domain_rule`` writes them.
+    """Whether the request comes from a page of one of the domains, in the form of ``domain_rule``.
 
-    Takes every value of the headers Origin and Referer. At least one must be there, neither twice, and each
-    must hold an http(s) URL of an allowed host and nothing beyond what browsers send. Ports do not count.
+    Takes all values of the headers Origin and Referer. At least one header must be present, neither may be
+    repeated, and each must be an http(s) URL of an allowed host, as browsers send it. Ports are ignored.
     """
     if len(origins) > 1 or len(referers) > 1 or not (origins or referers):
         return False

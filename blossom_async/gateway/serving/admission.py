@@ -1,4 +1,4 @@
-"""Who is let in: the checks of a request for a picture, in an order that is the security."""
+"""Who may see a picture: every check of a request, in the order that tells strangers the least."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _FORMAT = attrgetter("format")
 
 @attrs.frozen
 class Admitted:
-    """A picture that this viewer may see now. ``signed_until`` is when the signed URL in use ends."""
+    """A picture that this viewer may see now. ``signed_until`` is when its signed URL expires."""
 
     record: ImageRecord | Claim
     signed_until: datetime | None
 
 
 class Unfinished(Protocol):
-    """Who knows of pictures that are not there yet."""
+    """Knows the pictures that are still being made."""
 
     async def pending(self, image_id: str) -> Claim | None:
-        """The claim of a picture that is not there yet, or never will be."""
+        """The claim of a picture that is being made or could not be made; None for any other."""
 
     async def wait(self, image_id: str, timeout_s: float) -> None:
-        """Returns when the making of the picture has ended, or after this time."""
+        """Waits until the picture is made or has failed, at most this long."""
 
 
 class Gatekeeper:
@@ -64,7 +64,7 @@ class Gatekeeper:
     async def admit(
         self, url: PictureUrl, viewer: Callable[[], Awaitable[Viewer]], now: datetime
     ) -> Admitted:
-        """The picture, once every check has passed. ``viewer`` is asked only where who asks matters.
+        """The picture, if every check passes. ``viewer`` is called only for pictures with restrictions.
 
         Raises ``NotFound``, ``Gone``, ``Unauthenticated``, ``PermissionDenied``, ``RateLimited``,
         ``ResponseError`` with status 400, and what ``Lookups`` raises.
@@ -110,7 +110,7 @@ class Gatekeeper:
     async def _made_later(self, url: PictureUrl, now: datetime) -> Claim | ImageRecord:
         claim = None if self._unfinished is None else await self._unfinished.pending(url.image_id)
         if claim is None and (made := await self._lookups.image(url.image_id)) is not None:
-            return _live(made, url, now)  # it was finished between the two looks
+            return _live(made, url, now)  # it was finished between the two look-ups
         if claim is None or not claim.request.defer:
             raise no_picture()
         if url.extension not in (None, claim.request.format):

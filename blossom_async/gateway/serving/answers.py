@@ -17,16 +17,16 @@ from blossom_async.gateway.serving.caching import Plan, http_date
 
 __all__ = ["PIECE", "Streamed", "Whole", "fits", "written"]
 
-PIECE = 256 << 10  # written at once; bounds what a slow viewer holds in memory
+PIECE = 256 << 10  # bytes written at once: the most that a slow viewer holds in memory
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _log = logging.getLogger("blossom_async.gateway")
 
 
 class Whole(web.StreamResponse):
-    """A picture from memory, under a head that was written before but for its date and request id.
+    """A picture from memory. Its head is prepared in advance, except for the date and the request id.
 
-    For GET of HTTP/1.1 on a connection that stays. aiohttp tells nobody that it is sent.
+    Only for GET over HTTP/1.1 on a connection that is kept alive. aiohttp's access log does not see it.
     """
 
     _keep_alive = True
@@ -39,29 +39,29 @@ class Whole(web.StreamResponse):
 
     @property
     def body_length(self) -> int:
-        """All that was sent, as of other answers."""
+        """Bytes sent so far, which aiohttp logs."""
         return self._request.writer.output_size
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        """Waits for ``write_eof``, so that head and body are sent together."""
+        """Sends nothing yet: ``write_eof`` sends head and body together."""
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Sends it. Raises ``ConnectionResetError`` where the viewer has gone."""
+        """Sends the picture. Raises ``ConnectionResetError`` if the viewer has disconnected."""
         transport, writer = self._request.transport, self._request.writer
         if transport is None or transport.is_closing():
-            raise ConnectionResetError("the viewer has gone")
+            raise ConnectionResetError("the viewer has disconnected")
         noted = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         head = b"%b%b%b\r\n" % (self._head, _date_line(int(time.time())), noted.encode())
         writer.output_size = len(head) + len(self._data)
-        # Not writelines: on some Pythons nothing holds back who sends with it (CVE-2024-12254).
+        # Not writelines: on some Pythons it ignores back-pressure (CVE-2024-12254).
         transport.write(head)
         transport.write(self._data)
         await writer.drain()
 
 
 class Streamed(web.StreamResponse):
-    """A picture sent piece by piece. A failure on the way cuts the connection."""
+    """A picture sent in pieces. A failure midway cuts the connection."""
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class Streamed(web.StreamResponse):
         await super().write_eof(data)
 
     def _cut(self, reason: str) -> ConnectionError:
-        # The status is sent and cannot be taken back: only a cut connection still says that this is not all.
-        _log.error("a picture was cut while it was sent: %s", reason)
+        # The status has been sent: only a cut connection can still tell the viewer that bytes are missing.
+        _log.error("a picture was cut off while it was being sent: %s", reason)
         if self._request.transport is not None:
             self._request.transport.abort()
         return ConnectionResetError(reason)
@@ -106,11 +106,11 @@ def fits(data: bytes, request: web.Request) -> bool:
 
 
 def written(headers: Mapping[str, str], size: int) -> bytes:
-    """A head of 200, as far as it is known before a request."""
+    """The head of a 200, except for what depends on the request."""
     named = {**headers, "Content-Length": str(size)}
     lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in named.items())]
     if any(map(_CONTROL.search, lines)):
-        raise ValueError("a header of a picture has a control character")  # a rule that failed to hold
+        raise ValueError("a header of a picture has a control character")  # the rules should have refused it
     return "\r\n".join([*lines, ""]).encode()
 
 

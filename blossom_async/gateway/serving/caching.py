@@ -1,4 +1,4 @@
-"""What caches may do with a picture, and which form and bytes of it a request wants. Decides only; no I/O.
+"""What caches may do with a picture, and which format and bytes a request asks for. Decides only; no I/O.
 
 RFC numbers: 9110 is HTTP semantics, 9111 caching, 8246 ``immutable``, 5861 ``stale-*``.
 """
@@ -17,16 +17,16 @@ from blossom_async.rules import directives
 __all__ = ["Plan", "cache_control", "evaluate", "http_date", "negotiated", "vary"]
 
 YEAR_S = 31_536_000
-SIGNED_S = 300  # a browser asks again at least this often, so that a revoked key stops the picture
+SIGNED_S = 300  # browsers ask again at least this often, so that revoking a key takes effect
 
 _AGES = frozenset({"max-age", "s-maxage"})
-# What a wish may hold for a picture that expires: none of these lets a cache keep it for longer.
+# Directives that a picture with an expiry may carry: none lets a cache keep it for longer.
 _LOWERING = frozenset(
     {"public", "private", "no-cache", "no-store", "no-transform", "must-revalidate", "proxy-revalidate"}
 )
 _ENTITY_TAG = re.compile(r'[\s,]*((?:W/)?"[^"\x00-\x20\x7f]*")[ \t]*(?=,|$)')
 _RANGE = re.compile(r"bytes=[ \t,]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t,]*", re.ASCII | re.IGNORECASE)
-_CONDITIONS = tuple(  # quicker to find
+_CONDITIONS = tuple(  # istr: faster to look up
     map(istr, ("If-Match", "If-Unmodified-Since", "If-None-Match", "If-Modified-Since", "Range"))
 )
 _MAX_MEDIA_RANGES = 64  # browsers send fewer than ten
@@ -36,7 +36,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _MONTH = rf"(?P<month>{'|'.join(_MONTHS)})"
-_DATES = tuple(  # 9110, 5.6.7: the form to send, and two that must still be understood
+_DATES = tuple(  # 9110, 5.6.7: the format to send, and two obsolete ones that must be understood
     re.compile(form, re.ASCII)
     for form in (
         rf"(?:{'|'.join(_DAYS)}), (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_CLOCK} GMT",
@@ -48,9 +48,9 @@ _DATES = tuple(  # 9110, 5.6.7: the form to send, and two that must still be und
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """How to answer: the status and the bytes from ``start`` up to ``stop`` (none with 304, 412 and 416).
+    """How to answer: a status, and the bytes from ``start`` up to ``stop`` (none for 304, 412 and 416).
 
-    ``content_range`` is the header of a 206 or 416, else None.
+    ``content_range`` is the value of that header for 206 and 416, else None.
     """
 
     status: int
@@ -67,15 +67,15 @@ def cache_control(
     restricted: bool = False,
     signed_until: datetime | None = None,
 ) -> str:
-    """The ``Cache-Control`` of a picture that has not expired; ``asked`` is the wish of whoever made it.
+    """The ``Cache-Control`` of a picture that has not expired; ``asked`` is its owner's ``cache_control``.
 
-    ``restricted`` pictures (``require_auth``, ``ip_whitelist``, ``allowed_domains``) are checked again on
-    each use. Under a signed URL a picture is fresh for 300 s at most and never beyond ``signed_until``. Both
-    are private whatever was asked: shared caches would serve them to anybody.
+    ``restricted`` pictures (``require_auth``, ``ip_whitelist``, ``allowed_domains``) are revalidated on each
+    use. Under a signed URL a picture stays fresh for at most 300 s, and never beyond ``signed_until``. Both
+    are private whatever was asked, because shared caches would serve them to anybody.
 
-    For public pictures the wish may lower anything. Every ``max-age`` and ``s-maxage`` is at most what is
-    left until ``expires_at``, or a year without one. A picture that expires carries nothing that lets a
-    cache serve it later: no ``immutable``, no ``stale-*``, no directive unknown here.
+    For public pictures the owner may ask for anything shorter. Every ``max-age`` and ``s-maxage`` is limited
+    to the time left until ``expires_at``, or to a year. A picture that expires carries nothing that lets a
+    cache serve it later: no ``immutable``, no ``stale-*``, no unknown directive.
     """
     if not restricted and signed_until is None:
         return _public(asked, expires_at, now)
@@ -95,9 +95,9 @@ def cache_control(
 def vary(
     *, require_auth: bool = False, allowed_domains: Sequence[str] = (), negotiated: bool = False
 ) -> str | None:
-    """The request headers an answer depends on, as the header ``Vary``; None when there are none.
+    """The value of ``Vary``: the request headers that the answer depends on; None if there are none.
 
-    An ``ip_whitelist`` depends on no header: only ``private`` keeps such a picture out of shared caches.
+    An ``ip_whitelist`` depends on no header: only ``private`` keeps its pictures out of shared caches.
     """
     names = ["Authorization"] if require_auth else []
     names += ["Referer", "Origin", "Sec-Fetch-Site"] if allowed_domains else []
@@ -106,22 +106,22 @@ def vary(
 
 
 def negotiated(accept: Sequence[str], available: Sequence[str]) -> str:
-    """Which of the formats, the preferred first, the values of the header Accept ask for (9110, 12.5.1).
+    """The format to send, by the values of the header Accept (9110, 12.5.1).
 
-    The last format is the default: for a viewer that names none of them, or only ones that are not here. A
-    wildcard speaks for the default alone, since a viewer that says ``*/*`` may not know the others. What
-    cannot be read, and all after 64 media ranges, is ignored.
+    ``available`` has the preferred format first. Its last one is the default, sent when Accept names none of
+    them. A wildcard counts for the default alone, since a viewer that sends ``*/*`` may not know the others.
+    Invalid media ranges are ignored, and so are all after the first 64.
     """
     weights: dict[str, float] = {}
     for part in ",".join(accept).split(",", _MAX_MEDIA_RANGES)[:_MAX_MEDIA_RANGES]:
         media, *rest = (text.strip(" \t").lower() for text in part.split(";"))
         first = next((parameter for parameter in rest if parameter), "q=1")
-        if found := _WEIGHT.fullmatch(first):  # else a bad weight, or a parameter that no picture here has
+        if found := _WEIGHT.fullmatch(first):  # else an invalid weight, or a parameter that no picture has
             weights[media] = float(found[1])
     *others, default = available
     wildcard = weights.get("image/*", weights.get("*/*", 0.0))
     best, best_weight = default, weights.get(_media_type(default), wildcard)
-    for name in reversed(others):  # so that of equals the preferred one stays
+    for name in reversed(others):  # among equals the preferred one wins
         weight = weights.get(_media_type(name), 0.0)
         if weight > 0 and weight >= best_weight:
             best, best_weight = name, weight
@@ -137,10 +137,10 @@ def evaluate(
     size: int,
     now: datetime,
 ) -> Plan:
-    """How a GET or HEAD with these headers is answered, every access check passed (9110, 13.2.2).
+    """How to answer a GET or HEAD with these headers, once every access check has passed (9110, 13.2.2).
 
-    ``etag`` is the strong entity tag with its quotes. Only one range is served; a request for several, an
-    unknown unit or a malformed range gets the whole picture.
+    ``etag`` is the strong entity tag with its quotes. A single range is served; several ranges, an unknown
+    unit or a malformed range get the whole picture.
     """
     whole = Plan(status=200, stop=size)
     if not _asks_for_less(headers):
@@ -162,7 +162,7 @@ def evaluate(
 
 
 def _asks_for_less(headers: MultiMapping[str]) -> bool:
-    for name in _CONDITIONS:  # noqa: SIM110 - any() takes twice as long, and every view waits for it
+    for name in _CONDITIONS:  # noqa: SIM110 - any() takes twice as long, on every view
         if name in headers:
             return True
     return False
@@ -171,12 +171,12 @@ def _asks_for_less(headers: MultiMapping[str]) -> bool:
 def http_date(moment: datetime) -> str:
     """An aware time as an HTTP date: ``Sun, 06 Nov 1994 08:49:37 GMT`` (9110, 5.6.7)."""
     utc = moment.astimezone(UTC)
-    day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]  # not strftime: that speaks the user's language
+    day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]  # not strftime, which uses the locale's names
     return f"{day}, {utc.day:02} {month} {utc.year:04} {utc:%H:%M:%S} GMT"
 
 
 def _public(asked: str | None, expires_at: datetime | None, now: datetime) -> str:
-    # A second less than there is: caches that count in whole ones keep a picture through the last of them.
+    # One second less: caches that count whole seconds keep a picture through the last one.
     left = YEAR_S if expires_at is None else max(0, _seconds_until(expires_at, now) - 1)
     if asked is None:
         asked = "public, immutable" if expires_at is None else "public"
@@ -189,11 +189,11 @@ def _public(asked: str | None, expires_at: datetime | None, now: datetime) -> st
         elif expires_at is None:
             kept.append(name if value is None else f"{name}={value}")
         elif name in _LOWERING:
-            # Without its argument it is only stricter; and some caches search the text, quotes and all, for
-            # "max-age=".
+            # Without its argument a directive is only stricter, and some caches find "max-age=" anywhere in
+            # the header, even inside quotes.
             kept.append(name)
     if "no-store" not in names:
-        if "max-age" not in names:  # else a cache may guess how long it is fresh (9111, 4.2.2)
+        if "max-age" not in names:  # without it a cache may guess the freshness (9111, 4.2.2)
             kept.insert(1 if names & {"public", "private"} else 0, f"max-age={left}")
         if expires_at is not None and "must-revalidate" not in names:
             kept.append("must-revalidate")
@@ -206,7 +206,7 @@ def _seconds_until(moment: datetime, now: datetime) -> int:
 
 def _seconds(value: str | None) -> int:
     digits = (value or "").strip('"')
-    # Freshness that cannot be read counts as none (9111, 4.2.1).
+    # An invalid freshness counts as stale (9111, 4.2.1).
     return _whole(digits) if re.fullmatch("[0-9]+", digits, re.ASCII) else 0
 
 
@@ -266,12 +266,12 @@ def _range_applies(headers: MultiMapping[str], etag: str, changed: datetime, now
         return True
     if len(values) > 1:
         return False
-    # The bytes under an id never change, so its date is as strong a validator as its tag (9110, 8.8.2.2).
+    # The bytes of an id never change, so its date is as strong a validator as its tag (9110, 8.8.2.2).
     return values[0].strip() == etag or _http_date(values[0].strip(), now) == changed
 
 
 def _part(values: list[str], size: int) -> Plan | None:
-    """The plan for a single byte range; None when there is none to serve and the whole is sent."""
+    """The plan for a single byte range; None if the whole picture is to be sent."""
     found = _RANGE.fullmatch(values[0].strip()) if len(values) == 1 else None
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""How a viewer would be answered, told to the owner of a picture with the rule that decides."""
+"""Tells the owner of a picture how a viewer would be answered, and which rule decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The headers of a picture, and which of its files a viewer gets."""
+"""The headers sent with a picture, and which of its files a viewer gets."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _CACHED = 4096
 
 @attrs.frozen(eq=False)
 class Head:
-    """The headers of a picture. ``written`` is its head of 200, where every request has the same one."""
+    """The headers of a picture. ``written`` is the head of its 200, if every request gets the same one."""
 
     headers: dict[str, str]
     written: bytes | None = None
 
 
 class Heads:
-    """Makes heads. One that is the same for every request is kept."""
+    """Builds heads, and keeps those that every request gets alike."""
 
     def __init__(self) -> None:
         self._kept: LRUCache[tuple[str, str], Head] = LRUCache(_CACHED)
@@ -102,7 +102,7 @@ def _headers(
             signed_until=signed_until,
         ),
         "Accept-Ranges": "bytes",
-        # A page elsewhere cannot send the key anyway; all others are made to be shown on pages elsewhere.
+        # Pages of other sites cannot send the API key; all other pictures are meant to be shown on them.
         "Cross-Origin-Resource-Policy": "same-site" if wish.require_auth else "cross-origin",
         **_ALWAYS,
     }

@@ -1,4 +1,4 @@
-"""Serving pictures: the order of checks, then the bytes."""
+"""Serves pictures: first the checks, then the bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VIEWERS = 1024
 class Public:
     """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``.
 
-    A picture that is deleted or revoked is gone at once, in other processes of the gateway within a second.
+    A deleted picture, or one whose key was revoked, is gone at once; in other processes within a second.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Public:
         self._unfinished = unfinished
         self._wait_s = wait_s
         self._heads = Heads()
-        self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # who looks at one picture looks at more
+        self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # most viewers look at several pictures
 
     def routes(self) -> list[web.RouteDef]:
-        """Every method and everything below the two folders, so that all of it meets the same checks."""
+        """All methods and all paths below the two folders, so that all meet the same checks."""
         return [web.route("*", f"/{folder}/{{_:.*}}", self.serve) for folder in ("image", "generated")]
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """The picture, or an error that says why not. The order of the checks is the security.
+        """The picture.
 
         Raises ``NotFound``, ``Gone``, ``Unauthenticated``, ``PermissionDenied``, ``ServerFailed``
         (``bytes_missing``), ``Overloaded``, ``ResponseError`` with status 400 or 412, and aiohttp's own 405
@@ -79,7 +79,7 @@ class Public:
         try:
             admitted = await self._gatekeeper.admit(url, partial(self._gatekeeper.viewer, request), now)
         except Gone as exc:
-            if exc.code != "signature_expired":  # then it is not the picture that is gone
+            if exc.code != "signature_expired":  # then only the URL is gone, not the picture
                 self._hot.drop(url.image_id)
             raise
         record = admitted.record
@@ -100,14 +100,14 @@ class Public:
         return answer
 
     async def _awaited(self, request: web.Request, claim: Claim) -> web.StreamResponse:
-        """A deferred picture: itself once it is there, 202 while it is not, or why it never will be."""
+        """A deferred picture once it is made, 202 while it is being made, or an error if it failed."""
         if self._unfinished is None:
             raise no_picture()
         if claim.state == "running":
             await self._unfinished.wait(claim.image_id, self._wait_s)
             left = await self._unfinished.pending(claim.image_id)
             if left is None:
-                return await self.serve(request)  # anew: what was checked may have changed meanwhile
+                return await self.serve(request)  # check again: the rules may have changed meanwhile
             claim = left
         if claim.state != "running":
             raise _never_made(claim)
@@ -115,7 +115,7 @@ class Public:
         return web.json_response({"state": "pending", "id": claim.image_id}, status=202, headers=headers)
 
     def _count(self, request: web.Request, record: ImageRecord, now: datetime, started: float) -> None:
-        """Has the view counted when the last byte is sent, if it will be one."""
+        """Arranges for the view to be counted once its last byte is sent."""
         views, tracking_id, connection = self._views, record.request.tracking_id, request.protocol
         if views is None or tracking_id is None or not isinstance(connection, Connection):
             return
@@ -135,7 +135,7 @@ class Public:
         return viewer(address, agent.encode("utf-8", "surrogateescape"))
 
     async def _preflight(self, request: web.Request, url: PictureUrl) -> web.Response:
-        """What a browser asks before a script's request: only pages of ``allowed_domains`` may make it."""
+        """The answer to a CORS preflight, which browsers send before some requests of scripts."""
         headers = {"Allow": ", ".join(_METHODS), "Cache-Control": "no-store"}
         record = await self._lookups.image(url.image_id)
         if record is not None and record.deleted_at is None:
@@ -179,7 +179,7 @@ class Public:
         try:
             return await self._hot.whole(record.id, file, wanted=wanted)
         except FileNotFoundError as exc:
-            # A picture deleted after its record was looked up: the second look says so.
+            # It may have been deleted after its record was looked up: a second look-up shows that.
             self._lookups.forget()
             again = await self._lookups.image(record.id)
             if again is not None:
@@ -203,7 +203,7 @@ def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str
     )
     if plan.status == 412:
         raise ResponseError(
-            "The picture is not the one the request's conditions name.",
+            "The picture does not meet the request's If-Match or If-Unmodified-Since.",
             status=412,
             code="precondition_failed",
         )
@@ -213,7 +213,7 @@ def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str
 
 
 def _never_made(claim: Claim) -> ResponseError:
-    """What viewers are told. The owner's budget, keys and providers are none of their business."""
+    """What viewers may know. The owner's budget, keys and providers are not shown to them."""
     refused = claim.problem is not None and claim.problem["status"] == 422
     return ResponseError(
         "This picture could not be made; its owner can see why.",

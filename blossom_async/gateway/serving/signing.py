@@ -1,7 +1,7 @@
 """Signed URLs: ``?exp={unix seconds}&sig={secret id}{access id}.{mac}``. Decides only; no I/O.
 
-``secret id`` names one of the gateway's secrets, ``access id`` the access key whose holder signed. Neither is
-secret: they say which key to check with. RFC numbers: 2104 is HMAC, 4648 base64url, 5869 HKDF.
+``secret id`` names one of the gateway's secrets, ``access id`` the access key it was signed under. Neither is
+confidential: they say which key to verify with. RFC numbers: 2104 is HMAC, 4648 base64url, 5869 HKDF.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_TTL_S = 604_800  # 7 days
 
 _MIN_WINDOW_S = 60
 _MAX_WINDOW_S = 3600
-_CLOCK_AHEAD_S = 900  # how far the clock of the gateway that signed may be ahead of the one that checks
+_CLOCK_AHEAD_S = 900  # how far the clock of the signing gateway may be ahead of the verifying one
 _MAX_AHEAD_S = MAX_TTL_S + _MAX_WINDOW_S + _CLOCK_AHEAD_S
 
 _MIN_SECRET = 32  # characters
@@ -33,7 +33,7 @@ _CACHED_KEYS = 1024
 
 _EXP = "[1-9][0-9]{9,10}"
 _ACCESS_ID = "[A-Za-z0-9]{12}"
-# Nothing is decoded, so a percent sign is no part of a signed URL; nor is a second kind of separator.
+# Nothing is decoded: a signed URL has no percent signs, and "&" is its only separator.
 _QUERY = re.compile(rf"exp=({_EXP})&sig=([^%;?&]*)", re.ASCII)
 _SIG = re.compile(rf"([A-Za-z0-9_-]{{4}})({_ACCESS_ID})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _SIGNABLE = re.compile(rf"{_EXP} {_ACCESS_ID}", re.ASCII)
@@ -41,19 +41,19 @@ _SIGNABLE = re.compile(rf"{_EXP} {_ACCESS_ID}", re.ASCII)
 
 @attrs.frozen(kw_only=True)
 class Signature:
-    """What a signed URL's query says, of the right form and not yet verified. Made by ``parse``."""
+    """The query of a signed URL, well-formed but not yet verified. Made by ``parse``."""
 
     exp: int
     secret_id: str
     access_id: str
-    mac: str = attrs.field(repr=False)  # whoever has it may see the picture
+    mac: str = attrs.field(repr=False)  # it opens the picture
 
 
 class Signer:
-    """Signs with the newest secret, verifies with each. Keeps keys derived from the secrets, not them.
+    """Signs with the newest secret and verifies with all. Keeps keys derived from the secrets, not these.
 
-    ``secrets`` are the newest first. A secret put before the others signs from then on; one taken out ends
-    every URL it signed. Raises ``ConfigurationError`` for no secret, a weak one, or the same one twice.
+    ``secrets`` has the newest first. A secret added at the front signs from then on; removing one invalidates
+    every URL it signed. Raises ``ConfigurationError`` for no secret, a weak one or a repeated one.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class Signer:
         # HKDF-Extract (5869, 2.2). As HMAC keys, "k" and "k\0" would be one and the same secret.
         roots = [hmac.digest(b"blossom secret v1", encode(secret), "sha256") for secret in secrets]
         self._newest = roots[0]
-        self._roots: dict[str, list[bytes]] = {}  # 24 bits do not tell all secrets apart
+        self._roots: dict[str, list[bytes]] = {}  # two secrets may share an id of 24 bits
         for root in roots:
             self._roots.setdefault(_secret_id(root), []).append(root)
         self._key = functools.lru_cache(_CACHED_KEYS)(_signing_key)
@@ -69,8 +69,8 @@ class Signer:
     def sign(self, path: str, access_id: str, exp: int) -> str:
         """The query that makes ``path`` a signed URL until ``exp`` (unix seconds): ``exp=..&sig=..``.
 
-        ``path`` is the path as it stands in the URL, such as ``/image/{id}``; the signature holds for no
-        other. Raises ``ValueError`` for an ``access_id`` or ``exp`` that no signed URL can have.
+        ``path`` is the path in the URL, such as ``/image/{id}``; the signature is valid for no other path.
+        Raises ``ValueError`` for an invalid ``access_id`` or ``exp``.
         """
         if not _SIGNABLE.fullmatch(f"{exp} {access_id}"):
             raise ValueError(
@@ -81,11 +81,11 @@ class Signer:
         return f"exp={exp}&sig={_secret_id(self._newest)}{access_id}.{mac.decode()}"
 
     def verify(self, path: str, signature: Signature, now: datetime) -> str:
-        """The id of the access key that signed ``path``, which is the raw path of the request.
+        """The id of the access key that signed ``path``, the raw path of the request.
 
-        Whether that key is active, and whether the picture is its holder's, is for the caller to ask. Raises
-        ``PermissionDenied`` (``bad_signature``) when the signature does not hold or ends further ahead than
-        any may, ``Gone`` (``signature_expired``) when it holds and ``now`` has reached ``exp``.
+        The caller must check that the key is active and that its holder owns the picture. Raises
+        ``PermissionDenied`` (``bad_signature``) if the signature is invalid or expires later than any may,
+        and ``Gone`` (``signature_expired``) if it is valid and ``now`` has reached ``exp``.
         """
         presented = signature.mac.encode()
         if not any(
@@ -108,18 +108,18 @@ class Signer:
 def parse(query: str) -> Signature | None:
     """The signature in a raw query, undecoded and without its question mark; None for an empty one.
 
-    ``exp`` and ``sig``, in either order, each once and nothing else. Raises ``ResponseError`` with status 400
-    (``malformed_query``) for another query, and what ``bad_signature`` makes for a ``sig`` that has another
-    length, alphabet or padding than ``Signer.sign`` gives it.
+    Allowed are ``exp`` and ``sig``, in either order, each once, and nothing else. Raises ``ResponseError``
+    with status 400 (``malformed_query``) for any other query, and ``bad_signature()`` for a ``sig`` whose
+    length, alphabet or padding ``Signer.sign`` never writes.
     """
     if not query:
         return None
-    # Sorted, so that either order is the same text. A third parameter leaves an "&" that nothing matches.
+    # Sorted, so that both orders match. A third parameter leaves an "&" that the pattern does not allow.
     found = _QUERY.fullmatch("&".join(sorted(query.split("&"))))
     if found is None:
         raise ResponseError(
-            "The query of this URL is not that of a signed URL; allowed: exp={unix seconds}&sig={signature}, "
-            "each once, not encoded, and nothing else. Use the URL exactly as it was given to you.",
+            "This is not the query of a signed URL; allowed: exp={unix seconds}&sig={signature}, each once, "
+            "not encoded, and nothing else. Use the URL exactly as you got it.",
             status=400,
             code="malformed_query",
         )
@@ -130,12 +130,12 @@ def parse(query: str) -> Signature | None:
 
 
 def expiry(now: datetime, ttl_s: int, *, stable: bool) -> int:
-    """When a URL signed ``now`` ends, in unix seconds: at least ``ttl_s`` and less than ``ttl_s`` + 1 ahead.
+    """When a URL signed ``now`` expires, in unix seconds: from ``ttl_s`` to less than ``ttl_s`` + 1 ahead.
 
-    With ``stable`` it is rounded up to the next multiple of a window of ``ttl_s`` // 2, but at least 60 s and
-    at most an hour. All URLs of one picture, ``ttl_s`` and access key that are made within one window are the
-    same, byte for byte, so that a browser has to fetch the picture once only; each is valid for at least
-    ``ttl_s`` and less than ``ttl_s`` plus the window. Raises ``InvalidRequest`` (``signature_ttl``).
+    With ``stable`` it is rounded up to a multiple of a window: ``ttl_s`` // 2, at least 60 s, at most an
+    hour. All URLs for one picture, ``ttl_s`` and access key made within a window are identical, so a browser
+    fetches the picture only once. Each is valid for at least ``ttl_s`` and less than ``ttl_s`` plus the
+    window. Raises ``InvalidRequest`` (``signature_ttl``).
     """
     if type(ttl_s) is not int or not 1 <= ttl_s <= MAX_TTL_S:
         raise InvalidRequest(
@@ -149,34 +149,34 @@ def expiry(now: datetime, ttl_s: int, *, stable: bool) -> int:
 
 
 def bad_signature() -> PermissionDenied:
-    """The one answer to every signature that does not hold, and to none where one is needed."""
+    """The one answer to every invalid signature, and to a missing one."""
     return PermissionDenied(
-        "The signature of this URL does not hold; a signed URL works only exactly as it was given out. "
+        "The signature of this URL is invalid; a signed URL works only exactly as it was issued. "
         "Ask whoever gave it to you for a new one.",
         code="bad_signature",
     )
 
 
 def encode(*fields: str) -> bytes:
-    """Each field after its length in 8 bytes, so that no two lists of fields give the same bytes."""
-    # Half of a surrogate pair may come from an environment or a request line. It is kept, not refused: the
-    # codec's error would show the secret it was found in.
+    """Each field after its length in 8 bytes: no two lists of fields give the same bytes."""
+    # A lone surrogate may come from an environment variable or a request line. It is encoded, not refused:
+    # the codec's error would show the secret that contains it.
     raw = [field.encode("utf-8", "surrogatepass") for field in fields]
     return b"".join([len(field).to_bytes(8, "big") + field for field in raw])
 
 
 def _check_secrets(secrets: Sequence[str]) -> None:
     allowed = (
-        f"allowed: one or more, no two alike, each of at least {_MIN_SECRET} characters, {_MIN_DISTINCT} of "
-        "them different; make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        f"allowed: one or more, all different, each of at least {_MIN_SECRET} characters, {_MIN_DISTINCT} of "
+        "them distinct; make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
     )
     if not secrets:
-        raise ConfigurationError(f"there is no signing secret; {allowed}")
+        raise ConfigurationError(f"no signing secret is set; {allowed}")
     for number, secret in enumerate(secrets, 1):
         if len(secret) < _MIN_SECRET or len(set(secret)) < _MIN_DISTINCT:
             raise ConfigurationError(
                 f"signing secret {number} of {len(secrets)} has {len(secret)} characters, {len(set(secret))} "
-                f"of them different; {allowed}"
+                f"of them distinct; {allowed}"
             )
     if len(set(secrets)) < len(secrets):
         raise ConfigurationError(f"a signing secret is given twice; {allowed}")
@@ -192,7 +192,7 @@ def _signing_key(root: bytes, access_id: str) -> hmac.HMAC:
 
 
 def _mac(key: hmac.HMAC, path: str, exp: int) -> bytes:
-    """The MAC as it stands in a URL. It is compared in this form: decoding takes four spellings of each."""
+    """The MAC as written in a URL. It is compared in this form: decoding accepts four spellings of each."""
     mac = key.copy()
     mac.update(encode("blossom url v1", path, str(exp)))
     return base64.urlsafe_b64encode(mac.digest()).rstrip(b"=")

@@ -22,7 +22,7 @@ _PATH = re.compile(
 
 @attrs.frozen
 class PictureUrl:
-    """A URL of a picture. ``path`` and ``query`` are as they were sent, not decoded.
+    """The URL of a picture. ``path`` and ``query`` are exactly as sent, not decoded.
 
     ``extension`` is None for ``/image/{id}``, ``query`` is None without a question mark.
     """
@@ -35,8 +35,8 @@ class PictureUrl:
 
 @lru_cache(maxsize=_CACHED)
 def picture_url(path: str, target: str) -> PictureUrl:
-    """Reads a request's raw path and raw target. Raises ``NotFound`` for a path that no picture can have."""
-    # The path as it was sent: aiohttp's decoded parameters hold "../" for %2e%2e%2f and NUL for %00.
+    """Parses the raw path and the raw target of a request. Raises ``NotFound`` for any other path."""
+    # The raw path: aiohttp's decoded parameters turn %2e%2e%2f into "../" and %00 into NUL.
     found = _PATH.fullmatch(path)
     if found is None or "#" in target:
         raise no_picture()
@@ -45,5 +45,5 @@ def picture_url(path: str, target: str) -> PictureUrl:
 
 
 def no_picture() -> NotFound:
-    """The answer for a picture that nobody knows, and for one that this viewer may not know of."""
+    """The answer for a picture that does not exist, and for one whose existence this viewer may not know."""
     return NotFound("There is no picture under this URL.")

@@ -684,7 +684,7 @@ async def test_a_read_that_fails_midway_cuts_the_connection(
     ):
         await reader.readexactly(size)
     writer.close()
-    assert "cut while it was sent" in caplog.text
+    assert "cut off while it was being sent" in caplog.text
 
 
 @hot_bytes(0)

@@ -684,11 +684,11 @@ def test_two_secrets_of_the_same_id_both_verify() -> None:
 @pytest.mark.parametrize(
     ("given_secrets", "seen"),
     [
-        ([], "there is no signing secret"),
+        ([], "no signing secret is set"),
         ([""], "signing secret 1 of 1 has 0 characters"),
         ([NEW, "Zq8-short-and-recognisable-Xw7."], "signing secret 2 of 2 has 31 characters"),
-        (["abcdefghi" * 10], "signing secret 1 of 1 has 90 characters, 9 of them different"),
-        (["x" * 64], "1 of them different"),
+        (["abcdefghi" * 10], "signing secret 1 of 1 has 90 characters, 9 of them distinct"),
+        (["x" * 64], "1 of them distinct"),
         ([NEW, OLD, NEW], "a signing secret is given twice"),
         (NEW, "has 1 characters"),
     ],
@@ -699,7 +699,7 @@ def test_a_weak_secret_is_refused_and_not_shown(given_secrets: list[str], seen: 
         Signer(given_secrets)
     message = str(caught.value)
     assert message.startswith(seen) or seen in message
-    assert "at least 32 characters, 10 of them different" in message
+    assert "at least 32 characters, 10 of them distinct" in message
     assert message.endswith("make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'")
     assert not any(secret in message for secret in given_secrets if len(secret) > 1)
 
