@@ -15,15 +15,15 @@ from blossom_async.cli.words import duration
 __all__ = ["bar"]
 
 _HZ = 10
-_WIDE = 22  # with the texts less than 80, or the ^C of a terminal would push it to a second line
+_WIDE = 22  # below 80 with the texts, or a terminal's ^C would push it to a second line
 
 
 @contextmanager
 def bar(console: Console, total: int | None) -> Iterator[Callable[[Standing], None]]:
-    """A bar while the block runs; gives what to call with each new standing.
+    """Shows a bar while the block runs; gives the function to call with each new ``Progress``.
 
-    The bar is drawn ten times a second, however often it is called, and is gone afterwards. Pictures that
-    had been finished before count as done, not for the pace.
+    The bar is drawn ten times a second at most, and disappears afterwards. Pictures from an earlier run
+    count as done but not for the pace.
     """
     columns = [SpinnerColumn(style="magenta"), BarColumn(_WIDE, complete_style="magenta"), _Count(), _Pace()]
     with Progress(*columns, console=console, transient=True, refresh_per_second=_HZ) as drawn:

@@ -1,4 +1,4 @@
-"""``blossom batch``: a file of prompts becomes pictures behind URLs."""
+"""``blossom batch``: makes a picture of every prompt in a file."""
 
 from __future__ import annotations
 
@@ -31,35 +31,40 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
 
 @click.command("batch", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("prompts", metavar="PROMPTS")
-@click.option("--input-format", type=click.Choice(_FORMATS), help="When the file's name does not tell.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N prompts only.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON for each item.")
+@click.option("--input-format", type=click.Choice(_FORMATS), help="If the file name does not show it.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N prompts.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a line of JSON for each item."
+)
 @click.option(
     "--journal",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where finished items are kept; beside --out unless said.",
+    help="Where finished items are recorded; default: beside --out.",
 )
-@click.option("--no-journal", is_flag=True, help="Keep none: the same command begins anew.")
+@click.option("--no-journal", is_flag=True, help="Record nothing: the same command starts over.")
 @click.option(
-    "--gallery", type=click.Path(path_type=Path), metavar="FILE", help="One HTML page with all pictures."
+    "--gallery",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write an HTML page that shows all pictures.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each item on stdout, no table.")
-@click.option("--all", "all_rows", is_flag=True, help="Every row in the table.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a line of JSON for each item instead of the table."
+)
+@click.option("--all", "all_rows", is_flag=True, help="Show every row of the table.")
 @click.option(
     "--max-concurrency",
     type=click.IntRange(min=1),
     default=64,
     metavar="N",
-    help="Calls under way at once; 64 unless said.",
+    help="Calls in flight at once; default 64.",
 )
+@click.option("--rate-limit", multiple=True, metavar="N/TIME", help="Such as 600/min or 10/s; repeatable.")
 @click.option(
-    "--rate-limit", multiple=True, metavar="N/TIME", help="Such as 600/min or 10/s; may be repeated."
+    "--max-cost", type=click.FloatRange(min=0), metavar="CREDITS", help="Stop before spending more."
 )
-@click.option(
-    "--max-cost", type=click.FloatRange(min=0), metavar="CREDITS", help="Stop before more is spent."
-)
-@click.option("--dry-run", is_flag=True, help="Say what it would cost, and make nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what it would cost, and make nothing.")
 @gateway_options
 @picture_options
 @click.option_panel(
@@ -95,15 +100,15 @@ def batch(prompts: str, **given: Any) -> int:
     PROMPTS is a file, or - for standard input:
 
     \b
-    .txt         a prompt a line; # begins a comment
-    .csv, .tsv   a column "prompt"; columns named as options are each item's own
-    .jsonl       an object of options a line, or a string
+    .txt         one prompt per line; # starts a comment
+    .csv, .tsv   a column "prompt"; further columns named after options set them for their row
+    .jsonl       one object of options per line, or a string
 
-    With --out or --journal a run that was stopped goes on where it was: give the same command again. What
-    is finished is not made a second time.
+    With --out or --journal, the same command resumes a run that was stopped. Finished pictures are not made
+    again.
 
-    A line that cannot be used fails alone. Exit status: 0 all done, 1 some items failed, 2 nothing could
-    start, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    An unusable line fails alone. Exit status: 0 all done, 1 some items failed, 2 the run failed, 130 stopped
+    by Ctrl-C, 143 by SIGTERM.
     """
     from blossom_async.batch.gate import rate_limits
     from blossom_async.cli.prompts import PromptFile

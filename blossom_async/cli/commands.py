@@ -68,7 +68,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> Any:
-        """Runs a command and exits with its status: 0, 1 (some items failed), 2 (failed), above 128 stopped."""
+        """Runs a command and exits: 0 done, 1 some items failed, 2 the command failed, above 128 stopped."""
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             sys.exit(self._status(args, {**options, "prog_name": "blossom", "standalone_mode": False}))

@@ -1,4 +1,4 @@
-"""``blossom batch --dry-run``: what a batch would cost."""
+"""``blossom batch --dry-run``: estimates what a batch would cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["estimate"]
 
 
 def estimate(source: PromptFile, settings: dict[str, Any], given: dict[str, Any]) -> int:
-    """Prints the estimate; 1 when a line cannot be used, else 0. Nothing is made."""
+    """Prints the estimate and makes nothing. Returns 1 if a line is unusable, else 0."""
     from blossom_async.cli.loop import run
 
     return run(_estimated(source, settings, given))
@@ -75,4 +75,4 @@ def _print(found: dict[str, Any]) -> None:
     if pictures > unknown:
         click.echo(f"{found['usd']:,.2f} US dollars")
     if unknown:
-        click.echo(f"the price of {plural(unknown, 'picture')} is not known beforehand")
+        click.echo(f"the price of {plural(unknown, 'picture')} is not known in advance")

@@ -1,4 +1,4 @@
-"""``blossom explain``: would a viewer be let in, and if not, why not."""
+"""``blossom explain``: whether a viewer may see a picture, and which rule decides."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ _ALLOWED = 200
 @click.command("explain", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("url")
 @click.option("--from", "address", metavar="IP", help="The viewer's address.")
-@click.option("--referer", metavar="URL", help="The page that shows it, as the browser says.")
-@click.option("--origin", metavar="ORIGIN", help="The Origin header, as scripts send it.")
-@click.option("--authorized", is_flag=True, help="The viewer sends an API key of the owner.")
-@click.option("--at", metavar="TIME", help="When, such as 2026-12-24T18:00:00+00:00; now unless said.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--referer", metavar="URL", help="The page that shows it: the Referer header.")
+@click.option("--origin", metavar="ORIGIN", help="The Origin header, which scripts send.")
+@click.option("--authorized", is_flag=True, help="The viewer sends the owner's API key.")
+@click.option("--at", metavar="TIME", help="Such as 2026-12-24T18:00:00+00:00; default: now.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @gateway_options
 @click.option_panel("Gateway", options=GATEWAY)
 def explain(url: str, **given: Any) -> int:
-    """Say how the gateway would answer a viewer of URL, and which rule decides. Status 1 if it refuses."""
+    """Say how the gateway would answer a viewer of URL, and which rule decides.
+
+    Exit status 1 if it refuses.
+    """
     from blossom_async.cli.loop import run
 
     explanation: Explanation = run(_explained(url, given))

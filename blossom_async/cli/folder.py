@@ -1,4 +1,4 @@
-"""The data folder of a gateway, from a command: its settings and its database, running or not."""
+"""Access to a gateway's data folder, its settings and database, whether or not the gateway runs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def folder_options(command: Command) -> Command:
-    """Adds the options that say which gateway's folder."""
+    """Adds the options that name the data folder."""
     config = click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom."
+        "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML, section blossom."
     )
     folder = click.option(
-        "--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="That of the gateway."
+        "--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="The gateway's data folder."
     )
     return folder(config(command))
 
 
 def folder_settings(data_dir: Path | None, config: Path | None) -> Settings:
-    """The settings of the gateway there. Raises ``ConfigurationError``."""
+    """The gateway's settings. Raises ``ConfigurationError``."""
     try:
         from blossom_async.gateway.settings import load
     except ImportError as exc:
@@ -46,12 +46,12 @@ def folder_settings(data_dir: Path | None, config: Path | None) -> Settings:
 
 
 def changed(settings: Settings, change: Callable[[sa.Connection], T]) -> T:
-    """What a change of the database gives. Raises as ``Records`` does."""
+    """Runs a change of the database and returns its result. Raises as ``Records``."""
     return asyncio.run(_opened(settings, lambda records: records.write(change)))
 
 
 def asked(settings: Settings, question: Callable[[sa.Connection], T]) -> T:
-    """What a question to the database gives. Raises as ``Records`` does."""
+    """Runs a query and returns its result. Raises as ``Records``."""
     return asyncio.run(_opened(settings, lambda records: records.study(question)))
 
 

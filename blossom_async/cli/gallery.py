@@ -1,4 +1,4 @@
-"""Writes a batch as one self-contained page: thumbnails, prompts, failures and links."""
+"""Writes a batch as one self-contained HTML page: thumbnails, prompts, failures and links."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from blossom_async.errors import ConfigurationError
 
 __all__ = ["Gallery", "Thumbnail", "thumbnail"]
 
-_WIDE, _HIGH = 480, 720  # the widest a card gets, on screens of usual density
+_WIDE, _HIGH = 480, 720  # the largest card on a screen of ordinary density
 _LONG = 110  # characters; longer prompts fold
 _LINKED_FAILURES = 40
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MAX_PIXELS = 4096 * 4096  # what a gateway makes at most
 _SHAPES = {"narrow": 9 / 16, "tall": 2 / 3, "square": 1.0, "broad": 4 / 3, "wide": 16 / 9}
-_STAND_IN = "offline"  # the provider that draws by rule
+_STAND_IN = "offline"  # the built-in renderer
 _CODE = re.compile("`([^`]+)`")
 
 
 @attrs.frozen
 class Thumbnail:
-    """A small picture. ``clear`` says that its ground shows through."""
+    """A small picture; ``clear`` if it has transparency."""
 
     data_uri: str = attrs.field(repr=False)
     width: int
@@ -48,9 +48,9 @@ class Thumbnail:
 
 
 def thumbnail(data: bytes) -> Thumbnail:
-    """A thumbnail of a picture, for a page of its own. CPU-bound: call it in a thread.
+    """A thumbnail of a picture. CPU-bound: call it in a thread.
 
-    Raises ``OSError`` for bytes that are no png, jpg or webp, and ``ValueError`` for a picture that is too
+    Raises ``OSError`` unless the bytes are png, jpg or webp, and ``ValueError`` for a picture that is too
     large or broken.
     """
     from PIL import Image
@@ -62,7 +62,7 @@ def thumbnail(data: bytes) -> Thumbnail:
             picture.draft("RGB", (_WIDE, _HIGH))
             clear = picture.has_transparency_data
             small = picture.convert("RGBA" if clear else "RGB")
-    except (Image.DecompressionBombError, SyntaxError) as exc:  # what Pillow says of some broken files
+    except (Image.DecompressionBombError, SyntaxError) as exc:  # how Pillow reports some broken files
         raise ValueError(str(exc)) from exc
     small.thumbnail((_WIDE, _HIGH), Image.Resampling.LANCZOS, reducing_gap=2.0)
     encoded = BytesIO()
@@ -72,10 +72,10 @@ def thumbnail(data: bytes) -> Thumbnail:
 
 
 class Gallery:
-    """A page that grows card by card beside its place and takes it when it is finished.
+    """A page that is built card by card and moved into place when it is finished.
 
-    The cards wait in a file without a name, so memory stays constant and nothing is left behind when the
-    process dies. Raises ``CannotStart`` when the page cannot be written there.
+    Cards wait in an unnamed file, so memory stays constant and nothing is left behind when the process dies.
+    Raises ``CannotStart`` if the page cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,18 +85,20 @@ class Gallery:
         self._shapes: set[str] = set()
         self._drawn_by: set[str] = set()
         if path.exists() and not path.is_file():
-            raise CannotStart(f"--gallery {path}: that is a folder or a device; name a file")
+            raise CannotStart(f"--gallery {path}: that is a folder or a device; name a regular file")
         try:
             import PIL  # noqa: F401 - only to know it is there, before any picture is made
         except ImportError as exc:
-            raise ConfigurationError("--gallery needs Pillow; pip install 'blossom-async[gateway]'") from exc
+            raise ConfigurationError(
+                "--gallery needs Pillow, which is not installed; pip install 'blossom-async[gateway]'"
+            ) from exc
         try:
             self._cards: IO[str] = tempfile.TemporaryFile("w+", dir=path.parent, encoding="utf-8")  # noqa: SIM115 - closed by close()
         except OSError as exc:
             raise self._failure(exc) from exc
 
     def add(self, result: Result, thumb: Thumbnail | None) -> None:
-        """Adds a card; without a thumbnail the picture is only linked to."""
+        """Adds a card; without a thumbnail it only links to the picture."""
         if result.info is None:
             self._failed += 1
             if len(self._failures) < _LINKED_FAILURES:
@@ -112,7 +114,7 @@ class Gallery:
     def finish(
         self, title: str, source: str, facts: Sequence[tuple[str, str]], note: str, when: datetime
     ) -> None:
-        """Puts the page in its place, in one step. In the note, what stands in backticks is code."""
+        """Writes the page and moves it into place in one step. Text in backticks in ``note`` becomes code."""
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -129,11 +131,11 @@ class Gallery:
             raise self._failure(exc) from exc
 
     def close(self) -> None:
-        """Lets go of the cards."""
+        """Deletes the cards."""
         self._cards.close()
 
     def _failure(self, exc: OSError) -> CannotStart:
-        return CannotStart(f"--gallery {self._path}: {exc.strerror or exc}")
+        return CannotStart(f"--gallery {self._path}: {exc.strerror or exc}; make room, or name another file")
 
     def _head(
         self, title: str, source: str, facts: Sequence[tuple[str, str]], note: str, when: datetime
@@ -176,7 +178,7 @@ def _card(result: Result, thumb: Thumbnail | None) -> str:
         return _CARD.format(number=number, kind=' class="bad"', top=top, prompt=_prompt(prompt), below="")
     info = result.info
     if thumb is None:
-        inside = "The picture is made; its thumbnail is not."
+        inside = "The picture was made, its thumbnail was not."
         picture = f'<span class="blank">{inside}</span>'
     else:
         clear = ' class="clear"' if thumb.clear else ""
@@ -202,8 +204,8 @@ def _prompt(prompt: str) -> str:
 
 
 def _shape(width: int, height: int) -> str:
-    """The frame of the style sheet that is nearest to a picture's width by height."""
-    if width < 1 or height < 1:  # sizes come from a gateway, and are no better than it
+    """The name of the style sheet's frame nearest to the picture's aspect ratio."""
+    if width < 1 or height < 1:  # sizes come from a gateway and are not trusted
         return "square"
     ratio = width / height
     return min(_SHAPES, key=lambda shape: abs(math.log(ratio / _SHAPES[shape])))
@@ -215,12 +217,12 @@ def _note(note: str) -> str:
 
 
 def _link(url: str) -> tuple[str, str]:
-    """The attributes of a link to the picture, and how its address is shown."""
+    """The attributes of a link to the picture, and its text."""
     try:
         scheme = urlsplit(url).scheme
     except ValueError:
         scheme = ""
-    if scheme not in {"http", "https"}:  # an address comes from a gateway, and is no better than it
+    if scheme not in {"http", "https"}:  # the URL comes from a gateway and is not trusted
         return "", url
     return f' href="{_text(url)}" rel="noreferrer"', url.removeprefix(f"{scheme}://")
 

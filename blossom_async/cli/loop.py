@@ -1,4 +1,4 @@
-"""The event loop of a command: uvloop where it is installed, Ctrl-C and SIGTERM as cancellation."""
+"""Runs a command's event loop: uvloop if installed; Ctrl-C and SIGTERM cancel."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ T = TypeVar("T")
 
 
 class Terminated(BaseException):
-    """SIGTERM has ended what was under way, as ``KeyboardInterrupt`` says of Ctrl-C."""
+    """Raised after SIGTERM, as ``KeyboardInterrupt`` is after Ctrl-C."""
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns.
+    """Runs a coroutine to its end and returns its result.
 
-    Ctrl-C cancels it and raises ``KeyboardInterrupt`` once it has ended; a second one does not wait.
+    Ctrl-C cancels it and raises ``KeyboardInterrupt`` once it has ended; a second Ctrl-C does not wait.
     """
     _occupy_standard_streams()
     with asyncio.Runner(loop_factory=_quickest()) as runner:
         try:
             return runner.run(main)
         except (KeyboardInterrupt, Terminated):
-            logging.disable(logging.CRITICAL)  # what is torn down now has nothing more to say
+            logging.disable(logging.CRITICAL)  # tasks that are torn down now would only log noise
             raise
 
 
 def _occupy_standard_streams() -> None:
-    """Opens those that were closed, as in ``>&-``: a socket with such a number is more than uvloop bears."""
+    """Opens closed ones, as in ``>&-``: uvloop cannot handle a socket with such a descriptor."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -55,10 +55,10 @@ def _quickest() -> Callable[[], asyncio.AbstractEventLoop]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM cancels the task in this block, as Ctrl-C does, and raises ``Terminated`` once it has ended.
+    """Inside the block SIGTERM cancels the task, as Ctrl-C does, and then raises ``Terminated``.
 
-    A second one ends the process as usual. Outside of the main thread, where signals do not arrive, the block
-    runs as it is.
+    A second SIGTERM ends the process at once. Outside the main thread, where no signal arrives, nothing
+    changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -87,7 +87,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that Ctrl-C or SIGTERM sets; after the block they end the process as usual."""
+    """Gives an event that Ctrl-C or SIGTERM sets. After the block they end the process as usual."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in _SIGNALS:

@@ -27,11 +27,11 @@ from blossom_async.transport import http_session
 
 __all__ = ["Making"]
 
-_WINDOW = 1024  # results that wait for an earlier one, at most
+_WINDOW = 1024  # the most results that wait for an earlier one
 
 
 class Making:
-    """One run over a prompt file. ``note`` says how its URLs keep working, once a gateway was opened."""
+    """One run over a prompt file. ``note``, set once a gateway is open, says how its URLs keep working."""
 
     def __init__(
         self, source: PromptFile, outputs: Outputs, settings: Mapping[str, Any], given: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Making:
         self.note = ""
 
     async def run(self) -> None:
-        """Makes the pictures. When it is cancelled or fails, everything that came is written first.
+        """Makes the pictures. If it is cancelled or fails, it first writes every result that has arrived.
 
         Raises ``ConfigurationError`` for a file without prompts, and as ``Images.stream_urls``.
         """
@@ -53,7 +53,9 @@ class Making:
             entries = self._source.entries(self._limit, say)
             first = await anext(entries, None)
             if first is None:
-                raise ConfigurationError(f"{self._source.name}: there is no prompt in it")
+                raise ConfigurationError(
+                    f"{self._source.name}: there is no prompt in it; allowed: at least one"
+                )
             concurrency: int = self._given["max_concurrency"]
             async with (
                 http_session(self._given["timeout"]) as session,
@@ -63,11 +65,11 @@ class Making:
                 try:
                     await self._stream(client, session, self._in_turn(first, entries))
                 except asyncio.CancelledError:
-                    say("stopping; a second time does not wait for pictures under way")
+                    say("stopping once the pictures in flight have ended; press Ctrl-C again to stop at once")
                     raise
 
     async def _in_turn(self, first: Entry, rest: AsyncIterator[Entry]) -> AsyncIterator[Entry]:
-        """The entries, each when not too many results wait for an earlier one."""
+        """The entries, each held back while too many results wait for an earlier one."""
         yield first
         index = 0
         async for entry in rest:
@@ -100,11 +102,11 @@ class Making:
                     async for outcome in outcomes:
                         self._receive(outcome)
                         if isinstance(outcome.error, Unauthenticated) and not self._turn.any_done:
-                            raise outcome.error  # the others would hear the same
+                            raise outcome.error  # every other item would be answered the same
                         await self._write_ready(thumbs)
             except (asyncio.CancelledError, BlossomError):
                 while outcomes is not None and self._turn.received < ended:
-                    self._receive(await anext(outcomes))  # it has come already: this does not wait
+                    self._receive(await anext(outcomes))  # it has arrived already, so this does not wait
                 self._write_early(thumbs)
                 raise
 
@@ -127,7 +129,7 @@ class Making:
                 await thumbs.add(result)
 
     def _write_early(self, thumbs: Thumbs | None) -> None:
-        """Writes what has come out of turn, once nothing more will."""
+        """Writes the results that arrived out of order, once no more will arrive."""
         if not self._turn.any_done:
             return
         for result in self._turn.pop_early():
@@ -136,7 +138,7 @@ class Making:
                 thumbs.add_without(result)
 
     def _bar(self, opened: AsyncExitStack) -> Callable[[Progress], None]:
-        """What to call with each new standing: a bar's update when a person looks at stderr."""
+        """The function to call with each ``Progress``: it updates a bar if stderr is a terminal."""
         stderr = Console(stderr=True)
         if not stderr.is_terminal:
             return lambda _: None

@@ -44,9 +44,7 @@ _PICTURE = (
         "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; default standard."
     ),
     click.option(
-        "--format",
-        metavar="png|jpg|webp|auto",
-        help="Default png; auto: the smallest that each viewer accepts.",
+        "--format", metavar="png|jpg|webp|auto", help="Default png; auto: the smallest each viewer accepts."
     ),
     click.option("--transparency", is_flag=True, help="Transparent background; not with jpg."),
     click.option(
@@ -60,9 +58,7 @@ _PICTURE = (
     click.option("--cache-control", metavar="VALUE", help="Cache-Control header of the picture."),
     click.option("--etag", metavar="VALUE", help="ETag header of the picture, without quotes."),
     click.option("--tracking-id", metavar="NAME", help="The campaign that views are counted under."),
-    click.option(
-        "--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with the picture; repeatable."
-    ),
+    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with it; repeatable."),
     click.option(
         "--allowed-domain",
         "allowed_domains",
@@ -79,9 +75,7 @@ _PICTURE = (
     ),
     click.option("--require-auth", is_flag=True, help="Only the owner's API key opens it."),
     click.option("--require-signature", is_flag=True, help="Only signed URLs open it; see blossom sign."),
-    click.option(
-        "--defer", is_flag=True, help="Print the URL at once; it answers once the picture is ready."
-    ),
+    click.option("--defer", is_flag=True, help="Print the URL at once; it waits for the picture."),
     click.option("--cdn-prefix", metavar="URL", help="What URLs start with under --use-custom-cdn."),
     click.option("--use-custom-cdn", is_flag=True, help="URLs that start with --cdn-prefix."),
 )
@@ -102,9 +96,7 @@ _KEY = re.compile("[!-~]+", re.ASCII)
 
 def _number(_: click.Context, option: click.Parameter, value: float) -> float:
     if math.isnan(value):  # every comparison with a bound is False
-        raise click.BadParameter(
-            f"nan is not a number of seconds; allowed: above 0, up to {_MAX_TIMEOUT:.0f}."
-        )
+        raise click.BadParameter(f"nan is not a number; allowed: seconds above 0, up to {_MAX_TIMEOUT:.0f}.")
     return value
 
 
@@ -208,8 +200,8 @@ def _check_host(base_url: str) -> None:
         (urlsplit(base_url).hostname or "").encode("idna")
     except ValueError as exc:  # UnicodeError is one
         raise ConfigurationError(
-            f"base_url: {base_url!r} is not a valid address; allowed: http(s)://host[:port][/path], for example "
-            "https://images.example.com"
+            f"base_url: {base_url!r} is not a valid address; allowed: http(s)://host[:port][/path], "
+            "for example https://images.example.com"
         ) from exc
 
 

@@ -1,4 +1,4 @@
-"""What a batch leaves behind: a line for each item, a table to read, and what it came to."""
+"""The results of a batch: a line of JSON for each item, a table to read, and totals."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["InTurn", "JsonLines", "Result", "Shown", "Tally", "json_stdout"]
 
-_SHORT_ENOUGH = 30  # rows; beyond, the table has the first ones and the failures
+_SHORT_ENOUGH = 30  # rows; a longer table shows the first ones and the failures
 _FIRST = 12
 
 
 @attrs.frozen
 class Result:
-    """One item of a batch, with all that is written about it. ``place`` is its file and line."""
+    """What became of one item. ``place`` is its file and line."""
 
     index: int
     place: str
@@ -44,7 +44,7 @@ class Result:
 
     @classmethod
     def of(cls, outcome: Outcome[Any, ImageInfo], name: str) -> Result:
-        """The result of an entry of the prompt file of that name."""
+        """The result of an entry; ``name`` is the name of its prompt file."""
         entry: Entry = outcome.item
         place = f"{name}:{entry.line}"
         error = None if outcome.error is None else f"{place}: {_why(outcome.error)}"
@@ -68,9 +68,9 @@ def _why(error: Exception) -> str:
 
 
 class InTurn:
-    """Results that come as their items end, handed on in the order of the items.
+    """Puts results that arrive in any order back into the order of their items.
 
-    ``received`` counts all that came, and ``any_done`` says whether one of them is a picture.
+    ``received`` counts the results so far; ``any_done`` is True once one of them is a picture.
     """
 
     def __init__(self, window: int) -> None:
@@ -82,13 +82,13 @@ class InTurn:
         self.any_done = False
 
     def add(self, result: Result) -> None:
-        """Takes a result in."""
+        """Accepts a result."""
         self.received += 1
         self.any_done = self.any_done or result.info is not None
         self._early[result.index] = result
 
     def pop(self) -> Result | None:
-        """The result whose turn it is, None while it has not come."""
+        """The next result in order, None while it is missing."""
         result = self._early.pop(self._next, None)
         if result is not None:
             self._next += 1
@@ -96,22 +96,22 @@ class InTurn:
         return result
 
     def pop_early(self) -> list[Result]:
-        """What else has come, in order, when nothing more will."""
+        """All results left, in order, once no more will arrive."""
         early, self._early = self._early, {}
         return [early[index] for index in sorted(early)]
 
     async def room(self, index: int) -> None:
-        """Returns when an item may be begun: so few wait for their turn that memory stays constant."""
+        """Waits until the item may start: the number of results that wait for an earlier one is bounded."""
         while index - self._next >= self._window:
             self._moved.clear()
             await self._moved.wait()
 
 
 class JsonLines:
-    """A file with a line for each result, each on its way to the disk when ``add`` returns.
+    """A file with one line per result, each handed to the operating system when ``add`` returns.
 
-    What an earlier run wrote stays until there is something to write.
-    Raises ``CannotStart`` when the file cannot be written.
+    The lines of an earlier run stay until there is a first result. Raises ``CannotStart`` if the file cannot
+    be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,25 +134,25 @@ class JsonLines:
             raise self._failed(exc) from exc
 
     def close(self) -> None:
-        """Closes the file. What could not be written was said by ``add``."""
+        """Closes the file. ``add`` has reported anything that could not be written."""
         with suppress(OSError):
             self._file.close()
 
     def _failed(self, exc: OSError) -> CannotStart:
         if exc.errno == errno.ENXIO:
-            return CannotStart(f"--out {self._path}: nothing reads this pipe; begin its reader first")
-        return CannotStart(f"--out {self._path}: {exc.strerror}")
+            return CannotStart(f"--out {self._path}: nothing reads this pipe; start its reader first")
+        return CannotStart(f"--out {self._path}: {exc.strerror}; make room, or name another file")
 
 
 def _appending(path: Path) -> int:
-    """A descriptor to append with. A pipe that nobody reads is refused, as opening it would wait for ever."""
+    """Opens a file for appending. Fails for a pipe without a reader instead of waiting for one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def json_stdout(result: Result) -> None:
-    """The result as a line of JSON on stdout. Raises ``CannotStart`` when it cannot be written."""
+    """Prints the result as a line of JSON. Raises ``CannotStart`` if stdout cannot be written."""
     if sys.stdout is not None:
         with stdout_checked():
             sys.stdout.buffer.write(result.json())
@@ -160,7 +160,7 @@ def json_stdout(result: Result) -> None:
 
 @attrs.define
 class Tally:
-    """What the batch came to so far. ``reused`` of the ``done`` had been finished before, at no cost now."""
+    """Totals so far. ``reused`` of the ``done`` came from an earlier run and cost nothing now."""
 
     total: int | None = None
     done: int = 0
@@ -180,12 +180,12 @@ class Tally:
 
     @property
     def made(self) -> int:
-        """Pictures that are new."""
+        """Pictures made by this run."""
         return self.done - self.reused
 
     @property
     def per_second(self) -> float:
-        """New pictures a second."""
+        """Pictures made per second."""
         return self.made / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     def sentence(self, *, ended: bool) -> str:
@@ -199,7 +199,7 @@ class Tally:
 
 
 class Shown:
-    """The results a person is shown: all of a few or of as many as were asked for, else some of each kind."""
+    """The table: every row of a short run or with ``all_rows``, else the first rows and some failures."""
 
     def __init__(self, *, all_rows: bool) -> None:
         self._all = all_rows
@@ -209,7 +209,7 @@ class Shown:
         self._failed = 0
 
     def add(self, result: Result) -> None:
-        """Keeps the result if it may be shown."""
+        """Counts the result, and keeps it if the table may show it."""
         self._count += 1
         self._failed += result.info is None
         if self._all or len(self._rows) < _SHORT_ENOUGH:
@@ -218,7 +218,7 @@ class Shown:
             self._failures.append(result)
 
     def write(self, console: Console) -> None:
-        """Writes the table, and what it leaves out."""
+        """Prints the table, and how many rows it leaves out."""
         if not self._count:
             return
         rows = self._rows
@@ -238,7 +238,7 @@ def _table(rows: list[Result], width: int) -> Table:
     number = len(f"{rows[-1].index + 1}")
     beside = width - longest - number - 6 >= 16
     table.add_column("#", justify="right", style="dim", no_wrap=True, width=number)
-    if beside:  # the URL whole, since people copy it, and of the prompt what fits
+    if beside:  # the whole URL, because people copy it, and as much of the prompt as fits
         table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
         table.add_column("picture", overflow="fold", width=longest or width * 2 // 3)
         for row in rows:

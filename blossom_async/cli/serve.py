@@ -1,4 +1,4 @@
-"""``blossom serve``: the gateway as a process of its own. The one command that reaches into ``gateway``."""
+"""``blossom serve``: runs the gateway as a process of its own."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ if TYPE_CHECKING:
 
 __all__ = ["own_gateway", "serve"]
 
-_OTHER_FILES = 500  # besides connections: pictures, the database, those who are told there is no room
+_OTHER_FILES = 500  # besides connections: pictures, the database, connections that are refused
 
 
 @click.command("serve", cls=click.RichCommand, context_settings=help_settings)
-@click.option("--host", metavar="ADDRESS", help="Where to listen; 127.0.0.1 unless said.")
-@click.option("--port", type=int, metavar="PORT", help="8765 unless said; 0 takes any free one.")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="Pictures and records.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom.")
-@click.option("--public-url", metavar="URL", help="Where URLs begin, if viewers use another name.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on; default 127.0.0.1.")
+@click.option("--port", type=int, metavar="PORT", help="Default 8765; 0 takes a free one.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where pictures and records are kept.",
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML, section blossom."
+)
+@click.option("--public-url", metavar="URL", help="What URLs start with, if viewers use another address.")
 def serve(config: Path | None, **given: Any) -> int:
-    """Run the gateway: serve the pictures of the data folder and take calls for new ones.
+    """Run the gateway: serve the pictures of the data folder and accept calls for new ones.
 
-    Every setting may also stand in the environment as BLOSSOM_ and its name, or in a TOML file. Beyond
-    loopback it needs BLOSSOM_API_KEYS, or a key made with `blossom keys create`. Ctrl-C or SIGTERM ends it
-    once the requests under way are answered.
+    Every setting can also be given in the environment, as BLOSSOM_ and its name, or in a TOML file. Beyond
+    loopback the gateway needs BLOSSOM_API_KEYS, or a key made with `blossom keys create`. Ctrl-C or SIGTERM
+    stops it once the requests in flight are answered.
     """
     from blossom_async.cli.loop import run
 
@@ -45,7 +52,7 @@ def serve(config: Path | None, **given: Any) -> int:
     settings = load(config, **given)
     try:
         run(_serve(settings))
-    except KeyboardInterrupt:  # before the signal had a handler
+    except KeyboardInterrupt:  # the signal came before its handler was set
         say("stopped")
     return 0
 
@@ -79,12 +86,12 @@ async def _serve(settings: Settings) -> None:
             click.echo(f"  dashboard    {public_url}/")
             click.echo("  Ctrl-C stops it")
             await stop.wait()
-        say("stopping once the requests under way are answered")
+        say("stopping once the requests in flight are answered")
     say("stopped")
 
 
 def _allow_files(count: int) -> None:
-    """Lets the process have that many open files, as far as whoever runs it may decide that."""
+    """Raises the soft limit of open files to that many, or to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
         allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
@@ -98,11 +105,14 @@ async def _refuse_second(settings: Settings) -> None:
     async with http_session(5.0) as session:
         first = await embedded.running(settings.data_dir, session)
     if first is not None:
-        raise CannotStart(f"data folder {settings.data_dir}: a gateway on {first.base_url} serves it already")
+        raise CannotStart(
+            f"data folder {settings.data_dir}: a gateway on {first.base_url} already serves it; "
+            "stop that one, or choose another with --data-dir"
+        )
 
 
 def own_gateway(base_url: str) -> str:
-    """What there is to say of a gateway that ends with this process; empty for any other."""
+    """How the URLs of a gateway that ends with this process keep working; empty for any other gateway."""
     from blossom_async import embedded
 
     try:

@@ -1,4 +1,4 @@
-"""``blossom sign``: a signed URL for a picture."""
+"""``blossom sign``: prints a signed URL for a picture."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ __all__ = ["sign"]
 
 @click.command("sign", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("url")
-@click.option("--ttl", type=int, default=3600, metavar="SECONDS", help="1 to 604,800; 3,600 unless said.")
-@click.option("--access-key", metavar="NAME", help="For whom it is meant; revoking that name ends it.")
-@click.option("--stable", is_flag=True, help="The same URL again if asked soon, so that browsers keep it.")
+@click.option("--ttl", type=int, default=3600, metavar="SECONDS", help="1 to 604,800; default 3,600.")
+@click.option("--access-key", metavar="NAME", help="Whom it is for; revoking this name ends the URL.")
+@click.option(
+    "--stable", is_flag=True, help="Give the same URL for a while, so that browsers cache the picture."
+)
 @gateway_options
 @click.option_panel("Gateway", options=GATEWAY)
 def sign(url: str, **given: Any) -> int:
-    """Print a signed URL for a picture of the gateway's URL."""
+    """Print a signed URL for the picture behind URL."""
     from blossom_async.cli.loop import run
 
     async def signed() -> None:

@@ -1,4 +1,4 @@
-"""Fetches the pictures of a batch and puts their thumbnails on the page, in order, while it goes on."""
+"""Fetches the pictures of a running batch and adds their thumbnails to the gallery, in order."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _AT_ONCE = 8
 
 
 class Thumbs:
-    """Cards for a gallery, a few of them under way at once. Leaving the block writes what is left of them.
+    """Makes cards for a gallery, a few at a time. Leaving the block writes the remaining ones.
 
-    A thumbnail that cannot be had leaves its card without one: the picture is there all the same. When the
-    block is cancelled, cards under way get none.
+    If a thumbnail fails, its card has none; the picture exists all the same. If the block is cancelled, the
+    remaining cards have none.
     """
 
     def __init__(self, gallery: Gallery, session: aiohttp.ClientSession, base_url: str) -> None:
@@ -38,14 +38,14 @@ class Thumbs:
         self._under_way: deque[tuple[Result, asyncio.Task[Thumbnail | None] | None]] = deque()
 
     async def add(self, result: Result) -> None:
-        """Begins a card; waits while too many are under way."""
+        """Starts a card; waits while too many are in progress."""
         making = asyncio.create_task(self._make(result.info.id)) if result.info is not None else None
         self._under_way.append((result, making))
         while len(self._under_way) > _AT_ONCE:
             await self._write_first()
 
     def add_without(self, result: Result) -> None:
-        """A card without a thumbnail, without waiting."""
+        """Adds a card without a thumbnail; does not wait."""
         self._under_way.append((result, None))
 
     async def __aenter__(self) -> Self:
@@ -67,7 +67,7 @@ class Thumbs:
         self._gallery.add(result, thumb)
 
     async def _give_up(self) -> None:
-        """Cards of what is left, without waiting for thumbnails."""
+        """Adds the remaining cards without waiting for thumbnails."""
         making = [task for _, task in self._under_way if task is not None]
         for task in making:
             task.cancel()
@@ -78,9 +78,9 @@ class Thumbs:
         await asyncio.gather(*making, return_exceptions=True)
 
     async def _make(self, image_id: str) -> Thumbnail | None:
-        if not _ID.fullmatch(image_id):  # else an answer could choose what is asked for
+        if not _ID.fullmatch(image_id):  # else a gateway's answer could choose the path
             return None
-        # By the gateway's own address, as a public URL or a CDN need not be reachable from here.
+        # From the gateway's own address: its public URL or CDN may not be reachable from here.
         try:
             async with self._session.get(
                 f"{self._base_url}/image/{image_id}", allow_redirects=False
@@ -94,7 +94,7 @@ class Thumbs:
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body; None when it is too long, whatever length it claims."""
+    """The body, None if it is too long, whatever its Content-Length says."""
     data = bytearray()
     async for part in response.content.iter_any():
         data += part

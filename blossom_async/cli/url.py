@@ -1,4 +1,4 @@
-"""``blossom url``: one prompt becomes one URL."""
+"""``blossom url``: makes one picture and prints its URL."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["url"]
 
 @click.command("url", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("words", metavar="PROMPT", nargs=-1, required=True)
-@click.option("--info", is_flag=True, help="A table of all that is known of the picture.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-@click.option("--keep", is_flag=True, help="Serve the picture until Ctrl-C, when no other gateway does.")
+@click.option("--info", is_flag=True, help="Print a table of everything known about the picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--keep", is_flag=True, help="Serve the picture until Ctrl-C if no other gateway does.")
 @gateway_options
 @picture_options
 @click.option_panel("Output", options=["--info", "--json", "--keep"])
@@ -40,9 +40,9 @@ def url(words: tuple[str, ...], **given: Any) -> int:
     from blossom_async.cli.loop import run
 
     if len(words) > 1:
-        raise click.UsageError(f"{len(words)} arguments for one PROMPT; quote the prompt")
+        raise click.UsageError(f"{len(words)} arguments where one PROMPT is expected; quote the prompt")
     if given["info"] and given["as_json"]:
-        raise CannotStart("--info and --json exclude each other")
+        raise CannotStart("--info and --json exclude each other; give one of them")
     settings = picture_settings(given)
     try:
         run(_url(words[0], dict(settings), given))
@@ -57,7 +57,7 @@ async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> 
     from blossom_async.models import image_request
     from blossom_async.transport import http_session
 
-    image_request({"prompt": prompt, **settings})  # before a gateway is started for it
+    image_request({"prompt": prompt, **settings})  # checked before a gateway is started
     async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
         info = await client.image.generate_url_with_info(prompt, **settings)
         with stdout_checked():

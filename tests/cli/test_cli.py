@@ -690,7 +690,10 @@ class TestBadInput:
     def test_no_input_at_all(self) -> None:
         """An empty pipe is like an empty file."""
         result = process("batch", "-")
-        assert (result.status, result.stderr) == (2, "blossom: stdin: there is no prompt in it\n")
+        assert (result.status, result.stderr) == (
+            2,
+            "blossom: stdin: there is no prompt in it; allowed: at least one\n",
+        )
 
     @pytest.mark.parametrize(
         ("options", "says"),
@@ -715,7 +718,7 @@ class TestBadInput:
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
             (
                 ["--timeout", "nan"],
-                "'--timeout': nan is not a number of seconds; allowed: above 0, up to 86400",
+                "'--timeout': nan is not a number; allowed: seconds above 0, up to 86400",
             ),
             (["--timeout", "inf"], "'--timeout': inf is not in the range"),
             (["--timeout", "1e300"], "'--timeout': 1e.300 is not in the range"),
@@ -737,7 +740,7 @@ class TestBadInput:
             (["--limit", "0"], "'--limit': 0 is not in the range"),
             (["--out", "/no/such/folder/x"], "--out /no/such/folder/x: No such file or directory"),
             (["--gallery", "/no/such/folder/x"], "--gallery /no/such/folder/x: No such file or directory"),
-            (["--gallery", "/"], "--gallery /: that is a folder or a device; name a file"),
+            (["--gallery", "/"], "--gallery /: that is a folder or a device; name a regular file"),
             (["--out", "-"], "--out -: that is not a file; use --json for standard output"),
             (["--gallery", "-"], "--gallery -: that is not a file; use --json for standard output"),
         ],
@@ -769,7 +772,7 @@ class TestBadInput:
         """Opening it would wait for ever."""
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
-        refused("batch", prompts("a lake"), "--out", pipe, says="nothing reads this pipe; begin its reader")
+        refused("batch", prompts("a lake"), "--out", pipe, says="nothing reads this pipe; start its reader")
 
     def test_a_pipe_with_a_reader(self, prompts: Prompts, tmp_path: Path) -> None:
         """It gets every line."""
@@ -936,7 +939,10 @@ class TestUrl:
     def test_a_prompt_without_quotes(self) -> None:
         """The shell made several arguments of it."""
         refused(
-            "url", "a", "lake", says="2 arguments for one PROMPT; quote the prompt. See blossom url --help"
+            "url",
+            "a",
+            "lake",
+            says="2 arguments where one PROMPT is expected; quote the prompt. See blossom url --help",
         )
 
     def test_messages_are_sentences(self, prompts: Prompts) -> None:
@@ -986,7 +992,7 @@ class TestServe:
             assert (tmp_path / "data" / "api_key").read_text() not in banner
             second = blossom("serve")
             assert second.status == 2
-            assert f"a gateway on {address[0]} serves it already" in second.stderr
+            assert f"a gateway on {address[0]} already serves it" in second.stderr
             used = blossom("url", "a sea", *TINY)
             assert used.stdout.startswith(address[0])
             assert used.stderr == ""

@@ -239,7 +239,7 @@ def test_many_failures_do_not_fill_the_head(page: PageOf) -> None:
 def test_a_picture_without_a_thumbnail_is_linked_to(page: PageOf) -> None:
     """The picture is there all the same."""
     found = Page(page([(made(), None)]))
-    assert "The picture is made; its thumbnail is not." in found.text
+    assert "The picture was made, its thumbnail was not." in found.text
     assert f"http://127.0.0.1:8765/image/{ID}" in {attrs.get("href") for _, attrs in found.tags}
 
 
@@ -374,13 +374,13 @@ class TestThumbs:
     async def test_a_redirect_is_not_followed(self, tmp_path: Path) -> None:
         """A gateway does not choose which other servers are asked."""
         text = await self.page_of(tmp_path, made(id=MOVED))
-        assert "The picture is made; its thumbnail is not." in text
+        assert "The picture was made, its thumbnail was not." in text
 
     @pytest.mark.parametrize("image_id", ["../secret", "", "x" * 21, f"{ID}/../../secret", f"{ID}?x=1"])
     async def test_an_id_that_is_none_is_not_asked_for(self, tmp_path: Path, image_id: str) -> None:
         """Nor which paths of its own."""
         text = await self.page_of(tmp_path, made(id=image_id))
-        assert "The picture is made; its thumbnail is not." in text
+        assert "The picture was made, its thumbnail was not." in text
 
     async def test_a_body_without_end_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -388,4 +388,4 @@ class TestThumbs:
         """Bytes are counted as they come, not as they are announced."""
         monkeypatch.setattr("blossom_async.cli.thumbs._MAX_PICTURE", 100)
         text = await self.page_of(tmp_path, made(id=STREAMED))
-        assert "The picture is made; its thumbnail is not." in text
+        assert "The picture was made, its thumbnail was not." in text
