@@ -87,7 +87,7 @@ class Gallery:
         if path.exists() and not path.is_file():
             raise CannotStart(f"--gallery {path}: that is a folder or a device; name a regular file")
         try:
-            import PIL  # noqa: F401 - only to know it is there, before any picture is made
+            import PIL  # noqa: F401 - fails here, before any picture is made
         except ImportError as exc:
             raise ConfigurationError(
                 "--gallery needs Pillow, which is not installed; pip install 'blossom-async[gateway]'"
