@@ -1,4 +1,4 @@
-"""What ``client.image`` is: prompts in, picture URLs out."""
+"""The methods of ``client.image``: prompts in, picture URLs out."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ _PRELOAD_AT_ONCE = 32
 
 
 class Images:
-    """Pictures by URL. Every call opens the client if need be and shares its limits and retries.
+    """Pictures by URL. Every call opens the client if need be and keeps to its limits and retries.
 
-    Wherever options are taken they are the fields of ``ImageRequest``, checked before anything is sent: an
-    unknown one raises ``TypeError``, a bad value ``InvalidRequest``. Calls to the gateway raise
-    ``TransportError`` without an answer, ``TimedOut``, the ``ResponseError`` of the answer's status, and
-    ``ConfigurationError`` when no gateway can be had or something else answers in its place.
+    Options are the fields of ``ImageRequest``, checked before anything is sent: an unknown one raises
+    ``TypeError``, a bad value ``InvalidRequest``. Every call to the gateway may raise ``TransportError`` (no
+    answer), ``TimedOut``, the ``ResponseError`` for the answer's status, and ``ConfigurationError`` if there
+    is no gateway or something else answers at its address.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Images:
         self._timeout_s = timeout_s
 
     async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
-        """The URL of a new picture, which exists when this returns."""
+        """The URL of a new picture. The picture exists when this returns, unless ``defer`` is set."""
         request = self._checked({"prompt": prompt, **options})
         return self._cdn.placed(await self._call(_creation(request)), request).url
 
     async def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
-        """As ``generate_url``, with all the gateway knows of the picture."""
+        """As ``generate_url``, with everything the gateway knows about the picture."""
         request = self._checked({"prompt": prompt, **options})
         return self._cdn.placed(await self._call(_creation(request)), request)
 
@@ -116,10 +116,10 @@ class Images:
         stable: bool = False,
         **options: Unpack[ImageOptions],
     ) -> str:
-        """The signed URL of a new picture that opens under signed URLs only.
+        """The signed URL of a new picture that can only be opened with a signed URL.
 
-        It is valid for ``signature_ttl`` seconds, 1 to 604,800. ``access_key`` and ``stable`` as for
-        ``sign_url``. Raises ``Conflict``, before a picture is made, for an access key that was revoked.
+        The URL is valid for ``signature_ttl`` seconds, 1 to 604,800. ``access_key`` and ``stable`` as for
+        ``sign_url``. Raises ``Conflict``, before a picture is made, if the access key was revoked.
         """
         request = self._checked({"prompt": prompt, **options, "require_signature": True})
         wish = SignRequest(
@@ -131,15 +131,15 @@ class Images:
     async def sign_url(
         self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
     ) -> str:
-        """A signed URL for a picture of the gateway, from any of its URLs.
+        """A signed URL for an existing picture, given any of its URLs.
 
-        ``access_key`` is a name of yours for whom it is meant, such as a user's id: ``revoke_access_key``
-        ends all URLs signed under it. ``stable`` rounds the end up, so that URLs signed within half of
-        ``signature_ttl`` (at least a minute, at most an hour) are the same and browsers keep the picture.
+        ``access_key`` names whom the URL is for, such as a user's id: ``revoke_access_key`` invalidates every
+        URL signed under that name. ``stable`` rounds the expiry up, so that all URLs signed within half of
+        ``signature_ttl`` (at least a minute, at most an hour) are equal and browsers can cache the picture.
 
-        Who has a signed URL may open it. A picture made without ``require_signature`` opens without one too.
-        Raises ``InvalidRequest`` for no URL of a gateway, ``NotFound``, ``Gone``, and ``Conflict`` for an
-        access key that was revoked.
+        Whoever has a signed URL can open it. A picture made without ``require_signature`` opens without one
+        too. Raises ``InvalidRequest`` for a URL that is not a gateway's, ``NotFound``, ``Gone``, and
+        ``Conflict`` if the access key was revoked.
         """
         wish = SignRequest(
             signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=self._cdn.serves(url)
@@ -149,7 +149,7 @@ class Images:
         return self._cdn.url(signed.url) if wish.cdn else signed.url
 
     async def revoke_access_key(self, access_key: str) -> None:
-        """Every URL signed under the name stops within a second, and no other is signed under it again."""
+        """Invalidates every URL signed under the name within a second. It can never be signed under again."""
         name = SignRequest(access_key=access_key).access_key
         path = f"/v1/access-keys/{quote(name, safe='')}/revoke"
         await self._call(Exchange("POST", path, NoneType, b""))
@@ -166,8 +166,8 @@ class Images:
     ) -> Explanation:
         """How the gateway would answer a viewer, for the picture's owner: the status and the rule behind it.
 
-        The viewer asks for ``url`` from the IP ``address`` and its browser sends ``referer`` and ``origin``;
-        ``authorized``: and an API key of the owner. ``at`` is an aware time, now by default. Nothing is
+        The viewer requests ``url`` from the IP ``address``, with the headers ``referer`` and ``origin``, and
+        with the owner's API key if ``authorized``. ``at`` is an aware time, by default now. No view is
         counted. Raises ``InvalidRequest`` and ``NotFound``.
         """
         asked = ExplainRequest(
@@ -179,10 +179,10 @@ class Images:
     async def get_url_stats(
         self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None
     ) -> UrlStats:
-        """How often the pictures of a ``tracking_id`` were seen.
+        """How often the pictures with a ``tracking_id`` were viewed.
 
-        ``date_range`` is the first and the last day, both included, in UTC: dates, or texts such as
-        "2026-06-01". Behind a CDN the gateway sees only what the CDN does not answer itself; docs/gateway.md
+        ``date_range`` is the first and the last day, both included, in UTC: dates, or text such as
+        "2026-06-01". Behind a CDN the gateway sees only the requests that the CDN forwards; docs/gateway.md
         says how to count the rest. Raises ``InvalidRequest`` for a bad range and ``NotFound`` for a
         ``tracking_id`` that no picture has.
         """
@@ -199,21 +199,22 @@ class Images:
     ) -> UrlBatch:
         """One picture for each prompt, with the same options for all.
 
-        A prompt that fails is None in the result and loses no other; bad options fail the whole call before
-        anything is sent. An answer that would be the same for all, such as a refused key, stops the batch:
-        untried prompts have ``NotRun``. See ``BatchOptions`` for how it runs.
+        A prompt that fails is None in the result and affects no other. Bad options fail the whole call before
+        anything is sent. An answer that every prompt would get, such as a rejected API key, stops the batch:
+        untried prompts have ``NotRun``. ``BatchOptions`` says how it runs.
 
-        Raises ``ConfigurationError`` also for a journal of another batch, in use, or not writable.
+        Also raises ``ConfigurationError`` for a journal that belongs to another batch, is in use, or is not
+        writable.
         """
         return await self.generate_urls_batch_custom(prompts, **options)
 
     async def generate_urls_batch_custom(
         self, requests: Iterable[Request] | AsyncIterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
-        """As ``generate_urls_batch``, with settings of each request's own, which win over the defaults.
+        """As ``generate_urls_batch``, but each request may have its own settings, which override ``defaults``.
 
-        Of an ``ImageRequest`` the fields that differ from the class's defaults are its own. A request that is
-        not valid fails alone.
+        An ``ImageRequest`` overrides only with fields that differ from their default values. An invalid
+        request fails alone.
         """
         writer, how = self._batch(requests, defaults)
         transport = await self._connect()
@@ -227,11 +228,11 @@ class Images:
         ordered: bool = False,
         **defaults: Unpack[BatchOptions],
     ) -> AbstractAsyncContextManager[AsyncIterator[Outcome[Request, ImageInfo]]]:
-        """Outcomes as they come, or in input order, pulled lazily and in constant memory.
+        """Outcomes as they come, or in input order. Requests are pulled lazily, so memory stays constant.
 
         ``async with client.image.stream_urls(requests) as outcomes: async for outcome in outcomes: ...``
-        Each outcome's ``value`` is an ``ImageInfo``. Leaving the block ends what is under way. ``dedup``
-        keeps a record of each distinct request.
+        Each successful outcome's ``value`` is an ``ImageInfo``. Leaving the block cancels what is under way.
+        With ``dedup`` memory grows with the number of distinct requests.
         """
         writer, how = self._batch(requests, defaults)
 
@@ -245,11 +246,11 @@ class Images:
         return opened()
 
     async def validate_url(self, url: str) -> bool:
-        """True or False as the server says; an outage raises instead of passing for "invalid".
+        """Whether the server says that the URL works. An outage raises; it does not make a URL invalid.
 
-        Connects to this client's gateway, to its ``cdn_prefix`` and to what its ``warmup`` allows. Raises
-        ``InvalidRequest`` for what is no http(s) URL, ``TransportError`` and, for 429 and 5xx,
-        ``ResponseError``.
+        Connects only to this client's gateway, to its ``cdn_prefix`` and to what ``warmup`` allows. Raises
+        ``InvalidRequest`` for anything but an http(s) URL, ``TransportError``, and ``ResponseError`` for 429
+        and 5xx.
         """
         target = check_url(url)
         transport = await self._connect()
@@ -257,11 +258,12 @@ class Images:
             return await validate(session, target)
 
     async def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
-        """The URL of a new picture from the request behind one of the gateway's URLs, expired ones included.
+        """The URL of a new picture, made from the request behind an earlier URL, even an expired one.
 
-        Without overrides the same picture is made again, under a new id; another ``seed`` gives a variation.
-        The URL may be any form: plain, under a CDN, with a query. Raises ``InvalidRequest`` when there is
-        no picture id in it, ``NotFound`` when the gateway does not know it and ``Gone`` when it was deleted.
+        Without overrides the same picture is made again under a new id; another ``seed`` gives a variation.
+        The earlier URL may have any form: plain, under a CDN, signed. Raises ``InvalidRequest`` if it contains
+        no picture id, ``NotFound`` if the gateway does not know the id, and ``Gone`` if the picture was
+        deleted.
         """
         image_id = _image_id(url)
         settings = self._cdn.checked(checked(overrides, ImageSettings))
@@ -271,11 +273,12 @@ class Images:
         return self._cdn.placed(await self._call(again), settings).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
-        """Warms URLs up, concurrently: each one's status, time, size and cache state, in the order given.
+        """Warms up caches by requesting URLs concurrently: status, time, size and cache state of each, in order.
 
-        ``method`` is ``HEAD``, ``GET`` (the whole picture) or ``auto`` (HEAD, and the first byte by GET where
-        HEAD is refused). A URL given twice is fetched once. What goes wrong with a URL is in its result.
-        Connects as ``validate_url``. Raises ``InvalidRequest`` before any request for what is no http(s) URL.
+        ``method`` is ``HEAD``, ``GET`` (the whole picture) or ``auto`` (HEAD, then GET of the first byte where
+        HEAD is refused). A URL given twice is requested once. A URL that fails has its error in its result.
+        Connects only as ``validate_url`` does. Raises ``InvalidRequest``, before any request is sent, for
+        anything but an http(s) URL.
         """
         if method not in METHODS:
             raise InvalidRequest("method", method, f"one of {', '.join(METHODS)}")
@@ -296,7 +299,7 @@ class Images:
         return PreloadReport(results=results, elapsed_s=fetched.elapsed_s)
 
     async def _call(self, exchange: Exchange[Answer]) -> Answer:
-        """The gateway's answer, under the limits and with the retries that all calls of a client share."""
+        """The gateway's answer, under the client's limits and with its retries."""
         transport = await self._connect()
         return await run_one(
             transport.send,
@@ -312,7 +315,7 @@ class Images:
         return self._cdn.checked(image_request(options))
 
     def _batch(self, requests: object, options: BatchOptions) -> tuple[RequestWriter, RunOptions[Request]]:
-        """What writes the requests, and how the batch runs. Raises what is wrong with the call as a whole."""
+        """The writer of the requests, and the options of the run. Raises what is wrong with the whole call."""
         check_several(requests)
         defaults, how = split(options)
         writer = RequestWriter(defaults, self._cdn)
@@ -367,7 +370,5 @@ def _image_id(url: object) -> str:
     path = url.partition("?")[0].partition("#")[0] if isinstance(url, str) else ""
     found = _PATH.fullmatch(path)
     if not found:
-        raise InvalidRequest(
-            "url", url, "a URL this gateway gave out: .../image/{id} or .../generated/{id}.png"
-        )
+        raise InvalidRequest("url", url, "a URL from the gateway: .../image/{id} or .../generated/{id}.png")
     return found[1] or found[2]

@@ -1,4 +1,4 @@
-"""Batches of pictures: what they take, and what comes back."""
+"""Batches of pictures: the options and requests they take, and the URLs they give."""
 
 from __future__ import annotations
 
@@ -37,14 +37,13 @@ _DEFAULTS = {
 
 
 class BatchOptions(ImageOptions, total=False):
-    """What batch calls take: the options of every picture, and how the batch is to run.
+    """The options of batch calls: those of every picture, and how the batch runs.
 
-    ``max_concurrency`` and ``rate_limit`` narrow the client's own. ``on_progress`` is called after each item.
-    ``journal`` is the path of a file in which every finished item is on disk before its result is handed
-    out: the same call again, with the same requests and the same file, sends only what is not finished
-    there. ``deadline_s`` seconds for the whole batch; untried items have ``NotRun``. ``max_cost`` credits:
-    a request is sent only while the sum stays within it. ``dedup`` sends equal requests once and gives all
-    of them the answer.
+    ``max_concurrency`` and ``rate_limit`` apply on top of the client's own. ``on_progress`` is called after
+    each item. ``journal`` is the path of a file that holds every finished item before its result is handed
+    out; the same call with the same file sends only what is not finished there. ``deadline_s`` limits the
+    whole batch, in seconds; untried items have ``NotRun``. ``max_cost`` limits the sum of credits: a request
+    that would exceed it is not sent. ``dedup`` sends equal requests once and gives all of them the answer.
     """
 
     max_concurrency: int | None
@@ -155,7 +154,7 @@ def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
 class UrlBatch(Sequence[str | None]):
     """The URLs of a batch in input order, None where an item failed.
 
-    ``infos`` has the ``ImageInfo`` in the same places, ``outcomes`` an ``Outcome`` each.
+    ``infos`` holds each ``ImageInfo`` or None, ``outcomes`` each ``Outcome``, in the same order.
     """
 
     def __init__(self, result: BatchResult[Request, ImageInfo]) -> None:
@@ -171,7 +170,7 @@ class UrlBatch(Sequence[str | None]):
 
     @property
     def not_run(self) -> tuple[Outcome[Request, ImageInfo], ...]:
-        """Outcomes of the items that were never tried because the batch stopped."""
+        """Outcomes of the items that were not tried because the batch stopped."""
         return self._result.not_run
 
     @property
@@ -180,7 +179,7 @@ class UrlBatch(Sequence[str | None]):
         return sum(info.cost for info in self.infos if info is not None)
 
     def raise_for_failures(self) -> None:
-        """Raises an ``ExceptionGroup`` when any item has no URL; each leaf's note names index and prompt."""
+        """Raises an ``ExceptionGroup`` if any item has no URL; each error's note gives its index and prompt."""
         self._result.raise_for_failures()
 
     @overload
