@@ -26,8 +26,8 @@ T = TypeVar("T")
 class LoopThread:
     """An event loop in a daemon thread, and the portal into it.
 
-    Unlike anyio's ``start_blocking_portal()`` it may be forgotten: that one stops its loop when it is
-    collected, which at interpreter exit waits for ever for a thread that no longer runs.
+    Unlike anyio's ``start_blocking_portal()`` it may be dropped without being closed: that one stops its loop
+    when it is garbage-collected, which at interpreter exit waits forever for a thread that no longer runs.
     """
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class LoopThread:
         self.portal = self._started.result()
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What the work gives. Ctrl-C cancels it and waits for its end; a second one does not wait."""
+        """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
         running: Future[T] = self.portal.start_task_soon(work)
         try:
             return running.result()
-        except BaseException:  # of this thread, or of the work, which has then ended
+        except BaseException:  # raised in this thread, or by the work, which has then ended
             if not running.done():
                 running.cancel()
                 self.portal.call(self._ended, running)
@@ -65,11 +65,11 @@ class LoopThread:
 
 
 class BlockingClient(Protocol):
-    """What ``with BlossomClient() as client`` gives: the same client, its methods blocking."""
+    """The client in ``with BlossomClient() as client``: the same client with blocking methods."""
 
     @property
     def image(self) -> BlockingImages:
-        """The methods."""
+        """The methods, blocking."""
 
     @property
     def base_url(self) -> str | None:
@@ -81,10 +81,10 @@ class BlockingClient(Protocol):
 
 
 class BlockingImages:
-    """As ``Images``, each method waiting for its result. May be used from several threads."""
+    """The methods of ``Images``, each waiting for its result. They may be called from several threads."""
 
     def __init__(self, client: object, images: Images, thread: LoopThread) -> None:
-        self._client = client  # which closes everything once nobody holds it
+        self._client = client  # which closes everything when it is garbage-collected
         self._images = images
         self._thread = thread
 
@@ -103,14 +103,14 @@ class BlockingImages:
     def generate_urls_batch_custom(
         self, requests: Iterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
-        """As ``Images.generate_urls_batch_custom``; ``on_progress`` as above."""
+        """As ``Images.generate_urls_batch_custom``; ``on_progress`` is called in the client's own thread."""
         return self._thread.call(lambda: self._images.generate_urls_batch_custom(requests, **defaults))
 
     @contextmanager
     def stream_urls(
         self, requests: Iterable[Request], *, ordered: bool = False, **defaults: Unpack[BatchOptions]
     ) -> Iterator[Iterator[Outcome[Request, ImageInfo]]]:
-        """As ``Images.stream_urls``, giving a plain iterator."""
+        """As ``Images.stream_urls``, with a plain iterator."""
         streaming = self._images.stream_urls(requests, ordered=ordered, **defaults)
         with self._thread.portal.wrap_async_context_manager(streaming) as outcomes:
             yield self._following(outcomes)

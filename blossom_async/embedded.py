@@ -1,4 +1,4 @@
-"""The gateway inside this process: the only module of the library that knows ``gateway/``."""
+"""The gateway inside this process: the only library module that imports ``gateway``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 @attrs.frozen
 class Gateway:
-    """Where a gateway listens, and the key that opens it. ``own`` is False when another process runs it."""
+    """Where a gateway listens, and its API key. ``own`` is False if another process runs it."""
 
     base_url: str
     api_key: str = attrs.field(repr=False)
@@ -43,12 +43,11 @@ class Gateway:
 async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gateway]:
     """A gateway for this process: the one that already serves the data folder, or a new one in this loop.
 
-    A new one listens on loopback at the usual port, or at a free one if something else has that, and says
-    so. It stops when the block is left; its pictures stay in the data folder and ``blossom serve`` brings
-    their URLs back. Raises ``ConfigurationError`` when the extra is not installed or the data folder cannot
-    be used.
+    A new one listens on loopback, at the usual port or, with a warning, at a free one if that is taken. It
+    stops when the block is left; its pictures stay in the data folder, and ``blossom serve`` serves their
+    URLs again. Raises ``ConfigurationError`` if the extra is not installed or the data folder cannot be used.
     """
-    try:  # in a thread: the first import takes the better part of a second
+    try:  # in a thread, because the first import takes most of a second
         await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.server")
     except ImportError as exc:
         raise ConfigurationError(
@@ -81,16 +80,16 @@ async def _started(settings: Settings) -> AsyncIterator[Gateway]:
 
 @contextmanager
 def announced(data_dir: Path, sock: socket.socket, api_key: str, instance: str) -> Iterator[str]:
-    """Writes where the gateway of this data folder listens, for its owner's other processes.
+    """Tells the owner's other processes where the gateway of this data folder listens.
 
-    The file can be read by the owner only and is removed on leaving. Gives the address on this machine.
+    Writes a file that only the owner can read and removes it on leaving. Yields the address on this machine.
     """
     base_url = _address(sock)
     path = data_dir / _FILE
     told = {"base_url": base_url, "api_key": api_key, "instance": instance, "pid": os.getpid()}
     try:
         _write_private(path, orjson.dumps(told))
-    except ConfigurationError as exc:  # it can serve all the same
+    except ConfigurationError as exc:  # it can still serve
         warnings.warn(f"other processes will not find this gateway: {exc}", stacklevel=2)
     try:
         yield base_url
@@ -101,13 +100,13 @@ def announced(data_dir: Path, sock: socket.socket, api_key: str, instance: str) 
 
 def _address(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
-    if ipaddress.ip_address(host).is_unspecified:  # listens on every address, loopback among them
+    if ipaddress.ip_address(host).is_unspecified:  # listens on every address, including loopback
         host = "::1" if ":" in host else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def own_key(data_dir: Path) -> str:
-    """The gateway's own API key, made on first use and kept in a file that only its owner can read."""
+    """The gateway's own API key, created on first use in a file that only its owner can read."""
     path = data_dir / "api_key"
     try:
         key = path.read_text("ascii").strip()
@@ -124,7 +123,7 @@ def own_key(data_dir: Path) -> str:
 
 
 async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | None:
-    """The gateway that serves this data folder now, if one answers under the announced name."""
+    """The gateway that serves this data folder now: the announced one, if it answers."""
     told = announcement(data_dir)
     base_url, key = told.get("base_url"), told.get("api_key")
     if base_url is None or key is None:
@@ -132,7 +131,7 @@ async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | N
     try:
         async with session.get(f"{base_url}/healthz", timeout=_HEALTH_TIMEOUT) as response:
             health = orjson.loads(await response.read())
-    except (aiohttp.ClientError, OSError, ValueError):  # what the file says is no address, or nobody is there
+    except (aiohttp.ClientError, OSError, ValueError):  # the file holds no address, or nobody answers there
         return None
     if not isinstance(health, dict) or health.get("instance") != told.get("instance"):
         return None
@@ -140,7 +139,7 @@ async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | N
 
 
 def announcement(data_dir: Path) -> dict[str, Any]:
-    """What the gateway of a data folder has told of itself: base_url, api_key, instance, pid; or nothing."""
+    """The announcement of a data folder's gateway: base_url, api_key, instance and pid; empty if none."""
     try:
         told = orjson.loads((data_dir / _FILE).read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -150,7 +149,7 @@ def announcement(data_dir: Path) -> dict[str, Any]:
 
 @asynccontextmanager
 async def claimed(data_dir: Path) -> AsyncIterator[None]:
-    """Keeps two processes from starting a gateway on one data folder at the same moment."""
+    """Prevents two processes from starting a gateway on one data folder at the same time."""
     try:
         lock = await asyncio.to_thread(_lock_file, data_dir)
     except OSError as exc:

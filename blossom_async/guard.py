@@ -1,4 +1,4 @@
-"""Which addresses a request to a URL of someone else's may reach."""
+"""The addresses that a request to an untrusted URL may connect to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WITH_IPV4 = tuple(  # NAT64 (RFC 6052), IPv4-translated (RFC 2765): the IPv4 ad
     ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::ffff:0:0:0/96")
 )
 _ISATAP = {0x00005EFE, 0x02005EFE}  # RFC 5214, 6.1
-_NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, documentation, SRv6, dummy
+_NOT_PUBLIC = tuple(  # though global to Python 3.11: 6to4 relay, site-local, documentation, SRv6, dummy
     ipaddress.ip_network(network)
     for network in (
         "192.0.0.8/32",
@@ -33,8 +33,8 @@ _NOT_PUBLIC = tuple(  # that Python 3.11 calls global: 6to4 relay, site-local, d
 def is_public(address: str) -> bool:
     """Whether an IP address is on the public internet.
 
-    IPv4 addresses inside IPv6 ones (mapped, compatible, translated, 6to4, NAT64, Teredo, ISATAP) are judged
-    by what they lead to: ``ipaddress`` itself calls the NAT64 form of a link-local address global.
+    An IPv6 address that contains an IPv4 one (mapped, compatible, translated, 6to4, NAT64, Teredo, ISATAP) is
+    public only if the IPv4 address is: ``ipaddress`` calls the NAT64 form of a link-local address global.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -44,7 +44,7 @@ def is_public(address: str) -> bool:
         last = str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
         if any(ip in network for network in _WITH_IPV4):
             return is_public(last)
-        # An ISATAP interface id may stand in any network: that has to be public, too.
+        # An ISATAP interface id can be in any network, which has to be public, too.
         if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP and not is_public(last):
             return False
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -57,11 +57,11 @@ def is_public(address: str) -> bool:
 
 
 class Guard:
-    """For a session's connector: it reaches trusted hosts and, if ``public``, the internet.
+    """Restricts a session's connector to trusted hosts and, if ``public``, to the internet.
 
-    ``trusted`` names hosts ("host" for any port, or "host:port"), wherever they resolve to. The rule is
-    applied to the address that is about to be connected to, so that it holds for literals, for every DNS
-    answer and for each redirect.
+    ``trusted`` lists hosts ("host" for any port, or "host:port"), whatever they resolve to. The rule is
+    applied to each address before connecting to it, so it holds for IP literals, for every DNS answer and for
+    each redirect.
     """
 
     def __init__(self, trusted: Collection[str], *, public: bool = True) -> None:
@@ -70,22 +70,22 @@ class Guard:
         self._addresses: set[tuple[str, int]] = set()  # of trusted hosts
 
     def resolver(self) -> aiohttp.abc.AbstractResolver:
-        """What the connector must resolve names with. To be called in the event loop."""
+        """The resolver for the connector. To be called in the event loop."""
         return _Resolver(self)
 
     def socket(self, info: AddrInfoType) -> socket.socket:
-        """What the connector must make sockets with. Raises ``PermissionError``."""
+        """The socket factory for the connector. Raises ``PermissionError`` for a forbidden address."""
         family, kind, protocol, _, address = info
         host, port = str(address[0]), int(address[1])
         if not self._trusts(host, port) and (host, port) not in self._addresses:
             if not self._public:
-                raise PermissionError(errno.EACCES, f"{host} is not of a host that warmup allows")
+                raise PermissionError(errno.EACCES, f"{host} is not an address of a host that warmup allows")
             if not is_public(host):
                 raise PermissionError(errno.EACCES, f"{host} is not a public address")
         return socket.socket(family, kind, protocol)
 
     def resolved(self, host: str, port: int, addresses: Collection[str]) -> None:
-        """Where a host's name leads."""
+        """Records the addresses that a host's name resolves to."""
         if self._trusts(host, port):
             self._addresses.update((address, port) for address in addresses)
 

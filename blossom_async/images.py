@@ -38,7 +38,6 @@ from blossom_async.models import (
     ImageRequest,
     ImageSettings,
     PreloadReport,
-    PreloadResult,
     SignedUrl,
     SignRequest,
     UrlStats,
@@ -211,7 +210,7 @@ class Images:
     async def generate_urls_batch_custom(
         self, requests: Iterable[Request] | AsyncIterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
-        """As ``generate_urls_batch``, but each request may have its own settings, which override ``defaults``.
+        """As ``generate_urls_batch``, but a request's own settings override the ``defaults``.
 
         An ``ImageRequest`` overrides only with fields that differ from their default values. An invalid
         request fails alone.
@@ -261,8 +260,8 @@ class Images:
         """The URL of a new picture, made from the request behind an earlier URL, even an expired one.
 
         Without overrides the same picture is made again under a new id; another ``seed`` gives a variation.
-        The earlier URL may have any form: plain, under a CDN, signed. Raises ``InvalidRequest`` if it contains
-        no picture id, ``NotFound`` if the gateway does not know the id, and ``Gone`` if the picture was
+        The earlier URL may have any form: plain, under a CDN, signed. Raises ``InvalidRequest`` if it has no
+        picture id, ``NotFound`` if the gateway does not know the id, and ``Gone`` if the picture was
         deleted.
         """
         image_id = _image_id(url)
@@ -273,9 +272,9 @@ class Images:
         return self._cdn.placed(await self._call(again), settings).url
 
     async def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
-        """Warms up caches by requesting URLs concurrently: status, time, size and cache state of each, in order.
+        """Warms up caches with concurrent requests: status, time, size and cache state of each URL, in order.
 
-        ``method`` is ``HEAD``, ``GET`` (the whole picture) or ``auto`` (HEAD, then GET of the first byte where
+        ``method`` is ``HEAD``, ``GET`` (the whole picture) or ``auto`` (HEAD, and GET of the first byte where
         HEAD is refused). A URL given twice is requested once. A URL that fails has its error in its result.
         Connects only as ``validate_url`` does. Raises ``InvalidRequest``, before any request is sent, for
         anything but an http(s) URL.
@@ -287,10 +286,7 @@ class Images:
         given = [check_url(url) for url in urls]
         transport = await self._connect()
         async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
-
-            async def preload(url: URL) -> PreloadResult:
-                return await preload_one(session, url, method)
-
+            preload = partial(preload_one, session, method=method)
             distinct = list(dict.fromkeys(given))
             fetched = await run(preload, distinct, max_concurrency=_PRELOAD_AT_ONCE)
         fetched.raise_for_failures()
@@ -315,7 +311,7 @@ class Images:
         return self._cdn.checked(image_request(options))
 
     def _batch(self, requests: object, options: BatchOptions) -> tuple[RequestWriter, RunOptions[Request]]:
-        """The writer of the requests, and the options of the run. Raises what is wrong with the whole call."""
+        """The writer of the requests, and the options of the run. Raises what is wrong for all requests."""
         check_several(requests)
         defaults, how = split(options)
         writer = RequestWriter(defaults, self._cdn)

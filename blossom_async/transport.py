@@ -30,23 +30,23 @@ __all__ = ["Exchange", "Health", "Transport", "http_session", "http_url"]
 
 T = TypeVar("T")
 
-# Below the idle time of the usual servers and proxies, so that this side closes first: a POST on a
-# connection the server has just closed fails.
+# Shorter than the idle time of the usual servers and proxies, so that this side closes first: a POST on a
+# connection that the server has just closed fails.
 _KEEPALIVE_S = 15.0
 MAX_ANSWER = 1024 * 1024
-"""Bytes of an answer: an ``ImageInfo`` with the longest metadata is a fiftieth of it."""
+"""Bytes of an answer: fifty times an ``ImageInfo`` with the longest metadata."""
 
 
 def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
-    """The one session of a client. Its pool has no limit: the batch engine owns the queue, the pool never.
+    """The session of a client. Its pool has no limit, because the batch engine does the queueing.
 
-    ``timeout_s`` for each request; None where the engine keeps the time.
+    ``timeout_s`` limits each request; None where the engine limits it.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),
-        skip_auto_headers=("Accept-Encoding", "User-Agent"),  # answers are short; every header is work
+        skip_auto_headers=("Accept-Encoding", "User-Agent"),  # answers are short, and headers cost time
     )
 
 
@@ -60,16 +60,16 @@ def http_url(value: str, name: str) -> URL:
         sound = False
     if not sound or url.user or url.password or url.query_string or url.fragment:
         raise ConfigurationError(
-            f"{name}: {_without_secrets(value)} is no address; allowed: http(s)://host[:port][/path], "
-            "for example https://images.example.com"
+            f"{name}: {_without_secrets(value)} is not a valid address; "
+            "allowed: http(s)://host[:port][/path], for example https://images.example.com"
         )
     return url
 
 
 def _without_secrets(value: object) -> str:
-    """An address as a message may show it: what may be a password or a token is left out."""
+    """An address as a message may show it: without anything that may be a password or a token."""
     if isinstance(value, str) and ("@" in value or "?" in value):
-        return "one with a user, password or query in it"
+        return "an address with a user, password or query"
     return shown(value)
 
 
@@ -260,7 +260,7 @@ def _text_or_none(value: object) -> str | None:
 
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return "the name is not known"
+        return "unknown host name"
     if isinstance(exc, aiohttp.ClientConnectorError) and exc.os_error.errno in errno.errorcode:
         return os.strerror(exc.os_error.errno)  # type: ignore[arg-type]
     if isinstance(exc, aiohttp.ClientResponseError):

@@ -179,7 +179,7 @@ class UrlBatch(Sequence[str | None]):
         return sum(info.cost for info in self.infos if info is not None)
 
     def raise_for_failures(self) -> None:
-        """Raises an ``ExceptionGroup`` if any item has no URL; each error's note gives its index and prompt."""
+        """Raises an ``ExceptionGroup`` if any item failed; each error's note gives its index and prompt."""
         self._result.raise_for_failures()
 
     @overload

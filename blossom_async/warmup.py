@@ -1,4 +1,4 @@
-"""Guarded requests to URLs that callers give us: is it valid, and warm it up."""
+"""Guarded requests to URLs from callers: do they work, and warm them up."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _DRAIN = 64 * 1024
 
 
 def warmup_hosts(wish: str | Collection[str]) -> frozenset[str] | None:
-    """The hosts a wish names besides the client's own; None for every public address.
+    """The hosts to connect to besides the client's own; None for every public address.
 
-    ``public``, ``own`` (no others), or a list of hosts, each with its port or for any port. Raises
+    ``wish`` is ``public``, ``own`` (no other hosts), or a list of hosts, with a port or for any port. Raises
     ``InvalidRequest``.
     """
     allowed = "'public', 'own' or a list of hosts, such as ['cdn.myapp.com', 'images.local:8080']"
@@ -52,11 +52,11 @@ def _host(host: object, allowed: str) -> str:
 def warmup_session(
     own_hosts: Collection[str], timeout_s: float, hosts: frozenset[str] | None = None
 ) -> aiohttp.ClientSession:
-    """A session for strangers' URLs: it connects to ``own_hosts`` ("host:port") and to ``hosts``.
+    """A session for untrusted URLs: it connects only to ``own_hosts`` ("host:port") and to ``hosts``.
 
-    ``hosts`` as ``warmup_hosts`` gives them; None stands for every public address. The rule is applied to the
-    address that is about to be connected to, so that it holds for literals, for every DNS answer and for each
-    redirect. It carries no credentials, cookies or proxies.
+    ``hosts`` come from ``warmup_hosts``; None stands for every public address. The rule is applied to each
+    address before connecting to it, so it holds for IP literals, for every DNS answer and for each redirect.
+    The session sends no credentials or cookies and uses no proxy.
     """
     guard = Guard({*own_hosts, *(hosts or ())}, public=hosts is None)
     return aiohttp.ClientSession(
@@ -64,14 +64,14 @@ def warmup_session(
             limit=0, limit_per_host=_PER_HOST, resolver=guard.resolver(), socket_factory=guard.socket
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Sec-Purpose": "prefetch"},  # nobody looks: the gateway counts no view
+        headers={"Sec-Purpose": "prefetch"},  # nobody is looking, so the gateway counts no view
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         auto_decompress=False,
     )
 
 
 def check_url(value: object) -> URL:
-    """An http(s) URL without a user in it. Raises ``InvalidRequest``."""
+    """An http(s) URL without user and password. Raises ``InvalidRequest``."""
     allowed = "an http(s) URL without user and password"
     if not isinstance(value, str):
         raise InvalidRequest("url", value, allowed)
@@ -88,10 +88,10 @@ def check_url(value: object) -> URL:
 
 
 async def validate(session: aiohttp.ClientSession, url: URL) -> bool:
-    """Whether the URL answers: False when the server says no (4xx), an error when it says nothing clear.
+    """Whether the URL works: False only if the server says no (4xx).
 
-    Raises ``TransportError`` without an answer, ``TimedOut``, and the ``ResponseError`` of a 429 or 5xx: an
-    outage is not "invalid".
+    An outage does not make a URL invalid: raises ``TransportError`` if there is no answer, ``TimedOut``, and
+    the ``ResponseError`` for 429 and 5xx.
     """
     try:
         status = await _status(session, url)
@@ -113,9 +113,9 @@ async def _status(session: aiohttp.ClientSession, url: URL) -> int:
 
 
 async def preload_one(session: aiohttp.ClientSession, url: URL, method: str) -> PreloadResult:
-    """One warm-up request. What goes wrong is in the result, nothing is raised.
+    """One warm-up request. Errors are in the result; nothing is raised.
 
-    ``auto`` sends HEAD, and GET of the first byte to servers that refuse HEAD; ``GET`` fetches it all.
+    ``auto`` sends HEAD, then GET of the first byte if HEAD is refused; ``GET`` fetches the whole picture.
     """
     clock = asyncio.get_running_loop().time
     started = clock()

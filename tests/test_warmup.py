@@ -206,9 +206,9 @@ async def test_own_hosts_only() -> None:
             assert (await preload_one(session, own, "GET")).status == 200
             refused = await preload_one(session, other, "GET")
             assert refused.status is None
-            assert "127.0.0.1 is not of a host that warmup allows" in str(refused.error)
+            assert "127.0.0.1 is not an address of a host that warmup allows" in str(refused.error)
             public = await preload_one(session, URL("http://8.8.8.8/"), "GET")
-            assert "8.8.8.8 is not of a host that warmup allows" in str(public.error)
+            assert "8.8.8.8 is not an address of a host that warmup allows" in str(public.error)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost:{port}", "127.0.0.1"])

@@ -713,7 +713,7 @@ class TestBadInput:
             (["--metadata", "page"], "--metadata: 'page' is not a pair; allowed: KEY=VALUE"),
             (["--use-custom-cdn"], "--use-custom-cdn needs a prefix; add --cdn-prefix"),
             (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "cdn_prefix: .* is not https"),
-            (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is no address"),
+            (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is not a valid address"),
             (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
             (
