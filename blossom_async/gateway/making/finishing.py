@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from blossom_async.gateway.making.decoding import Undecodable, decoded
 from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
@@ -17,18 +17,6 @@ from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import ImageRequest
 
 __all__ = ["Finished", "finished"]
-
-_MAX_PIXELS = 100_000_000  # six times the largest size that can be asked for
-
-_DECODERS = {
-    "jpg": "JPEG",
-    "png": "PNG",
-    "webp": "WEBP",
-    "avif": "AVIF",
-    "gif": "GIF",
-    "bmp": "BMP",
-    "tiff": "TIFF",
-}
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -84,19 +72,15 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
 
 def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(given.data), formats=(_DECODERS[given.format],)) as picture:
-            if picture.width * picture.height > _MAX_PIXELS:
-                raise ValueError(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
-            picture.load()
-            upright = ImageOps.exif_transpose(picture).convert("RGBA" if request.transparency else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        image = decoded(given.data, given.format, transparency=request.transparency)
+    except Undecodable as exc:
         raise ProviderFault(
             provider,
             Kind.BAD_CONTENT,
-            f"sent a picture that cannot be decoded ({type(exc).__name__})",
+            f"sent a picture that cannot be decoded ({exc})",
             request_id=given.request_id,
             charged="no" if given.cached else "yes",
         ) from exc
-    if upright.size != (request.width, request.height):
-        upright = ImageOps.fit(upright, (request.width, request.height), Image.Resampling.LANCZOS)
-    return np.asarray(upright)
+    if image.size != (request.width, request.height):
+        image = ImageOps.fit(image, (request.width, request.height), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,10 @@ def file(image: Image.Image, kind: str, **how: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **how)
     return out.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def stored(data: bytes, *, width: int = 96, height: int = 64, **asked: Any) -> Image.Image:
@@ -102,3 +108,60 @@ def test_what_cannot_be_decoded_is_a_fault(kind: str) -> None:
     with pytest.raises(ProviderFault) as caught:
         finished(given, ImageRequest("x", width=96, height=64), "p")
     assert (caught.value.kind, caught.value.charged) == (Kind.BAD_CONTENT, "yes")
+
+
+RAMP = np.tile(np.linspace(20, 219, 96), (64, 1))
+"""A gradient of grey, 0 to 255."""
+
+
+def deep(values: np.ndarray, kind: str = "PNG") -> bytes:
+    return file(Image.fromarray(values), kind)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        deep((RAMP * 257).astype(np.uint16)),
+        deep((RAMP * 257).astype(np.uint16), "TIFF"),
+        deep((RAMP * 257).astype(np.int32), "TIFF"),
+        deep(RAMP.astype(np.int32), "TIFF"),
+        deep(RAMP.astype(np.float32), "TIFF"),
+        deep((RAMP / 255).astype(np.float32), "TIFF"),
+        deep((RAMP * 257).astype(np.float32), "TIFF"),
+        deep(np.where(RAMP > 30, RAMP, np.nan).astype(np.float32), "TIFF"),
+    ],
+    ids=[
+        "png",
+        "tiff",
+        "32 bits of 16",
+        "32 bits of 8",
+        "float to 255",
+        "float to 1",
+        "float to 65535",
+        "NaN",
+    ],
+)
+def test_more_than_8_bits_are_scaled(data: bytes) -> None:
+    """A depth map keeps its gradient; Pillow alone would make it white."""
+    shown = np.asarray(stored(data).convert("L"), np.float32)
+    assert np.abs(shown - RAMP.round())[RAMP > 30].max() <= 1
+
+
+def test_a_png_of_48_bits_keeps_its_colours() -> None:
+    """As one of 24 bits."""
+    rows = (PIXELS.astype(">u2") * 257).reshape(64, -1).view(np.uint8).reshape(64, -1)
+    head = struct.pack(">IIBBBBB", 96, 64, 16, 2, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    assert np.array_equal(np.asarray(stored(data)), PIXELS)
+
+
+def test_a_16_bit_png_keeps_its_transparent_value() -> None:
+    """One value of grey stands for transparent."""
+    values = (RAMP * 257).astype(np.uint16)
+    values[:, :8] = 7
+    png = deep(values)
+    data = png[:33] + chunk(b"tRNS", struct.pack(">H", 7)) + png[33:]
+    alpha = np.asarray(stored(data, transparency=True).getchannel("A"))
+    assert (alpha[:, :8] == 0).all()
+    assert (alpha[:, 8:] == 255).all()

@@ -1,0 +1,58 @@
+"""From a picture file to its pixels, as a viewer would show them. CPU-bound: run it in a thread."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["Undecodable", "decoded"]
+
+_MAX_PIXELS = 100_000_000  # six times the largest size that can be asked for
+_DECODERS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "avif": "AVIF",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+}
+_WHITES = (1.0, 255.0, 65_535.0)  # the values that white has in pictures of more than 8 bits a channel
+
+
+class Undecodable(Exception):
+    """Bytes that no picture can be read from; the message says why."""
+
+
+def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image:
+    """The picture upright, in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
+
+    Raises ``Undecodable``.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=(_DECODERS[file_format],)) as picture:
+            if picture.width * picture.height > _MAX_PIXELS:
+                raise Undecodable(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
+        raise Undecodable(type(exc).__name__) from exc
+    return _in_8_bits(upright).convert("RGBA" if transparency else "RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Scaled where Pillow would cut values off at 255."""
+    if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
+        return image
+    values = np.nan_to_num(np.asarray(image, np.float32))
+    # 32 bits are used in whole or in part, and floating point from 0 to 1 or as integers are.
+    used = float(values.max(initial=0))
+    whites = {"I": _WHITES[1:], "F": _WHITES}.get(image.mode, _WHITES[-1:])
+    white = next((white for white in whites if used <= white), used)
+    grey = Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
