@@ -24,7 +24,7 @@ from yarl import URL
 from blossom_async.batch import retry_after_s
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.http.addresses import is_loopback
-from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, Webhook
+from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
 from blossom_async.models import ImageInfo, to_json
@@ -210,7 +210,7 @@ class Webhooks:
 
 def _kind(made: ImageRecord | Claim) -> str | None:
     if isinstance(made, Claim):
-        return None if made.state == "running" else "image.failed"
+        return None if made.state is ClaimState.RUNNING else "image.failed"
     return "image.completed" if made.deleted_at is None else None
 
 

@@ -27,7 +27,7 @@ from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import AccessKey, Claim, ClaimState, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
@@ -269,7 +269,7 @@ class Api:
                 provider="",
                 model="",
                 seed=request.seed or 0,
-                state="pending" if record.state == "running" else record.state,
+                state="pending" if record.state is ClaimState.RUNNING else record.state,
                 problem=None if record.problem is None else str(record.problem["detail"]),
             )
         expires_at = record.expires_at

@@ -47,7 +47,9 @@ from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import (
+    AttemptOutcome,
     Claim,
+    ClaimState,
     IdempotencyEntry,
     ImageRecord,
     ProviderAttempt,
@@ -175,7 +177,7 @@ class Generation:
         Raises ``Conflict`` while it is under way, and for one that may have been paid: that stays until it
         is released.
         """
-        if call.state != "failed":
+        if call.state is not ClaimState.FAILED:
             raise Conflict(
                 "the picture is still being made, or may have been paid; delete it once that is known",
                 code="in_progress",
@@ -192,7 +194,7 @@ class Generation:
         ends = loop.time() + timeout_s
         while loop.time() < ends:  # another process makes it
             call = await self.pending(image_id)
-            if call is None or call.state != "running":
+            if call is None or call.state is not ClaimState.RUNNING:
                 return
             await asyncio.sleep(_POLL_S)
 
@@ -330,11 +332,11 @@ class Generation:
         if call.fingerprint != fingerprint:
             raise _key_reused()
         request = call.request
-        if call.state == "failed":
+        if call.state is ClaimState.FAILED:
             if request.defer:
                 return call
             raise stored_problem(call)
-        if call.state == "unknown":
+        if call.state is ClaimState.UNKNOWN:
             again = await self._again(call)
             if again is None:
                 raise stored_problem(call)
@@ -353,7 +355,7 @@ class Generation:
         if record is not None:
             return record
         left = await self.pending(call.image_id)
-        if left is not None and left.state != "running":
+        if left is not None and left.state is not ClaimState.RUNNING:
             raise stored_problem(left)
         raise Conflict(
             "the picture of this Idempotency-Key is still being made; ask again with the same key",
@@ -367,7 +369,7 @@ class Generation:
         upstream = self._upstreams.named(tried[-1].provider)
         if upstream is None or not upstream.provider.keyed:
             return None
-        reopen = partial(call_records.reopen, call.image_id, self._owner.name, ("unknown",))
+        reopen = partial(call_records.reopen, call.image_id, self._owner.name)
         return await self._records.write(reopen)
 
     async def _adopt_orphans(self) -> None:
@@ -412,10 +414,10 @@ class Generation:
             return await self._brought_home(call, request, priority=priority)
         except _Ended as ended:
             error = ended.error
-            if ended.state == "given up" and not request.defer:
+            if ended.state is None and not request.defer:
                 await self._records.write(partial(call_records.give_up, call.image_id))
             else:
-                state = "failed" if ended.state == "given up" else ended.state
+                state = ended.state or ClaimState.FAILED
                 problem = _problem(error)
                 fail = partial(call_records.fail, call.image_id, state, problem, self._now())
                 await self._records.write(fail)
@@ -424,7 +426,7 @@ class Generation:
     async def _brought_home(self, call: Claim, request: ImageRequest, *, priority: Priority) -> ImageRecord:
         tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
         refused: ResponseError | None = None
-        if tried and tried[-1].outcome in {"sent", "unknown"}:
+        if tried and tried[-1].outcome in call_records.OPEN:
             try:
                 return await self._resumed(call, request, tried[-1], priority=priority)
             except _NextUpstream as exc:
@@ -433,7 +435,7 @@ class Generation:
         try:
             able = self._upstreams.able(request)
         except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
-            raise _Ended("given up", Rejected(str(exc))) from exc
+            raise _Ended(None, Rejected(str(exc))) from exc
         for upstream in able:
             if upstream.name in asked:
                 continue
@@ -452,9 +454,9 @@ class Generation:
                 if attempt in tried:  # it may be paid: the call stays as it is, to be taken up again
                     raise
                 if not isinstance(exc, Overloaded):  # no budget
-                    raise _Ended("given up", exc) from exc
+                    raise _Ended(None, exc) from exc
                 refused = exc
-        raise _Ended("given up", refused or _nobody_left())
+        raise _Ended(None, refused or _nobody_left())
 
     async def _resumed(
         self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, priority: Priority
@@ -516,7 +518,7 @@ class Generation:
                 call_records.end_attempt,
                 call.image_id,
                 attempt.n,
-                "charged" if charged else "failed",
+                AttemptOutcome.CHARGED if charged else AttemptOutcome.FAILED,
                 (attempt.reserved if attempt.priced else None) if charged else 0,
                 fault.request_id,
                 self._now(),
@@ -524,19 +526,27 @@ class Generation:
         )
         error = to_error(fault)
         if charged:  # paid once is paid: neither this provider nor another is asked again by itself
-            return _Ended("failed", error)
-        return _NextUpstream(error) if fault.another_may_help else _Ended("given up", error)
+            return _Ended(ClaimState.FAILED, error)
+        return _NextUpstream(error) if fault.another_may_help else _Ended(None, error)
 
     async def _unknown(self, call: Claim, attempt: ProviderAttempt, what: str) -> Exception:
         await self._records.write(
-            partial(call_records.end_attempt, call.image_id, attempt.n, "unknown", None, None, self._now())
+            partial(
+                call_records.end_attempt,
+                call.image_id,
+                attempt.n,
+                AttemptOutcome.UNKNOWN,
+                None,
+                None,
+                self._now(),
+            )
         )
         error = Conflict(
             f"nobody knows whether this picture was paid ({what}), so it is not sent again by itself; look "
             f"at the account of {attempt.provider}, then release it: blossom spend release {call.image_id}",
             code="outcome_unknown",
         )
-        return _Ended("unknown", error)
+        return _Ended(ClaimState.UNKNOWN, error)
 
     async def _stored(
         self, call: Claim, request: ImageRequest, attempt: ProviderAttempt, given: Artwork | Delivery
@@ -563,7 +573,7 @@ class Generation:
                 raise  # another process has finished it: the files are of its picture
             for file in record.files:
                 await self._blobs.delete(record.id, file.format)
-            raise _Ended("failed", exc) from exc
+            raise _Ended(ClaimState.FAILED, exc) from exc
         reached("committed")
         self.made[record.provider, record.request.format] += 1
         await self._staging.delete(call.image_id, STAGED)
@@ -664,10 +674,10 @@ class Generation:
 
 
 class _Ended(Exception):
-    """The call has come to an end without a picture: as ``failed``, ``unknown`` or ``given up``."""
+    """There is no picture: the claim stays in this state, or with None goes where nobody needs its words."""
 
-    def __init__(self, state: str, error: ResponseError) -> None:
-        super().__init__(state)
+    def __init__(self, state: ClaimState | None, error: ResponseError) -> None:
+        super().__init__(error.code)
         self.state = state
         self.error = error
 

@@ -21,7 +21,7 @@ from blossom_async.gateway.serving.heads import WITH_304, Head, Heads, chosen_fi
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Claim, ImageRecord, StoredFile
+from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, StoredFile
 
 __all__ = ["Public"]
 
@@ -103,13 +103,13 @@ class Public:
         """A deferred picture once it is made, 202 while it is being made, or an error if it failed."""
         if self._unfinished is None:
             raise no_picture()
-        if claim.state == "running":
+        if claim.state is ClaimState.RUNNING:
             await self._unfinished.wait(claim.image_id, self._wait_s)
             left = await self._unfinished.pending(claim.image_id)
             if left is None:
                 return await self.serve(request)  # check again: the rules may have changed meanwhile
             claim = left
-        if claim.state != "running":
+        if claim.state is not ClaimState.RUNNING:
             raise _never_made(claim)
         headers = {"Cache-Control": "no-store", "Retry-After": "2"}
         return web.json_response({"state": "pending", "id": claim.image_id}, status=202, headers=headers)

@@ -483,7 +483,7 @@ class TestWhatIsNotTold:
             async with outbox(tmp_path, listener.url) as box:
                 call = await rooms.create(attrs.evolve(WISH, defer=True))
                 await rooms.generation.wait(call.id, 20)
-                reopen = partial(call_records.reopen, call.id, "another", ("unknown",))
+                reopen = partial(call_records.reopen, call.id, "another")
                 assert await rooms.records.write(reopen) is not None
                 await box.deliver()
                 assert (await box.row()).next_at is None

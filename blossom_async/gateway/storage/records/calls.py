@@ -7,7 +7,7 @@ byte leaves. Amounts are in millionths of a US dollar.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,9 @@ from blossom_async.gateway.storage.records.images import (
     to_row,
 )
 from blossom_async.gateway.storage.records.tables import (
+    AttemptOutcome,
     Claim,
+    ClaimState,
     IdempotencyEntry,
     ImageRecord,
     ProviderAttempt,
@@ -36,6 +38,9 @@ from blossom_async.gateway.storage.records.tables import (
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
+    "ATTEMPT_MAY_BECOME",
+    "CLAIM_MAY_BECOME",
+    "OPEN",
     "adopt",
     "attempts_of",
     "begin_attempt",
@@ -52,6 +57,27 @@ __all__ = [
     "spent_by_day",
     "unknown_claims",
 ]
+
+CLAIM_MAY_BECOME: Mapping[ClaimState | None, Set[ClaimState | None]] = {
+    None: {ClaimState.RUNNING},
+    ClaimState.RUNNING: {ClaimState.RUNNING, ClaimState.FAILED, ClaimState.UNKNOWN, None},
+    ClaimState.UNKNOWN: {ClaimState.RUNNING, None},
+    ClaimState.FAILED: {None},
+}
+"""The allowed transitions of a claim; None: there is none. Running to running is a change of owner."""
+
+ATTEMPT_MAY_BECOME: Mapping[AttemptOutcome | None, Set[AttemptOutcome]] = {
+    None: {AttemptOutcome.SENT},
+    AttemptOutcome.SENT: set(AttemptOutcome) - {AttemptOutcome.SENT},
+    AttemptOutcome.UNKNOWN: set(AttemptOutcome) - {AttemptOutcome.SENT},
+    AttemptOutcome.OK: set(),
+    AttemptOutcome.FAILED: set(),
+    AttemptOutcome.CHARGED: set(),
+}
+"""The allowed transitions of an attempt. What was settled with the provider stays as it is."""
+
+OPEN = frozenset({AttemptOutcome.SENT, AttemptOutcome.UNKNOWN})
+"""Outcomes of attempts that may or may not have been paid."""
 
 
 def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
@@ -78,25 +104,24 @@ def claim_by_key(tenant: str, key: str, connection: sa.Connection) -> Claim | No
 
 def owners(connection: sa.Connection) -> set[str]:
     """The processes that have claims under way."""
-    return set(connection.scalars(sa.select(calls.c.owner).where(calls.c.state == "running").distinct()))
+    return set(
+        connection.scalars(sa.select(calls.c.owner).where(calls.c.state == ClaimState.RUNNING).distinct())
+    )
 
 
 def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Claim]:
     """Hands the running claims of a process that has ended to ``owner``, and returns them."""
-    theirs = (calls.c.owner == gone) & (calls.c.state == "running")
+    theirs = (calls.c.owner == gone) & (calls.c.state == ClaimState.RUNNING)
     found = _several(connection, theirs)
-    connection.execute(calls.update().where(theirs).values(owner=owner))
+    _move(theirs, ClaimState.RUNNING, connection, owner=owner)
     return [attrs.evolve(claim, owner=owner) for claim in found]
 
 
-def reopen(image_id: str, owner: str, states: Collection[str], connection: sa.Connection) -> Claim | None:
-    """The claim, running again under this owner; None if it was in none of the states."""
-    known = _one(connection, (calls.c.image_id == image_id) & calls.c.state.in_(states))
-    if known is None:
-        return None
-    values = {"state": "running", "owner": owner, "problem": None}
-    connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
-    return attrs.evolve(known, state="running", owner=owner, problem=None)
+def reopen(image_id: str, owner: str, connection: sa.Connection) -> Claim | None:
+    """The unknown claim, running again under this owner; None if it is not unknown."""
+    held = (calls.c.image_id == image_id) & (calls.c.state == ClaimState.UNKNOWN)
+    moved = _move(held, ClaimState.RUNNING, connection, owner=owner, problem=None)
+    return claim_by_id(image_id, connection) if moved else None
 
 
 def attempts_of(image_id: str, connection: sa.Connection) -> list[ProviderAttempt]:
@@ -141,14 +166,15 @@ def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connecti
 def end_attempt(
     image_id: str,
     n: int,
-    outcome: str,
+    outcome: AttemptOutcome,
     spent: int | None,
     request_id: str | None,
     now: datetime,
     connection: sa.Connection,
 ) -> None:
-    """``failed`` (nothing paid), ``charged`` (paid, and no picture) or ``unknown``."""
-    this = (attempts.c.image_id == image_id) & (attempts.c.n == n)
+    """Settles an attempt. ``spent`` None: what it cost is not known."""
+    may_end = [before for before, after in ATTEMPT_MAY_BECOME.items() if before and outcome in after]
+    this = (attempts.c.image_id == image_id) & (attempts.c.n == n) & attempts.c.outcome.in_(may_end)
     values = {"outcome": outcome, "spent": spent or 0, "request_id": request_id, "ended_at": now}
     if spent is not None:
         values["priced"] = True
@@ -173,21 +199,21 @@ def finish(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
         )
-    gone = connection.execute(calls.delete().where(calls.c.image_id == record.id)).rowcount
-    if gone != 1:
+    running = (calls.c.image_id == record.id) & (calls.c.state == ClaimState.RUNNING)
+    if not _move(running, None, connection):
         raise Conflict("another process has finished this picture", code="finished_elsewhere")
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
-    end_attempt(record.id, n, "ok", spent, request_id, now, connection)
+    end_attempt(record.id, n, AttemptOutcome.OK, spent, request_id, now, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
 
 def fail(
-    image_id: str, state: str, problem: dict[str, Any], now: datetime, connection: sa.Connection
+    image_id: str, state: ClaimState, problem: dict[str, Any], now: datetime, connection: sa.Connection
 ) -> None:
     """Keeps the claim, ``failed`` or ``unknown``, with the reason, and queues its webhook."""
-    values = {"state": state, "problem": orjson.dumps(problem).decode(), "owner": None, "ended_at": now}
-    connection.execute(calls.update().where(calls.c.image_id == image_id).values(**values))
+    told = orjson.dumps(problem).decode()
+    _move(calls.c.image_id == image_id, state, connection, owner=None, problem=told, ended_at=now)
     known = claim_by_id(image_id, connection)
     if known is not None and known.request.defer:
         enqueue(image_id, known.tenant, "image.failed", now, connection)
@@ -195,23 +221,24 @@ def fail(
 
 def give_up(image_id: str, connection: sa.Connection) -> None:
     """Removes the claim, as if it had never been made: its key may be used again. Its attempts stay."""
-    connection.execute(calls.delete().where(calls.c.image_id == image_id))
+    _move(calls.c.image_id == image_id, None, connection)
 
 
 def unknown_claims(connection: sa.Connection) -> list[tuple[Claim, ProviderAttempt]]:
     """Claims that may or may not have been paid, each with the attempt in question, the oldest first."""
-    found = _several(connection, calls.c.state == "unknown")
+    found = _several(connection, calls.c.state == ClaimState.UNKNOWN)
     return [(claim, attempts_of(claim.image_id, connection)[-1]) for claim in found]
 
 
 def release(image_id: str, connection: sa.Connection, *, paid: bool, now: datetime) -> bool:
     """Ends an unknown claim as a person decided; its key may be used again. False if it is not unknown."""
-    if _one(connection, (calls.c.image_id == image_id) & (calls.c.state == "unknown")) is None:
+    if _one(connection, (calls.c.image_id == image_id) & (calls.c.state == ClaimState.UNKNOWN)) is None:
         return False
     last = attempts_of(image_id, connection)[-1]
     paid_usd = last.reserved if last.priced else None
     spent = paid_usd if paid else 0
-    end_attempt(image_id, last.n, "charged" if paid else "failed", spent, last.request_id, now, connection)
+    outcome = AttemptOutcome.CHARGED if paid else AttemptOutcome.FAILED
+    end_attempt(image_id, last.n, outcome, spent, last.request_id, now, connection)
     give_up(image_id, connection)
     return True
 
@@ -221,14 +248,14 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
 
     ``unpriced`` attempts cost something that nobody knows.
     """
-    open_ = attempts.c.outcome.in_(("sent", "unknown"))
+    open_ = attempts.c.outcome.in_(OPEN)
     columns = (attempts.c.day, attempts.c.payer, attempts.c.provider)
     return (
         connection.execute(
             sa.select(
                 *columns,
                 sa.func.count().label("attempts"),
-                sa.func.sum(sa.case((attempts.c.outcome == "ok", 1), else_=0)).label("pictures"),
+                sa.func.sum(sa.case((attempts.c.outcome == AttemptOutcome.OK, 1), else_=0)).label("pictures"),
                 sa.func.sum(attempts.c.spent).label("spent"),
                 sa.func.sum(sa.case((attempts.c.priced, 0), else_=1)).label("unpriced"),
                 sa.func.sum(sa.case((open_, attempts.c.reserved), else_=0)).label("reserved"),
@@ -243,11 +270,22 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
 
 
 def _spent(connection: sa.Connection, payer: str, day: int) -> int:
-    open_ = attempts.c.outcome.in_(("sent", "unknown"))
+    open_ = attempts.c.outcome.in_(OPEN)
     amount = sa.case((open_, attempts.c.reserved), else_=attempts.c.spent)
     this = (attempts.c.payer == payer) & (attempts.c.day == day)
     total: int | None = connection.scalar(sa.select(sa.func.sum(amount)).where(this))
     return total or 0
+
+
+def _move(
+    condition: sa.ColumnElement[bool], after: ClaimState | None, connection: sa.Connection, **values: Any
+) -> int:
+    """How many of these claims there were in a state that may become this one; they are in it now."""
+    may_move = [before for before, states in CLAIM_MAY_BECOME.items() if before and after in states]
+    these = condition & calls.c.state.in_(may_move)
+    if after is None:
+        return connection.execute(calls.delete().where(these)).rowcount
+    return connection.execute(calls.update().where(these).values(state=after, **values)).rowcount
 
 
 def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Claim | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -14,8 +15,10 @@ __all__ = [
     "METADATA",
     "AccessKey",
     "ApiKey",
+    "AttemptOutcome",
     "Caller",
     "Claim",
+    "ClaimState",
     "IdempotencyEntry",
     "ImageRecord",
     "ProviderAttempt",
@@ -120,12 +123,37 @@ class IdempotencyEntry:
     image_id: str
 
 
+class ClaimState(StrEnum):
+    """Where a claimed picture stands. Once the picture is stored there is no claim any more."""
+
+    RUNNING = "running"
+    """``owner`` is the process that makes it."""
+    FAILED = "failed"
+    """There will be no picture."""
+    UNKNOWN = "unknown"
+    """It may have been paid; a person decides, or a provider that knows the request by its key."""
+
+
+class AttemptOutcome(StrEnum):
+    """What came of one request to a provider."""
+
+    SENT = "sent"
+    """It may have left; the answer is not here."""
+    OK = "ok"
+    """Paid, and the picture is stored."""
+    FAILED = "failed"
+    """Nothing was paid."""
+    CHARGED = "charged"
+    """Paid, and there is no picture."""
+    UNKNOWN = "unknown"
+    """It may have been paid."""
+
+
 @attrs.frozen(kw_only=True)
 class Claim:
     """A picture that is being made, or never was.
 
-    ``state`` is ``running`` (``owner`` is the process that makes it), ``failed``, or ``unknown``: it may have
-    been paid. ``problem`` says why, in the words of the answer. ``payer`` is the name of the API key.
+    ``problem`` says why it was not, in the words of the answer. ``payer`` is the name of the API key.
     """
 
     image_id: str
@@ -134,7 +162,7 @@ class Claim:
     key: str | None
     fingerprint: str
     request: ImageRequest = attrs.field(repr=False)
-    state: str = "running"
+    state: ClaimState = ClaimState.RUNNING
     owner: str | None
     problem: dict[str, Any] | None = None
     created_at: datetime
@@ -142,7 +170,7 @@ class Claim:
 
     @property
     def id(self) -> str:
-        """The picture's."""
+        """Alias of ``image_id``."""
         return self.image_id
 
 
@@ -150,10 +178,8 @@ class Claim:
 class ProviderAttempt:
     """One request to a provider, ``n`` from 0 for each picture.
 
-    ``outcome`` is ``sent`` until its end is known, then ``ok``, ``failed`` (nothing paid), ``charged`` (paid,
-    and no picture) or ``unknown``. ``provider_key`` is what a provider that takes one knows the request by:
-    sending it again under the same is not paid twice. Without ``priced`` nobody knows what it costs: then
-    ``reserved`` and ``spent`` are 0.
+    ``provider_key`` is the idempotency key for providers that take one: the same request under it is not paid
+    twice. Without ``priced`` the cost is not known: then ``reserved`` and ``spent`` are 0.
     """
 
     image_id: str
@@ -166,7 +192,7 @@ class ProviderAttempt:
     reserved: int
     priced: bool
     spent: int = 0
-    outcome: str = "sent"
+    outcome: AttemptOutcome = AttemptOutcome.SENT
     request_id: str | None = None
     sent_at: datetime
     ended_at: datetime | None = None
@@ -202,6 +228,23 @@ class _UtcTime(sa.TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, _: sa.Dialect) -> datetime | None:
         return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class _Word(sa.TypeDecorator[StrEnum]):
+    """A member of an enum, as its word."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_bind_param(self, value: StrEnum | None, _: sa.Dialect) -> str | None:
+        return None if value is None else value.value
+
+    def process_result_value(self, value: str | None, _: sa.Dialect) -> StrEnum | None:
+        return None if value is None else self.words(value)
 
 
 METADATA = sa.MetaData()
@@ -270,7 +313,7 @@ calls = sa.Table(
     sa.Column("key", sa.Text),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("request", sa.Text, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("state", _Word(ClaimState), nullable=False),
     sa.Column("owner", sa.Text),
     sa.Column("problem", sa.Text),
     sa.Column("created_at", _UtcTime, nullable=False),
@@ -292,7 +335,7 @@ attempts = sa.Table(
     sa.Column("reserved", sa.BigInteger, nullable=False),
     sa.Column("priced", sa.Boolean, nullable=False),
     sa.Column("spent", sa.BigInteger, nullable=False),
-    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("outcome", _Word(AttemptOutcome), nullable=False),
     sa.Column("request_id", sa.Text),
     sa.Column("sent_at", _UtcTime, nullable=False),
     sa.Column("ended_at", _UtcTime),
