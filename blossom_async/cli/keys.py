@@ -1,4 +1,4 @@
-"""``blossom keys``: API keys of a data folder's gateway, and the secrets that its URLs are signed with."""
+"""``blossom keys``: manages the API keys of a gateway, and the secrets that sign its URLs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 __all__ = ["keys"]
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._@-]{0,63}", re.ASCII)
-_NAMES = "1 to 64 letters, digits and . _ @ -, the first a letter or a digit"
+_NAMES = "1 to 64 letters, digits and . _ @ -, starting with a letter or a digit"
 
 T = TypeVar("T")
 
 
 def _word(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not _NAME.fullmatch(value):
-        raise CannotStart(f"{parameter.human_readable_name}: {value!r} is no name; allowed: {_NAMES}")
+        raise CannotStart(
+            f"{parameter.human_readable_name}: {value!r} is not a valid name; allowed: {_NAMES}"
+        )
     return value
 
 
 @click.group("keys", cls=click.RichGroup, context_settings=help_settings)
 def keys() -> None:
-    """API keys of the gateway, and the secrets that URLs are signed with.
+    """Manage the gateway's API keys, and the secrets that sign its URLs.
 
     The commands work on the data folder itself, whether or not a gateway runs there.
     """
@@ -43,20 +45,22 @@ def keys() -> None:
 
 @keys.command("create", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("name", callback=_word)
-@click.option("--tenant", metavar="NAME", callback=_word, help="Whose pictures it opens; main unless said.")
+@click.option(
+    "--tenant", metavar="NAME", callback=_word, help="Whose pictures it gives access to; default main."
+)
 @click.option(
     "--daily-budget",
     type=click.FloatRange(min=0),
     metavar="USD",
-    help="What it may spend a day (UTC); the setting daily_budget unless said.",
+    help="What it may spend per day (UTC); default: the setting daily_budget.",
 )
 @folder_options
 def create(
     name: str, tenant: str | None, daily_budget: float | None, data_dir: Path | None, config: Path | None
 ) -> int:
-    """Make an API key and print it, once.
+    """Create an API key and print it, once.
 
-    The gateway keeps only its SHA-256. Running gateways accept it from now on.
+    The gateway stores only its SHA-256. Running gateways accept the key at once.
     """
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.callers.keys import MAIN_TENANT, digest, new_api_key
@@ -77,15 +81,15 @@ def create(
         raise CannotStart(exc.detail) from exc
     with stdout_checked():
         click.echo(key)
-    say(f"the key {name!r} of the tenant {made.tenant!r}; it is shown only now")
+    say(f"created the key {name!r} of the tenant {made.tenant!r}; it is not shown again")
     return 0
 
 
 @keys.command("list", cls=click.RichCommand, context_settings=help_settings)
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 @folder_options
 def list_(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
-    """All API keys ever made, but not the keys themselves."""
+    """List all API keys, revoked ones too, without the keys themselves."""
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.storage.records.keys import all_api_keys
 
@@ -104,7 +108,7 @@ def list_(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
 @click.argument("name", callback=_word)
 @folder_options
 def revoke(name: str, data_dir: Path | None, config: Path | None) -> int:
-    """End an API key for good.
+    """Revoke an API key for good.
 
     Running gateways refuse it within a second. Its pictures stay.
     """
@@ -112,29 +116,29 @@ def revoke(name: str, data_dir: Path | None, config: Path | None) -> int:
     from blossom_async.gateway.storage.records.keys import revoke_api_key
 
     if not changed(settings, partial(revoke_api_key, name, _now())):
-        raise CannotStart(f"there is no API key {name!r}; 'blossom keys list' shows those there are")
-    say(f"the key {name!r} opens nothing any more")
+        raise CannotStart(f"there is no API key {name!r} to revoke; 'blossom keys list' lists all")
+    say(f"revoked the key {name!r}")
     return 0
 
 
 @keys.command("rotate-signing", cls=click.RichCommand, context_settings=help_settings)
-@click.option("--drop-oldest", is_flag=True, help="End the URLs that the oldest secret signed.")
+@click.option("--drop-oldest", is_flag=True, help="Also revoke the URLs that the oldest secret signed.")
 @folder_options
 def rotate_signing(drop_oldest: bool, data_dir: Path | None, config: Path | None) -> int:
-    """Make a new secret that URLs are signed with from now on.
+    """Create a new secret for signing URLs.
 
-    URLs signed before stay valid, unless their secret is dropped.
+    URLs that are already signed stay valid unless their secret is dropped.
     """
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.callers.secrets import rotated_secrets
 
     if settings.signing_secrets:
         raise CannotStart(
-            "signing_secrets is set, so that the gateway does not use those of the data folder; "
-            "put a new secret in front of it instead"
+            "signing_secrets is set, so the gateway ignores the secrets in the data folder; "
+            "put a new secret first in that setting instead"
         )
     count = rotated_secrets(settings.data_dir, drop_oldest=drop_oldest)
-    say(f"{plural(count, 'secret')} in {settings.data_dir}; running gateways take it up at their next start")
+    say(f"{plural(count, 'secret')} in {settings.data_dir}; restart running gateways to use the new one")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``blossom spend``: what the providers were paid, and calls of which nobody knows."""
+"""``blossom spend``: what providers were paid, and calls whose outcome is unknown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MICRO = 1e6
 
 @click.group("spend", cls=click.RichGroup, context_settings=help_settings)
 def spend() -> None:
-    """What the providers were paid, and calls of which nobody knows whether they were.
+    """Show what providers were paid, and settle calls whose outcome is unknown.
 
     The commands work on the data folder itself, whether or not a gateway runs there.
     """
@@ -34,12 +34,12 @@ def spend() -> None:
 
 @spend.command("list", cls=click.RichCommand, context_settings=help_settings)
 @click.option(
-    "--days", type=click.IntRange(min=1), default=_DAYS, metavar="N", help="The last N days; 30 unless said."
+    "--days", type=click.IntRange(min=1), default=_DAYS, metavar="N", help="The last N days; default 30."
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @folder_options
 def list_(days: int, as_json: bool, data_dir: Path | None, config: Path | None) -> int:
-    """US dollars by day (UTC), API key and provider."""
+    """List US dollars by day (UTC), API key and provider."""
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.storage.records.calls import spent_by_day
 
@@ -61,7 +61,7 @@ def list_(days: int, as_json: bool, data_dir: Path | None, config: Path | None) 
     ]
     _print(shown, as_json=as_json)
     if not as_json and not shown:
-        say(f"nothing was asked of a provider in {plural(days, 'day')}")
+        say(f"no call to a provider in {plural(days, 'day')}")
     return 0
 
 
@@ -69,9 +69,9 @@ def list_(days: int, as_json: bool, data_dir: Path | None, config: Path | None) 
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @folder_options
 def held(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
-    """Calls that may have been paid and have no picture, the oldest first.
+    """List calls that may have been paid and brought no picture, oldest first.
 
-    They are not sent again by themselves. Look at the provider's account, then release each.
+    They are never sent again on their own. Check the provider's account, then release each.
     """
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.storage.records.calls import unknown_claims
@@ -79,7 +79,7 @@ def held(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
     found = asked(settings, unknown_claims)
     _print([_told(call, attempt) for call, attempt in found], as_json=as_json)
     if not as_json and not found:
-        say("there is none: of every call it is known what it cost")
+        say("no held calls: the cost of every call is known")
     return 0
 
 
@@ -88,9 +88,11 @@ def held(as_json: bool, data_dir: Path | None, config: Path | None) -> int:
 @click.option("--paid/--not-paid", default=None, help="What the provider's account says.")
 @folder_options
 def release(ids: tuple[str, ...], paid: bool | None, data_dir: Path | None, config: Path | None) -> int:
-    """Decide held calls: book them, and let their Idempotency-Keys be used again."""
+    """Settle held calls: record whether they were paid, and free their Idempotency-Keys."""
     if paid is None:
-        raise CannotStart("say --paid or --not-paid, as the provider's account shows; both cannot be guessed")
+        raise CannotStart(
+            "it is not known whether they were paid; give --paid or --not-paid, as the provider's account shows"
+        )
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.storage.records.calls import release as released
 
@@ -100,7 +102,7 @@ def release(ids: tuple[str, ...], paid: bool | None, data_dir: Path | None, conf
         if not changed(settings, partial(released, image_id, paid=paid, now=datetime.now(UTC)))
     ]
     for image_id in missing:
-        say(f"{image_id} is no held call; 'blossom spend held' lists them")
+        say(f"{image_id} is not a held call; 'blossom spend held' lists them")
     if done := len(ids) - len(missing):
         say(f"{plural(done, 'call')} released as {'paid' if paid else 'not paid'}")
     return 1 if missing else 0

@@ -1,4 +1,4 @@
-"""``blossom stats``: how often a campaign's pictures were seen; and views out of a cache's access log."""
+"""``blossom stats``: how often pictures were seen; imports views from the access log of a cache."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["stats"]
 
-_BAR = 24  # columns
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # OWASP, CSV injection: what spreadsheets run
+_BAR = 24  # columns of the longest bar
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run: OWASP, CSV injection
 
 
 def _day(_: click.Context, __: click.Parameter, text: str | None) -> date | None:
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError as exc:
-        raise click.BadParameter(f"{text!r} is no day; allowed: a day such as 2026-06-01.") from exc
+        raise click.BadParameter(f"{text!r} is not a date; allowed: a date such as 2026-06-01.") from exc
 
 
 class _Stats(click.RichCommand):
-    """The command, or with ``import`` as its first word the other one."""
+    """The command ``stats``, or ``stats import`` if that is its first argument."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -48,24 +48,26 @@ class _Stats(click.RichCommand):
 
 @click.command("stats", cls=_Stats, context_settings=help_settings)
 @click.argument("tracking_id")
-@click.option("--from", "first", metavar="DATE", callback=_day, help="The first day, as 2026-06-01, in UTC.")
+@click.option(
+    "--from", "first", metavar="DATE", callback=_day, help="The first day, such as 2026-06-01, in UTC."
+)
 @click.option("--to", "last", metavar="DATE", callback=_day, help="The last day, included.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="The same as a table for spreadsheets.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the same as CSV.")
 @gateway_options
 @click.option_panel("Days", options=["--from", "--to"])
 @click.option_panel("Output", options=["--json", "--csv"])
 @click.option_panel("Gateway", options=GATEWAY)
 def stats(tracking_id: str, **given: Any) -> int:
-    """Show how often the pictures of TRACKING_ID were seen, by day and by value of their metadata.
+    """Show how often the pictures of TRACKING_ID were seen, by day and by metadata value.
 
-    Behind a CDN the gateway sees only what the CDN does not answer itself; `blossom stats import LOG` adds
-    the views in an access log of nginx (see `blossom stats import --help`).
+    Behind a CDN the gateway counts only what the CDN does not answer itself; `blossom stats import LOG`
+    adds the views in an access log of nginx (see `blossom stats import --help`).
     """
     from blossom_async.cli.loop import run
 
     if given["as_json"] and given["as_csv"]:
-        raise CannotStart("--json and --csv exclude each other")
+        raise CannotStart("--json and --csv exclude each other; give one of them")
     found = run(_asked(tracking_id, given))
     with stdout_checked():
         if given["as_json"]:
@@ -104,7 +106,7 @@ def _number(load_time: float | None) -> object:
 
 
 def _inert(text: str) -> str:
-    """The text as a spreadsheet shows it, instead of what it would run."""
+    """The text, marked so that a spreadsheet shows it instead of running it."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
@@ -160,7 +162,7 @@ def _ms(load_time: float | None) -> str:
 
 
 def _bar(views: int, most: int, console: Console) -> str:
-    """As long as the views, to an eighth of a column."""
+    """A bar in proportion to the views, to an eighth of a column."""
     if console.options.ascii_only:
         return "#" * round(views / most * _BAR) if most else ""
     eighths = round(views / most * _BAR * 8) if most else 0
@@ -170,14 +172,20 @@ def _bar(views: int, most: int, console: Console) -> str:
 
 @click.command("import", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("access_log", type=click.Path(path_type=Path))
-@click.option("--all", "every", is_flag=True, help="Also what the gateway answered, if it counted none.")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the records are.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML, section blossom.")
-@click.option("--json", "as_json", is_flag=True, help="What became of the lines, as JSON.")
+@click.option(
+    "--all", "every", is_flag=True, help="Count lines that the gateway answered too, if it counted none."
+)
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), metavar="FOLDER", help="The gateway's data folder."
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings as TOML, section blossom."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_log(access_log: Path, **given: Any) -> int:
-    """Add the views in ACCESS_LOG that a cache in front of the gateway answered by itself.
+    """Count the views in ACCESS_LOG that a cache in front of the gateway answered itself.
 
-    The log is one of nginx, plain or packed with gzip, and its lines say whether the cache had the picture:
+    The log is written by nginx, plain or gzip, and says whether the cache had the picture:
 
     \b
     log_format blossom '$remote_addr - $remote_user [$time_local] '
@@ -185,8 +193,8 @@ def import_log(access_log: Path, **given: Any) -> int:
         '"$http_referer" "$http_user_agent" $request_time $upstream_cache_status '
         '"$http_sec_purpose"';
 
-    Lines are counted once: the same log again, renamed, packed or grown, adds what is new in it. It works on
-    the data folder, whether or not a gateway runs.
+    Lines are counted once: importing a log again, renamed, compressed or longer, adds only what is new. The
+    command works on the data folder, whether or not a gateway runs.
     """
     from blossom_async.cli.loop import run
 
@@ -216,7 +224,7 @@ async def _imported(path: Path, given: dict[str, Any]) -> Imported:
         ) from exc
     database = load(given["config"], data_dir=given["data_dir"]).data_dir / "records.sqlite"
     if not database.exists():
-        raise CannotStart(f"{database}: there is no such database; name the gateway's folder with --data-dir")
+        raise CannotStart(f"{database}: no such file; name the gateway's data folder with --data-dir")
     records = Records(database)
     await records.open()
     try:

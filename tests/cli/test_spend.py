@@ -46,10 +46,10 @@ class TestHeld:
         done = told("spend", "release", image_id, "--not-paid", "--data-dir", str(tmp_path))
         assert done.exit_code == 0
         assert "1 call released as not paid" in done.stderr
-        assert "there is none" in told("spend", "held", "--data-dir", str(tmp_path)).stderr
+        assert "no held calls" in told("spend", "held", "--data-dir", str(tmp_path)).stderr
         again = told("spend", "release", image_id, "--not-paid", "--data-dir", str(tmp_path))
         assert again.exit_code == 1
-        assert "is no held call" in again.stderr
+        assert "is not a held call" in again.stderr
 
     def test_what_was_spent(self, tmp_path: Path) -> None:
         """By day, key and provider, in dollars."""

@@ -193,7 +193,7 @@ async def test_stats_of_an_unknown_campaign_is_an_error(tmp_path: Path) -> None:
 
 def test_a_bad_day_is_refused_before_anything_starts() -> None:
     """It names the option and what is allowed."""
-    refused("stats", "summer", "--from", "June", says="--from.*'June' is no day; allowed: .*2026-06-01")
+    refused("stats", "summer", "--from", "June", says="--from.*'June' is not a date; allowed: .*2026-06-01")
     refused("stats", "summer", "--json", "--csv", says="exclude each other")
 
 
@@ -501,7 +501,7 @@ def test_what_cannot_be_imported_is_said(tmp_path: Path, data_dir: Path) -> None
     refused("stats", "import", tmp_path / "bad.gz", says="bad.gz cannot be read: ")
     log = tmp_path / "access.log"
     log.write_text(line())
-    refused("stats", "import", log, "--data-dir", tmp_path / "no", says="no such database; .*--data-dir")
+    refused("stats", "import", log, "--data-dir", tmp_path / "no", says="no such file; .*--data-dir")
 
 
 def test_an_empty_log_has_no_lines(tmp_path: Path, data_dir: Path) -> None:
