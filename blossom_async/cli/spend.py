@@ -91,7 +91,7 @@ def release(ids: tuple[str, ...], paid: bool | None, data_dir: Path | None, conf
     """Settle held calls: record whether they were paid, and free their Idempotency-Keys."""
     if paid is None:
         raise CannotStart(
-            "it is not known whether they were paid; give --paid or --not-paid, as the provider's account shows"
+            "nobody knows whether they were paid; give --paid or --not-paid, as the provider's account shows"
         )
     settings = folder_settings(data_dir, config)
     from blossom_async.gateway.storage.records.calls import release as released
