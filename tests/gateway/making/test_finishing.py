@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.providers import Delivery
@@ -165,3 +166,104 @@ def test_a_16_bit_png_keeps_its_transparent_value() -> None:
     alpha = np.asarray(stored(data, transparency=True).getchannel("A"))
     assert (alpha[:, :8] == 0).all()
     assert (alpha[:, 8:] == 255).all()
+
+
+def icc(space: bytes, kind: bytes, pcs: bytes, **tags: bytes) -> bytes:
+    """A profile of version 2 (ICC.1:2001-04, 6) with these tags."""
+    at = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += struct.pack(">4sII", name.encode(), at + len(body), len(data))
+        body += data
+    d50 = struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)
+    head = struct.pack(">I4xI4s4s4s12x4s28x12s48x", at + len(body), 0x2400000, kind, space, pcs, b"acsp", d50)
+    return head + table + body
+
+
+def xyz(x: float, y: float, z: float) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(value * 65536) for value in (x, y, z)))
+
+
+def gamma(value: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
+
+
+def wide(power: float = 2.2) -> bytes:
+    """A profile like Adobe RGB or, with its own curve, Display P3."""
+    colours = {"rXYZ": xyz(0.6097, 0.3111, 0.0195), "gXYZ": xyz(0.2053, 0.6257, 0.0609)}
+    colours |= {"bXYZ": xyz(0.1492, 0.0632, 0.7446), "wtpt": xyz(0.9642, 1.0, 0.8249)}
+    return icc(b"RGB ", b"mntr", b"XYZ ", **colours, rTRC=gamma(power), gTRC=gamma(power), bTRC=gamma(power))
+
+
+def press() -> bytes:
+    """A profile of four inks on yellowish paper."""
+    table = b"".join(
+        bytes([round(235 * (1 - k) * (1 - 0.3 * (c + m) - 0.1 * y)), 128 + 60 * (m - c), 140 + 50 * (y - k)])
+        for c, m, y, k in itertools.product((0, 1), repeat=4)
+    )
+    straight = bytes(range(256))
+    unit = struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + unit + straight * 4 + table + straight * 3
+    return icc(b"CMYK", b"prtr", b"Lab ", A2B0=lut, wtpt=xyz(0.9642, 1.0, 0.8249))
+
+
+GREY = icc(b"GRAY", b"mntr", b"XYZ ", wtpt=xyz(0.9642, 1.0, 0.8249), kTRC=gamma(1.0))
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def meant(image: Image.Image, profile: bytes) -> np.ndarray:
+    """The picture in sRGB, as the colour engine alone has it."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    shown = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    assert shown is not None
+    return np.asarray(shown, np.int16)
+
+
+RGB = Image.fromarray(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("image", "profile", "kind"),
+    [
+        (RGB, wide(), "PNG"),
+        (RGB, wide(1.8), "TIFF"),
+        (RGB, wide(1.8), "JPEG"),
+        (RGB, wide(1.8), "WEBP"),
+        (RGB, wide(1.8), "AVIF"),
+        (RGB.convert("L"), GREY, "PNG"),
+        (RGB.convert("L"), GREY, "JPEG"),
+        (RGB.convert("CMYK"), press(), "TIFF"),
+        (RGB.convert("CMYK"), press(), "JPEG"),
+    ],
+    ids=lambda value: getattr(value, "mode", None) or (value if isinstance(value, str) else ""),
+)
+def test_a_colour_profile_is_honoured(image: Image.Image, profile: bytes, kind: str) -> None:
+    """The file that is stored has the colours in sRGB, which every viewer assumes."""
+    shown = stored(file(image, kind, icc_profile=profile))
+    away = np.abs(np.asarray(shown.convert("RGB"), np.int16) - meant(image, profile)).mean()
+    ignored = np.abs(np.asarray(image.convert("RGB"), np.int16) - meant(image, profile)).mean()
+    assert away <= (ignored / 3 if kind in {"JPEG", "WEBP", "AVIF"} else 0)
+    assert "icc_profile" not in shown.info
+
+
+def test_a_profile_is_honoured_under_transparency_and_a_palette() -> None:
+    """Alpha stays as it is."""
+    clear = Image.fromarray(CLEAR)
+    shown = np.asarray(stored(file(clear, "PNG", icc_profile=wide()), transparency=True), np.int16)
+    assert np.array_equal(shown[..., 3], CLEAR[..., 3])
+    solid = CLEAR[..., 3] > 0
+    assert np.array_equal(shown[..., :3][solid], meant(clear.convert("RGB"), wide())[solid])
+    paletted = RGB.quantize(64)
+    shown = np.asarray(stored(file(paletted, "PNG", icc_profile=wide())), np.int16)
+    assert np.array_equal(shown, meant(paletted.convert("RGB"), wide()))
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [SRGB, wide()[:200], b"x" * 500, press(), GREY, icc(b"RGB ", b"mntr", b"XYZ ")],
+    ids=["sRGB", "cut off", "no profile", "of inks", "of greys", "empty"],
+)
+def test_a_profile_that_says_nothing_leaves_the_pixels(profile: bytes) -> None:
+    """One of sRGB, a broken one, and one of another kind of colours."""
+    assert np.array_equal(np.asarray(stored(file(RGB, "PNG", icc_profile=profile))), PIXELS)
