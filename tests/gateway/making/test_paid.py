@@ -34,6 +34,7 @@ from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
+from tests.waiting import until
 
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
 WISH = ImageRequest("a lake", width=32, height=32, seed=7)
@@ -96,6 +97,7 @@ class House:
     """A gateway's back rooms on a data folder."""
 
     folder: Path
+    upstreams: Upstreams
     generation: Generation
     records: Records
     blobs: LocalBlobs
@@ -130,7 +132,7 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     await staging.open()
     owner.open()
     try:
-        yield House(folder, generation, records, blobs, staging)
+        yield House(folder, upstreams, generation, records, blobs, staging)
     finally:
         generation.stop()
         await generation.settle()
@@ -331,12 +333,10 @@ class TestLimits:
                 tasks.append(
                     asyncio.create_task(rooms.create(wish, key=f"b{number}", priority=Priority.BATCH))
                 )
-            while len(order) < 2:  # noqa: ASYNC110 - the provider's own doing
-                await asyncio.sleep(0)
+            await until(lambda: len(order) == 2)
             tasks.append(asyncio.create_task(rooms.create(attrs.evolve(WISH, prompt="now"), key="n")))
-            while rooms.generation.waiting < 7:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.05)
+            (upstream,) = rooms.upstreams
+            await until(lambda: upstream.waiting == 5)
             open_.set()
             await asyncio.gather(*tasks)
         assert most == 2
@@ -402,8 +402,10 @@ class TestTakingOver:
             assert isinstance(call, Claim)
         async with house(tmp_path, Paid("paid", keyed=True)) as rooms:
             recovering = asyncio.create_task(rooms.generation.recover())
-            async with asyncio.timeout(20):
-                while await rooms.generation.pending(call.id) is not None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+
+            async def settled() -> bool:
+                return await rooms.generation.pending(call.id) is None
+
+            await until(settled)
             recovering.cancel()
             assert await rooms.records.get(call.id) is not None

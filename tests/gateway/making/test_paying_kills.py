@@ -15,7 +15,7 @@ import random
 import shutil
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ from blossom_async.gateway.storage.records import ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
 from tests.gateway.making.test_paid import WISH, Paid, house
+from tests.waiting import LIMIT_S, until
 
 KILLS = int(os.environ.get("BLOSSOM_TEST_KILLS", "8"))
 MEAN_LIFE_S = 0.4  # of a gateway, from when it answers
 AT_ONCE = 8
-PATIENCE_S = 60.0
 ELSEWHERE = ("attempt", "staged", "stored", "committed")
 KEY = "a-key-of-the-tests-0123456789"
 ACCOUNT = "sk-of-the-tests-0123456789"
@@ -81,7 +81,7 @@ async def process(*command: str, **env: str) -> AsyncIterator[Process]:
     )
     assert running.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LIMIT_S):
             first = (await running.stdout.readline()).decode()
         yield Process(first.split()[-1], running)
     finally:
@@ -159,25 +159,21 @@ async def order(session: aiohttp.ClientSession, base_url: str, key: str) -> tupl
 
 async def settled(session: aiohttp.ClientSession, base_url: str, key: str) -> tuple[int, dict[str, Any]]:
     """The same, asked for until it is a picture or a final refusal."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            status, told = await order(session, base_url, key)
-            if status == 503 or told.get("code") == "in_progress":
-                await asyncio.sleep(0.1)
-                continue
-            return status, told
+    status, told = 0, dict[str, Any]()
+
+    async def final() -> bool:
+        nonlocal status, told
+        status, told = await order(session, base_url, key)
+        return status != 503 and told.get("code") != "in_progress"
+
+    await until(final)
+    return status, told
 
 
 async def body_of(session: aiohttp.ClientSession, base_url: str, image_id: str) -> bytes:
     async with session.get(f"{base_url}/image/{image_id}") as response:
         assert response.status == 200
         return await response.read()
-
-
-async def true_soon(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - other processes' doing
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
@@ -206,7 +202,7 @@ async def test_a_gateway_that_dies_at_any_step_pays_once(place: str, keyed: bool
                     assert (status, told["code"]) == (409, "outcome_unknown")
                     assert await at.held_keys() == {"one"}
                     assert len(at.ledger.charges) == (0 if place == "attempt" else 1)
-            await true_soon(lambda: not at.staged())
+            await until(lambda: not at.staged())
         pictures = [path for path in (tmp_path / "data" / "images").rglob("*") if path.is_file()]
         assert len(pictures) == (1 if status == 201 else 0)
 
@@ -235,7 +231,6 @@ class Customers:
                 status, told = await settled(self.session, self.base_url, key)
             except (aiohttp.ClientError, ConnectionError):
                 self.resent += 1
-                await asyncio.sleep(0.01)  # the port of a dead gateway refuses at once
                 continue
             if status == 201:
                 self.made[key] = told
@@ -278,8 +273,8 @@ async def _last(at: Shop, customers: Customers) -> int:
     async with at.gateway() as gateway:
         customers.base_url = gateway.base_url
         customers.open.set()
-        await true_soon(lambda: not at.rows("SELECT 1 FROM calls WHERE state = 'running'"))
-        await true_soon(lambda: not at.staged())
+        await until(lambda: not at.rows("SELECT 1 FROM calls WHERE state = 'running'"))
+        await until(lambda: not at.staged())
         found = 0
         for told in customers.made.values():
             body = await body_of(customers.session, gateway.base_url, told["id"])

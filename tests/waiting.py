@@ -1,0 +1,32 @@
+"""Waiting for what sends no event, such as the doing of another process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+
+LIMIT_S = 120.0  # a machine may be slow, and only a failure takes this long
+_PAUSE_S = 0.02
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Returns once ``condition()`` is true. Raises ``TimeoutError`` after two minutes."""
+    ends = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > ends:
+            raise TimeoutError(f"still not so after {LIMIT_S:.0f} s: {inspect.getsource(condition).strip()}")
+        time.sleep(_PAUSE_S)
+
+
+async def until(condition: Callable[[], object | Awaitable[object]]) -> None:
+    """As ``wait_until``, while the loop goes on; ``condition`` may be a coroutine function."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(_PAUSE_S)
