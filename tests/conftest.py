@@ -22,21 +22,21 @@ _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried
 KEY = "a-key-of-the-tests-0123456789"
 
 
-def _one_file(config: pytest.Config) -> bool:
-    """Whether the command line names one file, or tests in it."""
-    places = {argument.partition("::")[0] for argument in config.args}
-    return len(places) == 1 and Path(places.pop()).is_file()
+def _files_named(config: pytest.Config) -> int:
+    """How many files the command line names, or tests in them; 0 if it names a folder or nothing."""
+    places = {Path(argument.partition("::")[0]) for argument in config.args}
+    return len(places) if all(place.is_file() for place in places) else 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leaves campaigns out of a run of everything; ``-m`` and the name of a file have them run."""
-    if not config.option.markexpr and not _one_file(config):
+    """Leaves campaigns out of a run of everything; ``-m`` and the names of files have them run."""
+    if not config.option.markexpr and not _files_named(config):
         config.option.markexpr = "not campaign"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Every core; for one file this process alone, so that ``-s`` and ``--pdb`` work as usual."""
-    return 0 if _one_file(config) else os.cpu_count() or 1
+    return 0 if _files_named(config) == 1 else os.cpu_count() or 1
 
 
 # A machine may be as slow as it is.
