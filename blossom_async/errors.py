@@ -13,6 +13,7 @@ __all__ = [
     "Gone",
     "InvalidRequest",
     "JournalMismatch",
+    "MissingOption",
     "NotFound",
     "NotRun",
     "Overloaded",
@@ -27,6 +28,7 @@ __all__ = [
     "TimedOut",
     "TransportError",
     "Unauthenticated",
+    "UnknownOption",
     "class_for_status",
     "nearest",
     "shown",
@@ -55,6 +57,30 @@ class InvalidRequest(BlossomError, ValueError):
 
     def __reduce__(self) -> tuple[type[InvalidRequest], tuple[object, ...]]:
         return _rebuild_invalid_request, (type(self), *self.args)  # type: ignore[return-value]
+
+
+class UnknownOption(TypeError):
+    """An option that does not exist. ``option`` is its name, ``known`` are the names that do."""
+
+    def __init__(self, option: object, known: Iterable[str]) -> None:
+        self.option = option
+        self.known = tuple(known)
+        super().__init__(option, self.known)
+
+    def __str__(self) -> str:
+        hint = nearest(str(self.option), self.known)
+        return f"unknown option {shown(self.option)}.{hint} Known options: {', '.join(self.known)}"
+
+
+class MissingOption(TypeError):
+    """An option without a default that was not given; ``option`` is its name."""
+
+    def __init__(self, option: str) -> None:
+        super().__init__(option)
+        self.option = option
+
+    def __str__(self) -> str:
+        return f"the option {self.option!r} is missing"
 
 
 class ConfigurationError(BlossomError):

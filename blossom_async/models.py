@@ -15,7 +15,7 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
 
 from blossom_async import rules
-from blossom_async.errors import InvalidRequest, nearest, shown
+from blossom_async.errors import InvalidRequest, MissingOption, UnknownOption, nearest, shown
 
 __all__ = [
     "COMPRESSIONS",
@@ -568,17 +568,16 @@ def image_request(options: Mapping[str, Any]) -> ImageRequest:
 def checked(options: Mapping[str, Any], kind: type[R]) -> R:
     """A request of that kind from a mapping of its fields.
 
-    Raises ``TypeError`` for an unknown option, naming the nearest known one, or a missing one, and
-    ``InvalidRequest`` for a bad value.
+    Raises ``UnknownOption`` and ``MissingOption`` (both are ``TypeError``), and ``InvalidRequest`` for a bad
+    value.
     """
     names, needed = _OPTION_NAMES[kind]
     for name in options:
         if name not in names:
-            hint = nearest(str(name), names)
-            raise TypeError(f"unknown option {shown(name)}.{hint} Known options: {', '.join(names)}")
+            raise UnknownOption(name, names)
     for name in needed:
         if name not in options:
-            raise TypeError(f"the option {name!r} is missing")
+            raise MissingOption(name)
     return _converter.structure(options, kind)
 
 

@@ -11,7 +11,7 @@ import attrs
 from blossom_async.batch import BatchResult, Journal, Outcome, Progress, RunOptions
 from blossom_async.batch.gate import RateLimitLike
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import nearest, shown
+from blossom_async.errors import UnknownOption, shown
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
@@ -72,9 +72,7 @@ def split(options: BatchOptions) -> tuple[dict[str, Any], RunOptions[Request]]:
             pictures[name] = value
         elif name not in _RUN_OPTIONS:
             known = (*ImageOptions.__annotations__, *_RUN_OPTIONS)
-            raise TypeError(
-                f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
-            )
+            raise UnknownOption(name, known)
         elif value is not None:
             how[name] = value
     return pictures, cast(RunOptions[Request], how)

@@ -17,7 +17,7 @@ from blossom_async.batch.retry import Classify, RetryBudget, RetryPolicy, classi
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.spending import amount
 from blossom_async.batch.timeouts import SECONDS, is_seconds
-from blossom_async.errors import nearest, shown
+from blossom_async.errors import UnknownOption, shown
 
 __all__ = ["RunOptions", "RunSettings"]
 
@@ -158,9 +158,7 @@ class RunSettings(Generic[Item]):
         known = [field.name for field in attrs.fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(
-                    f"unknown option {shown(name)}.{nearest(name, known)} Known options: {', '.join(known)}"
-                )
+                raise UnknownOption(name, known)
         return cls(**options)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import orjson
 from aiohttp import web
 
-from blossom_async.errors import Rejected, ResponseError, shown
+from blossom_async.errors import MissingOption, Rejected, ResponseError, UnknownOption, shown
 from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, checked
@@ -32,12 +32,13 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
 def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
-    """A request of that kind. Raises ``Rejected`` for an unknown option and ``InvalidRequest``."""
+    """A request of that kind. Raises ``InvalidRequest``, and ``Rejected`` for unknown and missing options."""
     try:
         return checked(options, kind)
-    except TypeError as exc:  # an option nobody knows, or no prompt
-        code = "missing_option" if str(exc).endswith("is missing") else "unknown_option"
-        raise Rejected(str(exc), code=code) from exc
+    except UnknownOption as exc:
+        raise Rejected(str(exc), code="unknown_option") from exc
+    except MissingOption as exc:
+        raise Rejected(str(exc), code="missing_option") from exc
 
 
 async def json_object(http: web.Request) -> dict[str, Any]:
