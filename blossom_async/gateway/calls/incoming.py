@@ -110,6 +110,6 @@ def idempotency_key(http: web.Request) -> str | None:
         raise ResponseError(
             "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",
             status=400,
-            code="malformedidempotency_key",
+            code="malformed_idempotency_key",
         )
     return key

@@ -236,6 +236,16 @@ async def test_bad_bodies_are_refused(
     assert problem["request_id"] == headers["X-Request-Id"]
 
 
+@pytest.mark.parametrize("key", ["", "two words", "ключ", "x" * 256])
+async def test_malformed_idempotency_keys_are_refused(gateway: Gateway, key: str) -> None:
+    """One to 255 visible ASCII characters, or nothing is made."""
+    async with gateway as running:
+        status, _, problem = await call(
+            running, "POST", "/v1/images", body=b'{"prompt":"a lake"}', Idempotency_Key=key
+        )
+    assert (status, problem["code"]) == (400, "malformed_idempotency_key")
+
+
 async def test_other_content_types_are_refused(gateway: Gateway) -> None:
     """A body that is not declared as JSON is not read as JSON."""
     async with gateway as running:
