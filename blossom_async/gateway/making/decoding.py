@@ -30,7 +30,7 @@ class Undecodable(Exception):
 
 
 def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image:
-    """The picture upright, in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
+    """The picture upright in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
 
     Raises ``Undecodable``.
     """
@@ -42,8 +42,11 @@ def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image
             upright = ImageOps.exif_transpose(picture)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
         raise Undecodable(type(exc).__name__) from exc
-    profile = upright.info.get("icc_profile") or b""
-    return _in_srgb(_in_8_bits(upright), profile).convert("RGBA" if transparency else "RGB")
+    image = _in_srgb(_in_8_bits(upright), upright.info.get("icc_profile") or b"")
+    if transparency or not image.has_transparency_data:
+        return image.convert("RGBA" if transparency else "RGB")
+    # As on a white page: under a transparent pixel any colour may stand, mostly black.
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

@@ -81,6 +81,16 @@ def test_transparency_is_kept_where_it_was_asked_for(kind: str) -> None:
     assert image.getchannel("A").getextrema() == (0, 255)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF", "TIFF"])
+def test_transparency_that_was_not_asked_for_is_shown_on_white(kind: str) -> None:
+    """As on a page, not as the colour that happens to stand under it."""
+    pixels = np.zeros((64, 96, 4), np.uint8)
+    pixels[16:48, 16:80] = (200, 40, 40, 255)
+    shown = np.asarray(stored(file(Image.fromarray(pixels), kind), format="png"), np.int16)
+    assert (shown[:8] > 250).all()
+    assert np.abs(shown[24:40, 32:64] - (200, 40, 40)).max() < 12
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF"])
 def test_of_an_animation_the_first_picture_is_taken(kind: str) -> None:
     """It is what a viewer without animation shows."""
