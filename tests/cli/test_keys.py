@@ -84,7 +84,7 @@ class TestCommands:
         """Also once its key was revoked: a name in a list means one key."""
         created()
         blossom("keys", "revoke", "ci")
-        refused("keys", "create", "ci", says="there is an API key of the name 'ci'; choose another")
+        refused("keys", "create", "ci", says="an API key named 'ci' exists; choose another")
 
     @pytest.mark.parametrize("name", ["../x", "a b", "-x", "x" * 65, "é"])
     def test_a_name_that_is_none(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The bytes: one file on local disk for each picture, complete and durable or not there at all."""
+"""The bytes of pictures: files on local disk, each complete and durable or not there at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LocalBlobs"]
 
 _ID = re.compile(IMAGE_ID, re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
-_PART_KEPT_S = 86_400.0  # a leftover this old belongs to no running process
+_PART_KEPT_S = 86_400.0  # no running process writes to a leftover this old
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
 
@@ -33,10 +33,10 @@ T = TypeVar("T")
 class LocalBlobs:
     """Files below ``root``: ``ab/abcdef….png`` for the id ``abcdef…``.
 
-    The folder is the first two characters of the id in lower case, so the layout is the same on file
-    systems that ignore case; the name is the id itself. Files are written once and never changed.
+    The folder is the first two characters of the id in lower case, so that the layout is the same on file
+    systems that ignore case. Files are written once and never changed.
 
-    An id that is not 22 characters of base62, or an extension other than ``extensions``, raises
+    An id that is not 22 characters of base62, or an extension that is not in ``extensions``, raises
     ``ValueError`` before any path is built.
     """
 
@@ -49,22 +49,22 @@ class LocalBlobs:
         self._durable_folders: set[str] = set()
 
     async def open(self) -> None:
-        """The folder, there and writable, without the leftovers of writes that died over a day ago.
+        """Creates the folder, checks that it is writable, and removes what writes left over a day ago.
 
-        Raises ``ConfigurationError`` when it cannot be made or written.
+        Raises ``ConfigurationError`` when it cannot be created or written to.
         """
         await self._in_thread(self._prepare)
 
     async def check(self) -> None:
-        """Raises ``Overloaded``, as ``put``, when no file can be written now."""
+        """Writes and removes a probe file. Raises ``Overloaded`` as ``put`` does."""
         await self._in_thread(self._probe)
 
     async def folders(self) -> list[str]:
-        """The names of the folders there are, for ``files_before``."""
+        """The names of the existing folders, for ``files_before``."""
         return await self._in_thread(_folders, self._root)
 
     async def files_before(self, folder: str, then: datetime) -> list[tuple[str, str]]:
-        """Id and extension of each picture's file in the folder that was written, or put there, before then.
+        """Id and extension of each file in the folder that was written, or copied there, before ``then``.
 
         Raises ``Overloaded`` (``storage_failed``) when the folder cannot be read.
         """
@@ -74,42 +74,41 @@ class LocalBlobs:
         """Waits for writes under way, then ends the threads."""
         try:
             await asyncio.to_thread(self._pool.shutdown)
-        except RuntimeError:  # the interpreter ends: it has no more threads to give
+        except RuntimeError:  # the interpreter is shutting down and starts no threads
             self._pool.shutdown()
 
     def path(self, image_id: str, extension: str) -> Path:
-        """Where the file of a picture is, or would be."""
+        """Where the file of a picture is or would be."""
         if not _ID.fullmatch(image_id):
-            raise ValueError(f"{image_id!r} is no picture id: 22 characters of 0-9, A-Z, a-z")
+            raise ValueError(f"{image_id!r} is not a picture id: 22 characters of 0-9, A-Z, a-z")
         if extension not in self._extensions:
-            raise ValueError(f"{extension!r} is no picture format: one of {', '.join(self._extensions)}")
+            raise ValueError(f"{extension!r} is not a picture format: one of {', '.join(self._extensions)}")
         return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
 
     async def put(self, image_id: str, extension: str, data: bytes) -> None:
-        """Store the bytes; when this returns they survive a power cut.
+        """Stores the bytes; once this returns they survive a power cut.
 
-        Raises ``Overloaded`` with code ``storage_full`` when the disk has no room and ``storage_failed``
-        for any other failure; then nothing is left behind. A caller cancelled while it waits may leave the
-        file.
+        Raises ``Overloaded`` with code ``storage_full`` when the disk is full and ``storage_failed`` for any
+        other failure; then nothing is left behind. A call that is cancelled may still store the file.
         """
         await self._in_thread(self._write, self.path(image_id, extension), data)
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes from ``start`` up to ``stop``, by default all; fewer when the file ends before.
+        """The bytes from ``start`` up to ``stop``, by default all; fewer if the file is shorter.
 
-        Raises ``FileNotFoundError`` when there is no such file, ``Overloaded`` (``storage_failed``) when it
+        Raises ``FileNotFoundError`` if there is no such file, ``Overloaded`` (``storage_failed``) if it
         cannot be read.
         """
         return await self._in_thread(_read, self.path(image_id, extension), start, stop)
 
     async def size(self, image_id: str, extension: str) -> int:
-        """Bytes in the file. Raises as ``read``."""
+        """The size of the file in bytes. Raises as ``read``."""
         return await self._in_thread(_size, self.path(image_id, extension))
 
     async def delete(self, image_id: str, extension: str) -> None:
-        """The file is gone for good, whether or not it was there. May be repeated until it succeeds.
+        """Removes the file for good, if it is there. May be repeated until it succeeds.
 
-        Raises ``Overloaded`` (``storage_failed``) when it cannot be removed.
+        Raises ``Overloaded`` (``storage_failed``) if it cannot be removed.
         """
         await self._in_thread(_delete, self.path(image_id, extension))
 
@@ -161,8 +160,8 @@ class LocalBlobs:
             raise _storage_error("stored", exc) from exc
 
     def _make_durable_folder(self, folder: Path) -> None:
-        # A folder another process has just made may not be on the disk yet, so the first use of each one
-        # syncs its parent, not only the use that makes it.
+        # A folder that another process has just created may not be on the disk yet. So the first use of each
+        # folder syncs its parent, even if it did not create the folder.
         with self._lock:
             if folder.name in self._durable_folders:
                 return
@@ -215,7 +214,7 @@ def _size(path: Path) -> int:
 def _delete(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)  # also when it was not there: who unlinked it may have died before this
+        _sync_folder(path.parent)  # even if it was not there: the process that unlinked it may have died here
     except FileNotFoundError:  # not even the folder
         return
     except OSError as exc:
@@ -238,7 +237,7 @@ def _files_before(folder: Path, file: re.Pattern[str], then: float) -> list[tupl
                 if (name := file.fullmatch(entry.name)) is None:
                     continue
                 status = entry.stat(follow_symlinks=False)
-                # The change time too: a copy brought back from elsewhere has its old modification time.
+                # The change time too: a file copied from a backup keeps its old modification time.
                 if max(status.st_mtime, status.st_ctime) < then:
                     found.append((name[1], name[2]))
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What was read from the database, kept for as long as it is known to be still true.
+"""What was read from the database, cached while it is known to be valid.
 
-A picture, an API key and an access key change in one way only: they are taken away. Every such change
-counts up the database's revision, in whichever process it is made, so that one look at it says whether all
-that is remembered still holds. The first request after ``RECHECK_S`` seconds takes that look.
+Pictures, API keys and access keys change in one way only: they are deleted or revoked. Every such change
+increments the database's revision, whichever process makes it. So reading the revision tells whether all that
+is cached is still valid. The first request after ``RECHECK_S`` seconds reads it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blossom_async.gateway.storage.records import keys as key_records
 __all__ = ["RECHECK_S", "Lookups"]
 
 RECHECK_S = 0.4
-"""For how long a delete or a revocation in another process may go unseen. The promise is a second."""
+"""How long a delete or a revocation by another process may go unseen. A second is promised."""
 
 _PICTURES = 20_000
 _KEYS = 10_000
@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 
 class Lookups:
-    """Pictures and keys by what a request names them. Raises what ``Records`` raises."""
+    """Looks up pictures and keys by what a request names them. Raises what ``Records`` raises."""
 
     def __init__(self, records: Records, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._records = records
@@ -42,15 +42,15 @@ class Lookups:
         self._api_keys: LRUCache[bytes, ApiKey] = LRUCache(_KEYS)
         self._revision: int | None = None
         self._holds_until = -1.0
-        self._round = 0  # grows when something is forgotten: what was asked before is not kept after
+        self._round = 0  # grows with each ``forget``: an answer to an earlier question is not cached
         self._checking: asyncio.Task[None] | None = None
 
     def remembered(self, image_id: str) -> ImageRecord | None:
-        """The picture, if it can be told without asking the database."""
+        """The picture, if it is cached and valid; the database is not asked."""
         return self._images.get(image_id) if self._clock() < self._holds_until else None
 
     async def image(self, image_id: str) -> ImageRecord | None:
-        """The picture of that id, deleted and expired ones included."""
+        """The picture of that id, even if it is deleted or expired."""
         await self._check()
         known = self._images.get(image_id)
         if known is None:
@@ -61,15 +61,15 @@ class Lookups:
         return known
 
     async def access_key(self, access_id: str) -> AccessKey | None:
-        """The access key that stands in a signed URL, revoked ones included."""
+        """The access key that a signed URL names, even if it is revoked."""
         return await self._key(self._access_keys, access_id, partial(key_records.access_key_by_id, access_id))
 
     async def api_key(self, digest: bytes) -> ApiKey | None:
-        """The API key with this SHA-256, revoked ones included."""
+        """The API key with this SHA-256, even if it is revoked."""
         return await self._key(self._api_keys, digest, partial(key_records.api_key_by_digest, digest))
 
     def forget(self) -> None:
-        """To be called where this process itself has taken something away, before that is answered."""
+        """Drops the cache. Call it after this process has deleted or revoked something, before answering."""
         self._round += 1
         self._images.clear()
         self._access_keys.clear()
@@ -93,7 +93,7 @@ class Lookups:
         if self._checking is None:
             self._checking = asyncio.create_task(self._recheck())
             self._checking.add_done_callback(self._checked)
-        await asyncio.shield(self._checking)  # others wait for the same look
+        await asyncio.shield(self._checking)  # others wait for the same task
 
     async def _recheck(self) -> None:
         looked_at = self._clock()
@@ -106,4 +106,4 @@ class Lookups:
     def _checked(self, task: asyncio.Task[None]) -> None:
         self._checking = None
         if not task.cancelled():
-            task.exception()  # seen, also when everyone who waited has gone
+            task.exception()  # retrieved, even if every waiter was cancelled

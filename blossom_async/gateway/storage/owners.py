@@ -1,4 +1,4 @@
-"""Which processes of this gateway are alive: each holds a lock that only its end lets go of."""
+"""Which processes of this gateway are alive: each holds a lock until it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Owner"]
 
 
 class Owner:
-    """This process, to the others that use the data folder. Its lock ends with it, however it ends."""
+    """This process, as the others on the data folder see it. Its lock is released however it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,19 +19,19 @@ class Owner:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """From now on this process counts as alive."""
+        """Marks this process as alive."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = self._locked(self.name, os.O_CREAT)
 
     def close(self) -> None:
-        """What this process has not finished may be taken over."""
+        """Releases the lock: others may take over what this process has not finished."""
         if self._lock is not None:
             self._path(self.name).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
     def has_ended(self, name: str) -> bool:
-        """Whether the process of that name is gone; its file is then removed."""
+        """Whether the process of that name has ended; if so, its lock file is removed."""
         if name == self.name:
             return False
         try:

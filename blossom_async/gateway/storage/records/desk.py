@@ -1,4 +1,4 @@
-"""Threads that answer questions of event loops, many at a time."""
+"""Threads that answer the questions of event loops in groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import attrs
 
 __all__ = ["Desk"]
 
-_GROUP = 500  # questions answered together at most; keeps one transaction short and one SELECT bounded
+_GROUP = 500  # at most so many questions at once, to keep transactions short and SELECTs bounded
 
 
 @attrs.define(eq=False)
@@ -24,17 +24,17 @@ class _Ticket:
 
 
 class Desk:
-    """Threads that take everything queued, answer it together, and wake each event loop once.
+    """Threads that take all queued questions, answer them together, and wake each event loop once.
 
-    ``answer`` gets the questions and gives their answers in the same order; an exception among the answers
-    is raised where that question was asked. The threads are daemons: a desk that nobody ended holds up no
-    interpreter exit.
+    ``answer`` takes the questions and returns their answers in the same order. An exception among the answers
+    is raised where its question was asked. The threads are daemons: they never keep the interpreter from
+    exiting.
     """
 
     def __init__(self, name: str, threads: int, answer: Callable[[Sequence[Any]], list[Any]]) -> None:
         self._answer = answer
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # no ticket may come to lie behind the end of the queue
+        self._lock = threading.Lock()  # no ticket may be queued behind the end marks
         self._open = False
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
 
@@ -44,7 +44,7 @@ class Desk:
             thread.start()
 
     def end(self) -> None:
-        """All that was asked before is answered; then the threads are gone. A second call does nothing."""
+        """Answers everything asked before, then ends the threads. A second call does nothing."""
         with self._lock:
             if not self._open:
                 return
@@ -70,12 +70,12 @@ class Desk:
             if tickets:
                 try:
                     answers = self._answer([ticket.question for ticket in tickets])
-                except Exception as exc:  # noqa: BLE001 - the thread must live on; whoever asked gets it
+                except Exception as exc:  # noqa: BLE001 - the thread goes on; the callers get the exception
                     answers = [exc] * len(tickets)
                 _settle(tickets, answers)
 
     def _take(self) -> tuple[list[_Ticket], bool]:
-        """What is queued, at least one ticket of it; and whether there may be more."""
+        """The queued tickets, at least one unless it is the end; and whether more may come."""
         tickets: list[_Ticket] = []
         try:
             ticket = self._queue.get()
@@ -96,7 +96,7 @@ def _settle(tickets: Sequence[_Ticket], answers: Sequence[Any]) -> None:
     for loop, pairs in by_loop.items():
         try:
             loop.call_soon_threadsafe(_wake, pairs)
-        except RuntimeError:  # that loop is closed, and with it everyone who waited there
+        except RuntimeError:  # that loop is closed: nobody waits there
             continue
 
 

@@ -1,4 +1,4 @@
-"""Pictures and idempotency keys: the statements, for one change or question and for many together."""
+"""Statements about pictures and idempotency keys, one by one and grouped."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = [
     "to_row",
 ]
 
-_ERASED = "(deleted)"  # stands where the prompt of a deleted picture stood
+_ERASED = "(deleted)"  # in place of the prompt of a deleted picture
 
 
 @attrs.frozen
 class Add:
-    """A picture's row, and that of its idempotency key."""
+    """Stores a picture, and the idempotency key it was made with."""
 
     image: dict[str, Any]
     entry: dict[str, Any] | None
@@ -50,7 +50,7 @@ class Add:
 
 @attrs.frozen
 class Delete:
-    """Erases a picture's words; whether it was there."""
+    """Erases a picture's text; True if it existed."""
 
     image_id: str
     now: datetime
@@ -61,7 +61,7 @@ class Delete:
 
 @attrs.frozen
 class Erasing:
-    """A change that takes away what must not stay in any file."""
+    """A change whose deletions must not stay readable in any file."""
 
     change: Callable[[sa.Connection], Any]
 
@@ -75,7 +75,7 @@ class Get:
 
 
 ONE_IS_AT_FAULT = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.InterfaceError, OverflowError, ValueError)
-"""What a single row can cause: the others of its group are then applied without it."""
+"""Errors caused by a single change: the others of its group are then applied without it."""
 
 
 def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[Any]:
@@ -92,7 +92,7 @@ def apply_apart(connection: sa.Connection, change: Any) -> Any:
         with connection.begin_nested():
             if not isinstance(change, Add):
                 return change(connection)
-            _insert(connection, images, change.image, "id_taken", "A picture of this id exists.")
+            _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
             if change.entry is not None:
                 _insert(
                     connection,
@@ -141,7 +141,7 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
 
 
 def answers(connection: sa.Connection, questions: Sequence[Any]) -> list[Any]:
-    """Look-ups of one id are one statement for all of them."""
+    """Answers all look-ups by id with one statement."""
     ids = {question.image_id for question in questions if isinstance(question, Get)}
     found = {}
     if ids:
@@ -154,7 +154,7 @@ def answers(connection: sa.Connection, questions: Sequence[Any]) -> list[Any]:
 
 
 def find_idempotent(tenant: str, key: str, connection: sa.Connection) -> IdempotencyEntry | None:
-    """What the tenant's key made."""
+    """Which picture the tenant's key made; None if the key was not used."""
     row = connection.execute(
         sa.select(idempotency).where(idempotency.c.tenant == tenant, idempotency.c.key == key)
     ).first()
@@ -162,14 +162,14 @@ def find_idempotent(tenant: str, key: str, connection: sa.Connection) -> Idempot
 
 
 def record(row: sa.Row[Any]) -> ImageRecord:
-    """A row of ``images``."""
+    """The picture in a row of ``images``."""
     known = {name: value for name, value in row._mapping.items() if name != "tracking_id"}
     files = tuple(StoredFile(**file) for file in orjson.loads(row.files))
     return ImageRecord(**{**known, "request": request_of(row.request), "files": files})
 
 
 def to_row(known: ImageRecord) -> dict[str, Any]:
-    """The row of ``images`` for a picture."""
+    """The row of ``images`` for a picture, with JSON columns as text."""
     return {
         **attrs.asdict(known, recurse=False),
         "tracking_id": known.request.tracking_id,
@@ -179,11 +179,11 @@ def to_row(known: ImageRecord) -> dict[str, Any]:
 
 
 def request_text(request: ImageRequest) -> str:
-    """A request as it is kept."""
-    # In full, not models.to_json: a default that changes later must not change what was asked for then.
+    """A request as it is stored."""
+    # With all defaults, unlike models.to_json: a later default must not change an earlier request.
     return orjson.dumps(attrs.asdict(request)).decode()
 
 
 def request_of(text: str) -> ImageRequest:
-    """What ``request_text`` wrote."""
+    """The inverse of ``request_text``."""
     return image_request(orjson.loads(text))

@@ -1,4 +1,4 @@
-"""API keys and access keys: the statements, each taking a connection last, for ``Records``."""
+"""Statements about API keys and access keys. Each takes its connection last, as ``Records`` passes it."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ __all__ = [
 
 
 def add_api_key(key: ApiKey, connection: sa.Connection) -> None:
-    """Stores a key. Raises ``Conflict`` (``name_taken``) when there is, or was, one of that name."""
+    """Stores a key. Raises ``Conflict`` (``name_taken``) if the name is or was in use."""
     if connection.scalar(sa.select(api_keys.c.name).where(api_keys.c.name == key.name)) is not None:
-        raise Conflict(f"there is an API key of the name {key.name!r}; choose another", code="name_taken")
+        raise Conflict(f"an API key named {key.name!r} exists; choose another name", code="name_taken")
     connection.execute(api_keys.insert().values(**attrs.asdict(key)))
 
 
 def all_api_keys(connection: sa.Connection) -> list[ApiKey]:
-    """Every key ever made, the oldest first, revoked ones included."""
+    """All keys, the oldest first, including revoked ones."""
     return [ApiKey(**row) for row in _rows(connection, sa.select(api_keys).order_by(api_keys.c.created_at))]
 
 
 def api_key_by_digest(digest: bytes, connection: sa.Connection) -> ApiKey | None:
-    """The key with this SHA-256."""
+    """The key with this SHA-256, even if it is revoked."""
     rows = _rows(connection, sa.select(api_keys).where(api_keys.c.digest == digest))
     return ApiKey(**rows[0]) if rows else None
 
 
 def revoke_api_key(name: str, now: datetime, connection: sa.Connection) -> bool:
-    """Whether there is one of that name; from now on it opens nothing."""
+    """Revokes the key; False if unknown."""
     if connection.scalar(sa.select(api_keys.c.name).where(api_keys.c.name == name)) is None:
         return False
     live = (api_keys.c.name == name) & api_keys.c.revoked_at.is_(None)
@@ -53,7 +53,7 @@ def revoke_api_key(name: str, now: datetime, connection: sa.Connection) -> bool:
 
 
 def access_key(tenant: str, name: str, fresh_id: str, now: datetime, connection: sa.Connection) -> AccessKey:
-    """The tenant's access key of that name, made with ``fresh_id`` if there was none. It may be revoked."""
+    """The tenant's access key of that name, created with ``fresh_id`` if needed. It may be revoked."""
     if (known := _access_key(tenant, name, connection)) is not None:
         return known
     made = AccessKey(tenant=tenant, name=name, access_id=fresh_id, created_at=now)
@@ -64,7 +64,7 @@ def access_key(tenant: str, name: str, fresh_id: str, now: datetime, connection:
 
 
 def access_key_by_id(access_id: str, connection: sa.Connection) -> AccessKey | None:
-    """The access key that stands in a URL."""
+    """The access key that a URL names, even if it is revoked."""
     rows = _rows(connection, sa.select(access_keys).where(access_keys.c.access_id == access_id))
     return AccessKey(**rows[0]) if rows else None
 
@@ -72,7 +72,7 @@ def access_key_by_id(access_id: str, connection: sa.Connection) -> AccessKey | N
 def revoke_access_key(
     tenant: str, name: str, fresh_id: str, now: datetime, connection: sa.Connection
 ) -> None:
-    """No URL signed under it is good any more, and none will be, also if none was signed yet."""
+    """Revokes the name for good: all URLs signed under it are refused, and none can be signed any more."""
     access_key(tenant, name, fresh_id, now, connection)
     of_that_name = (access_keys.c.tenant == tenant) & (access_keys.c.name == name)
     live = of_that_name & access_keys.c.revoked_at.is_(None)
@@ -81,13 +81,13 @@ def revoke_access_key(
 
 
 def current_revision(connection: sa.Connection) -> int:
-    """Grows with every change that takes something away: a delete or a revocation."""
+    """A number that grows with every delete and revocation."""
     value: int | None = connection.scalar(sa.select(revision.c.value))
     return value or 0
 
 
 def count_revision(connection: sa.Connection) -> None:
-    """To be called by every such change, in its own transaction."""
+    """Increments the revision. Every delete and revocation calls it in its own transaction."""
     connection.execute(revision.update().values(value=revision.c.value + 1))
 
 

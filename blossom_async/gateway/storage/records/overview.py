@@ -1,4 +1,4 @@
-"""What the dashboard asks: the statements, each of one tenant and taking a connection last."""
+"""Statements of the dashboard. Each is about one tenant and takes its connection last."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = [
 
 STATES = ("live", "expired", "deleted")
 
-_LOOKED_THROUGH = 20_000  # pictures in one question: under 0.1 s, in which one reader answers nobody else
+_LOOKED_THROUGH = 20_000  # pictures read by one question: it occupies a reader for under 0.1 s
 _CAMPAIGNS = 100
 _FIRST_DAY = date(1970, 1, 1)
 
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """Pictures, the newest first. ``older`` is where to go on, None at the end.
+    """Pictures, the newest first. ``older`` is where the next page starts, None at the end.
 
-    It may be set, and ``pictures`` empty, when what was looked through so far has none that matches.
+    ``pictures`` may be empty before the end: then none of those searched so far matches.
     """
 
     pictures: tuple[ImageRecord, ...]
@@ -46,7 +46,7 @@ class Page:
 
 @attrs.frozen(kw_only=True)
 class Campaign:
-    """A ``tracking_id``: how many pictures it has, and the time of the newest one."""
+    """A ``tracking_id``, how many pictures it has, and when the newest was made."""
 
     tracking_id: str
     pictures: int
@@ -55,7 +55,7 @@ class Campaign:
 
 @attrs.frozen(kw_only=True)
 class Stored:
-    """Files and bytes by format, of some pictures. ``last`` is the id to go on after, None at the end."""
+    """Files and bytes of some pictures by format. ``last`` is the last id, None at the end."""
 
     by_format: dict[str, tuple[int, int]]
     last: str | None
@@ -70,10 +70,10 @@ def page(
     now: datetime,
     connection: sa.Connection,
 ) -> Page:
-    """The newest pictures before a point that are in that state and hold the words.
+    """The newest pictures before a point that are in the state and contain the words.
 
-    ``words`` are looked for as they stand, in any case, in prompt and ``tracking_id``; empty ones and an
-    empty state take every picture.
+    ``words`` are searched for literally, ignoring case, in prompts and tracking ids. Empty words and an empty
+    state match every picture.
     """
     within = sa.select(images).where(images.c.tenant == tenant)
     if before is not None:
@@ -86,7 +86,7 @@ def page(
     matching = sa.select(window).order_by(window.c.created_at.desc(), window.c.id.desc()).limit(limit + 1)
     if words:
         prompt = sa.type_coerce(window.c.request, sa.JSON)["prompt"].as_string()
-        erased = window.c.deleted_at.is_not(None)  # what stands for their words is no word
+        erased = window.c.deleted_at.is_not(None)  # their prompt is a placeholder
         holds = prompt.icontains(words, autoescape=True) & ~erased
         matching = matching.where(holds | window.c.tracking_id.icontains(words, autoescape=True))
     if state:
@@ -101,7 +101,7 @@ def page(
 
 
 def views_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict[str, int]:
-    """All views of pictures of one tenant, by id. Those that are not tracked have none."""
+    """The views of one tenant's pictures, by id. Untracked pictures are left out."""
     tracked = [picture for picture in pictures if picture.request.tracking_id is not None]
     if not tracked:
         return {}
@@ -118,7 +118,7 @@ def views_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict
 
 
 def days_of(picture: ImageRecord, connection: sa.Connection) -> list[DayStats]:
-    """The days on which a picture was seen, in order."""
+    """The days on which a picture was viewed, in order."""
     seen = connection.execute(
         sa.select(views.c.day, views.c.views, views.c.loads, views.c.load_us)
         .where(_of(picture, views))
@@ -158,7 +158,7 @@ def campaigns(tenant: str, connection: sa.Connection) -> list[Campaign]:
 
 
 def campaign_total(tenant: str, tracking_id: str, connection: sa.Connection) -> int:
-    """All views there were of a campaign."""
+    """All views of a campaign."""
     own = (views.c.tenant == tenant) & (views.c.tracking_id == tracking_id)
     return connection.scalar(sa.select(sa.func.sum(views.c.views)).where(own)) or 0
 
@@ -174,7 +174,7 @@ def campaign_pictures(
 
 
 def stored(tenant: str, after: str, connection: sa.Connection) -> Stored:
-    """The files on the disk, of the pictures whose ids come next after ``after``."""
+    """The files of the next pictures after the id ``after``."""
     part = (
         sa.select(images.c.id, images.c.files, images.c.tenant, images.c.deleted_at, images.c.swept_at)
         .where(images.c.id > after)

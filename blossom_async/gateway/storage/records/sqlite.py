@@ -1,4 +1,4 @@
-"""The SQLite file: opened, brought to this program's schema, and its errors in words."""
+"""The SQLite file: opens it, migrates it, and puts its errors into words."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["engine", "prepare", "storage_error", "truncated_wal"]
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
 _BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
 _PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete
-_LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files need some hundred kB to begin with
+_LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files take some hundred kB from the start
 _FULL = {sqlite3.SQLITE_FULL}
-_NO_ROOM_PERHAPS = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # also without room for a side file
+_NO_ROOM_PERHAPS = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # also if a side file finds no room
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
-# secure_delete: an erased prompt is overwritten, not only forgotten.
+# secure_delete: an erased prompt is overwritten, not just unlinked.
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 
 
 def engine(path: Path, *, writes: bool) -> sa.Engine:
-    # isolation_level None takes the BEGINs out of sqlite3's hands. The writer begins IMMEDIATE, so that it
-    # waits for other processes there and never in the middle; a reader's SELECT is a snapshot by itself.
+    # isolation_level None stops sqlite3 from beginning transactions. The writer begins IMMEDIATE, so that it
+    # waits for other processes at the start and never midway; a reader's SELECT is a snapshot by itself.
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
-        hide_parameters=True,  # they hold prompts, and errors end up in logs
+        hide_parameters=True,  # they contain prompts, and errors are logged
     )
     pragmas = _WRITER_PRAGMAS if writes else ("query_only=ON",)
 
@@ -53,7 +53,7 @@ def engine(path: Path, *, writes: bool) -> sa.Engine:
 
 
 def truncated_wal(engine: sa.Engine) -> bool:
-    connection = engine.raw_connection()  # a checkpoint cannot be made in the transaction SQLAlchemy begins
+    connection = engine.raw_connection()  # SQLAlchemy would begin a transaction, which allows no checkpoint
     try:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={_PURGE_WAIT_MS}")
@@ -84,20 +84,20 @@ def prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None
         try:
             return _migrate(path, read_engine, write_engine)
         except sa.exc.DBAPIError as exc:
-            # Switching to WAL does not wait for locks by itself, so two first starts at once may collide.
+            # Switching to WAL does not wait for locks, so two first starts at once may collide.
             if _sqlite_code(exc) in _BUSY and time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
             raise ConfigurationError(_cannot_open(path, exc)) from exc
         except (sa.exc.SQLAlchemyError, sqlite3.Error, UnicodeError) as exc:
-            # What SQLite does not notice of a schema of random bytes, its readers stumble over.
+            # SQLite may accept a damaged schema that SQLAlchemy cannot read.
             raise ConfigurationError(_damaged(path)) from exc
 
 
 def _cannot_open(path: Path, exc: sa.exc.DBAPIError) -> str:
     code = _sqlite_code(exc)
     if code == sqlite3.SQLITE_NOTADB:
-        return f"{path} is not a database. Move it away, or choose another data folder."
+        return f"{path} is not a database. Move it elsewhere, or choose another data folder."
     if code in _BUSY:
         return f"The database {path} is locked by another program. Stop it, or choose another data folder."
     if code in _FULL or (code in _NO_ROOM_PERHAPS and _little_room(path)):
@@ -118,15 +118,12 @@ def _disk_is_full(path: Path) -> str:
 
 
 def _damaged(path: Path) -> str:
-    return (
-        f"The database {path} is damaged. Put a copy of it from before in its place, "
-        "or choose another data folder."
-    )
+    return f"The database {path} is damaged. Restore it from a backup, or choose another data folder."
 
 
 def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
     with read_engine.connect() as connection:
-        _version(path, connection)  # refuse a foreign file before anything in it is changed
+        _version(path, connection)  # refuse a foreign file before changing anything in it
     with write_engine.begin() as connection:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             if _little_room(path):
@@ -155,7 +152,7 @@ def _version(path: Path, connection: sa.Connection) -> str | None:
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    # Imported here: it costs 100 ms, and a database that is up to date never needs it.
+    # Imported here: it takes 100 ms, and an up-to-date database does not need it.
     from alembic import command
     from alembic.config import Config
 
@@ -167,7 +164,7 @@ def _upgrade(connection: sa.Connection) -> None:
 
 def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
     code: int = getattr(exc.orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code & 0xFF  # the primary code; the rest tells variants apart
+    return code & 0xFF  # the primary code, without its variants
 
 
 def storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:

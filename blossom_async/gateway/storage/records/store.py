@@ -1,4 +1,4 @@
-"""``Records``: ask and tell the database without waiting for anyone else's disk."""
+"""``Records``: reads and writes the database from an event loop without blocking it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ T = TypeVar("T")
 
 
 class Records:
-    """The pictures of one database file, created by ``open`` where there is none.
+    """The records in one database file; ``open`` creates it if needed.
 
-    What ``add`` and ``delete`` have answered is on the disk and survives a power cut. A caller that is
-    cancelled while it waits harms no one; its change may still be made.
+    Once ``add``, ``delete`` or ``write`` returns, its change survives a power cut. A call that is cancelled
+    may still make its change.
 
-    Every method raises ``Overloaded`` when the database cannot be read or written, with code
-    ``storage_full`` when the disk has no room and ``storage_failed`` otherwise; the next call tries anew.
-    It has ``retry_after_s`` when another program holds the database locked.
+    Every method raises ``Overloaded`` when the database cannot be read or written, with code ``storage_full``
+    when the disk is full and ``storage_failed`` otherwise; the next call tries again. The error has
+    ``retry_after_s`` when another program has locked the database.
     """
 
     def __init__(self, path: Path, *, readers: int = 2) -> None:
@@ -57,10 +57,10 @@ class Records:
         self._unpurged = False
 
     async def open(self) -> None:
-        """The database, ready and on this program's schema.
+        """Opens the database and migrates it to this program's schema.
 
-        Raises ``ConfigurationError`` when the file cannot be made or written, is no database of ours, or
-        was written by a newer version of this program.
+        Raises ``ConfigurationError`` when the file cannot be created or written, is not a database of this
+        program, or was written by a newer version of it.
         """
         await asyncio.to_thread(self._begin)
         self._writer.start()
@@ -68,14 +68,14 @@ class Records:
         self._student.start()
 
     async def close(self) -> None:
-        """Everything handed in before is committed and answered; then the threads end."""
+        """Commits and answers everything asked before, then ends the threads."""
         try:
             await asyncio.to_thread(self._end)
-        except RuntimeError:  # the interpreter ends: it has no more threads to give
+        except RuntimeError:  # the interpreter is shutting down and starts no threads
             self._end()
 
     async def add(self, record: ImageRecord, entry: IdempotencyEntry | None = None) -> None:
-        """Store a picture and the idempotency key it came with, both or neither.
+        """Stores a picture and the idempotency key it was made with, both or neither.
 
         Raises ``Conflict`` when the tenant has used the key before (code ``idempotency_key_taken``) or the
         id is taken (``id_taken``).
@@ -83,35 +83,34 @@ class Records:
         await self._writer.ask(Add(to_row(record), None if entry is None else attrs.asdict(entry)))
 
     async def delete(self, image_id: str, now: datetime) -> bool:
-        """True when the picture was live and is now deleted: its prompt and metadata are erased for good.
+        """Deletes a picture and erases its prompt and metadata. False if it does not exist or was deleted.
 
-        False when there is none of that id or it was deleted before. The words are out of all files of the
-        database, unless another process is reading at this moment: then they stay in ``-wal`` until the next
-        delete, or until ``close``.
+        The text is removed from all files of the database, unless another process is reading at this moment:
+        then it stays in ``-wal`` until the next delete or ``close``.
         """
         deleted: bool = await self._writer.ask(Delete(image_id, now))
         return deleted
 
     async def get(self, image_id: str) -> ImageRecord | None:
-        """The picture of that id, deleted and expired ones included."""
+        """The picture of that id, even if it is deleted or expired."""
         record: ImageRecord | None = await self._readers.ask(Get(image_id))
         return record
 
     async def find_idempotent(self, tenant: str, key: str) -> IdempotencyEntry | None:
-        """What the tenant's key made, if it was used."""
+        """Which picture the tenant's key made; None if the key was not used."""
         return await self.read(partial(find_idempotent, tenant, key))
 
     async def write(self, change: Callable[[sa.Connection], T], *, erases: bool = False) -> T:
-        """What the change gives, once it is on the disk. It may run twice, the first run taken back.
+        """What the change returns, once it is on the disk. It may run twice, with the first run rolled back.
 
-        It runs in the writer's thread, in one transaction with others; what it raises of ours undoes only it.
-        With ``erases`` what it takes away is taken out of all files, as for ``delete``.
+        It runs in the writer's thread, in one transaction with others. If it raises a ``BlossomError``, only
+        this change is rolled back. With ``erases`` its deletions reach all files, as those of ``delete``.
         """
         given: T = await self._writer.ask(Erasing(change) if erases else change)
         return given
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
-        """What the question gives, from a reader's thread."""
+        """What the question returns, asked in a reader's thread."""
         given: T = await self._readers.ask(question)
         return given
 
@@ -126,7 +125,7 @@ class Records:
         except ConfigurationError:
             self._dispose()
             raise
-        self._unpurged = True  # whoever had it open before may have been killed after a delete
+        self._unpurged = True  # the process before may have been killed after a delete
         self._purge()
 
     def _end(self) -> None:
@@ -137,9 +136,9 @@ class Records:
         self._dispose()
 
     def _purge(self) -> None:
-        """Takes what was deleted out of ``-wal``, where commits stay readable until they are written over."""
+        """Removes what was deleted from ``-wal``, where commits stay readable until they are overwritten."""
         if self._unpurged:
-            # What fails here fails again, and is said, at the next change. The deletes are committed anyway.
+            # The deletes are committed. An error here shows up again, and is raised, at the next change.
             with contextlib.suppress(sa.exc.DBAPIError, sqlite3.Error):
                 self._unpurged = not truncated_wal(self._write_engine)
 
@@ -163,7 +162,7 @@ class Records:
                 with self._write_engine.begin() as connection:
                     return [apply_apart(connection, change) for change in changes]
         except sa.exc.DBAPIError as exc:
-            self._write_engine.dispose()  # after an I/O error only a fresh connection is known to be sound
+            self._write_engine.dispose()  # after an I/O error only a new connection can be trusted
             return [storage_error("written", exc) for _ in changes]
 
     def _look_up(self, questions: Sequence[Any]) -> list[Any]:

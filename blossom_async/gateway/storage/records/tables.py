@@ -1,4 +1,4 @@
-"""The tables, and the values their rows become."""
+"""The tables, and the classes that their rows are read into."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class StoredFile:
 
 @attrs.frozen(kw_only=True)
 class ImageRecord:
-    """All that is known of a stored picture. Times are aware and in UTC, to the microsecond.
+    """Everything known about a stored picture. Times are aware, in UTC, to the microsecond.
 
     ``request`` is the checked request with its seed pinned. Once ``deleted_at`` is set it holds only size,
-    format and quality: the prompt, the metadata and the rest were erased. ``files`` are those on the disk,
-    the last of them for viewers who say nothing of what they take. After ``swept_at`` there are none.
+    format and quality: prompt, metadata and everything else are erased. ``files`` are on the disk until
+    ``swept_at`` is set; the last one is for viewers whose Accept names no format.
     """
 
     id: str
@@ -78,13 +78,13 @@ class ImageRecord:
 
     @property
     def main_file(self) -> StoredFile:
-        """The file for viewers who say nothing of what they take."""
+        """The file for viewers whose Accept names no format."""
         return self.files[-1]
 
 
 @attrs.frozen(kw_only=True)
 class ApiKey:
-    """A key that may call ``/v1``: its name, whose pictures it opens, and the SHA-256 of the key itself."""
+    """A key that may call ``/v1``: its name, the tenant whose pictures it opens, and its SHA-256."""
 
     name: str
     tenant: str
@@ -104,7 +104,7 @@ class Caller:
 
 @attrs.frozen(kw_only=True)
 class AccessKey:
-    """What signed URLs are signed under: the tenant's name for it, and the id that stands in the URLs."""
+    """What URLs are signed under: the tenant's name for it, and the id written in the URLs."""
 
     tenant: str
     name: str
@@ -115,7 +115,7 @@ class AccessKey:
 
 @attrs.frozen(kw_only=True)
 class IdempotencyEntry:
-    """Which picture a tenant's ``Idempotency-Key`` made; ``fingerprint`` is of the request it came with."""
+    """Which picture a tenant's ``Idempotency-Key`` made, and the ``fingerprint`` of that request."""
 
     tenant: str
     key: str
@@ -131,7 +131,7 @@ class ClaimState(StrEnum):
     FAILED = "failed"
     """There will be no picture."""
     UNKNOWN = "unknown"
-    """It may have been paid; a person decides, or a provider that knows the request by its key."""
+    """It may have been paid for; a person decides, or a provider that knows the request by its key."""
 
 
 class AttemptOutcome(StrEnum):
@@ -151,9 +151,9 @@ class AttemptOutcome(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """A picture that is being made, or never was.
+    """A picture that is being made, or could not be made.
 
-    ``problem`` says why it was not, in the words of the answer. ``payer`` is the name of the API key.
+    ``problem`` is the error that was answered. ``payer`` is the name of the API key.
     """
 
     image_id: str
@@ -176,10 +176,10 @@ class Claim:
 
 @attrs.frozen(kw_only=True)
 class ProviderAttempt:
-    """One request to a provider, ``n`` from 0 for each picture.
+    """One request to a provider. ``n`` counts from 0 for each picture.
 
     ``provider_key`` is the idempotency key for providers that take one: the same request under it is not paid
-    twice. Without ``priced`` the cost is not known: then ``reserved`` and ``spent`` are 0.
+    twice. Unless ``priced`` the cost is not known: ``reserved`` and ``spent`` are 0.
     """
 
     image_id: str
@@ -200,10 +200,10 @@ class ProviderAttempt:
 
 @attrs.frozen(kw_only=True)
 class Webhook:
-    """What is to be told of the end of a deferred picture: ``kind`` ``image.completed`` or ``image.failed``.
+    """A message about a deferred picture: ``kind`` is ``image.completed`` or ``image.failed``.
 
-    It is sent at ``next_at``. With None it is over: told at ``delivered_at``, or given up. ``last_status`` is
-    of the latest answer, None without one.
+    The next attempt is at ``next_at``; None means that it was delivered at ``delivered_at`` or given up.
+    ``last_status`` is the HTTP status of the latest answer, None if there was none.
     """
 
     id: str
@@ -218,7 +218,7 @@ class Webhook:
 
 
 class _UtcTime(sa.TypeDecorator[datetime]):
-    """Microseconds since 1970 in UTC: sorts, compares and survives any driver."""
+    """Microseconds since 1970 in UTC: sorts and compares the same in every database and driver."""
 
     impl = sa.BigInteger
     cache_ok = True
@@ -321,7 +321,7 @@ calls = sa.Table(
     sa.Index("calls_by_key", "tenant", "key", unique=True),
 )
 
-# The ledger: what was sent to providers, written before it was sent. Amounts are millionths of a US dollar.
+# The ledger: requests to providers, written before they are sent. Amounts are millionths of a US dollar.
 attempts = sa.Table(
     "attempts",
     METADATA,
@@ -342,7 +342,7 @@ attempts = sa.Table(
     sa.Index("attempts_by_payer", "payer", "day"),
 )
 
-# The outbox: written together with what it tells of.
+# The outbox: a row is written in the transaction that ends a deferred picture.
 webhooks = sa.Table(
     "webhooks",
     METADATA,
@@ -358,7 +358,7 @@ webhooks = sa.Table(
     sa.Index("webhooks_by_next", "next_at"),
 )
 
-# One row, counted up by every change that takes something away: processes that remember look at it.
+# One row, incremented by every delete and revocation: it tells other processes to drop what they cached.
 revision = sa.Table(
     "revision",
     METADATA,
@@ -366,8 +366,9 @@ revision = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-# The views of a campaign's pictures, by day (number of days since 1970, UTC). ``image_id`` is empty where the
-# picture was deleted: its counts stay, the link to it does not. ``load_us`` is the sum over ``loads`` views.
+# The views of a campaign's pictures, by day (number of days since 1970, UTC). For deleted pictures
+# ``image_id`` is empty: their counts stay, the link to them does not. ``load_us`` is the sum for ``loads``
+# views.
 views = sa.Table(
     "views",
     METADATA,
@@ -381,7 +382,7 @@ views = sa.Table(
     sa.Index("views_by_image", "image_id"),
 )
 
-# Who has seen them: a hash keyed with the day's salt, which is thrown away two days later.
+# Who has seen them: a hash keyed with the day's salt, which is deleted after two days.
 viewers = sa.Table(
     "viewers",
     METADATA,

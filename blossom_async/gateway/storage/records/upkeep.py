@@ -1,4 +1,4 @@
-"""What is left to clear away, and whether the database takes a write: the statements."""
+"""Statements of the upkeep: what is to be removed, and whether the database can be written."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["check_writable", "expired_unswept", "having_files", "mark_swept"]
 def expired_unswept(
     now: datetime, after: ImageRecord | None, limit: int, connection: sa.Connection
 ) -> list[ImageRecord]:
-    """Pictures that have expired and still have files, those that expired first at the front.
+    """Expired pictures that still have files, the first to expire first.
 
-    ``after`` is the last one of the part before.
+    ``after`` is the last picture of the previous page.
     """
     due = images.c.swept_at.is_(None) & images.c.deleted_at.is_(None) & (images.c.expires_at <= now)
     if after is not None:
@@ -30,16 +30,16 @@ def expired_unswept(
 
 
 def mark_swept(ids: Collection[str], now: datetime, connection: sa.Connection) -> None:
-    """Their files are gone."""
+    """Records that the files of these pictures were removed."""
     connection.execute(images.update().where(images.c.id.in_(ids)).values(swept_at=now))
 
 
 def having_files(ids: Collection[str], connection: sa.Connection) -> set[str]:
-    """Those of the ids whose pictures are there and have their files."""
+    """The ids whose pictures exist and have their files."""
     whole = images.c.id.in_(ids) & images.c.deleted_at.is_(None) & images.c.swept_at.is_(None)
     return set(connection.scalars(sa.select(images.c.id).where(whole)))
 
 
 def check_writable(connection: sa.Connection) -> None:
-    """Writes something that changes nothing."""
+    """Writes a value over itself. Raises if the database cannot be written."""
     connection.execute(revision.update().values(value=revision.c.value))

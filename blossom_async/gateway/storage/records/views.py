@@ -1,4 +1,4 @@
-"""Views of pictures: the statements."""
+"""Statements about views of pictures."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _MOST_GROUPS = 1000
 _COUNTS = ("views", "loads", "load_us")
 
 Picture = tuple[str, str, int, str]
-"""Tenant, tracking id, day and id of the picture: the key of ``views``."""
+"""Tenant, tracking id, day and picture id: the key of ``views``."""
 
 
 @attrs.frozen
 class CampaignViews:
-    """Views of a campaign: rows of views, loads, microseconds of load time, and viewers.
+    """The views of a campaign: rows of views, loads, microseconds of load time, and viewers.
 
-    In ``days`` the number of the day stands before them, in ``groups`` a metadata key and its value.
+    Rows of ``days`` begin with the number of the day, rows of ``groups`` with a metadata key and its value.
     """
 
     days: Sequence[tuple[int, int, int, int, int]]
@@ -57,9 +57,9 @@ def store(
 ) -> None:
     """Adds views: for each picture and day the counts, and who has seen it.
 
-    Of a viewer only a hash is kept, under a salt of the day that all processes share and that is thrown
-    away 48 hours after it was made: from then on nobody can tell whose hash it is. Views of a picture that
-    was deleted meanwhile count under no picture's name.
+    Of a viewer only a hash is stored, keyed with a salt of the day. All processes share the salt, and it is
+    deleted 48 hours after it was made: then nobody can tell whose hash it is. Views of a picture that was
+    deleted meanwhile count for its campaign only.
     """
     live = _live({picture[3] for picture in counts}, connection)
 
@@ -79,7 +79,7 @@ def store(
 
 
 def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
-    """Adds counts, each a row of ``views``, to those that are there."""
+    """Adds the counts in rows of ``views`` to the stored ones."""
     if rows:
         adding = insert(views)
         counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
@@ -87,26 +87,26 @@ def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None
 
 
 def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
-    """Adds rows of ``viewers``; one that is there already counts once."""
+    """Adds rows of ``viewers``; one that exists is not added again."""
     if rows:
         connection.execute(insert(viewers).on_conflict_do_nothing(), rows)
 
 
 def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
-    """Whether there are some for ``forget_salts``."""
+    """Whether ``forget_salts`` would delete any."""
     due = sa.select(salts.c.day).where(salts.c.made_at <= now - _SALT_LIFE).limit(1)
     return connection.scalar(due) is not None
 
 
 def forget_salts(now: datetime, connection: sa.Connection) -> None:
-    """Throws away the salts that were made 48 hours ago or earlier."""
+    """Deletes the salts that were made 48 hours ago or earlier."""
     connection.execute(salts.delete().where(salts.c.made_at <= now - _SALT_LIFE))
 
 
 def fold(image_id: str, connection: sa.Connection) -> None:
-    """A deleted picture's views go on counting for its campaign, under no picture's name.
+    """Keeps a deleted picture's views for its campaign, and removes the link to the picture.
 
-    A campaign whose pictures nobody has seen stays known by a row without views.
+    A campaign without views gets a row of zeros, so that it remains known.
     """
     campaign = (images.c.id == image_id) & images.c.tracking_id.is_not(None)
     for tenant, tracking_id in connection.execute(
@@ -124,10 +124,10 @@ def fold(image_id: str, connection: sa.Connection) -> None:
 def campaign_views(
     tenant: str, tracking_id: str, first: int, last: int, connection: sa.Connection
 ) -> CampaignViews | None:
-    """The views of a tenant's campaign from the first to the last day; None when there is no such campaign.
+    """The views of a tenant's campaign from the first to the last day; None if there is no such campaign.
 
-    ``groups`` has the 1,000 values of metadata with the most views, also those without any; pictures that
-    were deleted are in none.
+    ``groups`` has the 1,000 metadata values with the most views, including values without views. Deleted
+    pictures are in no group.
     """
 
     of_campaign = [(table, _of(table, tenant, tracking_id)) for table in (images, views)]
@@ -164,7 +164,7 @@ def _groups(
 ) -> list[tuple[str, str, int, int, int, int]]:
     metadata = sa.func.json_each(images.c.request, "$.metadata").table_valued("key", "value")
     label = (metadata.c.key, metadata.c.value)
-    # Summed up for each picture first: joined with every day of every picture it takes minutes.
+    # Summed for each picture first: joining every day of every picture takes minutes.
     sums = [sa.func.sum(views.c[name]).label(name) for name in _COUNTS]
     picture = sa.select(views.c.image_id, *sums).where(seen).group_by(views.c.image_id).subquery()
     total = [sa.func.coalesce(sa.func.sum(picture.c[name]), 0) for name in _COUNTS]
@@ -188,7 +188,7 @@ def _groups(
 
 
 def campaigns(image_ids: Collection[str], connection: sa.Connection) -> dict[str, tuple[str, str]]:
-    """Tenant and tracking id of those pictures that are tracked and not deleted."""
+    """Tenant and tracking id of the pictures that are tracked and not deleted."""
     found: dict[str, tuple[str, str]] = {}
     for some in _in_parts(image_ids):
         rows = connection.execute(
@@ -201,7 +201,7 @@ def campaigns(image_ids: Collection[str], connection: sa.Connection) -> dict[str
 
 
 def imported_up_to(log: bytes, connection: sa.Connection) -> int:
-    """How many bytes of an access log have been counted."""
+    """How many bytes of an access log have been imported."""
     return connection.scalar(sa.select(imports.c.position).where(imports.c.log == log)) or 0
 
 
@@ -214,13 +214,13 @@ def store_imported(
     now: datetime,
     connection: sa.Connection,
 ) -> None:
-    """As ``store``, with views out of the bytes of an access log from ``start`` to ``stop``, once.
+    """As ``store``, for the bytes of an access log from ``start`` to ``stop``, which count only once.
 
-    Raises ``Conflict`` when someone else has counted these bytes meanwhile.
+    Raises ``Conflict`` if another process has imported these bytes meanwhile.
     """
     if imported_up_to(log, connection) != start:
         raise Conflict(
-            "this log is being imported by another process too; wait for it, then import the log again",
+            "another process is importing this log; wait until it has finished, then import the log again",
             code="import_under_way",
         )
     adding = insert(imports).values(log=log, position=stop)

@@ -1,7 +1,7 @@
-"""Webhooks that are to be delivered: the statements.
+"""Statements about webhooks that are to be delivered.
 
-A row is written in the transaction that ends a deferred call, so nothing comes between the two. It has no
-words of the picture: they are looked up when it is sent, and a delete takes them away here as well.
+A row is written in the transaction that ends a deferred picture. It holds no text of the picture: that is
+looked up when the webhook is sent, so a delete removes it from webhooks too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["any_due", "claim", "delivered", "enqueue", "forget", "put_off"]
 
 
 def enqueue(image_id: str, tenant: str, kind: str, now: datetime, connection: sa.Connection) -> None:
-    """A webhook that is due at once; ``kind`` is ``image.completed`` or ``image.failed``."""
+    """Adds a webhook that is due at once; ``kind`` is ``image.completed`` or ``image.failed``."""
     webhook = Webhook(
         id=f"msg_{secrets.token_hex(16)}",
         image_id=image_id,
@@ -31,15 +31,15 @@ def enqueue(image_id: str, tenant: str, kind: str, now: datetime, connection: sa
 
 
 def any_due(now: datetime, connection: sa.Connection) -> bool:
-    """Whether ``claim`` would find one."""
+    """Whether ``claim`` would return any."""
     due = sa.exists().where(webhooks.c.next_at <= now).select_from(webhooks)
     return bool(connection.scalar(sa.select(due)))
 
 
 def claim(now: datetime, until: datetime, limit: int, connection: sa.Connection) -> list[Webhook]:
-    """Those that are due, the longest waiting first, with this attempt counted.
+    """The webhooks that are due, the longest waiting first, with this attempt counted.
 
-    Nobody else finds them before ``until``: who claims them and ends without a word has sent them or not.
+    No other process claims them before ``until``. If this one dies before that, it may have sent them or not.
     """
     due = sa.select(webhooks).where(webhooks.c.next_at <= now).order_by(webhooks.c.next_at).limit(limit)
     found = [Webhook(**row) for row in connection.execute(due).mappings()]
@@ -52,7 +52,7 @@ def claim(now: datetime, until: datetime, limit: int, connection: sa.Connection)
 
 
 def delivered(webhook: Webhook, status: int, now: datetime, connection: sa.Connection) -> None:
-    """It is not sent again."""
+    """Records the delivery: the webhook is not sent again."""
     values = {"next_at": None, "delivered_at": now, "last_status": status}
     connection.execute(webhooks.update().where(webhooks.c.id == webhook.id).values(**values))
 
@@ -60,7 +60,7 @@ def delivered(webhook: Webhook, status: int, now: datetime, connection: sa.Conne
 def put_off(
     webhook: Webhook, status: int | None, next_at: datetime | None, connection: sa.Connection
 ) -> None:
-    """It is sent again at ``next_at``, or given up with None. Nothing where a later attempt has begun."""
+    """Sets the next attempt, or gives up with None. Changes nothing if a later attempt has begun."""
     this = (webhooks.c.id == webhook.id) & (webhooks.c.attempts == webhook.attempts)
     connection.execute(
         webhooks.update()
@@ -70,5 +70,5 @@ def put_off(
 
 
 def forget(before: datetime, connection: sa.Connection) -> None:
-    """Takes away the rows from before this time, delivered or not."""
+    """Deletes the webhooks created before this time, delivered or not."""
     connection.execute(webhooks.delete().where(webhooks.c.created_at < before))
