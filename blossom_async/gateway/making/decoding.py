@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
+
+from blossom_async.gateway.making.colours import in_srgb
 
 __all__ = ["Undecodable", "decoded"]
 
@@ -21,7 +22,6 @@ _DECODERS = {
     "bmp": "BMP",
     "tiff": "TIFF",
 }
-_SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # ICC.1:2022, 7.2.8, and Pillow's name for it
 _WHITES = (1.0, 255.0, 65_535.0)  # the values that white has in pictures of more than 8 bits a channel
 
 
@@ -42,7 +42,7 @@ def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image
             upright = ImageOps.exif_transpose(picture)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
         raise Undecodable(type(exc).__name__) from exc
-    image = _in_srgb(_in_8_bits(upright), upright.info.get("icc_profile") or b"")
+    image = in_srgb(_in_8_bits(upright), upright.info)
     if transparency or not image.has_transparency_data:
         return image.convert("RGBA" if transparency else "RGB")
     # As on a white page: under a transparent pixel any colour may stand, mostly black.
@@ -62,37 +62,3 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     if (clear := image.info.get("transparency")) is not None:
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return grey
-
-
-def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The colours that the picture's own profile means; those of sRGB where it has none that can be used."""
-    space = _SPACES.get(profile[16:20])
-    if space is None or (image.mode == "CMYK") != (space == "CMYK"):
-        return image
-    if space == "L" and image.mode not in {"1", "L", "LA"}:
-        return image
-    transform = _to_srgb(profile, space)
-    if transform is None:
-        return image
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    shown = transform.apply(image.convert(space))
-    if alpha is not None:
-        shown.putalpha(alpha)
-    return shown
-
-
-@lru_cache(maxsize=8)
-def _to_srgb(profile: bytes, space: str) -> ImageCms.ImageCmsTransform | None:
-    """None for a profile that cannot be used, or that means sRGB itself."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), space, "RGB")
-    except (OSError, ImageCms.PyCMSError):
-        return None
-    if space == "RGB":
-        levels = np.arange(0, 256, 51, dtype=np.uint8)
-        patches = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(36, 6, 3)
-        shown = np.asarray(transform.apply(Image.fromarray(patches)), np.int16)
-        if np.abs(shown - patches).max() <= 1:
-            return None
-    return transform

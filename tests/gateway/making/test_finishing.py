@@ -277,3 +277,55 @@ def test_a_profile_is_honoured_under_transparency_and_a_palette() -> None:
 def test_a_profile_that_says_nothing_leaves_the_pixels(profile: bytes) -> None:
     """One of sRGB, a broken one, and one of another kind of colours."""
     assert np.array_equal(np.asarray(stored(file(RGB, "PNG", icc_profile=profile))), PIXELS)
+
+
+def with_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
+    png = file(RGB, "PNG")
+    return png[:33] + b"".join(chunk(kind, data) for kind, data in chunks) + png[33:]
+
+
+def gama(value: float) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", round(value * 100_000))
+
+
+def chrm(*points: float) -> tuple[bytes, bytes]:
+    return b"cHRM", struct.pack(">8I", *(round(point * 100_000) for point in points))
+
+
+ADOBE = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+
+
+def test_a_pngs_gamma_is_honoured() -> None:
+    """One in linear light, as renderers write them, is not shown too dark."""
+    shown = np.asarray(stored(with_chunks(gama(1.0))), np.float64)
+    assert np.abs(shown - 255 * (PIXELS / 255) ** 0.45455).max() < 1
+
+
+@pytest.mark.parametrize(
+    "chunks", [(chrm(*ADOBE),), (gama(0.45455), chrm(*ADOBE))], ids=["alone", "with gamma"]
+)
+def test_a_pngs_primaries_are_honoured(chunks: tuple[tuple[bytes, bytes], ...]) -> None:
+    """As a profile with the same primaries would be, and white stays white."""
+    shown = np.asarray(stored(with_chunks(*chunks)), np.int16)
+    assert np.abs(shown - meant(RGB, wide())).mean() < np.abs(PIXELS - meant(RGB, wide())).mean() / 3
+    white = file(Image.new("RGB", (96, 64), "white"), "PNG")
+    data = white[:33] + b"".join(chunk(*each) for each in chunks) + white[33:]
+    assert np.asarray(stored(data)).min() == 255
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        (gama(0.45455),),
+        (gama(0.45455), chrm(0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)),
+        (gama(1.0), (b"sRGB", b"\0")),
+        (gama(0.0),),
+        (gama(4000.0),),
+        (chrm(*[0.0] * 8),),
+        (chrm(*[0.5] * 8),),
+    ],
+    ids=["sRGB", "sRGB in full", "sRGB by name", "none", "endless", "black", "one point"],
+)
+def test_a_png_that_means_srgb_or_nothing_keeps_its_pixels(chunks: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Every one of them."""
+    assert np.array_equal(np.asarray(stored(with_chunks(*chunks))), PIXELS)
