@@ -34,7 +34,8 @@ from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.accounts import Account, connected
 from blossom_async.gateway.making.encoding import warm_up
-from blossom_async.gateway.making.generation import STAGED, Generation
+from blossom_async.gateway.making.generation import Generation
+from blossom_async.gateway.making.staging import STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.serving.admission import Gatekeeper
@@ -81,7 +82,7 @@ def create_app(
         upstreams,
         records,
         blobs,
-        staging,
+        Staging(staging),
         workers,
         owner,
         secret=signing_secrets[-1].encode(),

@@ -25,7 +25,6 @@ from functools import partial
 from typing import Any
 
 import attrs
-import orjson
 
 from blossom_async.errors import (
     Conflict,
@@ -40,6 +39,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.finishing import Finished, finished
 from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
@@ -58,7 +58,7 @@ from blossom_async.gateway.storage.records import (
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
-__all__ = ["STAGED", "Generation", "new_id", "stored_problem"]
+__all__ = ["Generation", "new_id", "stored_problem"]
 
 _Making = asyncio.Task[tuple[ImageRecord | Claim, bool]]
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -69,8 +69,6 @@ _LONGEST_AGAIN_S = 30.0  # a provider that asks for more is not waited for with 
 _POLL_S = 0.1
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 _RECOVER_S = 5.0
-STAGED = "staged"
-"""The extension of answers that are on the disk and not yet pictures."""
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -83,7 +81,7 @@ class Generation:
         upstreams: Upstreams,
         records: Records,
         blobs: LocalBlobs,
-        staging: LocalBlobs,
+        staging: Staging,
         workers: Workers,
         owner: Owner,
         *,
@@ -380,10 +378,9 @@ class Generation:
 
     async def _clear_staging(self) -> None:
         """Removes staged answers of calls that have ended: their process died before it could."""
-        for folder in await self._staging.folders():
-            for image_id, _ in await self._staging.files_before(folder, self._now()):
-                if await self.pending(image_id) is None:  # a call is claimed before anything of it is staged
-                    await self._staging.delete(image_id, STAGED)
+        async for image_id in self._staging.ids(before=self._now()):
+            if await self.pending(image_id) is None:  # a call is claimed before anything of it is staged
+                await self._staging.delete(image_id)
 
     async def _adopt(self, name: str) -> None:
         adopted = await self._records.write(partial(call_records.adopt, name, self._owner.name))
@@ -462,7 +459,7 @@ class Generation:
         self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, priority: Priority
     ) -> ImageRecord:
         """The picture of an attempt whose process has ended, or whose answer was lost."""
-        staged = await self._adopted(call.image_id)
+        staged = await self._staging.get(call.image_id)
         if staged is not None:
             return await self._stored(call, request, last, staged)
         upstream = self._upstreams.named(last.provider)
@@ -503,7 +500,7 @@ class Generation:
                 raise await self._refused(call, attempt, fault) from fault
             upstream.succeeded()
             reached("answer")
-            await self._stage(call.image_id, given)
+            await self._staging.put(call.image_id, given)
             reached("staged")
             return given
         raise AssertionError  # the last send returns or raises
@@ -554,7 +551,7 @@ class Generation:
         try:
             files = await self._workers.run(partial(finished, given, request, attempt.provider), first=True)
         except ProviderFault as fault:
-            await self._staging.delete(call.image_id, STAGED)
+            await self._staging.delete(call.image_id)
             raise await self._refused(call, attempt, fault) from fault
         record = self._record(call.image_id, call.tenant, request, attempt.provider, given, files)
         await self._put(record, files)
@@ -576,7 +573,7 @@ class Generation:
             raise _Ended(ClaimState.FAILED, exc) from exc
         reached("committed")
         self.made[record.provider, record.request.format] += 1
-        await self._staging.delete(call.image_id, STAGED)
+        await self._staging.delete(call.image_id)
         return record
 
     def _attempt(self, call: Claim, request: ImageRequest, upstream: Upstream, n: int) -> ProviderAttempt:
@@ -595,20 +592,6 @@ class Generation:
             priced=price is not None,
             sent_at=now,
         )
-
-    async def _stage(self, image_id: str, given: Artwork | Delivery) -> None:
-        if isinstance(given, Delivery):  # what was drawn here can be drawn again
-            told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
-            await self._staging.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data)
-
-    async def _adopted(self, image_id: str) -> Delivery | None:
-        try:
-            head, _, data = (await self._staging.read(image_id, STAGED)).partition(b"\n")
-        except FileNotFoundError:
-            return None
-        told = orjson.loads(head)
-        usd = None if told["usd"] is None else Decimal(told["usd"])
-        return Delivery(**{**told, "data": data, "usd": usd})
 
     # Both
 

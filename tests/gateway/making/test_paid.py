@@ -22,8 +22,9 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.making.generation import STAGED, Generation
+from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.staging import STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
@@ -126,7 +127,9 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     owner = Owner(folder / "owners")
     clock = asyncio.get_running_loop().time
     upstreams = Upstreams(*(Upstream(provider, limits, clock=clock) for provider in providers))
-    generation = Generation(upstreams, records, blobs, staging, workers, owner, secret=b"s" * 32, **options)
+    generation = Generation(
+        upstreams, records, blobs, Staging(staging), workers, owner, secret=b"s" * 32, **options
+    )
     await records.open()
     await blobs.open()
     await staging.open()

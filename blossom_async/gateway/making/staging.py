@@ -1,0 +1,54 @@
+"""What a provider delivered, kept on the disk until it is a stored picture."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from decimal import Decimal
+
+import attrs
+import orjson
+
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.storage.blobs import LocalBlobs
+
+__all__ = ["STAGED", "Staging"]
+
+STAGED = "staged"
+"""The extension of the files."""
+
+
+class Staging:
+    """Deliveries by the id of the picture they become: a line of JSON, then the bytes as they came."""
+
+    def __init__(self, files: LocalBlobs) -> None:
+        self._files = files
+
+    async def put(self, image_id: str, given: Artwork | Delivery) -> None:
+        """Stores a delivery; when this returns it survives a power cut. Raises as ``LocalBlobs.put``.
+
+        An artwork is not stored: what was drawn here can be drawn again for nothing.
+        """
+        if isinstance(given, Delivery):
+            told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
+            await self._files.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data)
+
+    async def get(self, image_id: str) -> Delivery | None:
+        """The delivery, None if there is none."""
+        try:
+            head, _, data = (await self._files.read(image_id, STAGED)).partition(b"\n")
+        except FileNotFoundError:
+            return None
+        told = orjson.loads(head)
+        usd = None if told["usd"] is None else Decimal(told["usd"])
+        return Delivery(**{**told, "data": data, "usd": usd})
+
+    async def delete(self, image_id: str) -> None:
+        """Removes the delivery, whether or not it is there."""
+        await self._files.delete(image_id, STAGED)
+
+    async def ids(self, before: datetime) -> AsyncIterator[str]:
+        """The pictures with a delivery from before then."""
+        for folder in await self._files.folders():
+            for image_id, _ in await self._files.files_before(folder, before):
+                yield image_id
