@@ -21,6 +21,14 @@ _SERVER = "blossom"  # without versions
 _MAX_DETAIL = 500  # characters; what a caller named is shown in it, and that may be a megabyte
 PROBLEM = "application/problem+json"
 """Media type of every error."""
+_REFUSALS = {
+    404: ("not_found", "there is nothing under this path; /openapi.json lists the calls"),
+    405: ("method_not_allowed", "this path does not take the method; the header Allow names those it takes"),
+    413: ("request_entity_too_large", "the body is too long; send less"),
+    416: ("requested_range_not_satisfiable", "the range lies beyond the end; Content-Range names the length"),
+    417: ("expectation_failed", "the header Expect asks for what no server does; send 100-continue or none"),
+}
+_OTHER = "refused", "the request cannot be answered as it is; /openapi.json describes the calls"
 _CLOSING = {"request_timeout", "incomplete_body"}  # where the rest of the body is not waited for
 
 _RANDOM = random.Random()  # noqa: S311 - an id is no secret, and asking the kernel takes ten times as long
@@ -58,8 +66,8 @@ def new_request_id() -> str:
 
 def refusal(exc: web.HTTPException, request_id: str) -> web.Response:
     """The answer to a request that aiohttp refuses."""
-    refused = ResponseError(exc.reason, status=exc.status, code=exc.reason.lower().replace(" ", "_"))
-    answer = problem(refused, request_id)
+    code, detail = _REFUSALS.get(exc.status, _OTHER)
+    answer = problem(ResponseError(detail, status=exc.status, code=code), request_id)
     for name in ("Allow", "Content-Range"):
         if name in exc.headers:
             answer.headers[name] = exc.headers[name]
