@@ -224,9 +224,6 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
             if status == 401:
                 answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
-        except web.HTTPRequestEntityTooLarge:
-            large = ResponseError("the body is longer than 1 MiB; send less", status=413, code="too_large")
-            return _answer(_error(large, None), 413)
         except InvalidRequest as exc:
             wrong = ResponseError(str(exc), status=400, code="invalid_value", field=exc.field)
             return _answer(_error(wrong, exc.field), 400)

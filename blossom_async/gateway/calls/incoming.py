@@ -89,6 +89,12 @@ async def _body(http: web.Request) -> bytes:
             status=408,
             code="request_timeout",
         ) from exc
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise ResponseError(
+            f"the body is longer than {MAX_BODY} bytes; send less",
+            status=413,
+            code="request_entity_too_large",
+        ) from exc
     except (ConnectionError, web.RequestPayloadError) as exc:
         raise ResponseError(
             "the body ends early or its chunks are malformed; send the request again",

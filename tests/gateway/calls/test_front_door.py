@@ -150,3 +150,11 @@ async def test_a_wrong_key(tmp_path: Path) -> None:
         with pytest.raises(openai.AuthenticationError) as refused:
             await client.images.generate(prompt="a lake")
         assert refused.value.type == "authentication_error"
+
+
+async def test_a_body_that_is_too_long(tmp_path: Path) -> None:
+    """Refused in their shape, with the limit."""
+    async with talking(tmp_path) as (_, client):
+        with pytest.raises(openai.APIStatusError, match="longer than 1048576 bytes") as refused:
+            await client.images.generate(prompt="a" * 1_100_000)
+        assert (refused.value.status_code, refused.value.code) == (413, "request_entity_too_large")
