@@ -1,4 +1,4 @@
-"""One tree of errors, and the one table between HTTP status and class that client and gateway share."""
+"""The error classes, and the table between HTTP status and class that client and gateway share."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 
 
 class BlossomError(Exception):
-    """Every error this package raises on purpose."""
+    """Base class of every error this package raises on purpose."""
 
 
 class InvalidRequest(BlossomError, ValueError):
-    """A value that cannot be honoured, found before anything was sent.
+    """An invalid value, found before anything was sent.
 
-    ``field`` names it, ``value`` is what was seen, ``allowed`` says what would be accepted.
+    ``field`` is its name, ``value`` what was given, ``allowed`` what is accepted.
     """
 
     def __init__(self, field: str, value: object, allowed: str, *, seen: str | None = None) -> None:
@@ -84,7 +84,7 @@ class MissingOption(TypeError):
 
 
 class ConfigurationError(BlossomError):
-    """The set-up, not the request, is at fault: an address, a key, a folder, a port, a missing extra."""
+    """The set-up is at fault, not the request: an address, a key, a folder, a port, a missing extra."""
 
 
 class JournalMismatch(ConfigurationError):
@@ -96,22 +96,22 @@ class TransportError(BlossomError):
 
 
 class StaleConnection(TransportError):
-    """A kept-alive connection was found closed before the first byte of the answer.
+    """A kept-alive connection turned out to be closed before the first byte of the answer.
 
-    The request most likely never reached the gateway; it may be repeated at once.
+    The request most likely never reached the gateway, so it can be repeated at once.
     """
 
 
 class TimedOut(TransportError, TimeoutError):
-    """The time allowed for one attempt ran out before the answer was complete."""
+    """The timeout of one attempt expired before the answer was complete."""
 
 
 class ResponseError(BlossomError):
-    """The gateway answered, and the answer was no.
+    """The gateway answered with an error.
 
-    ``status`` HTTP status · ``code`` stable word for programs · ``detail`` sentence for people ·
-    ``field`` the option at fault, if one is · ``request_id`` names the exchange in the gateway's log ·
-    ``retry_after_s`` seconds the gateway asked to wait, if it did.
+    ``status`` HTTP status · ``code`` stable identifier for programs · ``detail`` sentence for people ·
+    ``field`` the option at fault, if any · ``request_id`` identifies the exchange in the gateway's log ·
+    ``retry_after_s`` seconds the gateway asks to wait, if it does.
     """
 
     status: int = 500
@@ -148,14 +148,14 @@ class Unauthenticated(ResponseError):
 
 
 class PaymentRequired(ResponseError):
-    """The account has no money or budget left."""
+    """The account's money or budget is used up."""
 
     status = 402
     code = "payment_required"
 
 
 class PermissionDenied(ResponseError):
-    """The key is known and may not do this."""
+    """The key is valid but may not do this."""
 
     status = 403
     code = "permission_denied"
@@ -169,7 +169,7 @@ class NotFound(ResponseError, LookupError):
 
 
 class Conflict(ResponseError):
-    """Another request is doing, or has done, something that excludes this one."""
+    """The request conflicts with another one, in progress or done."""
 
     status = 409
     code = "conflict"
@@ -183,14 +183,14 @@ class Gone(ResponseError):
 
 
 class Rejected(ResponseError):
-    """The gateway understood the request and will not carry it out as written."""
+    """The gateway understood the request and refuses to carry it out as written."""
 
     status = 422
     code = "invalid_request"
 
 
 class RateLimited(ResponseError):
-    """Too many requests for now; ``retry_after_s`` says how long to wait when that is known."""
+    """Too many requests; ``retry_after_s`` says how long to wait, if that is known."""
 
     status = 429
     code = "rate_limited"
@@ -204,14 +204,14 @@ class ServerFailed(ResponseError):
 
 
 class ProviderFailed(ServerFailed):
-    """The image provider behind the gateway failed or answered with something that is no picture."""
+    """The image provider behind the gateway failed, or its answer was not a picture."""
 
     status = 502
     code = "provider_failed"
 
 
 class Overloaded(ServerFailed):
-    """The gateway cannot take more work now, or has no room to store it."""
+    """The gateway cannot accept more work now, or has no room to store it."""
 
     status = 503
     code = "overloaded"
@@ -229,7 +229,7 @@ class NotRun(BlossomError):
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel = 3  # a value that came as JSON may be nested deeper than repr() can follow
+_SHORT.maxlevel = 3  # JSON may be nested deeper than repr() can follow
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 _BY_STATUS: dict[int, type[ResponseError]] = {
@@ -251,18 +251,18 @@ _BY_STATUS: dict[int, type[ResponseError]] = {
 
 
 def class_for_status(status: int) -> type[ResponseError]:
-    """The error class an HTTP status of 400 or above stands for."""
+    """The error class for an HTTP status of 400 or above."""
     return _BY_STATUS.get(status, ServerFailed if status >= 500 else ResponseError)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'width'?`` for a name that is close to a known one, else an empty string."""
+    """`` Did you mean 'width'?`` if a known name is close, else an empty string."""
     close = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: its repr, of bounded length and depth."""
+    """A value for a message: its repr, of bounded length and depth."""
     return _SHORT.repr(value)
 
 

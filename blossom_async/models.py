@@ -1,4 +1,4 @@
-"""The attrs types that cross the border between library and gateway, and the one cattrs converter."""
+"""The attrs types exchanged by library and gateway, and the cattrs converters that read and write them."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ __all__ = [
 ]
 
 FORMATS: tuple[str, ...] = ("jpg", "png", "webp")
-"""Of files. A request may also ask for ``auto``: one file each, and every viewer gets the one it takes."""
+"""Of files. A request may also ask for ``auto``: a file in each, and viewers get the best they accept."""
 CONTENT_TYPES: dict[str, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
 PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
 COSTS: dict[str, int] = {"standard": 1, "hd": 2, "ultra": 4}
-"""Credits a picture costs, by quality: the guide's table."""
+"""Credits per picture, by quality."""
 QUALITIES: tuple[str, ...] = tuple(COSTS)
 
 MAX_PROMPT = 32_000
 MIN_SIDE, MAX_SIDE = 16, 4096
 IMAGE_ID = "[0-9A-Za-z]{22}"  # a pattern: 128 random bits in base62
-MAX_SEED = 2_147_483_647  # the widest range every supported provider takes
+MAX_SEED = 2_147_483_647  # the widest range that every supported provider accepts
 MAX_EXPIRES_IN = 315_360_000  # ten years
 MAX_SIGNATURE_TTL = 604_800  # a week
 MAX_RULES = 100  # domains or networks of one picture
@@ -83,11 +83,11 @@ def _text(limit: int, what: str) -> Validator:
         if not isinstance(value, str):
             raise InvalidRequest(field.name, value, allowed)
         if len(value) > limit:
-            raise InvalidRequest(field.name, value, allowed, seen=f"a text of {len(value):,} characters")
+            raise InvalidRequest(field.name, value, allowed, seen=f"text of {len(value):,} characters")
         if not value.strip():
-            raise InvalidRequest(field.name, value, allowed, seen="an empty text")
+            raise InvalidRequest(field.name, value, allowed, seen="empty text")
         if found := _SURROGATE.search(value):
-            seen = f"a text with half of a surrogate pair at character {found.start()}"
+            seen = f"text with an unpaired surrogate at character {found.start()}"
             raise InvalidRequest(field.name, value, allowed, seen=seen)
 
     return check
@@ -155,11 +155,11 @@ def _metadata(_: object, field: attrs.Attribute[Any], value: object) -> None:
 
 
 def _canonical(name: str, value: Any, rule: Callable[[str], str]) -> Any:
-    """A list of rules as a tuple of their canonical forms."""
+    """Rules as a tuple of their canonical forms, without repetitions."""
     if value is None:
         return None
-    allowed = f"a list of 1 to {MAX_RULES} texts; leave it away for no restriction"
-    # An empty list may be a filter that found nothing: it must not open the picture to everybody.
+    allowed = f"a list of 1 to {MAX_RULES} strings; omit it for no restriction"
+    # An empty list may come from a filter that matched nothing; it must not open the picture to everyone.
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
         raise InvalidRequest(name, value, allowed)
     if not 1 <= len(value) <= MAX_RULES:
@@ -214,7 +214,7 @@ def _frozen_mapping(value: object) -> object:
 
 @attrs.frozen(kw_only=True)
 class ImageSettings:
-    """All of an ``ImageRequest`` but its prompt: what the pictures of a batch have in common.
+    """An ``ImageRequest`` without its prompt: what the pictures of a batch have in common.
 
     Raises ``InvalidRequest`` for a value outside the ranges given there.
     """
@@ -230,7 +230,7 @@ class ImageSettings:
         default=None, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
     )
     seed: int | None = attrs.field(default=None, validator=_optional(_whole(0, MAX_SEED)))
-    negative_prompt: str | None = attrs.field(default=None, validator=_optional(_text(MAX_PROMPT, "a text")))
+    negative_prompt: str | None = attrs.field(default=None, validator=_optional(_text(MAX_PROMPT, "text")))
     expires_in: int | None = attrs.field(
         default=None, validator=_optional(_whole(1, MAX_EXPIRES_IN, " of seconds"))
     )
@@ -272,7 +272,7 @@ class ImageSettings:
 
     @property
     def restricted(self) -> bool:
-        """Whether who asks decides, so that no shared cache may keep it."""
+        """Whether the answer depends on the viewer, so that no shared cache may store it."""
         return self.require_auth or self.ip_whitelist is not None or self.allowed_domains is not None
 
     @property
@@ -282,35 +282,32 @@ class ImageSettings:
 
 
 def _prompt_first(_: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    return sorted(fields, key=lambda field: field.name != "prompt")  # inherited fields would come before it
+    return sorted(fields, key=lambda field: field.name != "prompt")  # otherwise inherited fields come first
 
 
 @attrs.frozen(field_transformer=_prompt_first)
 class ImageRequest(ImageSettings):
-    """What picture is wanted, and how its URL shall behave. The one place where options are checked.
+    """The picture that is wanted, and how its URL behaves. The one place where options are checked.
 
-    Sizes in pixels, 16 to 4096 a side. ``quality`` is ``standard`` (cost 1), ``hd`` (2) or ``ultra`` (4);
-    ``format`` is ``jpg``, ``png`` or ``webp``. ``transparency`` asks for an alpha channel, which jpg does
-    not have. ``seed`` 0 to 2,147,483,647; without one the gateway picks one and records it.
-    ``expires_in`` in seconds, at most ten years; afterwards the URL answers 410.
-    ``cache_control`` and ``etag`` become headers of the picture; ``tracking_id`` and ``metadata`` are kept
-    with it. ``use_custom_cdn`` puts the URL under the client's ``cdn_prefix``.
-
-    ``format`` ``auto`` stores the picture in several formats and gives each viewer the lightest it takes.
-    ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``, ``quality_preset`` ``web_optimized``,
-    ``thumbnail`` or ``print``: docs/formats.md has what they do.
+    Sizes are in pixels, 16 to 4096 a side. ``quality`` is ``standard`` (1 credit), ``hd`` (2) or ``ultra``
+    (4). ``format`` is ``jpg``, ``png`` or ``webp``, or ``auto``: stored in several formats, of which each
+    viewer gets the smallest it accepts. ``transparency`` asks for an alpha channel, which jpg lacks.
+    ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``; ``quality_preset`` is
+    ``web_optimized``, ``thumbnail`` or ``print``; docs/formats.md explains them. ``seed`` is 0 to
+    2,147,483,647; without one the gateway picks one and records it. ``expires_in`` is in seconds, at most
+    ten years; afterwards the URL answers 410. ``cache_control`` and ``etag`` become headers of the picture.
+    ``tracking_id`` and ``metadata`` are stored with it. ``use_custom_cdn`` puts the URL under the client's
+    ``cdn_prefix``. ``defer`` returns the URL before the picture is made.
 
     Who may fetch it: ``allowed_domains`` (hosts of pages that show it, ``*.`` for subdomains),
-    ``ip_whitelist`` (addresses and networks), ``require_auth`` (an API key of the owner) and
-    ``require_signature`` (a signed URL). All that are set must hold; docs/security.md says what each is
-    worth.
+    ``ip_whitelist`` (addresses and networks), ``require_auth`` (the owner's API key) and
+    ``require_signature`` (a signed URL). Every rule that is set must hold; docs/security.md says how strong
+    each is.
 
-    ``defer`` answers before the picture is made: its URL waits for it, or says what became of it.
-
-    Raises ``InvalidRequest`` for a value outside these.
+    Raises ``InvalidRequest`` for any other value.
     """
 
-    prompt: str = attrs.field(validator=_text(MAX_PROMPT, "a text"))
+    prompt: str = attrs.field(validator=_text(MAX_PROMPT, "text"))
 
 
 class ImageOptions(TypedDict, total=False):
@@ -341,12 +338,12 @@ class ImageOptions(TypedDict, total=False):
 
 @attrs.frozen(kw_only=True)
 class SignRequest:
-    """How a picture's URL is to be signed.
+    """How to sign a picture's URL.
 
-    It is valid for ``signature_ttl`` seconds, at most a week. ``access_key`` is a name of yours for whom it
-    is meant: revoking that name ends every URL signed under it. ``stable`` rounds the end up, so that URLs
-    made within some minutes are the same, byte for byte, and a browser keeps the picture. ``cdn`` signs the
-    path that a CDN serves, ``/generated/{id}.{ext}``.
+    The URL is valid for ``signature_ttl`` seconds, at most a week. ``access_key`` is your name for its user:
+    revoking it ends every URL signed under it. ``stable`` rounds the expiry up, so that URLs signed within
+    some minutes are identical and a browser can cache the picture. ``cdn`` signs the path that a CDN serves,
+    ``/generated/{id}.{ext}``.
     """
 
     signature_ttl: int = attrs.field(default=3600, validator=_whole(1, MAX_SIGNATURE_TTL, " of seconds"))
@@ -357,9 +354,9 @@ class SignRequest:
 
 @attrs.frozen(kw_only=True)
 class ExplainRequest:
-    """A viewer to judge: the ``url`` it asks for, its IP ``address``, the headers its browser sends.
+    """A viewer to check: the ``url`` it requests, its IP ``address``, the headers its browser sends.
 
-    ``authorized``: it sends an API key of the picture's owner. ``at`` is when, None for now.
+    ``authorized``: it sends the owner's API key. ``at`` is the time, None for now.
     """
 
     url: str = attrs.field(validator=_text(MAX_PROMPT, "a URL"))
@@ -372,16 +369,15 @@ class ExplainRequest:
 
 @attrs.frozen(kw_only=True)
 class ImageInfo:
-    """A stored picture. ``file_size`` in bytes, ``cost`` in credits, times in UTC.
+    """A stored picture. ``file_size`` is in bytes, ``cost`` in credits, times are in UTC.
 
-    ``time_remaining`` is in whole seconds from the moment the gateway answered, None without an expiry.
-    ``seed`` is the one the picture was made with, so the same request with it makes the same picture again.
-    ``thumbhash`` (base64, evanw.github.io/thumbhash) and ``dominant_color`` ("#rrggbb") are for a page to
-    show until the picture is there. With ``format`` ``auto``, ``file_size`` and ``sha256`` are of the file
-    that a viewer gets who does not say what it takes.
+    ``time_remaining`` is in whole seconds from the gateway's answer, None without an expiry. ``seed`` is the
+    one used: the same request with it makes the same picture again. A page can show ``thumbhash`` (base64,
+    evanw.github.io/thumbhash) or ``dominant_color`` ("#rrggbb") while the picture loads. With ``format``
+    ``auto``, ``file_size`` and ``sha256`` describe the file for viewers that send no ``Accept`` header.
 
-    ``state`` is ``ready``; after ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
-    paid) with the reason in ``problem``. Until it is ready ``file_size`` is 0 and ``sha256``, ``provider``
+    ``state`` is ``ready``; with ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
+    paid) with the reason in ``problem``. Until it is ready, ``file_size`` is 0, and ``sha256``, ``provider``
     and ``model`` are empty.
     """
 
@@ -410,9 +406,9 @@ class ImageInfo:
 
 @attrs.frozen(kw_only=True)
 class Estimate:
-    """What a picture would cost: ``credits``, and ``usd`` at the ``provider`` that is asked first.
+    """What a picture would cost: ``credits``, and ``usd`` at the ``provider`` that is tried first.
 
-    ``usd`` is None where the provider's price is not known beforehand.
+    ``usd`` is None if the provider's price is not known in advance.
     """
 
     credits: int
@@ -422,7 +418,7 @@ class Estimate:
 
 @attrs.frozen(kw_only=True)
 class SignedUrl:
-    """A URL that opens until ``expires_at``, unless its access key is revoked before."""
+    """A URL that is valid until ``expires_at``, unless its access key is revoked earlier."""
 
     url: str
     expires_at: datetime
@@ -430,7 +426,7 @@ class SignedUrl:
 
 @attrs.frozen(kw_only=True)
 class GroupStats:
-    """Views of some of a campaign's pictures, as in ``UrlStats``."""
+    """Views of a part of a campaign's pictures, counted as in ``UrlStats``."""
 
     views: int
     viewers: int
@@ -439,7 +435,7 @@ class GroupStats:
 
 @attrs.frozen(kw_only=True)
 class DayStats(GroupStats):
-    """Views of one day, in UTC."""
+    """Views on one day, in UTC."""
 
     date: date
 
@@ -448,11 +444,12 @@ class DayStats(GroupStats):
 class UrlStats:
     """How often a campaign's pictures were seen.
 
-    A view is a GET that the gateway answered with the whole picture, to its last byte; HEAD, 304, parts and
-    prefetches are none. ``unique_viewers`` is the sum of the days' viewers: who comes on two days counts
-    twice, since no viewer is known for longer than that. ``avg_load_time`` is in milliseconds from the
-    request to the last byte sent, None without views. ``by_day`` has the days with views, ``by_metadata``
-    the values of each metadata key, such as the variants of an A/B test: the 1,000 with the most views.
+    A view is a GET that the gateway answered with the whole picture, to its last byte; HEAD, 304, ranges and
+    prefetches do not count. ``unique_viewers`` is the sum over the days: someone who returns on another day
+    counts again, because viewers are not tracked for longer than a day. ``avg_load_time`` is in
+    milliseconds from the request to the last byte sent, None without views. ``by_day`` lists days with
+    views. ``by_metadata`` lists the values of each metadata key, such as the variants of an A/B test: the
+    1,000 with the most views.
     """
 
     tracking_id: str
@@ -465,7 +462,7 @@ class UrlStats:
 
 @attrs.frozen(kw_only=True)
 class Explanation:
-    """How the gateway would answer a viewer, for the picture's owner: ``status``, ``code`` and the reason."""
+    """How the gateway would answer a viewer: ``status``, ``code``, and the reason in ``detail``."""
 
     status: int
     code: str
@@ -474,9 +471,9 @@ class Explanation:
 
 @attrs.frozen(kw_only=True)
 class PreloadResult:
-    """How one URL answered: ``ms`` to the last byte, ``bytes`` received, ``cache`` is hit, miss or unknown.
+    """How one URL answered: ``ms`` to the last byte, ``bytes`` received, ``cache`` hit, miss or unknown.
 
-    ``status`` is None when no answer came; ``error`` then says why.
+    ``status`` is None if no answer came; ``error`` says why.
     """
 
     url: str
@@ -494,14 +491,14 @@ class PreloadResult:
 
 @attrs.frozen(kw_only=True)
 class PreloadReport:
-    """One ``PreloadResult`` for each URL, in the order they were given."""
+    """One ``PreloadResult`` per URL, in the order given."""
 
     results: tuple[PreloadResult, ...]
     elapsed_s: float
 
     @property
     def failures(self) -> tuple[PreloadResult, ...]:
-        """Those that did not answer, or answered 400 or above."""
+        """URLs that did not answer, or answered 400 or above."""
         return tuple(result for result in self.results if not result.ok)
 
 
@@ -520,7 +517,7 @@ _OPTION_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def _unchanged(value: Any, _: type) -> Any:
-    # cattrs would turn "3" into 3 and "false" into True; the validators want to see what was sent.
+    # cattrs would turn "3" into 3 and "false" into True; the validators need the value that was sent.
     return value
 
 
@@ -582,12 +579,12 @@ def checked(options: Mapping[str, Any], kind: type[R]) -> R:
 
 
 def to_plain(value: object) -> Any:
-    """As ``to_json``, before it is written as JSON."""
+    """As ``to_json``, as plain dicts and lists."""
     return _converter.unstructure(value)
 
 
 def to_json(value: object) -> bytes:
-    """JSON of a model or of plain values; fields of a request that hold their default are left out."""
+    """JSON of a model or of plain values. Fields of a request that have their default are omitted."""
     return orjson.dumps(_converter.unstructure(value))
 
 
@@ -607,7 +604,7 @@ def json_with_prompt(settings: ImageSettings) -> Callable[[str], bytes]:
 
 
 def from_json(data: bytes, kind: type[T]) -> T:
-    """A model from JSON sent by a gateway. Unknown keys are ignored, so that gateways may add some.
+    """A model from a gateway's JSON. Unknown keys are ignored, so that newer gateways may add some.
 
     Raises ``ValueError`` when the data is not JSON or not of that shape.
     """
@@ -619,7 +616,7 @@ def from_json(data: bytes, kind: type[T]) -> T:
 
 
 def from_plain(value: Any, kind: type[T]) -> T:
-    """As ``from_json``, from what JSON was read into."""
+    """As ``from_json``, from parsed JSON."""
     try:
         return _answer_converter.structure(value, kind)
     except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:

@@ -1,6 +1,6 @@
-"""What may be asked of who fetches a picture and of caches, each rule in one canonical form.
+"""Rules for viewers and caches of a picture, each in one canonical form.
 
-The library checks the options of a request with it, the gateway reads the same forms when it decides.
+The library validates options with them; the gateway compares viewers with the same forms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["check_cache_wish", "directives", "domain_rule", "host_name", "networ
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_HOST = 253
-_NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")  # as a last label it makes a host an IPv4 address
+_NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")  # such a last label makes the host an IPv4 address
 _IPV6 = re.compile(r"\[([0-9a-f:.]{2,45})\]")
 _AROUND_HOST = re.compile(
     r"(?:(?:[a-z][a-z0-9+.-]*:)?//)?(\[[^\]]*\]|[^/?#:@\[\]]+)(?::[0-9]+)?(?:[/?#].*)?",
@@ -43,14 +43,14 @@ def domain_rule(value: str) -> str:
     """The canonical form of a host pattern: a host, or ``*.`` and a host for its subdomains but not itself.
 
     Lower case, names in other scripts as ``xn--``, no trailing dot, IP addresses compressed and without
-    brackets. Public suffixes such as ``co.uk`` are not known here. Raises ``ValueError`` that says what is
-    allowed and, when it can be told, what was meant.
+    brackets. Public suffixes such as ``co.uk`` are not recognised. Raises ``ValueError`` that says what is
+    allowed and, if it can be guessed, what was meant.
     """
     rule = _domain(value)
     if rule is not None:
         return rule
     if value in {"*", "*.*"}:
-        raise ValueError(f"{_DOMAINS}; for every site leave allowed_domains away")
+        raise ValueError(f"{_DOMAINS}; omit allowed_domains to allow every site")
     meant = _meant_domain(value)
     raise ValueError(f"{_DOMAINS}; did you mean {meant!r}?" if meant else _DOMAINS)
 
@@ -58,55 +58,53 @@ def domain_rule(value: str) -> str:
 def network_rule(value: str) -> str:
     """The canonical CIDR of an address or network: ``192.168.1.5`` is ``192.168.1.5/32``.
 
-    IPv4 inside IPv6 (``::ffff:192.168.1.0/120``) becomes IPv4; wider IPv6 networks hold no IPv4. Raises
-    ``ValueError`` that says what is allowed and, when it can be told, what was meant: for set host bits,
-    masks in place of a prefix length, leading zeros and zones. Networks of all addresses are refused.
+    IPv4-mapped IPv6 (``::ffff:192.168.1.0/120``) becomes IPv4; wider IPv6 networks match no IPv4 address.
+    Raises ``ValueError`` that says what is allowed and, if it can be guessed, what was meant: for host bits
+    that are set, netmasks, leading zeros and zones. Networks of all addresses are refused.
     """
     meant = _meant_network(value)
     if (meant is not None and meant.prefixlen == 0) or re.search("/0+$", value):
-        raise ValueError(f"{_NETWORKS}; for everybody leave ip_whitelist away")
+        raise ValueError(f"{_NETWORKS}; omit ip_whitelist to allow every address")
     if _CIDR.fullmatch(value):
         try:
             return str(_unmapped_network(ip_network(value)))
         except ValueError:
-            pass  # host bits, leading zeros or no address at all
+            pass  # host bits, leading zeros, or not an address
     raise ValueError(f"{_NETWORKS}; did you mean {str(meant)!r}?" if meant else _NETWORKS)
 
 
 def check_cache_wish(cache_control: str, *, restricted: bool, signed: bool) -> None:
-    """Refuse a wish for Cache-Control that loosens what a picture not meant for all needs.
+    """Raises ``ValueError`` for a Cache-Control that is weaker than a non-public picture requires.
 
-    ``restricted`` pictures are checked on each use (``require_auth``, ``ip_whitelist``, ``allowed_domains``),
-    ``signed`` ones live as long as their URL. The wish is well formed. Raises ``ValueError`` that says what
-    is allowed.
+    ``restricted`` pictures are checked on each use (``require_auth``, ``ip_whitelist``, ``allowed_domains``);
+    ``signed`` ones are valid as long as their URL. The value must be well formed. The error says what is
+    allowed.
     """
     if not restricted and not signed:
         return
     known = _FOR_RESTRICTED if restricted else _FOR_SIGNED
     for name, value in directives(cache_control):
-        # With an argument no-cache and private hold for the header fields it names, not for the picture.
+        # With an argument, no-cache and private apply to the header fields it names, not to the picture.
         sound = value is None if name != "max-age" else not restricted or value == "0"
         if name in known and sound:
             continue
         which = "with require_auth, ip_whitelist or allowed_domains" if restricted else "with a signed URL"
         names = ", ".join([*sorted(known - {"max-age"}), "max-age=0" if restricted else "max-age"])
         seen = name if value is None else f"{name}={value}"
-        raise ValueError(
-            f"for a picture {which} only {names}; take {seen!r} out, or leave cache_control away"
-        )
+        raise ValueError(f"for a picture {which} only {names}; remove {seen!r}, or omit cache_control")
 
 
 def directives(cache_control: str) -> Iterator[tuple[str, str | None]]:
-    """The directives of a Cache-Control value in order: name in lower case, and argument as written."""
+    """The directives of a Cache-Control value, in order: lower-case name, and argument as written."""
     for found in _DIRECTIVE.finditer(cache_control):
         yield found[1].lower(), found[2]
 
 
 def host_name(text: str) -> str | None:
-    """The canonical form of a host as a URL holds it, in ASCII; None for what is none.
+    """The canonical form of a URL's host, in ASCII; None if it is invalid.
 
-    IPv6 addresses come in brackets and go without. A host that ends in a number is an IPv4 address in four
-    plain decimal numbers or none: browsers read ``127.1`` and ``0x7f.0.0.1`` as one too.
+    IPv6 addresses come in brackets and are returned without. A host that ends in a number must be an IPv4
+    address of four decimal numbers, because browsers read ``127.1`` and ``0x7f.0.0.1`` as addresses too.
     """
     if text.startswith("["):
         literal = _IPV6.fullmatch(text.lower())
@@ -118,7 +116,7 @@ def host_name(text: str) -> str | None:
 
 
 def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address inside an IPv4-mapped IPv6 one; any other without its zone."""
+    """The IPv4 address of an IPv4-mapped IPv6 one; any other address without its zone."""
     if isinstance(address, IPv4Address):
         return address
     return address.ipv4_mapped or IPv6Address(int(address))
@@ -153,7 +151,7 @@ def _domain(value: str) -> str | None:
 
 
 def _meant_domain(value: str) -> str | None:
-    """The rule in a URL, a host with a port, or a wildcard without its dot."""
+    """The rule meant by a URL, a host with a port, or a wildcard without its dot."""
     found = _AROUND_HOST.fullmatch(value.strip())
     if found is None:
         return None

@@ -24,11 +24,11 @@ INFO = (
 @pytest.mark.parametrize(
     ("options", "field", "said"),
     [
-        ({"prompt": ""}, "prompt", "an empty text cannot be used; allowed: a text of 1 to 32,000 characters"),
-        ({"prompt": " \n"}, "prompt", "an empty text"),
-        ({"prompt": "x" * 40_000}, "prompt", "a text of 40,000 characters"),
+        ({"prompt": ""}, "prompt", "empty text cannot be used; allowed: text of 1 to 32,000 characters"),
+        ({"prompt": " \n"}, "prompt", "empty text"),
+        ({"prompt": "x" * 40_000}, "prompt", "text of 40,000 characters"),
         ({"prompt": 3}, "prompt", "3 cannot be used"),
-        ({"prompt": "a\ud800"}, "prompt", "half of a surrogate pair at character 1"),
+        ({"prompt": "a\ud800"}, "prompt", "an unpaired surrogate at character 1"),
         ({"width": -5}, "width", "-5 cannot be used; allowed: a whole number of pixels from 16 to 4096"),
         ({"width": "1024"}, "width", "'1024' cannot be used"),
         ({"width": 10**9}, "width", "1000000000 cannot be used"),
@@ -42,7 +42,7 @@ INFO = (
         ({"transparency": True, "format": "jpg"}, "transparency", "False with format jpg"),
         ({"model": "a b"}, "model", "a model name"),
         ({"seed": -1}, "seed", "a whole number from 0 to 2147483647"),
-        ({"negative_prompt": ""}, "negative_prompt", "an empty text"),
+        ({"negative_prompt": ""}, "negative_prompt", "empty text"),
         ({"expires_in": 0}, "expires_in", "seconds from 1"),
         ({"cache_control": "public\r\nSet-Cookie: a=b"}, "cache_control", "Cache-Control directives"),
         ({"cache_control": "max-age = 3"}, "cache_control", "Cache-Control directives"),
@@ -126,7 +126,7 @@ def test_a_prompt_is_written_into_its_settings(settings: ImageSettings) -> None:
     """The same bytes as the whole request, so that both count as equal."""
     request = ImageRequest('"a" lake\n', **attrs.asdict(settings))
     assert json_with_prompt(settings)('"a" lake\n') == to_json(request)
-    with pytest.raises(InvalidRequest, match="an empty text"):
+    with pytest.raises(InvalidRequest, match="empty text"):
         json_with_prompt(settings)(" ")
 
 

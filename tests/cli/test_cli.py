@@ -280,7 +280,7 @@ class TestBatch:
         assert [line["width"] for line in made] == [32, 48, None, None]
         assert [bool(line["url"]) for line in made] == [True, True, False, False]
         assert made[2]["error"].startswith("p.jsonl:3: the line is not JSON")
-        assert made[3]["error"].startswith("p.jsonl:4: prompt: an empty text cannot be used")
+        assert made[3]["error"].startswith("p.jsonl:4: prompt: empty text cannot be used")
 
     def test_failures_say_where_and_lose_nothing(self, prompts: Prompts, tmp_path: Path) -> None:
         """File, line, value and what is allowed; the rest is made; status 1."""
@@ -314,7 +314,7 @@ class TestBatch:
         assert result.status == 1
         errors = [orjson.loads(line)["error"] for line in result.stdout.splitlines()]
         assert errors[0] is None
-        assert "prompts.txt:2: prompt: a text of 40,000 characters cannot be used" in errors[1]
+        assert "prompts.txt:2: prompt: text of 40,000 characters cannot be used" in errors[1]
 
     def test_standard_input_and_limit(self) -> None:
         """``-`` reads prompts as they come, the first ``--limit`` of them."""
@@ -852,7 +852,7 @@ class TestBadInput:
     @pytest.mark.parametrize("prompt", ["", " ", "x" * 40_000])
     def test_prompts_of_url(self, prompt: str) -> None:
         """Too little and too much."""
-        refused("url", prompt, says="prompt: .* cannot be used; allowed: a text of 1 to 32,000 characters")
+        refused("url", prompt, says="prompt: .* cannot be used; allowed: text of 1 to 32,000 characters")
 
     def test_a_data_folder_that_cannot_be_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Says how to choose another."""

@@ -293,8 +293,8 @@ class TestAddressesAndSites:
     @pytest.mark.parametrize(
         ("options", "says"),
         [
-            ({"allowed_domains": []}, "leave it away for no restriction"),
-            ({"ip_whitelist": ()}, "leave it away for no restriction"),
+            ({"allowed_domains": []}, "omit it for no restriction"),
+            ({"ip_whitelist": ()}, "omit it for no restriction"),
             ({"allowed_domains": "myapp.com"}, "a list of 1 to 100"),
             ({"allowed_domains": ["https://myapp.com/"]}, "myapp.com"),
             ({"ip_whitelist": ["192.168.1.5/24"]}, "192.168.1.0/24"),
