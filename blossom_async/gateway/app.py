@@ -25,6 +25,7 @@ from blossom_async.gateway.callers.secrets import own_secrets
 from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.incoming import MAX_BODY
+from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
@@ -115,7 +116,9 @@ def create_app(
     api = Api(generation, records, lookups, blobs, signer, gatekeeper, views, public_url=public_url, now=_now)
 
     told = receiver(settings.webhook_url, settings.webhook_secret)
-    webhooks = Webhooks(records, told, info=api.info, now=_now)
+    webhooks = Webhooks(
+        records, told, info=lambda record: image_info(record, public_url=public_url, now=_now()), now=_now
+    )
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
     front_door = FrontDoor(admission, generation, upstreams, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)

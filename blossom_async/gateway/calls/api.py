@@ -20,6 +20,7 @@ from blossom_async.gateway.calls.incoming import (
     priority,
     required_object,
 )
+from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.serving.admission import Gatekeeper
@@ -27,7 +28,7 @@ from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import AccessKey, Claim, ClaimState, ImageRecord, Records
+from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
@@ -106,7 +107,7 @@ class Api:
 
         One that was deferred and is not there yet, or never will be, says so in its ``state``.
         """
-        return _answer(200, to_json(self.info(await self._made_or_called(http))))
+        return _answer(200, to_json(self._info(await self._made_or_called(http))))
 
     async def delete(self, http: web.Request) -> web.Response:
         """204; the URL answers 410 from now on and the bytes are gone.
@@ -177,7 +178,7 @@ class Api:
             headers["Idempotency-Key"] = key
         if replayed:
             headers["Idempotent-Replayed"] = "true"
-        info = self.info(made)
+        info = self._info(made)
         if url is not None:
             info = attrs.evolve(info, url=url(made))
         if isinstance(made, Claim):
@@ -229,6 +230,9 @@ class Api:
             raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
 
+    def _info(self, record: ImageRecord | Claim) -> ImageInfo:
+        return image_info(record, public_url=self._public_url, now=self._now())
+
     async def _made_or_called(self, http: web.Request) -> ImageRecord | Claim:
         tenant = http[CALLER].tenant
         call = await self._generation.pending(http.match_info["id"])
@@ -246,55 +250,6 @@ class Api:
         if record is None or record.tenant != tenant:  # another tenant's is none of this caller's business
             raise NotFound("this gateway has no picture of that id")
         return record
-
-    def info(self, record: ImageRecord | Claim) -> ImageInfo:
-        """All that is told of a picture, or of one that is not there yet."""
-        request = record.request
-        if isinstance(record, Claim):
-            return ImageInfo(
-                url=f"{self._public_url}/image/{record.id}",
-                id=record.id,
-                width=request.width,
-                height=request.height,
-                format=request.format,
-                file_size=0,
-                quality=request.quality,
-                cost=request.cost,
-                created_at=record.created_at,
-                expires_at=None,
-                time_remaining=None,
-                tracking_id=request.tracking_id,
-                metadata=request.metadata,
-                sha256="",
-                provider="",
-                model="",
-                seed=request.seed or 0,
-                state="pending" if record.state is ClaimState.RUNNING else record.state,
-                problem=None if record.problem is None else str(record.problem["detail"]),
-            )
-        expires_at = record.expires_at
-        left = None if expires_at is None else max(0, int((expires_at - self._now()).total_seconds()))
-        return ImageInfo(
-            url=f"{self._public_url}/image/{record.id}",
-            id=record.id,
-            width=record.width,
-            height=record.height,
-            format=request.format,
-            file_size=record.main_file.file_size,
-            quality=request.quality,
-            cost=record.cost,
-            created_at=record.created_at,
-            expires_at=expires_at,
-            time_remaining=left,
-            tracking_id=request.tracking_id,
-            metadata=request.metadata,
-            sha256=record.main_file.sha256,
-            provider=record.provider,
-            model=record.model,
-            seed=record.seed,
-            thumbhash=record.thumbhash,
-            dominant_color=record.dominant_color,
-        )
 
 
 def _check_live(record: ImageRecord) -> None:

@@ -1,0 +1,60 @@
+"""What the gateway tells of a picture. Decides only; no I/O."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
+from blossom_async.models import ImageInfo
+
+__all__ = ["image_info"]
+
+
+def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -> ImageInfo:
+    """All that is told of a picture, or of one that is not there yet."""
+    request = record.request
+    if isinstance(record, Claim):
+        return ImageInfo(
+            url=f"{public_url}/image/{record.id}",
+            id=record.id,
+            width=request.width,
+            height=request.height,
+            format=request.format,
+            file_size=0,
+            quality=request.quality,
+            cost=request.cost,
+            created_at=record.created_at,
+            expires_at=None,
+            time_remaining=None,
+            tracking_id=request.tracking_id,
+            metadata=request.metadata,
+            sha256="",
+            provider="",
+            model="",
+            seed=request.seed or 0,
+            state="pending" if record.state is ClaimState.RUNNING else record.state,
+            problem=None if record.problem is None else str(record.problem["detail"]),
+        )
+    expires_at = record.expires_at
+    left = None if expires_at is None else max(0, int((expires_at - now).total_seconds()))
+    return ImageInfo(
+        url=f"{public_url}/image/{record.id}",
+        id=record.id,
+        width=record.width,
+        height=record.height,
+        format=request.format,
+        file_size=record.main_file.file_size,
+        quality=request.quality,
+        cost=record.cost,
+        created_at=record.created_at,
+        expires_at=expires_at,
+        time_remaining=left,
+        tracking_id=request.tracking_id,
+        metadata=request.metadata,
+        sha256=record.main_file.sha256,
+        provider=record.provider,
+        model=record.model,
+        seed=record.seed,
+        thumbhash=record.thumbhash,
+        dominant_color=record.dominant_color,
+    )
