@@ -16,21 +16,21 @@ _SERVERS: dict[str, type[FakeServer]] = {"pollinations": FakePollinations, "open
 
 
 def main() -> int:
-    """Runs a server; its address is the one line of output. Returns the exit status."""
+    """Runs a server and prints its address as the only line of output. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m blossom_async.testing", description=__doc__)
     parser.add_argument("provider", choices=_SERVERS)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--api-key", help="the one key that is accepted; by default any caller is")
-    parser.add_argument("--ledger", type=Path, help="file in which charges survive a kill")
+    parser.add_argument("--port", type=int, default=0, help="default 0: a free one")
+    parser.add_argument("--api-key", help="the only accepted key; by default every caller is accepted")
+    parser.add_argument("--ledger", type=Path, help="file that keeps the charges, also across kill -9")
     parser.add_argument("--keyed", action="store_true", help="honour Idempotency-Key")
     parser.add_argument(
         "--fail",
         action="append",
         default=[],
         metavar="FAULT[=PROBABILITY]",
-        help="a fault that every request may meet; may be repeated",
+        help="a fault that may happen to any request; repeatable",
     )
-    parser.add_argument("--seed", type=int, default=0, help="makes the faults repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed repeats the same faults")
     options = parser.parse_args()
     try:
         server = _SERVERS[options.provider](

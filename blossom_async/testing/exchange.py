@@ -1,4 +1,4 @@
-"""What goes over the wire: the request as it was seen, what it orders, and the answer."""
+"""What goes over the wire: the request as received, what it orders, and the answer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SECRET_NAMES = {"key", "token"}
 
 @attrs.frozen(kw_only=True)
 class SeenRequest:
-    """One request as it arrived, without its secrets: API keys read ``***`` in headers, params and body.
+    """One request as received, without secrets: API keys read ``***`` in headers, params and body.
 
-    ``path`` is percent-encoded as it was sent, without the query. ``body`` is the parsed JSON, or None when
-    there was none or it was not JSON.
+    ``path`` is percent-encoded as it was sent, without the query. ``body`` is the parsed JSON, or None if
+    there was no valid JSON.
     """
 
     at: datetime
@@ -38,19 +38,19 @@ class SeenRequest:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The header of that name."""
+        """The ``Idempotency-Key`` header."""
         return self.headers.get("Idempotency-Key")
 
     @property
     def fingerprint(self) -> str:
-        """The same for requests that ask for the same, whoever asks."""
+        """Equal for requests that ask for the same, whoever sends them."""
         asked = json.dumps([self.method, self.path, dict(self.params), self.body], sort_keys=True)
         return hashlib.sha256(asked.encode()).hexdigest()
 
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What a valid request asks for. ``cache_name`` is None where the provider caches nothing."""
+    """What a valid request asks for. ``cache_name`` is None if the provider does not cache it."""
 
     prompt: str
     model: str
@@ -66,7 +66,7 @@ class Order:
 
 @attrs.frozen
 class Answer:
-    """A whole answer, before anything happens to it on the way."""
+    """A complete answer, before a fault changes it."""
 
     status: int
     body: bytes
@@ -74,12 +74,12 @@ class Answer:
 
     @classmethod
     def json(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> Answer:
-        """An answer that is a JSON document."""
+        """An answer with a JSON body."""
         return cls(status, json.dumps(body).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
 class Refused(Exception):
-    """The request is answered with an error of the provider."""
+    """Raised to answer a request with an error of the provider."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer)
@@ -87,14 +87,14 @@ class Refused(Exception):
 
 
 def is_prompt(value: object) -> bool:
-    """Whether a value is a text of 1 to 32,000 characters, without halves of surrogate pairs."""
+    """Whether a value is text of 1 to 32,000 characters without unpaired surrogates."""
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_PROMPT:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 async def seen_request(request: web.Request, *, at: datetime, request_id: str) -> SeenRequest:
-    """A request, read to its end."""
+    """Reads a request to its end."""
     try:
         body = json.loads(await request.read())
     except ValueError:

@@ -1,4 +1,4 @@
-"""What can go wrong at a provider, and the plan of what goes wrong next."""
+"""The ways in which a provider can fail, and the plan of the next failures."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["Fault", "FaultPlan"]
 
 
 class Fault(StrEnum):
-    """One way in which a request for a picture fails. ``charges`` says whether it costs money.
+    """One way in which a request for a picture can fail. ``charges`` says whether it costs money.
 
-    docs/testing.md has the status and the charge of each in one table.
+    docs/testing.md lists the status and the charge of each.
     """
 
-    # Throttling, in the order in which Pollinations' own layers come.
+    # Throttling, in the order of Pollinations' own layers.
     RATE_LIMITED_IP = "rate_limited_ip"
     RATE_LIMITED_KEY = "rate_limited_key"
     RATE_LIMITED_COMMUNITY = "rate_limited_community"
@@ -36,7 +36,7 @@ class Fault(StrEnum):
     KEY_BUDGET_EXHAUSTED = "key_budget_exhausted"
     INSUFFICIENT_BALANCE = "insufficient_balance"
     PAYMENT_REQUIRED_X402 = "payment_required_x402"
-    # The answer is no.
+    # The request is refused.
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SAFETY_BLOCKED = "safety_blocked"
@@ -73,7 +73,7 @@ class Fault(StrEnum):
 
     @property
     def charges(self) -> bool:
-        """Whether money is taken as for a good answer: once, and not again for a cached or keyed one."""
+        """Whether it is charged like a good answer: once, and not again if cached or keyed."""
         return self in _CHARGED
 
 
@@ -106,9 +106,9 @@ class _Standing:
 
 
 class FaultPlan:
-    """Which fault the next request for a picture meets: first those in the queue, then the standing ones.
+    """Decides how the next request for a picture fails: first the queued faults, then the standing ones.
 
-    Of several standing faults the one named first wins where more than one comes up.
+    If several standing faults apply to one request, the one added first wins.
     """
 
     def __init__(self, known: frozenset[Fault]) -> None:
@@ -117,7 +117,7 @@ class FaultPlan:
         self._standing: list[_Standing] = []
 
     def add_next(self, fault: Fault | str, times: int = 1) -> None:
-        """The next ``times`` requests that nothing else is planned for fail in this way.
+        """Queues a fault for the next ``times`` requests.
 
         Raises ``InvalidRequest`` for a fault this server does not have and for ``times`` below 1.
         """
@@ -126,9 +126,9 @@ class FaultPlan:
         self._queue.extend([self._checked(fault)] * times)
 
     def add(self, fault: Fault | str, *, probability: float = 1.0, seed: int = 0) -> None:
-        """From now on each request fails in this way with this probability; ``seed`` makes it repeatable.
+        """Makes every later request fail in this way with this probability; ``seed`` makes it repeatable.
 
-        Raises ``InvalidRequest`` as ``add_next``, and for a probability that is not within 0..1.
+        Raises ``InvalidRequest`` as ``add_next``, and for a probability outside 0..1.
         """
         if not 0.0 <= probability <= 1.0:
             raise InvalidRequest("probability", probability, "0.0..1.0")
@@ -136,15 +136,15 @@ class FaultPlan:
         self._standing.append(_Standing(self._checked(fault), probability, chance))
 
     def clear(self) -> None:
-        """Nothing goes wrong any more."""
+        """Removes all faults."""
         self._queue.clear()
         self._standing.clear()
 
     def take(self) -> Fault | None:
-        """The fault of one request, or None for a good answer."""
+        """The fault of the next request, None for a good answer."""
         if self._queue:
             return self._queue.popleft()
-        # Each draws at every request, so that one fault's luck does not shift that of another.
+        # Each fault draws for every request, so that adding one does not change when another happens.
         hits = [plan.fault for plan in self._standing if plan.chance.random() < plan.probability]
         return hits[0] if hits else None
 

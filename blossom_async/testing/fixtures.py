@@ -13,13 +13,13 @@ __all__ = ["fake_openai", "fake_pollinations"]
 
 @pytest_asyncio.fixture
 async def fake_pollinations() -> AsyncIterator[FakePollinations]:
-    """A running ``FakePollinations`` of this test alone."""
+    """A running ``FakePollinations``, new for each test."""
     async with FakePollinations() as server:
         yield server
 
 
 @pytest_asyncio.fixture
 async def fake_openai() -> AsyncIterator[FakeOpenAI]:
-    """A running ``FakeOpenAI`` of this test alone."""
+    """A running ``FakeOpenAI``, new for each test."""
     async with FakeOpenAI() as server:
         yield server

@@ -1,4 +1,4 @@
-"""The truth about money: what a fake provider has charged."""
+"""What a fake provider has charged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Charge", "Ledger"]
 
 @attrs.frozen(kw_only=True)
 class Charge:
-    """One charge. ``unit`` is ``pollen`` or ``usd``; ``amount`` is exact, and 0 where pictures are free.
+    """One charge. ``unit`` is ``pollen`` or ``usd``; ``amount`` is exact, and 0 if pictures are free.
 
     ``request_id`` is the ``x-request-id`` of the answer, whether or not that answer arrived.
     """
@@ -39,9 +39,9 @@ class Charge:
 class Ledger:
     """Charges in the order in which they were made.
 
-    With a ``path`` each charge is on disk before the answer to it is begun, so it survives ``kill -9`` of
-    the server; entries of an earlier run are taken over. Raises ``ConfigurationError`` when the file is in
-    use by another server or is no ledger.
+    With a ``path`` each charge is on disk before its answer starts, so it survives ``kill -9`` of the
+    server; charges of an earlier run are loaded. Raises ``ConfigurationError`` if another server uses the
+    file or it is not a ledger.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -55,7 +55,7 @@ class Ledger:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             text = path.read_bytes()
             self._enter(_parsed(path, text))
-            os.ftruncate(self._descriptor, text.rfind(b"\n") + 1)  # a line torn by a kill is no charge
+            os.ftruncate(self._descriptor, text.rfind(b"\n") + 1)  # a torn line is not a charge
         except BlockingIOError as exc:
             self.close()
             raise ConfigurationError(
@@ -67,9 +67,9 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
-        """What a ledger file holds now, also while a server in another process writes to it.
+        """A ledger file as it is now, even while a server in another process writes to it.
 
-        Raises ``FileNotFoundError``, and ``ConfigurationError`` when it is no ledger.
+        Raises ``FileNotFoundError``, and ``ConfigurationError`` if it is not a ledger.
         """
         ledger = cls()
         ledger._enter(_parsed(path, path.read_bytes()))
@@ -77,7 +77,7 @@ class Ledger:
 
     @property
     def charges(self) -> tuple[Charge, ...]:
-        """All of them, oldest first."""
+        """All charges, oldest first."""
         return tuple(self._charges)
 
     @property
@@ -88,10 +88,10 @@ class Ledger:
     def double_charges(
         self, by: Callable[[Charge], Hashable | None] = attrgetter("idempotency_key")
     ) -> list[tuple[Charge, ...]]:
-        """Groups of two or more charges with the same mark; empty when each was paid at most once.
+        """Groups of two or more charges for the same thing; empty if everything was paid at most once.
 
-        The mark is the idempotency key, or what ``by`` makes of a charge, such as
-        ``lambda charge: charge.prompt_sha256``; charges whose mark is None belong to no group.
+        Charges are grouped by idempotency key, or by the value of ``by``, such as
+        ``lambda charge: charge.prompt_sha256``. A charge for which that is None is in no group.
         """
         groups: dict[Hashable, list[Charge]] = {}
         for charge in self._charges:
@@ -104,7 +104,7 @@ class Ledger:
         return idempotency_key in self._keys
 
     def add(self, charge: Charge) -> None:
-        """Enter one; it is on disk when this returns, if there is a file."""
+        """Adds a charge. If there is a file, it is on disk when this returns."""
         if self._descriptor is not None:
             os.write(self._descriptor, _line(charge))
             os.fsync(self._descriptor)
@@ -115,7 +115,7 @@ class Ledger:
         self._keys |= {charge.idempotency_key for charge in charges}
 
     def close(self) -> None:
-        """Lets go of the file. The charges can still be read."""
+        """Closes the file. The charges stay readable."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -135,6 +135,6 @@ def _parsed(path: Path, text: bytes) -> list[Charge]:
             charges.append(Charge(**fields))
         except (ValueError, TypeError, KeyError, ArithmeticError) as exc:
             raise ConfigurationError(
-                f"line {number} of {path} is no charge; a ledger is one JSON object a line: give another file"
+                f"{path}: line {number} is not a charge; allowed: a JSON object per line; use another file"
             ) from exc
     return charges

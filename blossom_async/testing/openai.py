@@ -1,4 +1,4 @@
-"""A fake of OpenAI's Images API, and of the servers that speak it with habits of their own."""
+"""A fake of OpenAI's Images API, and of other servers' dialects of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blossom_async.testing.servers import EVERYWHERE, SEEN, FakeServer, Made
 __all__ = ["FakeOpenAI"]
 
 GENERIC = "generic-1"
-"""The name in the list of models that stands for every model which is not OpenAI's own."""
+"""Stands in the list of models for every model that is not OpenAI's own."""
 
 PRICES = {
     "gpt-image-2": Decimal("0.05"),
@@ -27,7 +27,7 @@ PRICES = {
     "dall-e-3": Decimal("0.08"),
     GENERIC: Decimal("0.01"),
 }
-"""Model -> dollars a picture; any other model costs as the generic one. The prices are this fake's own."""
+"""Model -> dollars per picture, made up. Any other model costs the same as the generic one."""
 
 _COMMON = {"prompt", "model", "n", "size", "quality", "user"}
 _GPT_IMAGE = _COMMON | {"background", "output_format", "output_compression", "moderation"}
@@ -77,9 +77,9 @@ class FakeOpenAI(FakeServer):
 
     The model decides the dialect: ``gpt-image-*`` answers base64 only and refuses ``response_format``;
     ``dall-e-3`` answers a temporary URL or ``b64_json`` and refuses ``background`` and the ``output_...``
-    options; any other name is a server like vLLM-Omni or Together, which takes ``width`` and ``height``,
-    ``seed``, ``response_format`` ``url``, ``b64_json`` or ``base64``, and passes over what it does not know.
-    Temporary URLs live for an hour. Nothing is cached: without keys the same request is charged again.
+    options; any other name acts like vLLM-Omni or Together, which accept ``width``, ``height``, ``seed`` and
+    ``response_format`` ``url``, ``b64_json`` or ``base64``, and ignore unknown parameters. Temporary URLs
+    are valid for an hour. Nothing is cached: without a key the same request is charged again.
     """
 
     provider = "openai"
@@ -107,7 +107,7 @@ class FakeOpenAI(FakeServer):
         if not isinstance(body, dict):
             raise _refused("We could not parse the JSON body of your request.")
         if not is_prompt(body.get("prompt")):
-            raise _refused("'prompt' is a text of 1 to 32000 characters.", "prompt")
+            raise _refused("'prompt' must be text of 1 to 32000 characters.", "prompt")
         model = str(body.get("model", "dall-e-3"))
         if model.startswith("gpt-image-"):
             return _gpt_image(body, model)

@@ -1,4 +1,4 @@
-"""Small real pictures, the same for the same order, and some that are not what was ordered."""
+"""Small real pictures, equal for equal orders, and pictures spoiled by faults."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _FORMATS = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 @attrs.frozen
 class Picture:
-    """Bytes, and what they are said to be."""
+    """Bytes with their declared media type."""
 
     data: bytes
     media_type: str
 
     @property
     def sha256(self) -> str:
-        """Of the bytes, in hexadecimal."""
+        """SHA-256 of the bytes, in hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
 
 
@@ -44,14 +44,14 @@ PLACEHOLDER = Picture(
     ),
     "image/jpeg",
 )
-"""A crossed box of 64x64, sent to throttled callers. Not drawn but stored, so that its hash stays."""
+"""A crossed box of 64x64, sent to throttled callers. Stored, so that its hash never changes."""
 
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><script>alert(1)</script></svg>'
 _JSON = b'{"error": {"message": "no worker took the job", "code": "no_worker"}}'
 
 
 def pillow() -> ModuleType:
-    """Pillow's ``Image`` module. Raises ``ConfigurationError`` when it is not installed."""
+    """Pillow's ``Image`` module. Raises ``ConfigurationError`` if it is not installed."""
     try:
         from PIL import Image
     except ImportError as exc:
@@ -63,9 +63,9 @@ def pillow() -> ModuleType:
 
 
 def draw(words: str, *, width: int, height: int, format: str, transparent: bool) -> Picture:
-    """A board of 8 by 8 colours that depend on ``words`` alone, as ``jpeg``, ``png`` or ``webp``.
+    """A board of 8 by 8 colours that depend only on ``words``, as ``jpeg``, ``png`` or ``webp``.
 
-    With ``transparent`` the left half lets the background through.
+    With ``transparent`` the left half is transparent.
     """
     image = pillow()
     colours = hashlib.shake_128(words.encode()).digest(_GRID * _GRID * 3)
@@ -86,9 +86,9 @@ def spoiled(
     height: int,
     redraw: Callable[[str, int, int], Picture],
 ) -> Picture:
-    """What the caller gets instead of ``picture``; the picture itself where the fault is none of pictures.
+    """What the caller gets instead of ``picture``: the picture itself, unless the fault is one of pictures.
 
-    ``redraw`` draws words at a width and a height, in the format that was ordered.
+    ``redraw`` draws words at a width and a height, in the ordered format.
     """
     match fault:
         case Fault.SVG_AS_PNG:

@@ -1,4 +1,4 @@
-"""A fake of the Pollinations hosts, gen.pollinations.ai and the older image.pollinations.ai, in one."""
+"""A fake of both Pollinations hosts: gen.pollinations.ai and the older image.pollinations.ai."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = {
     "z-image": Decimal("0.002"),
     "gptimage": Decimal("0.008"),
 }
-"""Name -> pollen a picture. The prices are this fake's own."""
+"""Name -> pollen per picture, made up."""
 
 _LEGACY_MODELS = ("sana", "flux", "z-image", "zimage", "turbo")
 _MAX_PIXELS_A_SIDE = 4096
@@ -69,16 +69,16 @@ _ENVELOPES: Mapping[Fault, tuple[int, str | None, str]] = {
     Fault.UNAVAILABLE: (503, None, "Down for maintenance."),
     Fault.GATEWAY_TIMEOUT: (504, None, "The upstream service did not respond in time."),
 }
-"""Fault -> status, code if it is not that of the status, message: those in the plain error envelope."""
+"""Faults in the plain error envelope -> status, code (None: that of the status), message."""
 
 
 class FakePollinations(FakeServer):
     """``GET /image/{prompt}``, ``POST /v1/images/generations`` and lists of models; also the legacy paths.
 
-    As at the real one, the same request with the same seed brings the same picture with ``X-Cache: HIT``
-    and is not billed again, is joined while it is under way, and is answered from the cache before anybody
-    looks at the key. A ``POST`` without a seed gets a random one. Legacy pictures cost nothing; their
-    entries in the ledger have the amount 0.
+    As with the real one, a repeated request with the same seed gets the same picture with ``X-Cache: HIT``
+    and is not charged again; it joins the first one while that is in flight, and cached pictures need no
+    key. A ``POST`` without a seed gets a random one. Legacy pictures are free; the ledger has them with the
+    amount 0.
     """
 
     provider = "pollinations"
@@ -106,7 +106,7 @@ class FakePollinations(FakeServer):
         router.add_get("/models", self._list_legacy_models)
         drawn = self._orders(self._read_get, self._show_get)
         drawn_by_legacy = self._orders(self._read_legacy, self._show_legacy)
-        router.add_get(r"/image/{prompt:[\s\S]+}", drawn, allow_head=False)  # prompts may have several lines
+        router.add_get(r"/image/{prompt:[\s\S]+}", drawn, allow_head=False)  # prompts may contain line breaks
         router.add_get(r"/prompt/{prompt:[\s\S]+}", drawn_by_legacy, allow_head=False)
         router.add_post("/v1/images/generations", self._orders(self._read_post, self._show_post))
         router.add_route("*", "/{path:.*}", self._nothing_there)

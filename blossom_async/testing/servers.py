@@ -1,4 +1,4 @@
-"""What all fake providers share: a real server on loopback, its ledger, its faults, what it has seen."""
+"""The base of all fake providers: a real server on loopback, its ledger, faults and seen requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from blossom_async.testing.pictures import PLACEHOLDER, Picture, draw, pillow, s
 __all__ = ["EVERYWHERE", "SEEN", "FakeServer", "Made"]
 
 SEEN = web.RequestKey("seen", SeenRequest)
-"""Where a request keeps what was seen of it."""
+"""The key under which a request holds its ``SeenRequest``."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -39,9 +39,9 @@ _WAIT_FOR_HANDLERS_S = 0.01
 
 @attrs.frozen
 class Made:
-    """Pictures that an order brought; ``new`` is False when they were there, or under way, before.
+    """The pictures of an order; ``new`` is False if an earlier request made, or is making, them.
 
-    ``counted`` is False for pictures that no usage is reported of.
+    ``counted`` is False if no usage is reported for them.
     """
 
     pictures: list[Picture]
@@ -61,16 +61,16 @@ def _now() -> datetime:
 
 
 class FakeServer(ABC):
-    """A provider on 127.0.0.1, running inside ``async with``. All its state is its own.
+    """A provider on 127.0.0.1 that runs inside ``async with``. Servers share no state.
 
-    ``api_key`` is the one key that is accepted; None accepts any caller. ``keyed`` honours an
-    ``Idempotency-Key``: the same key brings the same pictures and is charged once, also while the first
-    request is under way and, with a ``ledger_file``, after a restart. ``retry_after_s`` stands in those
-    refusals that name a time. ``slow_s`` is what the slow faults wait, by ``sleep``, before the first byte
-    or between two. ``clock`` dates charges and ends the life of temporary URLs and cached pictures.
+    ``api_key`` is the only accepted key; None accepts every caller. ``keyed`` honours ``Idempotency-Key``:
+    requests with the same key get the same pictures and are charged once, also while the first one is in
+    flight and, with a ``ledger_file``, after a restart. ``retry_after_s`` is sent with refusals that name a
+    time. ``slow_s`` is how long the slow faults wait, using ``sleep``, before the first byte or between two.
+    ``clock`` dates charges, and expires temporary URLs and cached pictures.
 
-    Entering raises ``ConfigurationError`` when Pillow is not installed, when the port is taken, or when the
-    ledger file cannot be used.
+    Entering raises ``ConfigurationError`` if Pillow is not installed, the port is taken, or the ledger file
+    is unusable.
     """
 
     provider: ClassVar[str]
@@ -148,7 +148,7 @@ class FakeServer(ABC):
 
     @property
     def placeholder_sha256(self) -> str:
-        """The hash by which this server's placeholder picture can be known."""
+        """SHA-256 of this server's placeholder picture."""
         return PLACEHOLDER.sha256
 
     def fail_next(self, fault: Fault | str, *, times: int = 1) -> None:
@@ -171,7 +171,7 @@ class FakeServer(ABC):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, pictures are ordered and charged for but not finished; on leaving they all are."""
+        """Inside the block pictures are ordered and charged but not finished; leaving it finishes them."""
         self._open.clear()
         try:
             yield
@@ -183,11 +183,11 @@ class FakeServer(ABC):
 
     @abstractmethod
     def _error(self, seen: SeenRequest, status: int, message: str) -> Answer:
-        """An error in the provider's own shape."""
+        """An error in the provider's format."""
 
     @abstractmethod
     def _refusal(self, fault: Fault, seen: SeenRequest) -> Answer | None:
-        """The answer of a fault that refuses, None for one that does something else."""
+        """The answer for a fault that refuses the request, None for other faults."""
 
     def _orders(
         self,
@@ -205,7 +205,7 @@ class FakeServer(ABC):
                 return _reset(request)
             try:
                 answer = await self._answer(seen, fault, read, show)
-            except Refused as refused:  # nothing was ordered, so there is nothing to spoil
+            except Refused as refused:  # nothing was ordered, so no fault applies
                 answer, fault = refused.answer, None
             if fault is Fault.CHARGE_THEN_HANG:
                 await _for_ever()
@@ -225,11 +225,11 @@ class FakeServer(ABC):
         if fault is not None and (refusal := _AT_THE_EDGE.get(fault) or self._refusal(fault, seen)):
             return refusal
         order = read(seen)
-        if fault is Fault.PLACEHOLDER:  # nothing is made, so nothing is charged
+        if fault is Fault.PLACEHOLDER:  # not made, so not charged
             return show(seen, order, Made([PLACEHOLDER] * order.count, new=True, counted=False))
         made = await self._make(seen, order)
         if fault is Fault.CHARGE_THEN_500:
-            if made.new and order.cache_name is not None:  # the picture is lost; only a key brings it back
+            if made.new and order.cache_name is not None:  # the picture is lost; only the same key returns it
                 self._jobs.pop(f"cache {order.cache_name}", None)
             return self._error(seen, 500, "The picture was made, and lost.")
         sent = [
@@ -259,7 +259,7 @@ class FakeServer(ABC):
                     )
                 )
             return Made(await asyncio.shield(job.pictures), new=False)
-        # Charged and noted before anything is waited for: nobody may come in between.
+        # Charged and recorded before the first await, so that no other request comes in between.
         new = key is None or not self.ledger.knows_key(key)
         if new:
             self.ledger.add(self._charge(seen, order))
@@ -294,7 +294,7 @@ class FakeServer(ABC):
         )
 
     def _publish(self, picture: Picture) -> str:
-        """A URL that brings the picture to anybody, until ``files_kept`` is over."""
+        """A public URL of the picture, valid for ``files_kept``."""
         name = secrets.token_hex(16)
         self._files[name] = picture, self._clock()
         return f"{self._origin}/files/{name}"
@@ -362,7 +362,7 @@ _AT_THE_EDGE: Mapping[Fault, Answer] = {
         200, _PAGE.format(title="Just a moment").encode(), {"Content-Type": "text/html; charset=UTF-8"}
     ),
 }
-"""What comes from the proxy in front of a provider, which knows nothing of the provider's shapes."""
+"""Answers of the proxy in front of a provider, which does not use the provider's formats."""
 
 EVERYWHERE = frozenset(_AT_THE_EDGE) | {
     Fault.PLACEHOLDER,
@@ -382,7 +382,7 @@ EVERYWHERE = frozenset(_AT_THE_EDGE) | {
     Fault.SLOW_DRIP,
     Fault.SLOW_FIRST_BYTE,
 }
-"""Faults that do not depend on the provider's own shapes."""
+"""Faults that do not depend on the provider's formats."""
 
 
 def _drawn(order: Order, words: str, width: int, height: int) -> Picture:
@@ -404,7 +404,7 @@ def _garbled(answer: Answer, fault: Fault | None) -> Answer:
 
 
 def _reset(request: web.Request) -> web.StreamResponse:
-    """The connection ends with a TCP reset, nothing said."""
+    """Ends the connection with a TCP reset and no answer."""
     if request.transport is not None:
         sock = request.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
