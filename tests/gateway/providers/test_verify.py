@@ -203,6 +203,30 @@ def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
     assert "<" not in str(caught.value)
 
 
+def turned(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return file(kind, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_the_size_is_that_of_the_picture_as_it_is_shown(kind: str, orientation: int) -> None:
+    """A picture that lies on its side has the sides that were asked for once it is turned."""
+    sides = (64, 96) if orientation > 4 else (96, 64)
+    found = seen(turned(kind, orientation), width=sides[0], height=sides[1])
+    assert (found.width, found.height) == sides
+    assert found.orientation == (1 if kind == "TIFF" else orientation)
+
+
+@given(exif=st.binary(max_size=80) | st.binary(max_size=60).map(lambda data: b"MM\0*\0\0\0\x08\0\3" + data))
+def test_an_exif_that_makes_no_sense_is_passed_over(exif: bytes) -> None:
+    """The picture beside it is good."""
+    data = JPG[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + JPG[2:]
+    assert seen(data, width=80, height=80).orientation in range(1, 9)
+    assert seen(PNG[:33] + chunk(b"eXIf", exif) + PNG[33:], width=80, height=80).format == "png"
+
+
 TAILS = {
     "zeros": bytes(200_000),
     "text": b"appended by an encoder" * 500,
