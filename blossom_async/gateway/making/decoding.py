@@ -6,7 +6,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from blossom_async.gateway.making.colours import in_srgb
 
@@ -22,6 +22,16 @@ _DECODERS = {
     "bmp": "BMP",
     "tiff": "TIFF",
 }
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By Exif's number; Pillow's own way raises on an Exif that makes no sense."""
 _WHITES = (1.0, 255.0, 65_535.0)  # the values that white has in pictures of more than 8 bits a channel
 
 
@@ -29,7 +39,7 @@ class Undecodable(Exception):
     """Bytes that no picture can be read from; the message says why."""
 
 
-def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image:
+def decoded(data: bytes, file_format: str, *, orientation: int, transparency: bool) -> Image.Image:
     """The picture upright in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
 
     Raises ``Undecodable``.
@@ -39,7 +49,8 @@ def decoded(data: bytes, file_format: str, *, transparency: bool) -> Image.Image
             if picture.width * picture.height > _MAX_PIXELS:
                 raise Undecodable(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
+            turn = _TURNS.get(orientation)
+            upright = picture.copy() if turn is None else picture.transpose(turn)
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
         raise Undecodable(type(exc).__name__) from exc
     image = in_srgb(_in_8_bits(upright), upright.info)

@@ -72,7 +72,9 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
 
 def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.uint8]:
     try:
-        image = decoded(given.data, given.format, transparency=request.transparency)
+        image = decoded(
+            given.data, given.format, orientation=given.orientation, transparency=request.transparency
+        )
     except Undecodable as exc:
         raise ProviderFault(
             provider,

@@ -30,11 +30,11 @@ class Artwork:
 class Delivery:
     """A picture file as the service sent it: verified, not yet decoded.
 
-    ``format`` (``jpg``, ``png``, ``webp``), ``width`` and ``height`` are read from the bytes and may differ
-    from what was asked for. ``notes`` (ASCII, for the file's own metadata) names provider and model, and how
-    the file differs from the request. ``usd`` is what the service charges, 0 when ``cached``, None if
-    unknown. ``cached``: the service says that it does not bill this answer. ``request_id`` is the service's
-    own id of the exchange.
+    ``format``, ``width``, ``height`` and ``orientation`` are read from the bytes, as ``containers.Seen`` has
+    them, and may differ from what was asked for. ``notes`` (ASCII, for the file's own metadata) names
+    provider and model, and how the file differs from the request. ``usd`` is what the service charges, 0 when
+    ``cached``, None if unknown. ``cached``: the service says that it does not bill this answer.
+    ``request_id`` is the service's own id of the exchange.
     """
 
     data: bytes = attrs.field(repr=False)
@@ -46,6 +46,7 @@ class Delivery:
     usd: Decimal | None
     cached: bool
     notes: str
+    orientation: int = 1
 
 
 @attrs.frozen(kw_only=True)

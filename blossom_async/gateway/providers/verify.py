@@ -181,6 +181,7 @@ class Inspector:
             format=seen.format,
             width=seen.width,
             height=seen.height,
+            orientation=seen.orientation,
             model=model,
             request_id=request_id,
             usd=usd,

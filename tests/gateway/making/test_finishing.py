@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.providers import Delivery
@@ -41,6 +41,7 @@ def stored(data: bytes, *, width: int = 96, height: int = 64, **asked: Any) -> I
         format=seen.format,
         width=seen.width,
         height=seen.height,
+        orientation=seen.orientation,
         model="m",
         request_id=None,
         usd=None,
@@ -52,6 +53,7 @@ def stored(data: bytes, *, width: int = 96, height: int = 64, **asked: Any) -> I
     image = Image.open(io.BytesIO(written))
     image.load()
     assert image.size == (width, height)
+    assert 0x0112 not in image.getexif()
     return image
 
 
@@ -89,6 +91,17 @@ def test_transparency_that_was_not_asked_for_is_shown_on_white(kind: str) -> Non
     shown = np.asarray(stored(file(Image.fromarray(pixels), kind), format="png"), np.int16)
     assert (shown[:8] > 250).all()
     assert np.abs(shown[24:40, 32:64] - (200, 40, 40)).max() < 12
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_a_picture_that_lies_on_its_side_is_turned(kind: str, orientation: int) -> None:
+    """Pixels and what the file says of them give what Pillow's viewer shows."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file(Image.fromarray(PIXELS), kind, exif=exif)
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert np.array_equal(np.asarray(stored(data, width=shown.width, height=shown.height)), np.asarray(shown))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "GIF"])
