@@ -407,7 +407,7 @@ def test_a_log_that_became_shorter_is_refused(tmp_path: Path, data_dir: Path) ->
     log.write_text(line() * 3)
     imported(log)
     log.write_text(line() * 2)
-    refused("stats", "import", log, says="counted before, and it is shorter now")
+    refused("stats", "import", log, says="imported before, and it is shorter now")
     assert counted(data_dir) == [(DAY, 3, 3, 750_000)]
 
 
@@ -420,7 +420,7 @@ def test_a_packed_log_that_is_cut_counts_up_to_there(
     whole = gzip.compress(lines.encode())
     log = tmp_path / "access.log.gz"
     log.write_bytes(whole[: len(whole) // 2])
-    refused("stats", "import", log, says=r"cannot be read after [\d,]+ lines, which are counted")
+    refused("stats", "import", log, says=r"cannot be read after [\d,]+ lines, which were counted")
     ((_, views, _, _),) = counted(data_dir)
     assert 0 < views < 400
     log.write_bytes(whole)

@@ -1,1 +1,1 @@
-"""What the gateway does unasked: clearing away, and telling of finished pictures."""
+"""What the gateway does on its own: upkeep, and webhooks about finished pictures."""

@@ -1,4 +1,4 @@
-"""What a gateway clears away by itself: files of expired pictures, and files that no picture has."""
+"""Removes what is no longer needed: files of expired pictures, orphaned files, and old salts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from blossom_async.gateway.storage.records import views as view_records
 __all__ = ["ORPHAN_AGE", "Upkeep"]
 
 ORPHAN_AGE = timedelta(hours=24)
-"""A file is written before its row; one this old without a row was left by a process that died in between."""
+"""A file is written before its row. A file this old without a row was left by a process that died."""
 
 _TOGETHER = 200  # pictures swept in one step
-_STEPS = 60  # in so many runs every folder has been looked through once
+_STEPS = 60  # runs in which every folder is searched once
 
 _log = logging.getLogger("blossom_async.gateway")
 
 
 class Upkeep:
-    """Two duties. A picture's row stays: its URL goes on answering 410, and it can be made again.
+    """Sweeps expired pictures, clears orphaned files, and forgets old salts, in turns.
 
-    The file goes first, then the row is marked: whoever dies in between has only to do it again. Several
-    processes may do it on one data folder.
+    The row of an expired picture stays: its URL keeps answering 410, and the picture can be made again. Files
+    are removed before rows are marked, so that a process that dies in between can start over. Several
+    processes may share one data folder.
     """
 
     def __init__(
@@ -40,26 +41,26 @@ class Upkeep:
         self._blobs = blobs
         self._every_s = every_s
         self._now = now
-        self._folders: list[str] = []  # not looked through yet in this round
+        self._folders: list[str] = []  # not searched yet in this round
         self._step = 0
         self.swept = 0
         self.orphans = 0
 
     async def run(self) -> None:
-        """All duties again and again, until it is cancelled."""
+        """Does everything every ``every_s`` seconds, until it is cancelled."""
         while True:
             try:
                 await self.sweep()
                 await self.clear_orphans()
                 await self.forget_salts()
             except Overloaded as exc:
-                _log.warning("nothing is cleared away for now: %s", exc.detail)
+                _log.warning("the upkeep waits: %s", exc.detail)
             await asyncio.sleep(self._every_s)
 
     async def sweep(self) -> int:
-        """Removes the files of all pictures that have expired; how many pictures that were.
+        """Removes the files of all expired pictures; returns how many pictures.
 
-        One whose file cannot be removed is left for the next time.
+        A picture whose file cannot be removed is left for the next time.
         """
         now = self._now()
         swept = 0
@@ -73,7 +74,7 @@ class Upkeep:
         return swept
 
     async def clear_orphans(self) -> int:
-        """Removes old files without a picture, in the next sixtieth of the folders; how many files."""
+        """Removes old files without a picture in the next sixtieth of the folders; returns how many."""
         if not self._folders:
             self._folders = await self._blobs.folders()
             self._step = math.ceil(len(self._folders) / _STEPS)
@@ -93,7 +94,7 @@ class Upkeep:
         return removed
 
     async def forget_salts(self) -> None:
-        """Throws away the salts of viewers' hashes two days after they were made."""
+        """Deletes the salts of viewers' hashes two days after they were made."""
         if await self._records.read(partial(view_records.salts_to_forget, self._now())):
             await self._records.write(partial(view_records.forget_salts, self._now()), erases=True)
 
@@ -102,6 +103,6 @@ class Upkeep:
             for file in record.files:
                 await self._blobs.delete(record.id, file.format)
         except Overloaded as exc:
-            _log.warning("the files of an expired picture stay for now: %s", exc.detail)
+            _log.warning("the files of an expired picture cannot be removed yet: %s", exc.detail)
             return False
         return True

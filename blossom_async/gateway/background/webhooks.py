@@ -1,8 +1,8 @@
-"""Tells a URL of the operator's when a deferred picture is there, or never will be.
+"""Tells the operator's URL when a deferred picture is made or has failed.
 
-After Standard Webhooks (github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md): signed,
-at least once, and under the same id each time. The operator names the URL and no caller can change it, so it
-may lead into a private network; redirects are not followed, so it leads nowhere else.
+Follows Standard Webhooks (github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md): signed,
+delivered at least once, under the same id each time. Only the operator sets the URL, so it may be in a
+private network. Redirects are not followed, so that it leads nowhere else.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from blossom_async.models import ImageInfo, to_json
 __all__ = ["DELAYS_S", "Receiver", "Webhooks", "next_delay_s", "receiver", "webhook_session"]
 
 DELAYS_S = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Seconds from each attempt that failed to the next, as Standard Webhooks recommends: 76 hours in all."""
+"""Seconds from each failed attempt to the next, as Standard Webhooks recommends: 76 hours in all."""
 
-_LONGEST_WISH_S = 86_400.0  # of a receiver that asks to wait
+_LONGEST_WISH_S = 86_400.0  # the most that a receiver's Retry-After is honoured
 _TIMEOUT_S = 15.0
-_LEASE = timedelta(seconds=60)  # by then an attempt has ended, or its process has
+_LEASE = timedelta(seconds=60)  # longer than any attempt
 _AT_ONCE = 32
 _LOOK_S = 1.0
 _LOOKS_AN_HOUR = 3600
-_KEPT = timedelta(days=14)  # longer than all attempts take, also if each is put off for a day
+_KEPT = timedelta(days=14)  # longer than all attempts take, even if each is put off for a day
 _KEPT_UNTOLD = timedelta(days=1)
 _KEY_BYTES = range(24, 65)
 _MIN_DISTINCT = 10  # bytes
@@ -50,9 +50,9 @@ _log = logging.getLogger("blossom_async.gateway")
 
 @attrs.frozen
 class Receiver:
-    """Where webhooks go, and the key they are signed with. Made by ``receiver``."""
+    """Where webhooks are sent, and the key that signs them. Made by ``receiver``."""
 
-    url: URL = attrs.field(repr=False)  # a path may hold a secret
+    url: URL = attrs.field(repr=False)  # its path may contain a secret
     key: bytes = attrs.field(repr=False)
 
     def sign(self, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -62,10 +62,10 @@ class Receiver:
 
 
 def receiver(url: str | None, secret: str | None) -> Receiver | None:
-    """The receiver that two settings name, None when neither is set.
+    """The receiver in the two settings, None if neither is set.
 
-    Raises ``ConfigurationError`` for one without the other, a URL that is neither https nor on this machine,
-    and a secret that is weak or no secret of Standard Webhooks.
+    Raises ``ConfigurationError`` for one without the other, for a URL that is neither https nor on this
+    machine, and for a secret that is weak or not in the format of Standard Webhooks.
     """
     if url is None and secret is None:
         return None
@@ -75,15 +75,15 @@ def receiver(url: str | None, secret: str | None) -> Receiver | None:
         )
         raise ConfigurationError(
             f"{there} is set and {missing} is not; allowed: both or neither; "
-            f"set BLOSSOM_{missing.upper()}, or take BLOSSOM_{there.upper()} away"
+            f"set BLOSSOM_{missing.upper()}, or remove BLOSSOM_{there.upper()}"
         )
     return Receiver(_checked_url(url), _key(secret))
 
 
 def next_delay_s(attempts: int, asked_s: float | None) -> float | None:
-    """Seconds until the next attempt when so many have failed, None when there is none.
+    """Seconds until the next attempt after so many have failed; None if there is no further one.
 
-    ``asked_s`` is what the receiver asks to wait: it makes the wait longer, up to a day, and never shorter.
+    ``asked_s`` is the receiver's Retry-After: it makes the wait longer, up to a day, and never shorter.
     """
     if attempts > len(DELAYS_S):
         return None
@@ -91,7 +91,7 @@ def next_delay_s(attempts: int, asked_s: float | None) -> float | None:
 
 
 def webhook_session() -> aiohttp.ClientSession:
-    """A session that sends nothing but what it is given: no cookies, proxies or ``.netrc``."""
+    """A session without cookies, proxies and ``.netrc``."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=_AT_ONCE),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -102,10 +102,10 @@ def webhook_session() -> aiohttp.ClientSession:
 
 
 class Webhooks:
-    """Delivers what stands in the outbox. Several processes may do it on one data folder.
+    """Delivers the webhooks in the outbox. Several processes may share one data folder.
 
-    ``info`` is what the owner of a picture would be told of it. Without a ``receiver`` nothing is sent, and
-    what waits is forgotten after a day.
+    ``info`` describes a picture as its owner sees it. Without a ``receiver`` nothing is sent, and webhooks
+    are deleted after a day.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class Webhooks:
         self._info = info
         self._now = now
         self.attempts: Counter[tuple[str, ...]] = Counter()
-        """Attempts by what they came to: ``delivered``, ``put_off`` or ``given_up``."""
+        """Attempts by result: ``delivered``, ``put_off`` or ``given_up``."""
 
     async def run(self) -> None:
-        """Delivers again and again, until it is cancelled. What is cancelled on its way is sent once more."""
+        """Delivers until it is cancelled. A webhook that is cancelled midway is sent again later."""
         async with webhook_session() as session:
             for look in itertools.count():
                 try:
@@ -132,11 +132,11 @@ class Webhooks:
                         await self.forget()
                     await self.deliver_due(session)
                 except Overloaded as exc:
-                    _log.warning("no webhook is sent for now: %s", exc.detail)
+                    _log.warning("webhooks wait: %s", exc.detail)
                 await asyncio.sleep(_LOOK_S)
 
     async def deliver_due(self, session: aiohttp.ClientSession) -> None:
-        """One attempt for each webhook whose time has come."""
+        """Makes one attempt for each webhook that is due."""
         if self._receiver is None:
             return
         while await self._records.read(partial(statements.any_due, self._now())):
@@ -147,7 +147,7 @@ class Webhooks:
                     attempts.create_task(self._deliver(webhook, self._receiver, session))
 
     async def forget(self) -> None:
-        """Takes old webhooks out of the outbox."""
+        """Deletes old webhooks from the outbox."""
         kept = _KEPT_UNTOLD if self._receiver is None else _KEPT
         await self._records.write(partial(statements.forget, self._now() - kept))
 
@@ -159,13 +159,13 @@ class Webhooks:
                 return
             status, asked_s = await self._send(webhook, body, receiver, session)
             await self._note(webhook, status, asked_s)
-        except Overloaded as exc:  # of the database; when the claim ends it is sent again
-            _log.warning("webhook %s could not be booked: %s", webhook.id, exc.detail)
+        except Overloaded as exc:  # of the database; the webhook is sent again when its lease ends
+            _log.warning("the result of webhook %s could not be stored: %s", webhook.id, exc.detail)
         except Exception:  # noqa: BLE001 - the task's border: the others are sent all the same
             _log.exception("webhook %s could not be sent; it is tried again", webhook.id)
 
     async def _body(self, webhook: Webhook) -> bytes | None:
-        """None when there is nothing to tell any more: the picture was deleted, or is being made again."""
+        """The body, None if it is outdated: the picture was deleted, or is being made again."""
         made: ImageRecord | Claim | None
         made = await self._records.read(partial(call_records.claim_by_id, webhook.image_id))
         if made is None:
@@ -178,7 +178,7 @@ class Webhooks:
     async def _send(
         self, webhook: Webhook, body: bytes, receiver: Receiver, session: aiohttp.ClientSession
     ) -> tuple[int | None, float | None]:
-        """The status of the answer, None without one, and how long it asks to wait."""
+        """The status of the answer, None without one, and its Retry-After in seconds."""
         now = self._now()
         timestamp = int(now.timestamp())
         headers = {
@@ -203,8 +203,10 @@ class Webhooks:
         next_at = None if wait_s is None else self._now() + timedelta(seconds=wait_s)
         self.attempts["given_up" if next_at is None else "put_off",] += 1
         if next_at is None:
-            answer = "without an answer" if status is None else f"the last was answered {status}"
-            _log.warning("webhook %s is given up: %d attempts, %s", webhook.id, webhook.attempts, answer)
+            answer = "got no answer" if status is None else f"was answered {status}"
+            _log.warning(
+                "webhook %s was given up after %d attempts; the last %s", webhook.id, webhook.attempts, answer
+            )
         await self._records.write(partial(statements.put_off, webhook, status, next_at))
 
 
@@ -218,11 +220,11 @@ def _checked_url(text: str) -> URL:
     seen = "what is set"
     try:
         url = URL(text)
-        seen = f"{url.scheme}://{url.host}"  # not all of it: a path may hold a secret
+        seen = f"{url.scheme}://{url.host}"  # without the path, which may contain a secret
         sound = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host or ""))
         if sound and url.host and url.user is None and url.password is None:
             return url
-    except ValueError:  # its own message would show the URL
+    except ValueError:  # its message would show the URL
         pass
     raise ConfigurationError(
         f"webhook_url: {seen} cannot be used; allowed: an https URL without user and password, or http on "
@@ -233,7 +235,7 @@ def _checked_url(text: str) -> URL:
 def _key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except ValueError:  # also UnicodeEncodeError, which would show it
+    except ValueError:  # includes UnicodeEncodeError, which would show the secret
         key = b""
     if not secret.startswith("whsec_") or len(key) not in _KEY_BYTES or len(set(key)) < _MIN_DISTINCT:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""An access log of nginx as views: those that a cache in front answered, which the gateway has not seen."""
+"""Counts the views in an access log of nginx: those its cache answered, which the gateway never saw."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOG_FORMAT = (
     '$body_bytes_sent "$http_referer" "$http_user_agent" $request_time $upstream_cache_status '
     '"$http_sec_purpose"'
 )
-"""What nginx shall write: its own format "combined", without the signatures that stand in ``$request``, and
-three more fields, of which the last may be missing."""
+"""The ``log_format`` for nginx: its format "combined" without the signatures in ``$request``, and three more
+fields, of which the last may be missing."""
 
-_VIEWS_AT_ONCE = 5000  # in one transaction, for which a running gateway waits some hundredths of a second
+_VIEWS_AT_ONCE = 5000  # in one transaction; it blocks a running gateway for some hundredths of a second
 _LINES_AT_ONCE = 50_000
 _MAX_LINE = 64 << 10
 _CACHED = {b"HIT", b"STALE", b"UPDATING", b"REVALIDATED"}
@@ -56,16 +56,16 @@ _ESCAPED = re.compile(rb'\\(?:x([0-9A-Fa-f]{2})|(["\\]))')
 _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
 
 BROKEN = "not in the log format"
-NO_VIEW = "no GET of a picture answered with 200"
+NO_VIEW = "not a GET of a picture answered with 200"
 SPECULATIVE = "fetched before anyone looked"
 NO_STATUS = "without a cache status"
-COUNTED_THERE = "answered by the gateway, which counted them"
-NOT_TRACKED = "of pictures without a tracking id, deleted or unknown"
+COUNTED_THERE = "answered and counted by the gateway"
+NOT_TRACKED = "of pictures that are untracked, deleted or unknown"
 
 
 @attrs.frozen
 class Hit:
-    """A view in the log: which picture, which day (number of days since 1970, UTC), who, and how long."""
+    """A view in the log: picture, day (number of days since 1970, UTC), viewer and load time."""
 
     image_id: str
     day: int
@@ -91,9 +91,9 @@ class Imported:
 
 
 def read_line(line: bytes, *, every: bool = False) -> Hit | str:
-    """The view in a line, or why there is none to count.
+    """The view in a line, or why the line is skipped.
 
-    With ``every`` it does not matter whether the gateway was asked too.
+    With ``every`` views that the gateway answered are counted, too.
     """
     found = _LINE.fullmatch(line)
     if found is None:
@@ -118,12 +118,12 @@ def read_line(line: bytes, *, every: bool = False) -> Hit | str:
 async def import_log(
     path: Path, records: Records, *, every: bool = False, now: Callable[[], datetime]
 ) -> Imported:
-    """Counts the views in the lines that were not there at the last import of this log.
+    """Counts the views in the lines added since the last import of this log.
 
-    A log is known by its first line, so that it may be renamed or packed with gzip in between. A last line
-    that is not complete is left for the next time. Raises ``ConfigurationError`` for a log that cannot be
-    read, has no cache status in its lines, or has become shorter; ``Conflict`` when it is imported twice at
-    the same time; and what ``Records`` raises. What was counted before stays counted, once.
+    A log is recognised by its first line, so it may be renamed or compressed with gzip in between. An
+    incomplete last line is left for the next import. Raises ``ConfigurationError`` for a log that cannot be
+    read, has no cache status in its lines, or has become shorter; ``Conflict`` if two processes import it at
+    the same time; and what ``Records`` raises. Views counted before an error stay counted, once.
     """
     done = Imported()
     try:
@@ -134,15 +134,15 @@ async def import_log(
             log.seek(max(0, start - 1))
             if start and log.read(1) != b"\n":
                 raise ConfigurationError(
-                    f"{path}: its first {start:,} bytes were counted before, and it is shorter now; "
-                    "import the log it was cut from, or the one that begins after it"
+                    f"{path}: its first {start:,} bytes were imported before, and it is shorter now; "
+                    "import the log it was cut from, or the one that continues it"
                 )
             while (read := _read(log, every=every)).lines:
                 unclear = read.skipped[NO_STATUS]
                 if unclear and not (done.lines or read.hits or read.skipped[COUNTED_THERE]):
                     raise ConfigurationError(
-                        f"{path}: its lines do not say whether the cache or the gateway answered, and views "
-                        f"would count twice; let nginx write log_format {LOG_FORMAT!r}, or give --all if "
+                        f"{path}: its lines do not say whether the cache or the gateway answered, so views "
+                        f"would count twice; set nginx's log_format to {LOG_FORMAT!r}, or pass --all if "
                         "the gateway has counted none of them"
                     )
                 stop = start + read.bytes
@@ -158,7 +158,7 @@ async def import_log(
             return done
     except (OSError, EOFError, zlib.error) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
-        after = f" after {done.lines:,} lines, which are counted" if done.lines else ""
+        after = f" after {done.lines:,} lines, which were counted" if done.lines else ""
         raise ConfigurationError(f"access log {path} cannot be read{after}: {reason}") from exc
 
 
@@ -179,7 +179,7 @@ def _read(log: BinaryIO, *, every: bool) -> _Read:
     while len(read.hits) < _VIEWS_AT_ONCE and read.lines < _LINES_AT_ONCE:
         line = log.readline(_MAX_LINE)
         size = len(line)
-        while line and not line.endswith(b"\n"):  # too long for memory, or not complete
+        while line and not line.endswith(b"\n"):  # too long, or incomplete
             line = log.readline(_MAX_LINE)
             size += len(line)
         if not line:
@@ -214,7 +214,7 @@ def _day(minute: bytes, offset: bytes) -> int:
 
 
 def _unescaped(text: bytes) -> bytes:
-    """What the viewer sent. nginx writes some bytes as \\xXX, and a lone hyphen where there was nothing."""
+    """What the viewer sent. nginx writes some bytes as \\xXX, and a hyphen for a missing header."""
     if text == b"-":
         return b""
     return _ESCAPED.sub(_byte, text) if b"\\" in text else text

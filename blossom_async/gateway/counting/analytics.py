@@ -1,7 +1,7 @@
-"""Views in, statistics out: what a view is, and the buffer that keeps counting out of the way of pictures.
+"""Counts views: what a view is, a buffer that keeps counting off the path of requests, and statistics.
 
-A view is a GET that is answered with 200 and the whole picture, to its last byte. HEAD, 304, the parts of a
-range request, and what a browser fetches before anyone looks (prefetch, prerender) are none.
+A view is a GET that is answered with 200 and the whole picture, to its last byte. HEAD, 304, range requests,
+and what a browser fetches before anyone looks (prefetch, prerender) are not views.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from blossom_async.models import DayStats, GroupStats, UrlStats
 __all__ = ["Tally", "Views", "asked_for", "day_number", "is_speculative", "url_stats", "viewer"]
 
 Picture = tuple[str, str, int, str]
-"""Tenant, tracking id, day (number of days since 1970 in UTC) and id of the picture."""
+"""Tenant, tracking id, day (number of days since 1970 in UTC) and picture id."""
 
 _FLUSH_EVERY_S = 1.0
 _MOST_HELD = 100_000
-_SPECULATIVE_HEADERS = tuple(map(istr, ("Sec-Purpose", "Purpose", "X-Moz")))  # quicker to find
+_SPECULATIVE_HEADERS = tuple(map(istr, ("Sec-Purpose", "Purpose", "X-Moz")))  # istr: faster to look up
 _SPECULATIVE = re.compile("prefetch|prerender|preview", re.IGNORECASE)
 _EPOCH = date(1970, 1, 1).toordinal()
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -41,8 +41,8 @@ _log = logging.getLogger("blossom_async.gateway")
 class Tally:
     """Views that are not in the database yet.
 
-    ``counts`` holds, for each picture and day, how many views, how many of known load time, and the sum of
-    those in microseconds. ``seen`` says who has seen it, as ``viewer`` gives it.
+    ``counts`` holds for each picture and day the number of views, the number of those with a load time, and
+    the sum of their load times in microseconds. ``seen`` says who has seen it: hashes made by ``viewer``.
     """
 
     counts: dict[Picture, list[int]] = attrs.field(factory=dict)
@@ -52,7 +52,7 @@ class Tally:
         return len(self.counts) + len(self.seen)
 
     def add(self, picture: Picture, who: bytes, load_us: int | None) -> None:
-        """Counts one view; ``load_us`` is None where nobody measured it."""
+        """Counts one view; ``load_us`` is None if it was not measured."""
         counts = self.counts.setdefault(picture, [0, 0, 0])
         counts[0] += 1
         if load_us is not None:
@@ -69,10 +69,10 @@ class Tally:
 
 
 class Views:
-    """Counts views in memory and hands them to ``store`` about once a second.
+    """Counts views in memory and passes them to ``store`` about once a second.
 
-    ``store`` keeps a tally for good or raises; what it could not keep is in the next one. While it fails,
-    views of more than some 100,000 pictures and viewers are dropped: ``dropped`` says how many.
+    ``store`` stores a tally durably or raises; then its views are in the next tally. While it fails, views
+    beyond about 100,000 pictures and viewers are dropped; ``dropped`` counts them.
     """
 
     def __init__(self, store: Callable[[Tally], Awaitable[None]], *, most_held: int = _MOST_HELD) -> None:
@@ -84,7 +84,7 @@ class Views:
         self.dropped = 0
 
     def add(self, picture: Picture, who: bytes, load_us: int) -> None:
-        """Counts one view. It never waits."""
+        """Counts one view without waiting."""
         tally = self._tally
         if (picture, who) not in tally.seen and len(tally) >= self._most_held:
             self.dropped += 1
@@ -94,20 +94,20 @@ class Views:
             self._ticking = asyncio.create_task(self._tick())
 
     async def flush(self) -> None:
-        """All views counted before are kept for good. Raises what ``store`` raises; nothing is lost then."""
+        """Stores all views counted so far. Raises what ``store`` raises; then nothing is lost."""
         if self._tally or self._storing.locked():
             storing = asyncio.create_task(self._hand_over())
             storing.add_done_callback(_seen)
-            await asyncio.shield(storing)  # half handed over, nobody would know what counts
+            await asyncio.shield(storing)  # cancelled midway, views could be lost or counted twice
 
     async def close(self) -> None:
-        """As ``flush``, for the last time; what cannot be kept now is lost, and the log says how much."""
+        """Flushes for the last time. What cannot be stored is lost, and the log says how many views."""
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait([self._ticking])
         try:
             await self.flush()
-        except Exception as exc:  # noqa: BLE001 - the gateway ends: this is the last place that can tell
+        except Exception as exc:  # noqa: BLE001 - the gateway ends: this is the last chance to report it
             lost = sum(counts[0] for counts in self._tally.counts.values())
             _log.error("%d views could not be stored and are lost: %s", lost, exc)
 
@@ -118,9 +118,9 @@ class Views:
             try:
                 await self.flush()
                 told = False
-            except Exception as exc:  # noqa: BLE001 - the task's border: it is told once, and tried again
+            except Exception as exc:  # noqa: BLE001 - the border of the task: logged once, and tried again
                 if not told:
-                    _log.warning("views could not be stored, they are kept for the next try: %s", exc)
+                    _log.warning("views could not be stored; the next try includes them: %s", exc)
                 told = True
         self._ticking = None
 
@@ -138,21 +138,22 @@ class Views:
 
 def _seen(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
-        task.exception()  # seen, also when whoever waited has gone
+        task.exception()  # retrieved, even if every waiter was cancelled
 
 
 def is_speculative(headers: Mapping[str, str]) -> bool:
-    """Whether the picture is fetched before anyone looks at it, as browsers and warm-ups say."""
-    for name in _SPECULATIVE_HEADERS:  # noqa: SIM110 - any() takes twice as long, and every view waits for it
+    """Whether the request says that nobody looks at the picture yet, as prefetches and warm-ups do."""
+    for name in _SPECULATIVE_HEADERS:  # noqa: SIM110 - any() takes twice as long, on every view
         if name in headers and _SPECULATIVE.search(headers[name]):
             return True
     return False
 
 
 def viewer(address: IPv4Address | IPv6Address | None, user_agent: bytes) -> bytes:
-    """Who looks, as 32 bytes for the memory only: the database gets a keyed hash of them.
+    """A hash of the viewer, to be kept in memory only: the database gets a keyed hash of it.
 
-    One household has an IPv6 network of 64 bits, and its machines change their addresses in it every day.
+    Of an IPv6 address only the first 64 bits count: they name a household, whose machines change the rest
+    every day.
     """
     packed = b"" if address is None else address.packed
     if len(packed) == 16:
@@ -161,12 +162,12 @@ def viewer(address: IPv4Address | IPv6Address | None, user_agent: bytes) -> byte
 
 
 def day_number(when: datetime) -> int:
-    """The day of an aware UTC time, as a number of days since 1970."""
+    """The day of an aware UTC time, as the number of days since 1970."""
     return when.toordinal() - _EPOCH
 
 
 def asked_for(query: Iterable[tuple[str, str]]) -> tuple[str, int, int]:
-    """Tracking id, first and last day of the query ``tracking_id=&from=&to=``. Raises ``InvalidRequest``."""
+    """Tracking id, first and last day in a query ``tracking_id=&from=&to=``. Raises ``InvalidRequest``."""
     given: dict[str, str] = {}
     for name, value in query:
         if name not in ("tracking_id", "from", "to") or name in given:
@@ -197,7 +198,7 @@ def url_stats(
 ) -> UrlStats:
     """The statistics of a campaign.
 
-    ``days`` are its days with views, ``groups`` the values of each metadata key, both with views, loads,
+    ``days`` are its days with views, ``groups`` its metadata keys and values. Both have views, loads,
     microseconds of load time, and viewers.
     """
     by_metadata: dict[str, dict[str, GroupStats]] = {}

@@ -1,4 +1,4 @@
-"""Pages a person looks at: pictures, campaigns, storage and errors. Without a script, behind an API key."""
+"""The pages for people: pictures, campaigns, storage and errors. No scripts; an API key opens them."""
 
 from blossom_async.gateway.dashboard.site import Dashboard
 

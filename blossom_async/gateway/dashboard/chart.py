@@ -1,4 +1,4 @@
-"""Views and viewers by day as bars: the numbers that a template draws."""
+"""The numbers of a bar chart of views and viewers by day."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from blossom_async.models import DayStats
 
 __all__ = ["Bar", "Chart", "chart"]
 
-_MOST_BARS = 92  # more are too thin on a phone: each then stands for several days
+_MOST_BARS = 92  # more are too thin on a phone; a bar then covers several days
 _STEPS = 4
 
 
 @attrs.frozen(kw_only=True)
 class Bar:
-    """One bar, or two in one place: of ``views``, and of ``viewers``, which are no more, before it."""
+    """The bar of ``views`` and, in front of it, the one of ``viewers``, which is never higher."""
 
     first: date
     last: date
@@ -37,7 +37,7 @@ class Chart:
 
 
 def chart(days: Sequence[DayStats], first: date, last: date) -> Chart:
-    """The chart of all days from ``first`` to ``last``, those without views included."""
+    """The chart of all days from ``first`` to ``last``, including days without views."""
     number = (last - first).days + 1
     width = math.ceil(number / _MOST_BARS)
     bars = []
@@ -59,7 +59,7 @@ def chart(days: Sequence[DayStats], first: date, last: date) -> Chart:
 
 
 def _step(highest: int) -> int:
-    """The least of 1, 2, 5, 10, 20 and so on of which four reach the highest bar."""
+    """The smallest of 1, 2, 5, 10, 20 and so on that reaches the highest bar in four steps."""
     unit = 1
     while True:
         for factor in (1, 2, 5):

@@ -1,4 +1,4 @@
-"""Pages from templates: everything put into one is escaped, and nothing on one comes from elsewhere."""
+"""Renders pages from templates. All values are escaped, and no page loads anything from another site."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: browsers would then say "Origin: null" with our own forms, which is refused.
+    # Not no-referrer: browsers would send "Origin: null" with our own forms, which is refused.
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every page."""
+"""Headers of every page."""
 
 _FOLDER = files("blossom_async.gateway.dashboard")
 _CONTENT_TYPES = {"css": "text/css", "svg": "image/svg+xml"}
@@ -38,7 +38,7 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if
 
 
 def _assets() -> dict[str, tuple[str, bytes, str]]:
-    """By file: the path it is served under, its bytes and type."""
+    """For each file its path, bytes and media type."""
     found = {}
     for name in ("style.css", "icon.svg"):
         stem, _, kind = name.partition(".")
@@ -52,7 +52,7 @@ ASSETS = _assets()
 
 
 def asset_routes() -> list[web.RouteDef]:
-    """The stylesheet and the icon, each under a path that changes with its bytes."""
+    """The stylesheet and the icon. Their paths contain a hash of their bytes."""
     return [web.get(path, _asset(data, kind)) for path, data, kind in ASSETS.values()]
 
 
@@ -65,7 +65,7 @@ def _asset(data: bytes, content_type: str) -> Callable[[web.Request], Any]:
 
 
 def render(name: str, now: datetime, **shown: Any) -> str:
-    """The page. To be called in a thread the first time: Jinja takes 100 ms to import."""
+    """The page as HTML. Call it in a thread: the first call imports Jinja, which takes 100 ms."""
     return _environment().get_template(name).render(now=now, **shown)
 
 
@@ -107,22 +107,22 @@ def state(picture: ImageRecord, now: datetime) -> str:
 
 
 def rules(picture: ImageRecord) -> list[tuple[str, str]]:
-    """The rules of a picture: a word for a badge, and a sentence."""
+    """For each access rule of a picture a word for a badge and a sentence."""
     wish = picture.request
     found = []
     if wish.allowed_domains is not None:
-        found.append(("sites", f"Only inside pages of {_listed(wish.allowed_domains)}."))
+        found.append(("sites", f"Only on pages of {_listed(wish.allowed_domains)}."))
     if wish.ip_whitelist is not None:
         found.append(("addresses", f"Only from {_listed(wish.ip_whitelist)}."))
     if wish.require_auth:
-        found.append(("API key", "Only with an API key of yours."))
+        found.append(("API key", "Only with one of your API keys."))
     if wish.require_signature:
-        found.append(("signed URL", "Only under a signed URL: the plain one is refused."))
+        found.append(("signed URL", "Only under a signed URL; the plain URL is refused."))
     return found
 
 
 def size(number: float) -> str:
-    """Bytes in the unit a person reads."""
+    """A number of bytes in a readable unit: ``1.2 MB``."""
     if number < 1000:
         return f"{number:.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -133,7 +133,7 @@ def size(number: float) -> str:
 
 
 def span(time: timedelta) -> str:
-    """A time without sign in its greatest unit: ``3 hours``."""
+    """A duration in its largest unit, without its sign: ``3 hours``."""
     seconds = abs(int(time.total_seconds()))
     for unit, name in _UNITS:
         if seconds >= unit:
@@ -155,7 +155,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _visible(text: str) -> str:
-    """Control characters in words, which a browser would drop or choke on: ``\\x00``."""
+    """Escapes control characters, which browsers drop or reject: ``\\x00``."""
     return text.translate(_CONTROL)
 
 

@@ -1,4 +1,4 @@
-"""The handlers of the dashboard. Each page is asked for with a session, and shows one tenant's things."""
+"""The handlers of the dashboard. Every page needs a session and shows the data of one tenant."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _Page = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
 @attrs.frozen(kw_only=True)
 class ErrorSeen:
-    """An answer of this gateway that was an error; ``route`` is a template, without what a caller named."""
+    """An error that this gateway answered; ``route`` is a template, without the caller's values."""
 
     when: datetime
     status: int
@@ -78,10 +78,10 @@ class _Variant:
 
 
 class Dashboard:
-    """What is served at ``/``.
+    """The pages below ``/``.
 
-    ``flush`` brings all views counted so far into the database. The disk, and what errors this gateway has
-    answered, are shown to the main tenant only.
+    ``flush`` stores all views counted so far. Only the main tenant sees the disk and the errors that this
+    gateway has answered.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Dashboard:
         self._errors: deque[ErrorSeen] = deque(maxlen=_ERRORS_KEPT)
 
     def routes(self) -> list[web.RouteDef]:
-        """What the application mounts."""
+        """All routes of the dashboard."""
         return [
             web.get("/", self._page(self.pictures)),
             web.get("/pictures/{id}", self._page(self.picture)),
@@ -130,7 +130,7 @@ class Dashboard:
         ]
 
     async def note(self, request: web.Request, response: web.StreamResponse) -> None:
-        """A signal before each answer: remembers those that are errors."""
+        """A signal of aiohttp before each answer: records errors."""
         code = response.get(ERROR_CODE) if response.status >= 400 else None
         if code is None:
             return
@@ -148,18 +148,18 @@ class Dashboard:
         )
 
     async def login_form(self, http: web.Request) -> web.Response:
-        """200 with the form; ``next`` is the page to go on to."""
+        """200 with the form; ``next`` is the page to open after it."""
         return await self._answer("login.html", next=_own_page(http.query.get("next")), wrong="")
 
     async def login(self, http: web.Request) -> web.Response:
-        """303 with a session's cookie for a valid API key; the form again, with what was wrong."""
+        """303 with a session cookie for a valid API key; otherwise the form with an error."""
         try:
             self._check_same_site(http)
             form = await _form(http)
             key = form.get("key", "").strip()
             holder = await self._keys.caller(f"Bearer {key}", sender(http, self._trusted))
         except Unauthenticated:
-            wrong = "This key does not open this gateway. Check that you have copied all of it."
+            wrong = "This key does not open this gateway. Check that you copied all of it."
             answer = await self._answer("login.html", 401, next=_own_page(form.get("next")), wrong=wrong)
             answer.headers["WWW-Authenticate"] = "Bearer"
             return answer
@@ -179,7 +179,7 @@ class Dashboard:
         return answer
 
     async def logout(self, http: web.Request) -> web.Response:
-        """303 to the form; the session has ended."""
+        """Ends the session; 303 to the form."""
         try:
             self._check_same_site(http)
         except ResponseError as exc:
@@ -190,7 +190,7 @@ class Dashboard:
         return answer
 
     async def pictures(self, http: web.Request, tenant: str) -> web.Response:
-        """The newest pictures, or those that match ``q`` and ``state``, from ``before`` on."""
+        """The newest pictures before ``before`` that match ``q`` and ``state``."""
         words = http.query.get("q", "").strip()
         wanted = http.query.get("state", "")
         if len(words) > _MAX_WORDS:
@@ -217,7 +217,7 @@ class Dashboard:
         )
 
     async def picture(self, http: web.Request, tenant: str) -> web.Response:
-        """All there is to know of one picture."""
+        """Everything known about one picture."""
         picture = await self._known(http.match_info["id"], tenant)
         days = await self._records.read(partial(overview.days_of, picture))
         return await self._answer(
@@ -229,19 +229,19 @@ class Dashboard:
         )
 
     async def campaigns(self, _: web.Request, tenant: str) -> web.Response:
-        """The campaigns of the newest pictures."""
+        """The campaigns with the newest pictures."""
         await self._flush()
         found = await self._records.read(partial(overview.campaigns, tenant))
         seen = {}
-        for campaign in found:  # one by one: between them others get to ask the database
+        for campaign in found:  # one question each, so that others get their turn in between
             total = partial(overview.campaign_total, tenant, campaign.tracking_id)
             seen[campaign.tracking_id] = await self._records.read(total)
         return await self._answer("campaigns.html", campaigns=found, seen=seen)
 
     async def campaign(self, http: web.Request, tenant: str) -> web.Response:
-        """A campaign's views and viewers by day and by variant, ``from`` and ``to`` included.
+        """A campaign's views and viewers by day and by variant, including the days ``from`` and ``to``.
 
-        Raises ``NotFound`` for one that this tenant never had.
+        Raises ``NotFound`` for a campaign that this tenant never had.
         """
         tracking_id = http.match_info["tracking_id"]
         first, last = _day(http, "from"), _day(http, "to")
@@ -267,10 +267,10 @@ class Dashboard:
         )
 
     async def storage(self, _: web.Request, tenant: str) -> web.Response:
-        """What the tenant's pictures take; for the main tenant also the disk and the latest errors."""
+        """The files of the tenant's pictures; for the main tenant also the disk and the latest errors."""
         by_format: dict[str, tuple[int, int]] = {}
         last: str | None = ""
-        while last is not None:  # in parts: between them others get to ask the database
+        while last is not None:  # in parts, so that others get their turn in between
             part = await self._records.read(partial(overview.stored, tenant, last))
             for name, (number, weight) in part.by_format.items():
                 earlier = by_format.get(name, (0, 0))
@@ -287,14 +287,14 @@ class Dashboard:
         )
 
     async def whole(self, http: web.Request) -> web.Response:
-        """The picture itself, for its owner only, whatever its rules; no view is counted."""
+        """The picture itself, for its owner, whatever its rules say. No view is counted."""
         picture = await self._own_picture(http)
         file = picture.main_file
         data = await self._stored(self._blobs.read(picture.id, file.format))
         return _picture(data, CONTENT_TYPES[file.format])
 
     async def thumbnail(self, http: web.Request) -> web.Response:
-        """A small version of it, likewise."""
+        """The thumbnail, likewise for its owner."""
         picture = await self._own_picture(http)
         return _picture(await self._stored(self._thumbnails.get(picture)), "image/webp")
 
@@ -303,11 +303,11 @@ class Dashboard:
         days = _number(first), _number(last)
         found = await self._records.read(partial(campaign_views, tenant, tracking_id, *days))
         if found is None:
-            raise NotFound("No picture has been made for this campaign; go back to the campaigns.")
+            raise NotFound("No picture was ever made for this campaign; go back to the campaigns.")
         return url_stats(tracking_id, found.days, found.groups)
 
     def _page(self, page: _Page) -> _Handler:
-        """The handler of a page: who has no session logs in first, errors are pages as well."""
+        """Wraps a page: without a session it redirects to the form, and it shows errors as pages."""
 
         async def answer(http: web.Request) -> web.StreamResponse:
             tenant = None
@@ -333,13 +333,13 @@ class Dashboard:
     async def _known(self, image_id: str, tenant: str) -> ImageRecord:
         picture = await self._lookups.image(image_id)
         if picture is None or picture.tenant != tenant:
-            raise NotFound("This gateway has no picture of that id; go back to the pictures.")
+            raise NotFound("This gateway has no picture with this id; go back to the pictures.")
         return picture
 
     async def _own_picture(self, http: web.Request) -> ImageRecord:
         tenant = await self._tenant(http)
         if tenant is None:
-            raise Unauthenticated("this is shown to whoever is logged in; open / and log in")
+            raise Unauthenticated("this picture needs a session; open / and log in")
         picture = await self._known(http.match_info["id"], tenant)
         if state(picture, self._now()) == "deleted":
             self._thumbnails.drop(picture.id)
@@ -363,10 +363,7 @@ class Dashboard:
         return answer
 
     def _check_same_site(self, http: web.Request) -> None:
-        """That one of our own pages sent the form, as far as browsers tell; one that does not tell may not.
-
-        Raises ``PermissionDenied``.
-        """
+        """Raises ``PermissionDenied`` unless the browser says that a page of this gateway sent the form."""
         site = http.headers.get("Sec-Fetch-Site")  # only to https and to this machine
         origin = http.headers.get("Origin")
         own = {f"{scheme}://{http.host}" for scheme in ("http", "https")}
@@ -384,7 +381,7 @@ class Dashboard:
 
 
 def _variants(key: str, stats: UrlStats, pictures: Sequence[ImageRecord]) -> list[_Variant]:
-    """The values of a metadata key, the one seen most first, each with its newest picture."""
+    """The values of a metadata key with their newest pictures, the most viewed first."""
     groups = stats.by_metadata[key]
     total = sum(group.views for group in groups.values())
     newest = {picture.request.metadata.get(key): picture for picture in reversed(pictures)}
@@ -409,10 +406,12 @@ def _see_other(location: str) -> web.Response:
 
 
 async def _form(http: web.Request) -> dict[str, str]:
-    """The fields of a small form, the first value of each. Raises ``ResponseError``."""
+    """The fields of a small form, with the first value of each. Raises ``ResponseError``."""
     if http.content_type != "application/x-www-form-urlencoded":
         raise ResponseError(
-            "The body is no form. Use the form of the dashboard.", status=415, code="unsupported_media_type"
+            "The body is not a form. Use the form of the dashboard.",
+            status=415,
+            code="unsupported_media_type",
         )
     body = b""
     try:
@@ -432,7 +431,7 @@ async def _form(http: web.Request) -> dict[str, str]:
 
 
 def _own_page(path: str | None) -> str:
-    """A path of ours to go on to: any other could lead to a foreign site."""
+    """The path if it is a page of the dashboard, else ``/``: any other could lead to another site."""
     return path if path is not None and _OWN_PAGE.fullmatch(path) else "/"
 
 
@@ -445,7 +444,7 @@ def _before(text: str | None) -> tuple[datetime, str] | None:
         return None
     found = _BEFORE.fullmatch(text)
     if found is None:
-        raise InvalidRequest("before", text, "what a link of the dashboard says; begin with the newest")
+        raise InvalidRequest("before", text, "a value from a link of the dashboard; begin at /")
     return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
 
 

@@ -1,4 +1,4 @@
-"""Small versions of pictures, made when they are first looked at and kept in memory for a while."""
+"""Small versions of pictures, made on first use and cached in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEPT = 32 << 20  # bytes
 
 
 class Thumbnails:
-    """WebP, at most 512 pixels a side. The ones used last stay in memory, 32 MiB of them."""
+    """WebP of at most 512 pixels a side. The 32 MiB used last stay in memory."""
 
     def __init__(self, blobs: LocalBlobs, workers: Workers) -> None:
         self._blobs = blobs
@@ -26,18 +26,18 @@ class Thumbnails:
         self._made: LRUCache[str, bytes] = LRUCache(_KEPT, getsizeof=len)
 
     async def get(self, picture: ImageRecord) -> bytes:
-        """The small version. Raises ``FileNotFoundError`` and ``Overloaded`` as ``LocalBlobs.read``."""
+        """The thumbnail. Raises ``FileNotFoundError`` and ``Overloaded`` as ``LocalBlobs.read``."""
         known = self._made.get(picture.id)
         if known is not None:
             return known
         data = await self._blobs.read(picture.id, picture.main_file.format)
-        # Ahead of the pictures that wait to be drawn: who looks on while a batch runs is not kept waiting.
+        # Ahead of pictures waiting to be drawn, so that the dashboard stays quick while a batch runs.
         small = await self._workers.run(partial(_shrunk, data), first=True)
         self._made[picture.id] = small
         return small
 
     def drop(self, image_id: str) -> None:
-        """Forgets that of a deleted picture."""
+        """Drops the thumbnail of a deleted picture."""
         self._made.pop(image_id, None)
 
 

@@ -1,4 +1,4 @@
-"""Run by Alembic for each command: the connection comes from `Records`, which also holds the transaction."""
+"""Alembic's environment. `Records` passes the connection and holds the transaction."""
 
 from alembic import context
 

@@ -126,7 +126,7 @@ class TestSweep:
         house.now += HOUR
         upkeep = house.upkeep()
         assert await upkeep.sweep() == 1
-        assert "the files of an expired picture stay for now" in caplog.text
+        assert "the files of an expired picture cannot be removed yet" in caplog.text
         assert stuck.id not in caplog.text
         assert (await house.swept_at(stuck), house.files(other)) == (None, [])
         path.rmdir()

@@ -125,7 +125,7 @@ async def test_a_person_logs_in_looks_and_leaves(
             await page.get_by_role("button", name="Filter").click()
             await playwright.expect(images).to_have_count(1)
             await page.get_by_role("link", name="Picture of: a quiet lake").click()
-            await playwright.expect(page.get_by_text("Only with an API key of yours.")).to_be_visible()
+            await playwright.expect(page.get_by_text("Only with one of your API keys.")).to_be_visible()
             await page.get_by_text(info.url).click()
             assert await page.evaluate("String(getSelection())") == info.url
             await page.get_by_role("button", name="Log out").click()
@@ -171,7 +171,7 @@ async def test_a_campaign_is_drawn(gateway: AbstractAsyncContextManager[RunningG
             assert variants == ["A", "B"]
             await page.get_by_label("To").fill("2020-01-01")
             await page.get_by_role("button", name="Show").click()
-            await playwright.expect(page.get_by_text("No views in these days")).to_be_visible()
+            await playwright.expect(page.get_by_text("No views on these days")).to_be_visible()
 
 
 async def test_hostile_words_do_nothing(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:

@@ -505,7 +505,7 @@ async def test_a_restricted_picture_is_shown_to_its_owner(
     assert hashlib.sha256(data).hexdigest() == info.sha256
     assert answer.content_type == "image/png"
     assert answer.headers["Cache-Control"] == "private, no-store"
-    for sentence in ("Only inside pages of myapp.com.", "Only from 10.0.0.0/8.", "Only under a signed URL"):
+    for sentence in ("Only on pages of myapp.com.", "Only from 10.0.0.0/8.", "Only under a signed URL"):
         assert sentence in page
 
 
@@ -566,7 +566,7 @@ async def test_expired_pictures_are_told_apart(
             await records.add(gone)
         assert "expired" in await visitor.page("/?state=expired")
         page = await visitor.page(f"/pictures/{gone.id}")
-    assert "Nobody any more" in page
+    assert "Nobody: it expired" in page
     assert 'fill="#608c68"' in page
     assert "/dashboard/pictures/" not in page
 
@@ -693,7 +693,7 @@ async def test_days_of_a_campaign_can_be_chosen(
         for query in ("from=yesterday", f"from={today}&to={today - timedelta(days=1)}"):
             assert (await visitor.get(f"/campaigns/spring?{query}"))[0].status == 422
     assert "1 view, 1 viewer" in within
-    assert "No views in these days" in before
+    assert "No views on these days" in before
 
 
 async def test_a_campaign_that_never_was_is_not_found(
@@ -703,7 +703,7 @@ async def test_a_campaign_that_never_was_is_not_found(
     async with gateway as running, visiting(running) as visitor:
         answer, page = await visitor.get("/campaigns/none")
     assert answer.status == 404
-    assert "No picture has been made for this campaign" in page
+    assert "No picture was ever made for this campaign" in page
 
 
 @pytest.mark.parametrize(
@@ -781,7 +781,7 @@ async def test_the_page_of_an_unknown_picture_says_so(
         answer, page = await visitor.get(f"/pictures/{'0' * 22}")
     assert answer.status == 404
     assert answer.content_type == "text/html"
-    assert "no picture of that id" in page
+    assert "no picture with this id" in page
 
 
 def test_starting_does_not_import_jinja() -> None:
