@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -16,11 +16,12 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery, Model
-from blossom_async.gateway.providers.answers import fields_of, opened
+from blossom_async.gateway.providers.answers import document_of, fields_of, opened
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.containers import format_of
 from blossom_async.gateway.providers.downloads import Downloads
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
+from blossom_async.gateway.providers.omissions import Omissions, refused_names
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
 from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings
@@ -74,8 +75,8 @@ class OpenAI:
     is used when a request names none; its name tells which options it accepts: ``gpt-image-*``,
     ``dall-e-*``, or anything else. ``session`` carries the key. ``downloads`` fetches pictures given as URLs,
     without a key, from the addresses its ``socket_factory`` allows. ``keyed``: this server honours
-    ``Idempotency-Key``, which OpenAI does not document for its Images API. ``placeholders`` and ``clock`` as
-    for ``Pollinations``.
+    ``Idempotency-Key``, which OpenAI does not document for its Images API. ``omit`` names what
+    it is never sent. ``placeholders`` and ``clock`` as for ``Pollinations``.
 
     Raises ``ConfigurationError`` for an invalid URL or hash, ``InvalidRequest`` for an invalid model name.
     """
@@ -93,6 +94,7 @@ class OpenAI:
         base_url: str = "https://api.openai.com/v1",
         flavour: Flavour | None = None,
         keyed: bool = False,
+        omit: Collection[str] = (),
         placeholders: Iterable[str] = (),
         timeout_s: float = 300.0,
         connect_s: float = 10.0,
@@ -108,14 +110,19 @@ class OpenAI:
         self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
         self._downloads = Downloads(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
         self._inspector = Inspector(self.name, placeholders, throttles=False)
+        self._omissions = Omissions(omit)
         self._catalogue = Catalogue(self._list, clock)
         table = price_table(self.name)
         self._own = self._base.host in table["hosts"]
         self._prices: dict[str, Any] = table if self._own else {"tokens": {}, "pictures": {}}
 
     def check(self, request: ImageRequest) -> None:
-        """Raises ``InvalidRequest`` for what the model, judged by its name, cannot do."""
-        self._order(request, 0)
+        """Raises ``InvalidRequest`` for what the model's name or its server's refusals rule out."""
+        model, needed = self._model_of(request), _needed(request)
+        for name in self._omissions.names(model, self._order(request, 0).body) & needed.keys():
+            field, value, usual = needed[name]
+            allowed = f"{usual} with the model {model}, whose server takes no {name}"
+            raise InvalidRequest(field, value, allowed)
 
     def price(self, request: ImageRequest) -> Decimal | None:
         """US dollars at OpenAI itself, for listed models and sizes, without the prompt's tokens."""
@@ -128,9 +135,7 @@ class OpenAI:
         """As for ``Provider``. Models that take no seed draw another picture each time."""
         order = self._order(request, seed)
         asked = self._url("images/generations")
-        answer = await self._wire.ask("POST", asked, headers=self._headers(key), json=order.body)
-        if not answer.ok:
-            raise self._refusal(answer, request.prompt)
+        answer, sent = await self._answered(asked, request, order.body, key)
         trace = request_id(answer.headers)
         found, fields = opened(answer.body, answer.content_type)
         made = isinstance(found, str) or (found is not None and format_of(found) is not None)
@@ -154,14 +159,44 @@ class OpenAI:
             data,
             content_type,
             request,
-            width=order.width,
-            height=order.height,
+            width=order.width if "size" in sent or "width" in sent else request.width,
+            height=order.height if "size" in sent or "height" in sent else request.height,
             model=model,
             request_id=trace,
             charged=charged,
             usd=self.price(request) if usd is None else usd,
-            seeded="seed" in order.body,
+            seeded="seed" in sent,
         )
+
+    async def _answered(
+        self, url: URL, request: ImageRequest, body: Mapping[str, object], key: str
+    ) -> tuple[Answer, Collection[str]]:
+        """The answer, and the names of what it was asked with. Raises ``ProviderFault`` for a refusal.
+
+        What the server refuses by name is left out and the rest sent again, if nothing was charged and the
+        request can be honoured without it.
+        """
+        model, needed = self._model_of(request), _needed(request)
+        refused: dict[str, bool] = {}
+        while True:
+            left_out = self._omissions.names(model, body) | refused.keys()
+            for name in left_out & needed.keys():
+                raise ProviderFault(self.name, Kind.REJECTED, f"takes no {name} with {model}", charged="no")
+            sent = {name: value for name, value in body.items() if name not in left_out}
+            answer = await self._wire.ask("POST", url, headers=self._headers(key), json=sent)
+            if answer.ok:
+                self._omissions.remember(model, body, refused)
+                return answer, sent.keys()
+            fault = self._refusal(answer, request.prompt)
+            if fault.kind is not Kind.REJECTED:
+                raise fault
+            found = refused_names(document_of(answer.body, answer.content_type), sent.keys())
+            # So that `check` refuses it from now on, before anything is sent.
+            unknown = {name: True for name in found.keys() & needed.keys() if found[name]}
+            self._omissions.remember(model, body, unknown)
+            if not found or not found.keys().isdisjoint(needed):
+                raise fault
+            refused |= found
 
     async def models(self) -> tuple[Model, ...]:
         """As for ``Provider``: at OpenAI itself only the image models, elsewhere all that are listed."""
@@ -190,10 +225,12 @@ class OpenAI:
         model = self._model_of(request)
         family = _FAMILY.fullmatch(model)
         if family is None:
-            return _generic(request, model, seed, self._flavour)
-        if family["name"].startswith("dall-e"):
-            return _dall_e(request, model)
-        return _gpt_image(request, model, family["name"])
+            order = _generic(request, model, seed, self._flavour)
+        elif family["name"].startswith("dall-e"):
+            order = _dall_e(request, model)
+        else:
+            order = _gpt_image(request, model, family["name"])
+        return order
 
     async def _list(self) -> tuple[Model, ...]:
         answer = await self._wire.ask("GET", self._url("models"), headers=self._headers())
@@ -207,6 +244,18 @@ class OpenAI:
         named = (entry.get("id") for entry in listed if isinstance(entry, dict))
         names = [name for name in named if isinstance(name, str)]
         return tuple(Model(name=name) for name in names if not self._own or _FAMILY.fullmatch(name))
+
+
+def _needed(request: ImageRequest) -> dict[str, tuple[str, object, str]]:
+    """Parameters that cannot be left out: for which option, its value, and what else is allowed."""
+    needed: dict[str, tuple[str, object, str]] = {}
+    if request.quality != "standard":
+        needed["quality"] = "quality", request.quality, "'standard'"
+    if request.negative_prompt is not None:
+        needed["negative_prompt"] = "negative_prompt", request.negative_prompt, "none"
+    if request.transparency:
+        needed["background"] = "transparency", True, "False"
+    return needed
 
 
 def _gpt_image(request: ImageRequest, model: str, name: str) -> _Order:
