@@ -111,7 +111,7 @@ def batch(prompts: str, **given: Any) -> int:
     by Ctrl-C, 143 by SIGTERM.
     """
     from blossom_async.batch.gate import rate_limits
-    from blossom_async.cli.prompts import PromptFile
+    from blossom_async.cli.prompts.file import PromptFile
     from blossom_async.cli.resuming import resuming
 
     for name in ("out", "gallery"):

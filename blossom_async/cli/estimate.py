@@ -11,7 +11,7 @@ from blossom_async.cli.options import opened_client
 from blossom_async.cli.words import plural, say, stdout_checked
 
 if TYPE_CHECKING:
-    from blossom_async.cli.prompts import PromptFile
+    from blossom_async.cli.prompts.file import PromptFile
     from blossom_async.models import Estimate, ImageRequest
 
 __all__ = ["estimate"]

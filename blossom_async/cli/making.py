@@ -16,7 +16,8 @@ from blossom_async.cli.bar import bar
 from blossom_async.cli.loop import terminable
 from blossom_async.cli.options import opened_client
 from blossom_async.cli.outputs import Outputs
-from blossom_async.cli.prompts import Entry, PromptFile
+from blossom_async.cli.prompts.entry import Entry
+from blossom_async.cli.prompts.file import PromptFile
 from blossom_async.cli.results import InTurn, Result
 from blossom_async.cli.serve import own_gateway
 from blossom_async.cli.thumbs import Thumbs

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from blossom_async.cli.gallery import Gallery
-from blossom_async.cli.prompts import PromptFile
+from blossom_async.cli.prompts.file import PromptFile
 from blossom_async.cli.results import JsonLines, Result, Shown, Tally, json_stdout
 from blossom_async.cli.words import CannotStart, duration, plural, say, stdout_checked
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blossom_async.batch import Outcome
-from blossom_async.cli.prompts import Entry
+from blossom_async.cli.prompts.entry import Entry
 from blossom_async.cli.words import CannotStart, duration, plural, said, stdout_checked
 from blossom_async.errors import BlossomError
 

@@ -15,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async import ConfigurationError
-from blossom_async.cli.prompts import MAX_DEPTH, MAX_LINE, MAX_RECORD, BrokenLine, Entry, PromptFile, entries
+from blossom_async.cli.prompts.entry import BrokenLine, Entry
+from blossom_async.cli.prompts.file import PromptFile
+from blossom_async.cli.prompts.lines import MAX_LINE
+from blossom_async.cli.prompts.reading import entries
+from blossom_async.cli.prompts.settings import MAX_DEPTH
+from blossom_async.cli.prompts.tables import MAX_RECORD
 
 # What a person may write on one line: any text without line ends, not a comment, not blank.
 PROMPTS = (

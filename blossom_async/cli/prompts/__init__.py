@@ -1,0 +1,1 @@
+"""Reads prompt files: one entry at a time, each with its line number, in constant memory."""
