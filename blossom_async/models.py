@@ -184,6 +184,8 @@ def _networks(value: Any) -> Any:
 
 
 def _access_key(value: object) -> object:
+    if value in (".", ".."):  # in the path of the call that revokes it, every client would resolve them away
+        raise InvalidRequest("access_key", value, "a name other than . and .., which no URL can hold")
     return "default" if value is None else value
 
 

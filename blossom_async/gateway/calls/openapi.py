@@ -33,6 +33,7 @@ _Schema = dict[str, Any]
 
 _TEXT: _Schema = {"minLength": 1, "maxLength": models.MAX_PROMPT, "pattern": r"\S"}
 _NAME: _Schema = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"}
+_ACCESS_KEY: _Schema = {**_NAME, "not": {"enum": [".", ".."]}}
 _SIDE: _Schema = {"minimum": models.MIN_SIDE, "maximum": models.MAX_SIDE}
 _RULES: _Schema = {"minItems": 1, "maxItems": models.MAX_RULES}
 _FORMATS: _Schema = {"enum": [*models.FORMATS, "auto"]}
@@ -74,7 +75,7 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
     },
     SignRequest: {
         "signature_ttl": {"minimum": 1, "maximum": models.MAX_SIGNATURE_TTL},
-        "access_key": {**_NAME, "type": ["string", "null"]},
+        "access_key": {**_ACCESS_KEY, "type": ["string", "null"]},
     },
     ExplainRequest: {"url": _TEXT, "address": {"minLength": 1, "maxLength": 64}},
     ImageInfo: {"id": {"pattern": f"^{models.IMAGE_ID}$"}, "format": _FORMATS},
@@ -130,7 +131,7 @@ _OF_MAKING = (402, 409, 410, 500, 502)
 _OF_A_PICTURE = (400, 401, 402, 403, 404, 409, 410, 412, 416, 422, 429, 500, 502, 503)
 
 _ID = {"type": "string", "pattern": f"^{models.IMAGE_ID}$"}
-_PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_NAME}}
+_PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_ACCESS_KEY}}
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",

@@ -105,6 +105,24 @@ class TestSignedUrls:
                 assert url.startswith("https://cdn.myapp.com/generated/")
                 assert await status(url.replace("https://cdn.myapp.com", running.base_url)) == 200
 
+    @pytest.mark.parametrize(
+        "name", ["a/b", "/a", "a/", "../x", "...", "%2e%2e", "a%2Fb", "?", "#", ";x", "a+b", "ü"]
+    )
+    async def test_whatever_is_signed_under_can_be_revoked(self, name: str, gateway: Gateway) -> None:
+        """Users' names are access keys, and hold what paths and queries are made of."""
+        async with gateway as running, running.client() as client:
+            url = await client.image.generate_signed_url("one", access_key=name, **SMALL)
+            assert await client.image.validate_url(url)
+            await client.image.revoke_access_key(name)
+            assert not await client.image.validate_url(url)
+
+    @pytest.mark.parametrize("name", [".", ".."])
+    async def test_a_name_that_could_not_be_revoked_signs_nothing(self, name: str, gateway: Gateway) -> None:
+        """It is refused before a picture is made."""
+        async with gateway as running, running.client() as client:
+            with pytest.raises(InvalidRequest, match="access_key"):
+                await client.image.generate_signed_url("one", access_key=name, **SMALL)
+
     async def test_revoking_an_access_key_ends_its_urls_and_no_others(self, gateway: Gateway) -> None:
         """At once in this process, for good, and before money is spent on a new picture."""
         async with gateway as running, running.client() as client:
