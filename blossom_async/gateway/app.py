@@ -228,6 +228,7 @@ def _accounts(settings: Settings) -> list[Account]:
             key=settings.openai_key,
             key_file=settings.openai_key_file,
             keyed=settings.openai_keyed,
+            omit=settings.openai_omit,
             timeout_s=settings.provider_timeout_s,
         ),
     }

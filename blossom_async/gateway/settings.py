@@ -219,6 +219,10 @@ class Settings:
         default=False,
         help="Whether that server honours Idempotency-Key, so that a lost answer can be asked for again.",
     )
+    openai_omit: tuple[str, ...] = ts.option(
+        default=(),
+        help="Parameters that server is never sent, such as response_format,seed; separated by commas.",
+    )
     openai_rate_limit: str | None = ts.option(
         default=None, validator=_rate, help="Requests that the account may make, such as 50/min."
     )

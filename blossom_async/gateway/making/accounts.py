@@ -28,7 +28,8 @@ class Account:
     """A provider as the operator has set it up: ``offline``, ``pollinations`` or ``openai``.
 
     ``model`` draws where a request names none. Of ``key`` and ``key_file`` one may be set. ``keyed``: the
-    server honours ``Idempotency-Key``. The offline renderer needs ``limits`` only.
+    server honours ``Idempotency-Key``. ``omit``: parameters it is never sent. The offline renderer needs
+    ``limits`` only.
     """
 
     provider: str
@@ -38,6 +39,7 @@ class Account:
     key: str | None = attrs.field(default=None, repr=False)
     key_file: Path | None = None
     keyed: bool = False
+    omit: tuple[str, ...] = ()
     timeout_s: float = 300.0
 
 
@@ -82,6 +84,7 @@ async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers
         base_url=account.url,
         model=account.model,
         keyed=account.keyed,
+        omit=account.omit,
         timeout_s=account.timeout_s,
     )
 

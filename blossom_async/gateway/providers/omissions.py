@@ -8,6 +8,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from blossom_async.errors import ConfigurationError, nearest
+
 __all__ = ["OMISSIBLE", "Omissions", "refused_names"]
 
 OMISSIBLE = frozenset(
@@ -41,11 +43,17 @@ _DEEPEST = 5
 class Omissions:
     """What is left out of requests: ``always``, and for each model what its server has refused.
 
-    The last thousand refusals are remembered, as long as the process lives.
+    The last thousand refusals are remembered, as long as the process lives. Raises ``ConfigurationError`` for
+    a name that cannot be left out.
     """
 
     def __init__(self, always: Iterable[str] = ()) -> None:
         self._always = frozenset(always)
+        for name in sorted(self._always - OMISSIBLE):
+            raise ConfigurationError(
+                f"openai_omit: {name!r} cannot be left out of requests; allowed: "
+                f"{', '.join(sorted(OMISSIBLE))}.{nearest(name, OMISSIBLE)}"
+            )
         self._refused: LRUCache[tuple[str, str, str | None], bool] = LRUCache(maxsize=1000)
 
     def names(self, model: str, body: Mapping[str, object]) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blossom_async.errors import InvalidRequest
+from blossom_async.errors import ConfigurationError, InvalidRequest
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.omissions import Omissions, refused_names
 from blossom_async.gateway.providers.openai import OpenAI
@@ -187,6 +187,14 @@ async def test_what_a_setting_names_is_never_sent() -> None:
         assert set(server.requests[0].body) == {"prompt", "size"}
         with pytest.raises(InvalidRequest, match="takes no quality"):
             asked.check(ImageRequest("x", quality="hd"))
+
+
+def test_a_name_that_cannot_be_left_out_is_refused() -> None:
+    """A misspelt one would have no effect."""
+    with pytest.raises(ConfigurationError, match=r"'sed' cannot be left out .* Did you mean 'seed'"):
+        Omissions(["seed", "sed"])
+    with pytest.raises(ConfigurationError, match="'prompt' cannot be left out"):
+        Omissions(["prompt"])
 
 
 def test_the_memory_of_refusals_is_bounded() -> None:
