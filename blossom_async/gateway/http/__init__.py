@@ -1,1 +1,1 @@
-"""What every answer is made of: errors as problems, connections and their limits, figures, readiness."""
+"""HTTP for every route: errors, connections and their limits, client addresses, metrics, readiness."""

@@ -1,4 +1,4 @@
-"""Which address a request comes from, and whether only this machine can reach one."""
+"""The address a request comes from, and which addresses only this machine can reach."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MAX_HOPS = 32
 def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
     """The viewer's address: the peer of the connection, or behind trusted proxies the one they name.
 
-    ``forwarded`` is every line of ``X-Forwarded-For``, in order, and counts only when the peer is trusted.
-    It is read from the right: the first address that is not trusted is the viewer, or the leftmost when all
-    are. What stands further left is the viewer's own invention. None, which no rule allows, when the peer
-    has no address (a Unix socket), and when a hop met on the way is no plain address: empty, ``unknown``,
-    with a port, or the header is missing; or after 32 trusted hops. IPv4-mapped addresses become IPv4.
+    ``forwarded`` is every line of ``X-Forwarded-For``, in order. It is used only if the peer is trusted, and
+    read from the right: the viewer is the first address that is not trusted, or the leftmost if all are;
+    anything further left may be forged. None, which no rule allows, if the peer has no address (a Unix
+    socket), the header is missing, a hop on the way is not a plain address (empty, ``unknown``, with a port),
+    or there are more than 32 trusted hops. IPv4-mapped addresses become IPv4.
     """
     address = _address(peer or "")
     if address is None or not inside(address, trusted):
@@ -40,14 +40,14 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
 
 
 def network(address: Address | None) -> str:
-    """What one caller can hardly leave: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    """The address range counted as one caller: an IPv4 address, or the /64 of an IPv6 subscriber."""
     if isinstance(address, IPv6Address):
         return f"{IPv6Address(int(address) >> 64 << 64)}/64"
     return str(address)
 
 
 def sender(request: web.Request, trusted: Sequence[Network]) -> str:
-    """The network that wrong API keys are counted for."""
+    """The network (see ``network``) that a request comes from."""
     peername = request.transport.get_extra_info("peername") if request.transport else None
     peer = peername[0] if isinstance(peername, tuple) else None
     return network(client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted))

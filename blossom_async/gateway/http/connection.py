@@ -1,4 +1,4 @@
-"""A connection: how many there may be, how long it may be silent, and what it answers to what is no HTTP."""
+"""Connections: how many are accepted, how long each may be idle, and the answer to malformed requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import Overloaded, ResponseError, ServerFailed
-from blossom_async.gateway.http.problems import PROBLEM, new_request_id, problem, refusal, told
+from blossom_async.gateway.http.problems import PROBLEM, new_request_id, problem, problem_parts, refusal
 
 __all__ = ["Connection", "Room"]
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("blossom_async.gateway")
 
 
 class Room:
-    """Counts what is there at once: at most ``limit``."""
+    """A counter with a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -33,7 +33,7 @@ class Room:
         self.refused = 0
 
     def enter(self) -> bool:
-        """Whether there was room; then ``leave`` is to be called once."""
+        """Counts one more, or returns False at the limit. Call ``leave`` once for each True."""
         if self.held >= self._limit:
             self.refused += 1
             return False
@@ -41,18 +41,18 @@ class Room:
         return True
 
     def leave(self) -> None:
-        """Makes room again."""
+        """Counts one less."""
         self.held -= 1
 
 
 class Connection(web.RequestHandler):
-    """A connection that says as a problem, too, what aiohttp refuses before any handler is asked.
+    """A connection that also answers requests aiohttp rejects with problem+json.
 
     aiohttp's own answer and log quote the line at fault, which may hold an API key or a prompt. Here neither
-    the answer nor the log has anything of the request: the log gets the name of the exception's class.
+    shows anything of the request: the log gets the name of the exception's class.
 
-    Where ``room`` has none left the connection is answered 503 and closed, whatever comes over it; where
-    ``lobby`` has none either, it is closed. It is also closed when no request has come within 30 s.
+    If ``room`` is full, the connection is answered 503 and closed; if ``lobby`` is full too, it is closed
+    without an answer. A connection is also closed if no request arrives within 30 s.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Connection(web.RequestHandler):
         counter: AbstractAccessLogger,
         **options: Any,
     ) -> None:
-        # The access log is aiohttp's hook after each answer. Nothing is written to a log.
+        # aiohttp calls the access logger after each answer; this one counts and writes no log.
         super().__init__(manager, access_log=_log, access_log_class=lambda *_: counter, **options)  # type: ignore[arg-type]
         self.sent: Callable[[], None] | None = None
-        """What to call once the answer under way is written to its last byte: a picture that was asked for,
-        to someone who is still there."""
+        """Called once the last byte of the current answer is written, if it was a 200 and the peer is still
+        connected."""
         self._room = room
         self._lobby = lobby
         self._entered: Room | None = None
@@ -77,7 +77,7 @@ class Connection(web.RequestHandler):
         self._stuck: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begins to read requests, if there is room for it."""
+        """Reads requests if there is room, else answers 503."""
         loop = asyncio.get_running_loop()
         out = cast("asyncio.Transport", transport)
         if self._room.enter():
@@ -87,30 +87,30 @@ class Connection(web.RequestHandler):
         elif self._lobby.enter():
             self._entered = self._lobby
             out.write(_full())
-            # Closed at once, the answer would be lost with what the other side is still sending.
+            # Closing at once would lose the answer: the peer may still be sending.
             self._deadline = loop.call_later(_GOODBYE_S, out.abort)
         else:
             out.abort()
 
     def pause_writing(self) -> None:
-        """The other side takes nothing for now. It has 30 s to take some of what waits for it."""
+        """The peer has stopped reading; the connection is closed if that lasts 30 s."""
         super().pause_writing()
         if self.transport is not None:
             self._stuck = asyncio.get_running_loop().call_later(_UNREAD_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has."""
+        """The peer is reading again."""
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Reads on, where there was room."""
+        """Parses what arrived, unless the connection was refused."""
         if self._entered is self._room:
             super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Makes room."""
+        """Frees its place."""
         for timer in (self._deadline, self._stuck):
             if timer is not None:
                 timer.cancel()
@@ -130,27 +130,29 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, or to a failure outside the handlers; then the connection ends."""
+        """The answer to malformed HTTP, or to a failure outside the handlers; it closes the connection."""
         request_id = new_request_id()
-        _tell(exc, request_id)
+        _log_failure(exc, request_id)
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun, so that no other can be sent")
+            raise ConnectionError("the answer has begun, so no other can be sent")
         if status < 500:
-            error = ResponseError("this is not valid HTTP/1.1", status=status, code="malformed_request")
+            error = ResponseError(
+                "the request is not valid HTTP/1.1", status=status, code="malformed_request"
+            )
         else:
-            error = ServerFailed("the gateway failed; its log has the request id", status=status)
+            error = ServerFailed("the gateway failed; find the request id in its log", status=status)
         answer = problem(error, request_id)
         answer.force_close()
         return answer
 
     def log_exception(self, *_: object, exc_info: BaseException | None = None, **__: object) -> None:
-        """What aiohttp logs of a connection that failed: the class only."""
-        _tell(exc_info, "of no id")
+        """Logs only the class of the exception that ended a connection."""
+        _log_failure(exc_info, "(without id)")
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Sends the answer. A refusal raised before the middleware, as for ``Expect``, becomes a problem."""
+        """Sends the answer; one that aiohttp raised before the middleware becomes a problem."""
         self._answered = True
         if isinstance(resp, web.HTTPException):
             resp = refusal(resp, new_request_id())
@@ -162,16 +164,16 @@ class Connection(web.RequestHandler):
 
 
 def _full() -> bytes:
-    """A whole answer for a connection that there is no room for."""
-    error = Overloaded("the gateway has no connection to spare", retry_after_s=_FULL_RETRY_S)
-    body, headers = told(error, new_request_id())
+    """The bytes of a whole answer, for a connection that is refused."""
+    error = Overloaded("the gateway has no connection to spare; try again later", retry_after_s=_FULL_RETRY_S)
+    body, headers = problem_parts(error, new_request_id())
     headers |= {"Content-Type": PROBLEM, "Content-Length": str(len(body)), "Connection": "close"}
     lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def _tell(exc: BaseException | None, request_id: str) -> None:
-    # What any stranger can cause is no more than information: it must not fill the log of who runs this.
+def _log_failure(exc: BaseException | None, request_id: str) -> None:
+    # What any stranger can cause is logged as INFO, so that it cannot fill the operator's log.
     callers = isinstance(exc, HttpProcessingError | web.RequestPayloadError | ConnectionError)
     level = logging.INFO if callers else logging.ERROR
     _log.log(level, "request %s failed outside the handlers: %s", request_id, type(exc).__name__)

@@ -1,4 +1,4 @@
-"""Headers that security depends on."""
+"""Request headers that security depends on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["single"]
 
 
 def single(request: web.Request, name: str) -> str | None:
-    """The value of a header, None without one. Raises ``ResponseError`` (400) for a repeated one."""
+    """The value of a header, or None. Raises ``ResponseError`` (400) if it was sent more than once."""
     values = request.headers.getall(name, [])
-    if len(values) > 1:  # a proxy in front may have looked at another one of them
+    if len(values) > 1:  # a proxy in front may have checked another of them
         raise ResponseError(
             f"{name}: the header was sent {len(values)} times; send it once",
             status=400,

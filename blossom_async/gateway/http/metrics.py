@@ -1,4 +1,4 @@
-"""What the gateway counts, in the text format of Prometheus. No prompt, key or id is in a label."""
+"""The gateway's metrics, in the Prometheus text format. No label holds a prompt, a key or an id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-if TYPE_CHECKING:  # prometheus_client takes 40 ms to import: only who asks for figures waits for that
+if TYPE_CHECKING:  # prometheus_client takes 40 ms to import, so only a scrape imports it
     from prometheus_client.core import Metric
 
 __all__ = ["Metrics", "RequestCounter"]
@@ -23,14 +23,14 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"
 
 @attrs.define(eq=False)
 class _Tally:
-    """Answers of one route, method and class of status. ``took`` counts them by the bounds."""
+    """Answers of one route, method and status class. ``took`` counts them by bucket of the histogram."""
 
     seconds: float = 0.0
     took: list[int] = attrs.Factory(lambda: [0] * (len(_BOUNDS_S) + 1))
 
 
 class Metrics:
-    """Requests, counted as they are answered, and whatever else is ``watched``, read when it is asked for."""
+    """Counts requests as they are answered; other metrics are read at each scrape."""
 
     def __init__(self) -> None:
         self._tallies: dict[tuple[str, str, int], _Tally] = {}
@@ -38,7 +38,7 @@ class Metrics:
         self._watched: list[Callable[[], Metric]] = []
 
     def count(self, route: str, method: str, status: int, seconds: float, sent: int) -> None:
-        """Notes an answer. Costs about a microsecond."""
+        """Counts an answer. Takes about a microsecond."""
         key = route, method if method in _METHODS else "other", status // 100
         tally = self._tallies.get(key)
         if tally is None:
@@ -47,22 +47,26 @@ class Metrics:
         tally.took[bisect_left(_BOUNDS_S, seconds)] += 1
         self._bytes_sent += sent
 
-    def counter(self, name: str, told: str, read: Callable[[], int]) -> None:
-        """Watches a number that only grows."""
-        self.counters(name, told, (), lambda: {(): read()})
+    def counter(self, name: str, text: str, read: Callable[[], int]) -> None:
+        """Adds a counter that is read at each scrape."""
+        self.counters(name, text, (), lambda: {(): read()})
 
-    def gauge(self, name: str, told: str, read: Callable[[], float]) -> None:
-        """Watches a number."""
-        self._watched.append(partial(_gauge, name, told, read))
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Adds a gauge that is read at each scrape."""
+        self._watched.append(partial(_gauge, name, text, read))
 
     def counters(
-        self, name: str, told: str, labels: Iterable[str], read: Callable[[], Mapping[tuple[str, ...], int]]
+        self,
+        name: str,
+        text: str,
+        labels: Iterable[str],
+        read: Callable[[], Mapping[tuple[str, ...], int]],
     ) -> None:
-        """Watches numbers that only grow, by the values of their labels."""
-        self._watched.append(partial(_counters, name, told, tuple(labels), read))
+        """Adds a counter with labels, read at each scrape. The keys of ``read()`` are the labels' values."""
+        self._watched.append(partial(_counters, name, text, tuple(labels), read))
 
     def text(self) -> tuple[bytes, str]:
-        """All of it, and the content type."""
+        """All metrics, and their content type."""
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -71,50 +75,50 @@ class Metrics:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """What the registry of prometheus_client calls at a scrape."""
         from prometheus_client.core import HistogramMetricFamily
 
         labels = ("route", "method", "status")
         requests = HistogramMetricFamily(
-            "blossom_request_seconds", "From a request to the last byte of its answer.", labels=labels
+            "blossom_request_seconds", "Time from a request to the last byte of its answer.", labels=labels
         )
         for (route, method, status), tally in self._tallies.items():
             bounds = [*map(str, _BOUNDS_S), "+Inf"]
             buckets = list(zip(bounds, accumulate(tally.took), strict=True))
             requests.add_metric((route, method, f"{status}xx"), buckets, tally.seconds)
         yield requests
-        yield _counters("blossom_sent_bytes", "Bytes of answers.", (), lambda: {(): self._bytes_sent})
+        yield _counters("blossom_sent_bytes", "Bytes sent in bodies.", (), lambda: {(): self._bytes_sent})
         for read in self._watched:
             yield read()
 
 
 class RequestCounter(AbstractAccessLogger):
-    """aiohttp's hook after each answer."""
+    """Counts each answer: aiohttp calls an access logger after it."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Counts the answer under its route's pattern; what no application saw has none."""
+        """Counts the answer under its route; requests rejected before routing count under ``none``."""
         route = "none"
-        found = getattr(request, "_match_info", None)  # what is no HTTP was matched with no route
+        found = getattr(request, "_match_info", None)  # a request that is not valid HTTP has none
         if found is not None and found.route.resource is not None:
             route = found.route.resource.canonical
         self._metrics.count(route, request.method, response.status, time, response.body_length)
 
 
-def _gauge(name: str, told: str, read: Callable[[], float]) -> Metric:
+def _gauge(name: str, text: str, read: Callable[[], float]) -> Metric:
     from prometheus_client.core import GaugeMetricFamily
 
-    return GaugeMetricFamily(name, told, value=read())
+    return GaugeMetricFamily(name, text, value=read())
 
 
 def _counters(
-    name: str, told: str, labels: tuple[str, ...], read: Callable[[], Mapping[tuple[str, ...], int]]
+    name: str, text: str, labels: tuple[str, ...], read: Callable[[], Mapping[tuple[str, ...], int]]
 ) -> Metric:
     from prometheus_client.core import CounterMetricFamily
 
-    family = CounterMetricFamily(name, told, labels=labels)
+    family = CounterMetricFamily(name, text, labels=labels)
     for values, number in sorted(read().items()):
         family.add_metric(values, number)
     return family

@@ -1,4 +1,4 @@
-"""Every error of the gateway as ``application/problem+json`` (RFC 9457), never stored by a cache."""
+"""Errors as ``application/problem+json`` (RFC 9457), which no cache stores."""
 
 from __future__ import annotations
 
@@ -12,26 +12,38 @@ from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, ResponseError, ServerFailed
 
-__all__ = ["ERROR_CODE", "PROBLEM", "new_request_id", "problem", "problems", "refusal", "told"]
+__all__ = ["ERROR_CODE", "PROBLEM", "new_request_id", "problem", "problem_parts", "problems", "refusal"]
 
 ERROR_CODE: web.ResponseKey[str] = web.ResponseKey("error_code", str)
-"""Of an answer that is a problem: its code."""
+"""The code of an answer that is an error."""
 
 _SERVER = "blossom"  # without versions
-_MAX_DETAIL = 500  # characters; what a caller named is shown in it, and that may be a megabyte
+_MAX_DETAIL = 500  # characters; it may quote what a caller sent, which may be a megabyte
 PROBLEM = "application/problem+json"
-"""Media type of every error."""
+"""The media type of errors."""
 _REFUSALS = {
-    404: ("not_found", "there is nothing under this path; /openapi.json lists the calls"),
-    405: ("method_not_allowed", "this path does not take the method; the header Allow names those it takes"),
+    404: ("not_found", "nothing is served under this path; /openapi.json lists what is"),
+    405: (
+        "method_not_allowed",
+        "the path does not allow this method; the Allow header lists those it does",
+    ),
     413: ("request_entity_too_large", "the body is too long; send less"),
-    416: ("requested_range_not_satisfiable", "the range lies beyond the end; Content-Range names the length"),
-    417: ("expectation_failed", "the header Expect asks for what no server does; send 100-continue or none"),
+    416: (
+        "requested_range_not_satisfiable",
+        "the range starts beyond the end; Content-Range has the length",
+    ),
+    417: (
+        "expectation_failed",
+        "the expectation is not supported; send '100-continue' or no Expect header",
+    ),
 }
-_OTHER = "refused", "the request cannot be answered as it is; /openapi.json describes the calls"
-_CLOSING = {"request_timeout", "incomplete_body"}  # where the rest of the body is not waited for
+_OTHER = "refused", "the request is refused as it is; /openapi.json describes valid ones"
+_CLOSING = {
+    "request_timeout",
+    "incomplete_body",
+}  # the rest of the body is not read; the connection is closed
 
-_RANDOM = random.Random()  # noqa: S311 - an id is no secret, and asking the kernel takes ten times as long
+_RANDOM = random.Random()  # noqa: S311 - an id is no secret, and os.urandom() takes ten times as long
 
 _log = logging.getLogger("blossom_async.gateway")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,7 +51,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Turns what a handler raises into an answer, and gives every answer a request id and a server's name."""
+    """Answers what a handler raises, and adds ``X-Request-Id`` and ``Server`` to every answer."""
     request_id = new_request_id()
     try:
         response = await handler(request)
@@ -48,11 +60,11 @@ async def problems(request: web.Request, handler: _Handler) -> web.StreamRespons
     except InvalidRequest as exc:
         rejected = ResponseError(str(exc), status=422, code="invalid_request", field=exc.field)
         return problem(rejected, request_id)
-    except web.HTTPException as exc:  # aiohttp's own: no such route, wrong method, body too large
+    except web.HTTPException as exc:  # raised by aiohttp: no such route, wrong method, body too large
         return refusal(exc, request_id)
-    except Exception:  # noqa: BLE001 - the task's border: it is logged, and the caller learns where to look
+    except Exception:  # noqa: BLE001 - the task's border: it is logged, and the caller gets the request id
         _log.exception("request %s failed", request_id)
-        return problem(ServerFailed("the gateway failed; its log has the request id"), request_id)
+        return problem(ServerFailed("the gateway failed; find the request id in its log"), request_id)
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
         response.headers["Server"] = _SERVER
@@ -60,12 +72,12 @@ async def problems(request: web.Request, handler: _Handler) -> web.StreamRespons
 
 
 def new_request_id() -> str:
-    """An id that the log and the caller share."""
+    """A random id for the answer and the log."""
     return f"{_RANDOM.getrandbits(64):016x}"
 
 
 def refusal(exc: web.HTTPException, request_id: str) -> web.Response:
-    """The answer to a request that aiohttp refuses."""
+    """The answer for an exception of aiohttp."""
     code, detail = _REFUSALS.get(exc.status, _OTHER)
     answer = problem(ResponseError(detail, status=exc.status, code=code), request_id)
     for name in ("Allow", "Content-Range"):
@@ -75,8 +87,8 @@ def refusal(exc: web.HTTPException, request_id: str) -> web.Response:
 
 
 def problem(error: ResponseError, request_id: str) -> web.Response:
-    """The answer that tells of an error."""
-    body, headers = told(error, request_id)
+    """The answer for an error."""
+    body, headers = problem_parts(error, request_id)
     answer = web.Response(status=error.status, body=body, content_type=PROBLEM, headers=headers)
     answer[ERROR_CODE] = error.code
     if error.code in _CLOSING:
@@ -84,8 +96,8 @@ def problem(error: ResponseError, request_id: str) -> web.Response:
     return answer
 
 
-def told(error: ResponseError, request_id: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of an error."""
+def problem_parts(error: ResponseError, request_id: str) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of the answer for an error."""
     body: dict[str, object] = {
         "type": "about:blank",
         "title": error.code.replace("_", " "),

@@ -1,4 +1,4 @@
-"""How the gateway is: alive (``/healthz``), ready (``/readyz``) and in figures (``/metrics``)."""
+"""Liveness (``/healthz``), readiness (``/readyz``) and metrics (``/metrics``)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from blossom_async.gateway.http.metrics import Metrics
 
 __all__ = ["Status"]
 
-_HOLDS_S = 1.0  # one look at the disk answers everyone who asks within this time
-_LOOK_S = 3.0
+_HOLDS_S = 1.0  # a result is shared by all requests within this time
+_CHECK_S = 3.0
 
 Check = Callable[[], Awaitable[None]]
 
 
 class Status:
-    """Handlers of the three. ``checks`` are what it takes to be ready, by name; each raises ``Overloaded``.
+    """Their handlers. The gateway is ready if no check, by name, raises ``Overloaded``.
 
-    ``admit`` decides who may read the figures; None lets everybody.
+    ``admit`` decides who may read the metrics; None admits everyone.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Status:
     ) -> None:
         self.metrics = metrics
         self.stage: str | None = "starting"
-        """Why it takes no requests whatever the checks say: ``starting``, ``draining``, or None."""
+        """Why the gateway is not ready, whatever the checks say: ``starting``, ``draining`` or None."""
         self._checks = checks
         self._instance = instance
         self._admit = admit
@@ -47,12 +47,12 @@ class Status:
         self._lock = asyncio.Lock()
 
     def warmed_up(self) -> None:
-        """It is ready, unless it is being stopped already."""
+        """Ends ``starting``; a gateway that is draining already stays so."""
         if self.stage == "starting":
             self.stage = None
 
     def routes(self) -> list[web.RouteDef]:
-        """What the application mounts."""
+        """The routes to add to the application."""
         return [
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
@@ -60,18 +60,18 @@ class Status:
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """200 as long as the process answers at all."""
+        """200 while the process runs."""
         return _json(200, {"service": "blossom", "status": "ok", "instance": self._instance})
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 when requests may be sent here; 503 with the reasons while it starts, stops or cannot write."""
+        """200 if the gateway accepts requests; 503 with reasons while it starts, drains or cannot write."""
         reasons = {"stage": self.stage} if self.stage is not None else await self._failed()
         if reasons:
             return _json(503, {"status": "not ready", "reasons": reasons})
         return _json(200, {"status": "ready"})
 
     async def figures(self, request: web.Request) -> web.Response:
-        """200 with the metrics, in the text format of Prometheus."""
+        """200 with the metrics, in the Prometheus text format."""
         if self._admit is not None:
             await self._admit(request)
         body, content_type = self.metrics.text()
@@ -80,19 +80,19 @@ class Status:
     async def _failed(self) -> dict[str, str]:
         async with self._lock:
             if self._clock() >= self._holds_until:
-                looks = [self._look(name, check) for name, check in self._checks.items()]
-                self._reasons = {name: said for name, said in await asyncio.gather(*looks) if said}
+                results = [self._result(name, check) for name, check in self._checks.items()]
+                self._reasons = {name: reason for name, reason in await asyncio.gather(*results) if reason}
                 self._holds_until = self._clock() + _HOLDS_S
             return self._reasons
 
-    async def _look(self, name: str, check: Check) -> tuple[str, str]:
+    async def _result(self, name: str, check: Check) -> tuple[str, str]:
         try:
-            async with asyncio.timeout(_LOOK_S):
+            async with asyncio.timeout(_CHECK_S):
                 await check()
         except Overloaded as exc:
             return name, exc.detail
         except TimeoutError:
-            return name, f"there was no answer within {_LOOK_S:g} s"
+            return name, f"no answer within {_CHECK_S:g} s"
         return name, ""
 
 
