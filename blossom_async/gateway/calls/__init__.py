@@ -1,1 +1,1 @@
-"""What comes in over /v1: the private API, the OpenAI front door, and their description."""
+"""The calls under /v1: the private API, the OpenAI front door, and the OpenAPI document."""

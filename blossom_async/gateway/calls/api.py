@@ -44,7 +44,7 @@ __all__ = ["Api"]
 
 
 class Api:
-    """Handlers of ``/v1``. Each reads like a recipe: who asks, what for, do it, answer."""
+    """The handlers of ``/v1``. Each reads like a recipe: who asks, for what, do it, answer."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Api:
         self._now = now
 
     def routes(self) -> list[web.RouteDef]:
-        """What the application mounts."""
+        """The routes to add to the application."""
         return [
             web.post("/v1/images", self.create),
             web.get("/v1/images/{id}", self.look_up),
@@ -86,7 +86,7 @@ class Api:
     async def create(self, http: web.Request) -> web.Response:
         """201 with the picture; the same ``Idempotency-Key`` and body replay it. 202 with ``defer``.
 
-        ``sign``, an object as for ``sign``, makes the URL of the answer a signed one.
+        With ``sign``, the options of a signed URL, the URL of the answer is a signed one.
         """
         body = await json_object(http)
         sign = body.pop("sign", None)
@@ -94,26 +94,28 @@ class Api:
         if sign is None:
             return await self._created(http, request)
         wish = checked_options(required_object(sign, "sign"), SignRequest)
-        key = await self._access_key(http[CALLER].tenant, wish.access_key)  # a revoked one costs no picture
+        key = await self._access_key(
+            http[CALLER].tenant, wish.access_key
+        )  # checked first: a revoked key must not cost a picture
         return await self._created(http, request, lambda made: self._signed(made, key, wish).url)
 
     async def estimate(self, http: web.Request) -> web.Response:
-        """200 with what the picture would cost; nothing is made."""
+        """200 with the price of the picture; nothing is made."""
         request = checked_options(await json_object(http), ImageRequest)
         return _answer(200, to_json(self._generation.estimate(request)))
 
     async def look_up(self, http: web.Request) -> web.Response:
-        """200 with the picture, 410 once it has been deleted; an expired one can still be looked up.
+        """200 with the picture, also an expired one; 410 once it was deleted.
 
-        One that was deferred and is not there yet, or never will be, says so in its ``state``.
+        The ``state`` of a deferred picture says whether it is still being made, or why it never will be.
         """
         return _answer(200, to_json(self._info(await self._made_or_called(http))))
 
     async def delete(self, http: web.Request) -> web.Response:
-        """204; the URL answers 410 from now on and the bytes are gone.
+        """204; the bytes are gone, and the URL answers 410.
 
-        409 while it is still being made. 410 when it was deleted before; bytes that were left over then, by a
-        kill or a failing disk, go now.
+        409 while it is still being made. 410 if it was deleted before; bytes left over from then, after a
+        crash or a disk failure, are removed now.
         """
         tenant = http[CALLER].tenant
         call = await self._generation.pending(http.match_info["id"])
@@ -121,7 +123,7 @@ class Api:
             await self._generation.forget(call)
             return web.Response(status=204)
         record = await self._known(http, tenant)
-        await asyncio.shield(self._erase(record))  # row and bytes, also if the caller goes in between
+        await asyncio.shield(self._erase(record))  # row and bytes, even if the caller disconnects in between
         _check_live(record)
         return web.Response(status=204)
 
@@ -132,10 +134,10 @@ class Api:
             await self._blobs.delete(record.id, file.format)
 
     async def regenerate(self, http: web.Request) -> web.Response:
-        """201 with a new picture from an earlier request and the body's changes to it.
+        """201 with a new picture: the earlier request with the changes in the body.
 
-        The seed is the earlier one unless the body names another, so without changes the same picture is
-        made again under a new id. ``expires_in`` starts anew.
+        The seed stays the same unless the body has another, so without changes the same picture is made
+        again under a new id. ``expires_in`` counts from now.
         """
         tenant = http[CALLER].tenant
         record = await self._record(http, tenant)
@@ -188,9 +190,9 @@ class Api:
     async def sign(self, http: web.Request) -> web.Response:
         """200 with a signed URL of the picture, valid for ``signature_ttl`` seconds.
 
-        ``access_key`` is a name of the caller's own for whom the URL is meant: revoking it ends every URL
-        signed under it. ``stable`` rounds the end up, so that URLs made within some minutes are the same.
-        ``cdn`` signs ``/generated/{id}.{ext}`` instead. 409 for an access key that was revoked.
+        ``access_key`` is the caller's name for the URL's user: revoking it ends every URL signed under it.
+        ``stable`` rounds the expiry up, so that URLs signed within some minutes are identical. ``cdn`` signs
+        ``/generated/{id}.{ext}`` instead. 409 for an access key that was revoked.
         """
         made = await self._made_or_called(http)
         wish = checked_options(await json_object(http), SignRequest)
@@ -198,7 +200,7 @@ class Api:
         return _answer(200, to_json(self._signed(made, key, wish)))
 
     async def revoke(self, http: web.Request) -> web.Response:
-        """204; every URL signed under the access key is refused from now on, for good."""
+        """204; every URL signed under the access key is invalid from now on, for good."""
         tenant = http[CALLER].tenant
         name = SignRequest(access_key=http.match_info["name"]).access_key
         await self._records.write(
@@ -208,7 +210,7 @@ class Api:
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     async def explain(self, http: web.Request) -> web.Response:
-        """200 with how a viewer of whom the body tells would be answered, and which rule decides."""
+        """200 with the answer that the viewer in the body would get, and the rule that decides."""
         tenant = http[CALLER].tenant
         record = await self._known(http, tenant)
         asked = checked_options(await json_object(http), ExplainRequest)
@@ -218,8 +220,8 @@ class Api:
     async def stats(self, http: web.Request) -> web.Response:
         """200 with the views of a campaign from the first to the last day, both included, in UTC.
 
-        A view that was answered before this call is in it. 404 for a ``tracking_id`` that none of the
-        caller's pictures has or had.
+        It includes every view answered before this call. 404 for a ``tracking_id`` that none of the caller's
+        pictures has or had.
         """
         tenant = http[CALLER].tenant
         tracking_id, first, last = asked_for(http.query.items())
@@ -247,8 +249,8 @@ class Api:
 
     async def _known(self, http: web.Request, tenant: str) -> ImageRecord:
         record = await self._records.get(http.match_info["id"])
-        if record is None or record.tenant != tenant:  # another tenant's is none of this caller's business
-            raise NotFound("this gateway has no picture of that id")
+        if record is None or record.tenant != tenant:  # another tenant's is treated as unknown
+            raise NotFound("this gateway has no picture with that id")
         return record
 
 

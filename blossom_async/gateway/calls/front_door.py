@@ -1,7 +1,7 @@
-"""The OpenAI Images API over this gateway, so that its clients work with only the base URL changed.
+"""The OpenAI Images API, so that OpenAI clients work after changing only their base URL.
 
-Requests and answers after platform.openai.com/docs/api-reference/images. Beside its own parameters every
-option of ``POST /v1/images`` can be sent, such as ``expires_in`` (in openai-python by ``extra_body``).
+Requests and answers follow platform.openai.com/docs/api-reference/images. Besides its parameters, every
+option of ``POST /v1/images`` is accepted, such as ``expires_in`` (in openai-python through ``extra_body``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["FrontDoor"]
 
-_MOST = 10  # of one call, as theirs
+_MOST = 10  # pictures of one call, as at OpenAI
 _SIZE = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _QUALITIES = {
     "auto": "standard",
@@ -42,11 +42,11 @@ _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _ANSWERS = ("url", "b64_json")
 _THEIRS = {"n", "size", "response_format", "output_format", "background", "user"}
 _INSTEAD = {
-    "style": "say in the prompt what it shall look like",
-    "output_compression": "extra_body={'quality_preset': 'web_optimized'} makes the file lighter",
-    "moderation": "the provider's own rules hold",
-    "stream": "the answer comes in one piece",
-    "partial_images": "the answer comes in one piece",
+    "style": "describe the style in the prompt",
+    "output_compression": "extra_body={'quality_preset': 'web_optimized'} makes the file smaller",
+    "moderation": "the provider's own rules apply",
+    "stream": "answers are not streamed",
+    "partial_images": "answers are not streamed",
 }
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -54,7 +54,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FrontDoor:
-    """``POST /v1/images/generations`` and ``GET /v1/models``, errors in their shape."""
+    """``POST /v1/images/generations`` and ``GET /v1/models``, with errors in OpenAI's format."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class FrontDoor:
         self._public_url = public_url
 
     def routes(self) -> list[web.RouteDef]:
-        """What the application mounts, guarded."""
+        """The routes to add to the application. They check the API key."""
         routes = [
             web.post("/v1/images/generations", self.generations),
             web.get("/v1/models", self.models),
@@ -89,7 +89,7 @@ class FrontDoor:
         answer = _one_of(body, "response_format", _ANSWERS, _usual_answer(body))
         request = checked_options(_options(body), ImageRequest)
         key = idempotency_key(http)
-        self._generation.check_room(count)  # all of them, or none is begun
+        self._generation.check_room(count)  # starts all of them or none
         made = await asyncio.gather(
             *(self._make(http, attrs.evolve(request, seed=_seed(request, n)), key, n) for n in range(count)),
             return_exceptions=True,
@@ -98,26 +98,28 @@ class FrontDoor:
         for failure in made:
             if isinstance(failure, BaseException) and not records:
                 raise failure
-        data = [await self._item(record, answer) for record in records]  # fewer, where some have failed
+        data = [await self._item(record, answer) for record in records]  # fewer if some failed
         created = int(max(record.created_at for record in records).timestamp())
         return _answer({"created": created, "data": data})
 
     async def models(self, _: web.Request) -> web.Response:
-        """200 with the models of all providers."""
+        """200 with the models of every provider."""
         return _answer({"object": "list", "data": [_model(*each) for each in await self._offered()]})
 
     async def model(self, http: web.Request) -> web.Response:
-        """200 with one of them, 404 for another."""
+        """200 with the model of that name; 404 if no provider has it."""
         name = http.match_info["model"]
         for offered, provider in await self._offered():
             if offered == name:
                 return _answer(_model(offered, provider))
         raise ResponseError(
-            f"the model {shown(name)} is not one of this gateway's", status=404, code="model_not_found"
+            f"this gateway has no model {shown(name)}; GET /v1/models lists those it has",
+            status=404,
+            code="model_not_found",
         )
 
     async def not_offered(self, http: web.Request) -> web.Response:
-        """404: this gateway makes pictures from words only."""
+        """404: this gateway makes pictures from prompts only."""
         raise ResponseError(
             f"{http.path} is not offered here; POST /v1/images/generations makes pictures from a prompt",
             status=404,
@@ -149,13 +151,13 @@ class FrontDoor:
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Their parameters as options of a picture; those that are ours already stay."""
+    """OpenAI's parameters as options of a picture; options of ours stay as they are."""
     for name, instead in _INSTEAD.items():
         if body.get(name) is not None:
-            raise InvalidRequest(name, body[name], f"none here; {instead}")
+            raise InvalidRequest(name, body[name], f"no value; {instead}")
     options = {name: value for name, value in body.items() if name not in _THEIRS and value is not None}
     if "defer" in options:
-        raise InvalidRequest("defer", options["defer"], "POST /v1/images for pictures that are made later")
+        raise InvalidRequest("defer", options["defer"], "no value; POST /v1/images makes deferred pictures")
     size = body.get("size")
     if size is not None and size != "auto":
         found = _SIZE.fullmatch(size) if isinstance(size, str) else None
@@ -185,7 +187,7 @@ def _seed(request: ImageRequest, n: int) -> int | None:
 
 
 def _usual_answer(body: Mapping[str, Any]) -> str:
-    # As theirs: these models give bytes unless asked otherwise, and there they cannot be asked.
+    # As at OpenAI, where these models always give bytes.
     model = body.get("model")
     return "b64_json" if isinstance(model, str) and model.startswith("gpt-image") else "url"
 

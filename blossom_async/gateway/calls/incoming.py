@@ -1,4 +1,4 @@
-"""What comes in: the body of a call as JSON, its options, and the headers that say how to treat it."""
+"""Reads a call: its JSON body, its options, and the headers that say how to treat it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, chec
 __all__ = ["MAX_BODY", "checked_options", "idempotency_key", "json_object", "priority", "required_object"]
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request body: two prompts of the greatest length, in the longest encoding, fit."""
+"""Bytes of a request body: enough for two prompts of the greatest length in the longest encoding."""
 
 BODY_DEADLINE_S = 30.0
-"""How long a request body may take to arrive."""
+"""Seconds that a request body may take to arrive."""
 
 R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
 
@@ -42,7 +42,7 @@ def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
 
 
 async def json_object(http: web.Request) -> dict[str, Any]:
-    """The body of a call. Raises ``ResponseError`` for one that is no JSON, comes late or ends early."""
+    """The body of a call. Raises ``ResponseError`` if it is not JSON, arrives too late or ends early."""
     if http.content_type != "application/json":
         raise ResponseError(
             f"the body is {http.content_type}; send application/json",
@@ -51,14 +51,14 @@ async def json_object(http: web.Request) -> dict[str, Any]:
         )
     if "Content-Encoding" in http.headers:
         raise ResponseError(
-            "the body has a Content-Encoding; send it as it is, without compression",
+            "the body has a Content-Encoding; send it uncompressed, without that header",
             status=415,
             code="unsupported_content_encoding",
         )
     data = await _body(http)
     try:
         body = orjson.loads(data)
-        json.loads(data, object_pairs_hook=_once_each)  # orjson takes the last of equal names in silence
+        json.loads(data, object_pairs_hook=_once_each)  # orjson silently takes the last of equal names
     except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
         raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
     return required_object(body, "the body")
@@ -68,12 +68,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise ValueError(f"{shown(name)} is in it twice; send each name once")
+            raise ValueError(f"{shown(name)} appears twice; send each name once")
         seen.add(name)
 
 
 def required_object(value: Any, what: str) -> dict[str, Any]:
-    """The value, if it is a JSON object. Raises ``Rejected`` for another."""
+    """The value, if it is a JSON object. Raises ``Rejected`` otherwise."""
     if not isinstance(value, dict):
         raise Rejected(f"{what} is a JSON {type(value).__name__}; send an object of options")
     return value
@@ -110,11 +110,11 @@ def priority(headers: Mapping[str, str]) -> Priority:
 
 
 def idempotency_key(http: web.Request) -> str | None:
-    """The caller's name for this one request. Raises ``ResponseError`` (400) for one that cannot be used."""
+    """The ``Idempotency-Key``, or None. Raises ``ResponseError`` (400) for a malformed one."""
     key = single(http, "Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise ResponseError(
-            "Idempotency-Key: allowed are 1 to 255 visible ASCII characters",
+            f"Idempotency-Key: {shown(key)} is malformed; send 1 to 255 visible ASCII characters",
             status=400,
             code="malformed_idempotency_key",
         )

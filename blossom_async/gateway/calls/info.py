@@ -1,4 +1,4 @@
-"""What the gateway tells of a picture. Decides only; no I/O."""
+"""The ``ImageInfo`` that the gateway answers. Decides only; no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["image_info"]
 
 
 def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -> ImageInfo:
-    """All that is told of a picture, or of one that is not there yet."""
+    """The answer about a picture, or about one that is still being made."""
     request = record.request
     if isinstance(record, Claim):
         return ImageInfo(

@@ -1,4 +1,4 @@
-"""``/openapi.json``: what the gateway can be asked, in OpenAPI 3.1, from the classes that check it."""
+"""``/openapi.json``: the OpenAPI 3.1 document of the API, built from the classes that check requests."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
     ExplainRequest: {"url": _TEXT, "address": {"minLength": 1, "maxLength": 64}},
     ImageInfo: {"id": {"pattern": f"^{models.IMAGE_ID}$"}, "format": _FORMATS},
 }
-"""What the validators of ``models`` hold, beyond the type."""
+"""The validators of ``models`` as JSON Schema, beyond the type."""
 
 _PLAIN: dict[object, _Schema] = {
     str: {"type": "string"},
@@ -93,7 +93,7 @@ _PLAIN: dict[object, _Schema] = {
 
 _PROBLEM: _Schema = {
     "type": "object",
-    "description": "RFC 9457. `code` is a stable word for programs, `detail` a sentence for people.",
+    "description": "RFC 9457. `code` is a stable identifier for programs, `detail` a sentence for people.",
     "required": ["type", "title", "status", "code", "detail", "request_id"],
     "properties": {
         "type": {"const": "about:blank"},
@@ -102,28 +102,28 @@ _PROBLEM: _Schema = {
         "code": {"type": "string"},
         "detail": {"type": "string", "maxLength": 500},
         "field": {"type": "string", "description": "The option at fault."},
-        "request_id": {"type": "string", "description": "Names the exchange in the gateway's log."},
+        "request_id": {"type": "string", "description": "Identifies the exchange in the gateway's log."},
     },
 }
 
 _ERRORS = {
     400: "The request is malformed.",
-    401: "The API key is missing, or opens nothing.",
+    401: "The API key is missing or invalid.",
     402: "The provider's account has no money left.",
-    403: "The URL, or the viewer, may not see the picture.",
-    404: "There is none.",
+    403: "The signature is invalid, or the viewer may not see the picture.",
+    404: "There is no such thing, or it is not the caller's.",
     408: "The body did not arrive in time.",
-    409: "The access key was revoked, or it is not known whether the picture was paid.",
+    409: "The access key was revoked, or the picture is still being made, or may have been paid already.",
     410: "The picture was deleted or has expired.",
     412: "The picture does not meet the request's If-Match or If-Unmodified-Since.",
     413: "The body is larger than 1 MiB.",
     415: "The body is not `application/json`, or is compressed.",
-    416: "The picture is shorter than the range.",
-    422: "An option cannot be honoured.",
-    429: "Too many calls, or too many wrong API keys. `Retry-After` says when there is more.",
+    416: "The range starts beyond the end of the picture.",
+    422: "An option is invalid, or cannot be honoured.",
+    429: "Too many calls, or too many invalid API keys. `Retry-After` says how long to wait.",
     500: "The gateway failed.",
     502: "The provider failed.",
-    503: "The gateway is full, or cannot store anything now.",
+    503: "The gateway is overloaded, or cannot store anything now.",
 }
 _OF_A_CALL = (400, 401, 429, 503)
 _OF_A_BODY = (408, 413, 415, 422)
@@ -135,16 +135,16 @@ _PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_ACCESS_KEY}}
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same key and body give the same picture, which is made and paid for once.",
+    "description": "A repeated call with the same key and body gets the same picture, paid for once.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 
 
 @attrs.frozen(kw_only=True)
 class _Call:
-    """One operation: what it takes, what it gives, and its errors beyond those of every call.
+    """An operation: its request, its answer, and its errors beyond those of every call.
 
-    ``later``: with ``defer`` it gives the same with status 202.
+    ``later``: with ``defer`` it gives the same answer with status 202.
     """
 
     body: str | None = None
@@ -188,7 +188,7 @@ _CALLS = {
         errors=(404, 422),
     ),
 }
-"""The calls of ``/v1``, by method and path. What is not here is in no document."""
+"""The calls under ``/v1`` that the document describes, by method and path."""
 
 
 class OpenApi:
@@ -200,11 +200,11 @@ class OpenApi:
         self._body = b""
 
     def routes(self) -> list[web.RouteDef]:
-        """What the application mounts."""
+        """The routes to add to the application."""
         return [web.get("/openapi.json", self.read)]
 
     async def read(self, _: web.Request) -> web.Response:
-        """200 with the document. It holds no secret and needs no key."""
+        """200 with the document. It is public."""
         if not self._body:
             self._body = orjson.dumps(document(self._routes, self._public_url))
         return web.Response(
@@ -213,7 +213,7 @@ class OpenApi:
 
 
 def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
-    """The OpenAPI document of these routes. What a call does is said by its handler's docstring."""
+    """The OpenAPI document of these routes. The description of a call is its handler's docstring."""
     paths: dict[str, _Schema] = {}
     for route in routes:
         call = _CALLS.get(f"{route.method} {route.path}")
@@ -262,11 +262,11 @@ def _parameter(name: str) -> _Schema:
 
 def _picture() -> _Schema:
     whole = {"description": "The picture.", **_content("image/*", {})}
-    part = {"description": "The part of it that `Range` names.", **_content("image/*", {})}
+    part = {"description": "The part of it that `Range` asks for.", **_content("image/*", {})}
     return {
         "operationId": "picture",
-        "summary": "The picture, or why not. What `HEAD` is answered is the same, without the bytes.",
-        "description": "Restricted pictures need a signature, an API key, or the right address or page.",
+        "summary": "The picture, or why not. `HEAD` gets the same answer without the bytes.",
+        "description": "Restricted pictures need a signature, an API key, or an allowed address or site.",
         "security": [{}, {"key": []}],
         "parameters": [
             _parameter("id"),
@@ -275,9 +275,11 @@ def _picture() -> _Schema:
         ],
         "responses": {
             "200": whole,
-            "202": {"description": "A deferred picture that is still being made; `Retry-After` says when."},
+            "202": {
+                "description": "A deferred picture is still being made; `Retry-After` says when to ask again."
+            },
             "206": part,
-            "304": {"description": "It is the one named."},
+            "304": {"description": "The picture that the viewer has is current."},
         }
         | _problems(*_OF_A_PICTURE),
     }
@@ -305,7 +307,10 @@ def _named(name: str) -> _Schema:
 def _schemas() -> dict[str, _Schema]:
     schemas = {kind.__name__: _object(kind) for kind in _REQUESTS + _ANSWERS}
     wanted = schemas["ImageRequest"]
-    sign = {"anyOf": [_named("SignRequest"), {"type": "null"}], "description": "Signs the URL of the answer."}
+    sign = {
+        "anyOf": [_named("SignRequest"), {"type": "null"}],
+        "description": "Makes the URL of the answer a signed one.",
+    }
     schemas["Create"] = {**wanted, "properties": {**wanted["properties"], "sign": sign}}
     schemas["Changes"] = {name: value for name, value in wanted.items() if name != "required"}
     return {**schemas, "Problem": _PROBLEM}
@@ -323,7 +328,7 @@ def _object(kind: type) -> _Schema:
         needed = [field.name for field in fields if field.default is attrs.NOTHING]
         found["additionalProperties"] = False
     else:
-        needed = [field.name for field in fields]  # an answer has all of them
+        needed = [field.name for field in fields]  # an answer always has all of them
     return {**found, "required": needed} if needed else found
 
 
@@ -333,7 +338,7 @@ def _type(kind: Any) -> _Schema:
     if attrs.has(kind):
         return _named(kind.__name__)
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:  # of something and None, throughout
+    if origin is types.UnionType:  # always of a type and None
         some = _type(parts[0])
         return {**some, "type": [some["type"], "null"]}
     if origin is tuple:
