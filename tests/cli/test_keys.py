@@ -226,7 +226,7 @@ class TestWrongKeys:
         async with keys_at(tmp_path, Meter(3, 60, clock=clock)) as keys:
             for guess in ("a", "b", "c"):
                 assert await keys.holder(guess, "192.0.2.1") is None
-            with pytest.raises(RateLimited, match="too many wrong API keys came from this addr") as caught:
+            with pytest.raises(RateLimited, match="too many invalid API keys came from this addr") as caught:
                 await keys.holder(KEY, "192.0.2.1")
             assert caught.value.retry_after_s == pytest.approx(20)
             assert await keys.holder(KEY, "192.0.2.2") == MINE

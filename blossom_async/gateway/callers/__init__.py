@@ -1,1 +1,1 @@
-"""Who calls: API keys, their tenants, and how often each may call."""
+"""Who calls: API keys, their tenants and rate limits, and the secrets for signing URLs."""

@@ -1,4 +1,4 @@
-"""What every call of ``/v1`` meets first: whose key it is, and whether that key has calls left."""
+"""Checks every call under ``/v1`` first: whose API key it has, and whether the key has calls left."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from blossom_async.gateway.storage.records import Caller
 __all__ = ["CALLER", "Admission"]
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-"""Whose call it is, for the handlers of guarded routes."""
+"""The caller, for the handlers of guarded routes."""
 
 _QUOTA: web.RequestKey[Quota] = web.RequestKey("quota", Quota)
 
 
 class Admission:
-    """Guards routes. ``quota`` is the calls of each API key, None without a limit."""
+    """Guards routes. ``quota`` limits the calls of each API key; None for no limit."""
 
     def __init__(self, keys: ApiKeys, quota: Meter | None, *, trusted_proxies: Sequence[Network]) -> None:
         self._keys = keys
@@ -31,9 +31,9 @@ class Admission:
         self._trusted = tuple(trusted_proxies)
 
     def guarded(self, route: web.RouteDef) -> web.RouteDef:
-        """The route, for callers with an API key that has calls left.
+        """The route, only for callers whose API key has calls left.
 
-        Others get 401, or 429 with ``Retry-After``, before anything of the call is looked at.
+        Others get 401, or 429 with ``Retry-After``, before anything else of the call is read.
         """
 
         async def admitted(request: web.Request) -> web.StreamResponse:
@@ -43,9 +43,10 @@ class Admission:
         return attrs.evolve(route, handler=admitted)
 
     async def check(self, request: web.Request) -> None:
-        """Counts the call and notes whose it is.
+        """Counts the call and stores its caller in the request.
 
-        Raises ``Unauthenticated``, ``RateLimited`` when the key has none left, and ``ResponseError`` (400).
+        Raises ``Unauthenticated``, ``RateLimited`` if the key has no calls left, and ``ResponseError`` (400)
+        for a repeated header.
         """
         authorization = single(request, "Authorization")
         request[CALLER] = await self._keys.caller(authorization, sender(request, self._trusted))
@@ -56,12 +57,12 @@ class Admission:
         request[_QUOTA] = quota
         if not quota.admitted:
             raise RateLimited(
-                f"this API key has no calls left; the next one is free in {quota.more_in_s:.3g} s",
+                f"this API key has no calls left; the next one is allowed in {quota.more_in_s:.3g} s",
                 retry_after_s=quota.more_in_s,
             )
 
     async def say_quota(self, request: web.Request, response: web.StreamResponse) -> None:
-        """A signal before each answer: what the key has left, also on errors."""
+        """Adds the ``RateLimit`` headers to each answer, errors included."""
         quota = request.get(_QUOTA)
         if quota is not None and self._quota is not None:
             response.headers["RateLimit-Policy"] = self._quota.policy

@@ -1,4 +1,4 @@
-"""API keys, of the settings and of ``blossom keys``."""
+"""API keys: those of the settings, and those made by ``blossom keys``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 MAIN_TENANT = "main"
-"""Whose pictures the keys of the settings open, and those of ``blossom keys create`` by default."""
+"""The tenant of the settings' keys, and the default of ``blossom keys create``."""
 
 _ID_ALPHABET = string.ascii_letters + string.digits
 
@@ -35,11 +35,11 @@ _PROVEN = 10_000
 
 
 class ApiKeys:
-    """Who holds an API key. Keys are held as digests only.
+    """Finds the holder of an API key. Keeps only digests of keys.
 
-    ``wrong`` meters wrong keys by who sends them, None does not. From whoever has sent too many, only keys
-    are still looked at that have opened something before: guesses end, and nobody is locked out by others of
-    the same address.
+    ``wrong`` limits the invalid keys of each sender; None for no limit. A sender over the limit is refused,
+    except with keys that were valid before: guessing stops, and nobody is locked out by others who share the
+    address.
     """
 
     def __init__(self, keys: Iterable[str], lookups: Lookups, wrong: Meter | None = None) -> None:
@@ -51,7 +51,7 @@ class ApiKeys:
     async def caller(self, authorization: str | None, sender: str = "") -> Caller:
         """The holder of the key in an ``Authorization: Bearer`` header.
 
-        Raises ``Unauthenticated`` when there is none, or one that is unknown or revoked; and as ``holder``.
+        Raises ``Unauthenticated`` if there is none, or if it is unknown or revoked; and as ``holder``.
         """
         key = bearer(authorization)
         if key is None:
@@ -62,18 +62,18 @@ class ApiKeys:
         holder = await self.holder(key, sender)
         if holder is None:
             raise Unauthenticated(
-                "the API key is not one of this gateway's; clients take it from api_key= or BLOSSOM_API_KEY"
+                "the API key is not valid at this gateway; clients take it from api_key= or BLOSSOM_API_KEY"
             )
         return holder
 
     async def holder(self, key: str, sender: str = "") -> Caller | None:
-        """The holder of a key, None when it opens nothing.
+        """The holder of a key, or None if it is invalid.
 
-        Raises ``RateLimited`` when ``sender`` has sent too many wrong ones.
+        Raises ``RateLimited`` if ``sender`` has sent too many invalid ones.
         """
         presented = digest(key)
         if self._wrong is not None and presented not in self._proven:
-            _check_calm(self._wrong.look(sender))
+            _check_attempts_left(self._wrong.look(sender))
         holder = await self._holder(presented)
         if holder is not None:
             self._proven[presented] = None
@@ -84,8 +84,8 @@ class ApiKeys:
         return None
 
     async def _holder(self, presented: bytes) -> Caller | None:
-        # Each is compared, in constant time. In the database a digest is looked up: to guess near one tells
-        # nothing of the 256 random bits behind it.
+        # Every digest of the settings is compared, each in constant time. The database looks a digest up: how
+        # near a guess comes to a digest tells nothing about the 256 random bits behind it.
         matches = [hmac.compare_digest(presented, known) for known in self._digests]
         if any(matches):
             return Caller(MAIN_TENANT, "")
@@ -95,10 +95,10 @@ class ApiKeys:
         return Caller(known.tenant, known.name)
 
 
-def _check_calm(quota: Quota) -> None:
+def _check_attempts_left(quota: Quota) -> None:
     if not quota.admitted:
         raise RateLimited(
-            "too many wrong API keys came from this address; "
+            "too many invalid API keys came from this address; "
             f"send the right one in {math.ceil(quota.more_in_s)} s",
             code="too_many_wrong_keys",
             retry_after_s=quota.more_in_s,
@@ -106,21 +106,21 @@ def _check_calm(quota: Quota) -> None:
 
 
 def bearer(authorization: str | None) -> str | None:
-    """The key in an ``Authorization`` header, None when it has none."""
+    """The key in an ``Authorization: Bearer`` header, or None."""
     scheme, _, key = (authorization or "").partition(" ")
     return (key.strip() or None) if scheme.lower() == "bearer" else None
 
 
 def digest(key: str) -> bytes:
-    """The SHA-256 that stands for a key wherever it is kept."""
+    """The SHA-256 of a key, which is stored in its place."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def new_api_key() -> str:
-    """256 random bits, with a prefix by which scanners find leaked ones."""
+    """A new key: 256 random bits, with a prefix that secret scanners recognise."""
     return f"blossom_{secrets.token_urlsafe(32)}"
 
 
 def new_access_id() -> str:
-    """What stands for an access key in signed URLs: 71 random bits, no secret."""
+    """A new id for an access key in signed URLs: 71 random bits, not secret."""
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))

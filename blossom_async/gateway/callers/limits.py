@@ -1,4 +1,4 @@
-"""How often: calls of a key, wrong keys of an address. Decides; never waits."""
+"""Rate limits: calls of a key, invalid keys of an address. Decides only; never waits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Meter", "Quota"]
 
 @attrs.frozen
 class Quota:
-    """What is left of a rate: ``remaining`` calls now, the next one in ``more_in_s`` seconds.
+    """What is left of a rate: ``remaining`` calls now, one more in ``more_in_s`` seconds.
 
-    ``admitted`` is False for a call that was over it, and was not counted.
+    ``admitted`` is False for a call over the rate; it was not counted.
     """
 
     admitted: bool
@@ -29,11 +29,11 @@ class Quota:
 
 
 class Meter:
-    """A rate for each of many names: ``amount`` calls at once, filled up evenly over ``per_s`` seconds.
+    """A rate limit per name: ``amount`` calls at once, replenished evenly over ``per_s`` seconds.
 
-    Whoever keeps to ``amount`` calls in any window of ``per_s`` seconds is never refused. Of each name one
-    number is kept (the generic cell rate algorithm: when the quota is full again). Of more than ``names``
-    names, those not heard of for the longest time are forgotten.
+    At most ``amount`` calls in any window of ``per_s`` seconds are never refused. The generic cell rate
+    algorithm keeps one number per name: when its quota is full again. Of more than ``names`` names, the
+    least recently used are evicted.
     """
 
     def __init__(self, amount: int, per_s: float, *, clock: Callable[[], float], names: int = 20_000) -> None:
@@ -49,11 +49,11 @@ class Meter:
         return f'"default";q={self._amount};w={math.ceil(self._per_s)}'
 
     def look(self, name: Hashable) -> Quota:
-        """What the name has left; ``admitted`` is whether a call would be."""
+        """What the name has left, without counting a call."""
         return self._quota(max(0.0, self._full_at.get(name, 0.0) - self._clock()))
 
     def take(self, name: Hashable) -> Quota:
-        """Counts a call, unless it is over the rate."""
+        """Counts a call unless it is over the rate."""
         now = self._clock()
         owed = max(0.0, self._full_at.get(name, 0.0) - now)
         if owed + self._step > self._per_s * (1 + 1e-9):

@@ -1,4 +1,4 @@
-"""The secrets that URLs are signed with, where the settings have none: a file of the data folder."""
+"""The gateway's own signing secrets, in a file of the data folder, for when the settings have none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["own_secrets", "rotated_secrets"]
 
 
 def own_secrets(data_dir: Path) -> tuple[str, ...]:
-    """The gateway's own signing secrets, the newest first: the lines of a file only its owner can read.
+    """The gateway's own signing secrets, the newest first, from a file that only its owner can read.
 
-    The file is made with one secret where there is none. Raises ``ConfigurationError`` when it cannot be made
+    Creates the file with one secret if there is none. Raises ``ConfigurationError`` if it cannot be created
     or read.
     """
     path = data_dir / "signing_secrets"
@@ -26,15 +26,15 @@ def own_secrets(data_dir: Path) -> tuple[str, ...]:
         return tuple(path.read_text("ascii").split())
     except (OSError, ValueError) as exc:
         raise ConfigurationError(
-            f"the signing secrets {path} cannot be read or made ({exc}); check the owner and the permissions "
+            f"the signing secrets {path} cannot be read or created ({exc}); check owner and permissions "
             "of the data folder, or set BLOSSOM_SIGNING_SECRETS"
         ) from exc
 
 
 def rotated_secrets(data_dir: Path, *, drop_oldest: bool = False) -> int:
-    """Puts a new secret before those of the data folder; how many there are then. Raises as ``own_secrets``.
+    """Adds a new secret in front of those in the data folder; returns how many there are then.
 
-    ``drop_oldest`` takes the last of the earlier ones away.
+    ``drop_oldest`` removes the last of the earlier ones. Raises as ``own_secrets``.
     """
     earlier = own_secrets(data_dir)
     kept = (secrets.token_urlsafe(48), *(earlier[:-1] if drop_oldest else earlier))
@@ -53,7 +53,7 @@ def rotated_secrets(data_dir: Path, *, drop_oldest: bool = False) -> int:
 def _write_once(path: Path, secret: str) -> None:
     temporary = _written_beside(path, (secret,))
     try:
-        path.hardlink_to(temporary)  # where another process was first, its secret is the one
+        path.hardlink_to(temporary)  # if another process was first, its secret is used
     except FileExistsError:
         pass
     finally:
