@@ -1,4 +1,4 @@
-"""The only wiring: which parts the gateway is made of."""
+"""Builds the gateway from its parts. Nothing else wires them together."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ from blossom_async.rules import network_rule
 
 __all__ = ["STATUS", "create_app"]
 
-_SETTLE_S = 3.0  # for pictures whose callers have gone
+_SETTLE_S = 3.0  # for pictures still being made
 
 STATUS: web.AppKey[Status] = web.AppKey("status", Status)
-"""Readiness and figures of an application."""
+"""The readiness and the metrics of an application."""
 
 
 def create_app(
     settings: Settings, *, public_url: str, instance: str = "", own_key: str | None = None
 ) -> web.Application:
-    """The gateway as an aiohttp application. ``public_url`` is what the URLs it gives out begin with.
+    """The gateway as an aiohttp application. Its URLs start with ``public_url``.
 
-    ``instance`` is answered by ``/healthz``, so that a process can tell its own gateway from another.
-    ``own_key`` is an API key for this machine's user, besides those of the settings and of the database.
-    Raises ``ConfigurationError`` when it would parse HTTP in pure Python, and when it starts if it would
-    listen beyond loopback without API keys or the data folder cannot be used.
+    ``/healthz`` answers ``instance``, so that a process can tell its own gateway from another. ``own_key`` is
+    an API key for this machine's user, besides those of the settings and the database. Raises
+    ``ConfigurationError`` if aiohttp would parse HTTP in pure Python; and at startup if the gateway would
+    listen beyond loopback without API keys, or cannot use the data folder.
     """
     _check_parser()
     workers = Workers(settings.render_threads)
@@ -123,13 +123,15 @@ def create_app(
     front_door = FrontDoor(admission, generation, upstreams, blobs, public_url=public_url)
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
-    # A proxy on this machine reaches a loopback address, too.
+    # A proxy on this machine reaches loopback, too.
     private = is_loopback(settings.host) and settings.public_url is None and not trusted
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
     status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
     _watch(metrics, generation, hot, upkeep)
-    metrics.counters("blossom_webhooks", "Sent, by outcome.", ("outcome",), lambda: webhooks.attempts)
-    metrics.counter("blossom_views_dropped", "Views not counted, under load.", lambda: views.dropped)
+    metrics.counters(
+        "blossom_webhooks", "Webhooks sent, by outcome.", ("outcome",), lambda: webhooks.attempts
+    )
+    metrics.counter("blossom_views_dropped", "Views not counted because of load.", lambda: views.dropped)
 
     dashboard = Dashboard(
         keys,
@@ -189,7 +191,7 @@ def create_app(
 
 
 async def _finish(workers: Workers, generation: Generation) -> None:
-    workers.begin_nothing_more()  # nobody waits any more: all requests were answered or are gone
+    workers.begin_nothing_more()  # every request was answered, or its caller has gone
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(generation.settle(), _SETTLE_S)
     generation.stop()
@@ -246,19 +248,25 @@ def _watch(metrics: Metrics, generation: Generation, hot: HotBytes, upkeep: Upke
     metrics.counters(
         "blossom_pictures_made", "Stored pictures.", ("provider", "format"), lambda: generation.made
     )
-    metrics.gauge("blossom_pictures_waiting", "Being made, or waiting for it.", lambda: generation.waiting)
+    metrics.gauge("blossom_pictures_waiting", "Pictures being made or waiting.", lambda: generation.waiting)
     metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: hot.hits)
     metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: hot.misses)
-    metrics.counter("blossom_pictures_swept", "Expired ones that gave up their files.", lambda: upkeep.swept)
-    metrics.counter("blossom_orphans_removed", "Files that no picture had.", lambda: upkeep.orphans)
+    metrics.counter(
+        "blossom_pictures_swept", "Expired pictures whose files were removed.", lambda: upkeep.swept
+    )
+    metrics.counter(
+        "blossom_orphans_removed",
+        "Files removed because no picture referred to them.",
+        lambda: upkeep.orphans,
+    )
 
 
 def _check_parser() -> None:
-    # Most of aiohttp's request smuggling advisories are of its pure Python parser only.
+    # Most of aiohttp's advisories about request smuggling concern only its pure Python parser.
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
         raise ConfigurationError(
-            "aiohttp parses HTTP in pure Python here, which is not safe enough for a server; "
-            "unset AIOHTTP_NO_EXTENSIONS, or install an aiohttp wheel made for this platform"
+            "aiohttp would parse HTTP in pure Python here, which is not safe enough for a server; "
+            "unset AIOHTTP_NO_EXTENSIONS, or install an aiohttp wheel built for this platform"
         )
 
 

@@ -1,4 +1,4 @@
-"""How the gateway is served: its socket, its connections, and its end."""
+"""Serves the gateway on a socket, and drains it at the end."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from blossom_async.gateway.settings import Settings
 __all__ = ["listen", "serving"]
 
 _BACKLOG = 1024
-_KEEPALIVE_S = 75.0  # longer than the client's, so that the client is the one to close an idle connection
+_KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
 _LOBBY = 100
-_LINGER_S = 10.0  # for the rest of a refused body, so that its sender gets to read the answer
+_LINGER_S = 10.0  # keeps reading a refused body for so long, so that its sender reads the answer
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ``ConfigurationError`` when the address is taken or not this machine's."""
+    """A listening socket. Raises ``ConfigurationError`` if the address is in use or not on this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {exc.strerror or exc}; "
-            "choose another with --port or BLOSSOM_PORT (0 takes any free one)"
+            "choose another with --port or BLOSSOM_PORT (0 picks a free one)"
         ) from exc
 
 
@@ -43,10 +43,11 @@ def listen(host: str, port: int) -> socket.socket:
 async def serving(
     settings: Settings, sock: socket.socket, *, instance: str = "", own_key: str | None = None
 ) -> AsyncIterator[str]:
-    """Serves on the socket while the block runs; gives the URL that pictures are reached under.
+    """Serves on the socket while the block runs; yields the URL that pictures' URLs start with.
 
-    On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is taken any more, and
-    requests under way may finish. All of it takes 30 s at most. ``own_key`` as for ``create_app``.
+    On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is accepted any more, and
+    requests under way finish. All of it takes at most 30 s. ``instance`` and ``own_key`` as for
+    ``create_app``.
     """
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -59,15 +60,17 @@ async def serving(
         raise
     status = app[STATUS]
     room = Room(settings.max_connections)
-    status.metrics.gauge("blossom_connections", "Connections there are.", lambda: room.held)
-    status.metrics.counter("blossom_connections_refused", "For want of room.", lambda: room.refused)
+    status.metrics.gauge("blossom_connections", "Open connections.", lambda: room.held)
+    status.metrics.counter(
+        "blossom_connections_refused", "Connections refused at the limit.", lambda: room.refused
+    )
     drain_s = _DRAIN_S - settings.drain_delay_s
-    # A handler whose caller has gone is cancelled; what goes on under an Idempotency-Key is not its own.
+    # A handler whose caller has gone is cancelled; work under an Idempotency-Key has a task of its own.
     runner = web.AppRunner(app, shutdown_timeout=drain_s, handler_cancellation=True)
     loop = asyncio.get_running_loop()
     try:
         await runner.setup()
-        # Not web.SockSite: it makes connections of aiohttp's own class only.
+        # Not web.SockSite, which makes connections of aiohttp's own class only.
         connection = partial(
             Connection,
             cast("web.Server", runner.server),
