@@ -59,6 +59,48 @@ def test_a_byte_order_mark_is_no_text(kind: str) -> None:
     assert [entry.prompt for entry in read(b"\xef\xbb\xbf" + text.encode(), kind)] == ["a lake"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "jsonl"])
+def test_any_line_end_will_do(kind: str, end: str) -> None:
+    """CR alone too, as Excel for Mac writes it."""
+    lines = {"txt": ["a fox", "a cat"], "jsonl": ['"a fox"', '"a cat"']}.get(
+        kind, ["prompt", "a fox", "a cat"]
+    )
+    found = read("".join(f"{line}{end}" for line in lines), kind)
+    assert [entry.prompt for entry in found] == ["a fox", "a cat"]
+    assert [entry.line for entry in found] == ([1, 2] if len(lines) == 2 else [2, 3])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("kind", ["txt", "tsv"])
+def test_other_unicode_files_are_read_by_their_mark(kind: str, encoding: str) -> None:
+    """As spreadsheets save "Unicode text"; more than one buffer of it."""
+    prompts = [f"a fox {number} 木🦊" for number in range(2000)]
+    lines = ["\ufeffprompt", *prompts] if kind == "tsv" else [f"\ufeff{prompts[0]}", *prompts[1:]]
+    found = read("\r\n".join(lines).encode(encoding), kind)
+    assert [entry.prompt for entry in found] == prompts
+
+
+def test_half_a_character_of_utf_16_fails_alone() -> None:
+    """It does not become a replacement character in a prompt."""
+    data = "\ufeffa fox\n".encode("utf-16-le") + b"a\0\x00\xd8b\0\n\0" + "a cat\n".encode("utf-16-le") + b"x"
+    found = read(data, "txt")
+    assert [entry.prompt for entry in found] == ["a fox", None, "a cat", None]
+    assert "the line is not UTF-8" in problem(found[1])
+
+
+def test_a_mark_inside_a_file_is_no_text() -> None:
+    """Files that begin with one were joined."""
+    assert [entry.prompt for entry in read("a fox\n\ufeffa cat\n", "txt")] == ["a fox", "a cat"]
+
+
+def test_a_nul_far_into_the_file_fails_alone() -> None:
+    """The first one makes a file binary, a late one a line."""
+    found = read(b"a fox\n" * 5000 + b"a\0cat\na dog\n", "txt")
+    assert "the line has a NUL character at 2" in problem(found[5000])
+    assert found[5001].prompt == "a dog"
+
+
 def test_the_last_line_needs_no_end() -> None:
     """A file may end without a newline."""
     assert [entry.prompt for entry in read("a lake\na sea", "txt")] == ["a lake", "a sea"]
@@ -226,7 +268,10 @@ def test_a_cell_of_lists_in_each_other_stays_text() -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it is binary"), ("a lake".encode("utf-16"), "it is UTF-16")],
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it is binary"),
+        ("a lake".encode("utf-16-le"), "or UTF-16 without a byte order mark"),
+    ],
 )
 def test_what_is_no_text_is_refused_whole(data: bytes, message: str) -> None:
     """A picture given for a prompt file does not become a thousand failures."""
