@@ -84,7 +84,8 @@ _TRY_AGAIN = frozenset({408, 425, 500, 502, 504, 520, 522, 524})
 _OVERLOADED = frozenset({503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _MAY_END = frozenset({"conflict", "error", "in_progress"})  # of a 409: what is in the way may be gone soon
-_SAME_FOR_ALL = frozenset({"provider_unauthorized"})  # the gateway's own key: no repetition mends it
+# The gateway's own key or the address it has for a provider: no repetition mends them.
+_SAME_FOR_ALL = frozenset({"provider_unauthorized", "provider_misconfigured"})
 
 
 def classify(error: Exception) -> Verdict:

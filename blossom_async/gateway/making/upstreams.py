@@ -25,7 +25,7 @@ _MONEY_REST_S = 60.0  # when the account is empty or the key refused: nothing a 
 _POLL_S = 3600.0  # between two looks at which models a provider offers
 
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
-_SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED}
+_SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
 
 
 @attrs.frozen(kw_only=True)

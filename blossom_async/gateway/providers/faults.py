@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """The account or the key has no money left, whatever the status."""
     UNAUTHORIZED = "unauthorized"
     """The key is missing, invalid or not permitted."""
+    MISCONFIGURED = "misconfigured"
+    """The provider's URL is wrong: it redirects, or knows none of the addresses that it should."""
     MODERATION = "moderation"
     """The provider refuses the content."""
     REJECTED = "rejected"
@@ -105,6 +107,11 @@ _ERRORS: Mapping[Kind, tuple[type[ResponseError], str, str]] = {
         "provider_unauthorized",
         "the gateway's owner must check its key for this provider",
     ),
+    Kind.MISCONFIGURED: (
+        ProviderFailed,
+        "provider_misconfigured",
+        "the gateway's owner must correct {setting}",
+    ),
     Kind.MODERATION: (Rejected, "content_refused", "change the prompt"),
     Kind.REJECTED: (Rejected, "provider_rejected", "change the request"),
     Kind.UNAVAILABLE: (ProviderFailed, "provider_unavailable", "send the request again later"),
@@ -126,7 +133,8 @@ def to_error(fault: ProviderFault) -> ResponseError:
     wait = fault.retry_after_s
     if fault.kind is Kind.RATE_LIMITED and wait is None:
         wait = _USUAL_WAIT_S
-    return error(f"{fault}; {advice.format(wait=wait)}", code=code, retry_after_s=wait)
+    setting = f"BLOSSOM_{fault.provider.upper()}_URL"
+    return error(f"{fault}; {advice.format(wait=wait, setting=setting)}", code=code, retry_after_s=wait)
 
 
 _MONEY = {
@@ -178,6 +186,8 @@ def refusal(
     ids = (request_id(headers), _an_id(inner.get("requestId")), _an_id(answer.get("requestId")))
     said = shortened(words, key=key, prompt=prompt)
     seen = " ".join(filter(None, (f"answered {status}", shortened(named, key=key))))
+    if 300 <= status < 400 and (place := headers.get("Location", "")):
+        kind, said = Kind.MISCONFIGURED, f"it leads to {shortened(place, key=key, prompt=prompt)}"
     return ProviderFault(
         provider,
         kind,

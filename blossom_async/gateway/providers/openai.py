@@ -146,6 +146,8 @@ class OpenAI:
         elif found is not None:
             data, content_type = found, ""
         else:
+            if answer.is_page:
+                await self._ensure_right_url("answered with a page", trace)
             raise ProviderFault(
                 self.name,
                 Kind.BAD_CONTENT,
@@ -188,6 +190,8 @@ class OpenAI:
                 self._omissions.remember(model, body, refused)
                 return answer, sent.keys()
             fault = self._refusal(answer, request.prompt)
+            if answer.status in {404, 405} and "model" not in fault.detail:
+                await self._ensure_right_url(fault.detail, fault.request_id)
             if fault.kind is not Kind.REJECTED:
                 raise fault
             found = refused_names(document_of(answer.body, answer.content_type), sent.keys())
@@ -197,6 +201,13 @@ class OpenAI:
             if not found or not found.keys().isdisjoint(needed):
                 raise fault
             refused |= found
+
+    async def _ensure_right_url(self, seen: str, trace: str | None) -> None:
+        """Raises ``ProviderFault`` where the server knows no list of models either."""
+        models = self._url("models")
+        if not await self._wire.knows(models, self._headers()):
+            detail = f"{seen}; nor is there an Images API under {self._base.with_query(None)}"
+            raise ProviderFault(self.name, Kind.MISCONFIGURED, detail, charged="no", request_id=trace)
 
     async def models(self) -> tuple[Model, ...]:
         """As for ``Provider``: at OpenAI itself only the image models, elsewhere all that are listed."""

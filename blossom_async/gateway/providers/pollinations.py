@@ -120,7 +120,11 @@ class Pollinations:
         order = self._order(request, seed)
         answer = await self._wire.ask(order.method, order.url, headers=self._headers(key), json=order.body)
         if not answer.ok:
-            raise self._refusal(answer, request.prompt)
+            fault = self._refusal(answer, request.prompt)
+            if answer.status in {404, 405} and not await self._wire.knows(self._models_url, {}):
+                detail = f"{fault.detail}; nor is there a list of models under {self._root}"
+                raise ProviderFault(self.name, Kind.MISCONFIGURED, detail, charged="no")
+            raise fault
         charged = self._charged(answer)
         trace = request_id(answer.headers)
         found, _ = opened(answer.body, answer.content_type)
@@ -225,10 +229,13 @@ class Pollinations:
     def _flat_price(self, rates: Mapping[str, Decimal]) -> Decimal | None:
         return rates[_FLAT] * self._usd_per_pollen if rates.keys() == {_FLAT} else None
 
+    @property
+    def _models_url(self) -> URL:
+        return URL(f"{self._root}/{'models' if self._legacy else 'image/models'}")
+
     async def _list(self) -> tuple[Model, ...]:
-        path = "models" if self._legacy else "image/models"
         # Without the key: with it, models that the balance does not cover are not listed.
-        answer = await self._wire.ask("GET", URL(f"{self._root}/{path}"), headers={})
+        answer = await self._wire.ask("GET", self._models_url, headers={})
         if not answer.ok:
             raise self._refusal(answer)
         try:

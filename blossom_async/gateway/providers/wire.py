@@ -67,6 +67,11 @@ class Answer:
         return 200 <= self.status < 300
 
     @property
+    def is_page(self) -> bool:
+        """Whether it is HTML."""
+        return re.match(rb"(?i)\s*<(?:!doctype html|html)", self.body[:256]) is not None
+
+    @property
     def content_type(self) -> str:
         """The header of that name, with its parameters."""
         return self.headers.get("Content-Type", "")
@@ -183,6 +188,14 @@ class Wire:
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:
             what = "the connection broke" if passage.sent else f"no connection to {url.host}"
             raise self._accident(passage, f"{what} ({type(exc).__name__})") from exc
+
+    async def knows(self, url: URL, headers: Mapping[str, str]) -> bool:
+        """Whether the service knows this address; not if it answers 404, 405 or with a page."""
+        try:
+            answer = await self.ask("GET", url, headers=headers)
+        except ProviderFault:
+            return True  # for all that is known
+        return answer.status not in {404, 405} and not answer.is_page
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         parts = []

@@ -175,6 +175,7 @@ def test_words_are_shortened_and_without_secrets(words: str, said: str) -> None:
         (Kind.RATE_LIMITED, Overloaded, 503, "overloaded"),
         (Kind.OUT_OF_FUNDS, PaymentRequired, 402, "provider_out_of_funds"),
         (Kind.UNAUTHORIZED, ProviderFailed, 502, "provider_unauthorized"),
+        (Kind.MISCONFIGURED, ProviderFailed, 502, "provider_misconfigured"),
         (Kind.MODERATION, Rejected, 422, "content_refused"),
         (Kind.REJECTED, Rejected, 422, "provider_rejected"),
         (Kind.UNAVAILABLE, ProviderFailed, 502, "provider_unavailable"),
@@ -212,3 +213,12 @@ def test_another_provider_is_not_asked_while_the_first_may_have_been_paid() -> N
     """Nor for a request that is itself at fault."""
     not_helped = {kind for kind in Kind if not some_fault(kind).another_may_help}
     assert not_helped == {Kind.LOST, Kind.MODERATION, Kind.REJECTED}
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_says_where_it_leads(status: int) -> None:
+    """The URL is what the gateway's owner has to correct; no key is ever sent on."""
+    fault = fault_of(status, b"", Location=f"https://a.example/v1/?key={KEY}")
+    assert (fault.kind, fault.charged) == (Kind.MISCONFIGURED, "no")
+    assert "it leads to https://a.example/v1/?***" in str(fault)
+    assert "BLOSSOM_P_URL" in str(to_error(fault))

@@ -440,6 +440,57 @@ async def test_a_server_that_honours_keys_is_paid_once() -> None:
         assert asked.keyed
 
 
+# A wrong URL
+
+
+@pytest.mark.parametrize("path", ["", "/", "/v1/v1", "/v2", "/v1/images"])
+async def test_a_url_that_leads_nowhere_is_the_settings_fault(path: str) -> None:
+    """Nothing was charged, and the setting is named, not the request."""
+    async with FakeOpenAI() as server, provider_session() as session:
+        asked = provider_at(server.base_url.removesuffix("/v1") + path, session)
+        with pytest.raises(ProviderFault, match="nor is there an Images API under http://127") as caught:
+            await asked.generate(REQUEST, 7, key="k")
+    assert (caught.value.kind, caught.value.charged) == (Kind.MISCONFIGURED, "no")
+    assert "BLOSSOM_OPENAI_URL" in str(to_error(caught.value))
+
+
+@pytest.mark.parametrize("status", [200, 405])
+async def test_a_url_of_a_web_site_is_the_settings_fault(status: int) -> None:
+    """It has a page for every address."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        page = "<!DOCTYPE html><title>Welcome</title>"
+        return web.Response(status=status if request.method == "POST" else 200, text=page)
+
+    async with answering(handle) as url, provider_session() as session:
+        with pytest.raises(ProviderFault) as caught:
+            await provider_at(url, session).generate(REQUEST, 7, key="k")
+    assert (caught.value.kind, caught.value.charged) == (Kind.MISCONFIGURED, "no")
+
+
+@pytest.mark.parametrize(
+    ("told", "models", "kind"),
+    [
+        ({"error": {"message": "The model `m` does not exist"}}, 404, Kind.REJECTED),
+        ({"detail": "Not Found"}, 200, Kind.REJECTED),
+        ({"detail": "Not Found"}, 401, Kind.REJECTED),
+        ({"detail": "Not Found"}, 404, Kind.MISCONFIGURED),
+    ],
+)
+async def test_a_404_is_the_settings_fault_only_where_nothing_is_found(
+    told: dict[str, object], models: int, kind: Kind
+) -> None:
+    """An unknown model is the request's; and a server may be asked for its models to tell."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.json_response(told, status=404 if request.method == "POST" else models)
+
+    async with answering(handle) as url, provider_session() as session:
+        with pytest.raises(ProviderFault) as caught:
+            await provider_at(url, session).generate(REQUEST, 7, key="k")
+    assert caught.value.kind is kind
+
+
 # Pictures that come as URLs
 
 
