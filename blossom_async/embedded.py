@@ -11,7 +11,13 @@ import secrets
 import socket
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +45,16 @@ class Gateway:
     own: bool
 
 
-@asynccontextmanager
-async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gateway]:
+async def found_or_started(session: aiohttp.ClientSession, resources: AsyncExitStack) -> Gateway:
     """A gateway for this process: the one that already serves the data folder, or a new one in this loop.
 
     A new one listens on loopback, at the usual port or, with a warning, at a free one if that is taken. It
-    stops when the block is left; its pictures stay in the data folder, and ``blossom serve`` serves their
-    URLs again. Raises ``ConfigurationError`` if the extra is not installed or the data folder cannot be used.
+    stops when ``resources`` are closed; its pictures stay in the data folder, and ``blossom serve`` serves
+    their URLs again. Raises ``ConfigurationError`` if the extra is not installed or the data folder cannot be
+    used.
     """
     try:  # in a thread, because the first import takes most of a second
-        await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.server")
+        await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.app")
     except ImportError as exc:
         raise ConfigurationError(
             f"the embedded gateway is not installed ({exc}): pip install 'blossom-async[gateway]', "
@@ -57,12 +63,43 @@ async def found_or_started(session: aiohttp.ClientSession) -> AsyncIterator[Gate
     from blossom_async.gateway.settings import load
 
     settings = load()
-    async with AsyncExitStack() as opened:
-        async with claimed(settings.data_dir):
-            gateway = await running(settings.data_dir, session)
-            if gateway is None:
-                gateway = await opened.enter_async_context(_started(settings))
-        yield gateway
+    async with claimed(settings.data_dir):
+        gateway = await running(settings.data_dir, session)
+        return gateway or await _in_its_own_task(_started(settings), resources)
+
+
+async def _in_its_own_task(
+    context: AbstractAsyncContextManager[Gateway], resources: AsyncExitStack
+) -> Gateway:
+    """What the context gives, entered and left by one task, as task groups demand, when ``resources`` close.
+
+    ``asyncio.run()`` cancels the task at its end, and so stops a gateway that was left open.
+    """
+    loop = asyncio.get_running_loop()
+    entered: asyncio.Future[Gateway] = loop.create_future()
+    entered.add_done_callback(lambda future: future.cancelled() or future.exception())
+    leave = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            async with context as gateway:
+                entered.set_result(gateway)
+                with suppress(asyncio.CancelledError):
+                    await leave.wait()
+        except BaseException as exc:
+            if entered.done():
+                raise
+            entered.set_exception(exc)
+
+    task = loop.create_task(hold(), name="blossom-gateway")
+
+    async def stop() -> None:
+        leave.set()
+        if not loop.is_closed():
+            await task
+
+    resources.push_async_callback(stop)
+    return await asyncio.shield(entered)
 
 
 @asynccontextmanager

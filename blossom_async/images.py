@@ -12,15 +12,12 @@ from types import NoneType
 from typing import Any, TypeVar, Unpack, cast
 from urllib.parse import quote, urlencode
 
+import aiohttp
 from yarl import URL
 
 from blossom_async.batch import (
-    Gate,
     Outcome,
-    RetryBudget,
-    RetryPolicy,
     RunOptions,
-    Slots,
     current_attempt,
     run,
     run_one,
@@ -28,6 +25,7 @@ from blossom_async.batch import (
 )
 from blossom_async.cdn import Cdn, without_cdn
 from blossom_async.errors import InvalidRequest
+from blossom_async.limits import Limits
 from blossom_async.models import (
     IMAGE_ID,
     Estimate,
@@ -80,21 +78,13 @@ class Images:
         connect: Callable[[], Awaitable[Transport]],
         *,
         cdn: Cdn,
-        max_concurrency: int,
-        gate: Gate,
-        retry: RetryPolicy | None,
-        timeout_s: float,
+        limits: Limits,
         warmup: frozenset[str] | None,
     ) -> None:
         self._connect = connect
-        self._warmup = warmup
         self._cdn = cdn
-        self._max_concurrency = max_concurrency
-        self._slots = Slots(max_concurrency)
-        self._gates = (gate,)
-        self._retry = retry
-        self._budget = RetryBudget(retry.budget) if retry is not None else None
-        self._timeout_s = timeout_s
+        self._limits = limits
+        self._warmup = warmup
 
     async def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """The URL of a new picture. The picture exists when this returns, unless ``defer`` is set."""
@@ -252,8 +242,7 @@ class Images:
         and 5xx.
         """
         target = check_url(url)
-        transport = await self._connect()
-        async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
+        async with self._warmup_session(await self._connect()) as session:
             return await validate(session, target)
 
     async def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
@@ -284,8 +273,7 @@ class Images:
         if isinstance(urls, str):
             raise TypeError("preload_urls takes a list of URLs, not one string; put it in a list")
         given = [check_url(url) for url in urls]
-        transport = await self._connect()
-        async with warmup_session(self._own_hosts(transport), self._timeout_s, self._warmup) as session:
+        async with self._warmup_session(await self._connect()) as session:
             preload = partial(preload_one, session, method=method)
             distinct = list(dict.fromkeys(given))
             fetched = await run(preload, distinct, max_concurrency=_PRELOAD_AT_ONCE)
@@ -297,14 +285,15 @@ class Images:
     async def _call(self, exchange: Exchange[Answer]) -> Answer:
         """The gateway's answer, under the client's limits and with its retries."""
         transport = await self._connect()
+        limits = self._limits
         return await run_one(
             transport.send,
             exchange,
-            self._slots,
-            self._gates,
-            retry=self._retry,
-            timeout_s=self._timeout_s,
-            budget=self._budget,
+            limits.slots,
+            (limits.gate,),
+            retry=limits.retry,
+            timeout_s=limits.timeout_s,
+            budget=limits.budget,
         )
 
     def _checked(self, options: Mapping[str, Any]) -> ImageRequest:
@@ -319,13 +308,14 @@ class Images:
             how["cost"] = writer.cost
         if "journal" in how or how.get("dedup"):
             how["key"] = writer.key
-        how.setdefault("max_concurrency", self._max_concurrency)
+        limits = self._limits
+        how.setdefault("max_concurrency", limits.max_concurrency)
         how |= {
-            "slots": self._slots,
-            "gates": self._gates,
-            "retry": self._retry,
-            "timeout_s": self._timeout_s,
-            "budget": self._budget,
+            "slots": limits.slots,
+            "gates": (limits.gate,),
+            "retry": limits.retry,
+            "timeout_s": limits.timeout_s,
+            "budget": limits.budget,
         }
         return writer, how
 
@@ -336,9 +326,10 @@ class Images:
         creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
         return self._cdn.placed(await transport.send(creation), settings)
 
-    def _own_hosts(self, transport: Transport) -> frozenset[str]:
+    def _warmup_session(self, transport: Transport) -> aiohttp.ClientSession:
         addresses = [transport.base_url, *([self._cdn.prefix] if self._cdn.prefix else [])]
-        return frozenset(f"{URL(address).host}:{URL(address).port}" for address in addresses)
+        own_hosts = {f"{URL(address).host}:{URL(address).port}" for address in addresses}
+        return warmup_session(own_hosts, self._limits.timeout_s, self._warmup)
 
 
 def _creation(request: ImageRequest, more: Mapping[str, object] | None = None) -> Exchange[ImageInfo]:

@@ -175,7 +175,7 @@ async def test_leaving_a_stream_early_leaves_nothing_running(gateway: Gateway) -
             async for _ in outcomes:
                 break
         assert not [task for task in asyncio.all_tasks() if "batch/engine" in repr(task)]
-        assert client.image._slots.in_use == 0
+        assert client._images._limits.slots.in_use == 0
 
 
 async def test_validate_url_tells_true_from_false(gateway: Gateway) -> None:
