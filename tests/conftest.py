@@ -95,4 +95,4 @@ class _Answer(aiohttp.ClientResponse):
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
 
-aioresponses.core.ClientResponse = _Answer
+aioresponses.core.ClientResponse = _Answer  # type: ignore[attr-defined]

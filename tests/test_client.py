@@ -37,7 +37,7 @@ from tests.conftest import RunningGateway
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 PACKAGE = Path(blossom_async.__file__).parent
-TINY = {"width": 32, "height": 32}
+TINY: dict[str, Any] = {"width": 32, "height": 32}
 PROMPTS = [
     "sunset over ocean",
     "forest in autumn",

@@ -142,6 +142,7 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("checker", ["mypy", "basedpyright"])
 def test_a_type_checker_accepts_every_python_block(checker: str, tmp_path: Path) -> None:
     """What a reader copies has no error in a strict editor."""
@@ -149,11 +150,11 @@ def test_a_type_checker_accepts_every_python_block(checker: str, tmp_path: Path)
         if kind == "python":
             (tmp_path / f"{name.replace('/', '_')}.py").write_text(code, "utf-8")
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}', "utf-8")
-    command = {
+    commands: dict[str, list[str | Path]] = {
         "mypy": ["mypy", "--strict", "--config-file=", "--cache-dir", ROOT / ".mypy_cache", tmp_path],
         "basedpyright": ["basedpyright", "--pythonpath", sys.executable, "--project", tmp_path],
-    }[checker]
+    }
     ended = subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *commands[checker]], capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

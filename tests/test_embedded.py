@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import orjson
@@ -15,7 +16,7 @@ import pytest
 
 from blossom_async import BlossomClient, ConfigurationError
 
-TINY = {"width": 32, "height": 32}
+TINY: dict[str, Any] = {"width": 32, "height": 32}
 
 
 def free_port() -> int:

@@ -63,7 +63,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:BlossomClient has no base_url:Us
 
 
 def compiled(name: str) -> types.CodeType:
-    code = compile(BLOCKS[name], name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code: types.CodeType = compile(BLOCKS[name], name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     assert bool(code.co_flags & inspect.CO_COROUTINE) == (name in AWAITING)
     return code
 

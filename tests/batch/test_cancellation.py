@@ -199,9 +199,9 @@ def test_a_stream_may_be_left_by_another_task_than_the_one_that_entered_it() -> 
 
     async def go() -> None:
         block = stream(asyncio.sleep, [1, 2, 3])
-        outcomes = await asyncio.create_task(block.__aenter__())  # type: ignore[arg-type]
+        outcomes = await asyncio.create_task(block.__aenter__())
         assert (await anext(outcomes)).index == 0
-        await asyncio.create_task(block.__aexit__(None, None, None))  # type: ignore[arg-type]
+        await asyncio.create_task(block.__aexit__(None, None, None))
         assert asyncio.get_running_loop().time() == 1
 
     on_virtual_clock(go())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -227,7 +228,9 @@ def out_of_items(_: object) -> str:
 @pytest.mark.parametrize("broken", [endless, cancelled, out_of_items, lambda _: 1 / 0, lambda _: None])
 @pytest.mark.parametrize("of", ["key", "cost"])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_item_whose_key_or_cost_fails_loses_no_other(of: str, broken: object, asynchronous: bool) -> None:
+def test_an_item_whose_key_or_cost_fails_loses_no_other(
+    of: str, broken: Callable[[object], Any], asynchronous: bool
+) -> None:
     """Whatever is raised or returned: that item has failed, untried and at no cost."""
     sent = []
 
@@ -239,8 +242,8 @@ def test_an_item_whose_key_or_cost_fails_loses_no_other(of: str, broken: object,
         for item in "abcb":
             yield item
 
-    plain = {"key": str, "cost": lambda _: 1}
-    functions = {**plain, of: lambda item: (broken if item == "b" else plain[of])(item)}
+    plain: dict[str, Callable[[str], Any]] = {"key": str, "cost": lambda _: 1}
+    functions: dict[str, Any] = {**plain, of: lambda item: (broken if item == "b" else plain[of])(item)}
     items = one_by_one() if asynchronous else "abcb"
     result = on_virtual_clock(run(attempt, items, **functions, max_cost=2, dedup=True))
     assert [o.value for o in result.outcomes] == ["a", None, "c", None]

@@ -242,7 +242,7 @@ class AsyncBar:
         """Draws nothing."""
 
 
-@pytest.mark.parametrize("bar", [AsyncBar(), AsyncBar().__call__, partial(AsyncBar.__call__, None)])
+@pytest.mark.parametrize("bar", [AsyncBar(), AsyncBar().__call__, partial(AsyncBar.__call__, AsyncBar())])
 def test_a_progress_callback_that_nobody_would_await_is_refused(bar: Any) -> None:
     """Before anything is sent."""
     sent: list[int] = []
@@ -275,8 +275,9 @@ def test_a_fatal_answer_frees_items_that_wait_their_turn() -> None:
         await asyncio.sleep(1)
         raise PaymentRequired("no money")
 
-    for limits in ({"rate_limit": "1/h"}, {"slots": Slots(1)}):
-        result = on_virtual_clock(run(attempt, range(5), **limits))  # type: ignore[arg-type]
+    one_by_one: tuple[dict[str, Any], ...] = ({"rate_limit": "1/h"}, {"slots": Slots(1)})
+    for limits in one_by_one:
+        result = on_virtual_clock(run(attempt, range(5), **limits))
         assert result.elapsed_s == 1
         assert [o.index for o in result.not_run] == [1, 2, 3, 4]
 
@@ -534,7 +535,7 @@ def test_a_single_call_goes_the_same_way() -> None:
 
     async def single() -> int:
         slots = Slots(4)
-        value = await run_one(attempt, 5, slots, (Gate(),), retry=RetryPolicy())
+        value: int = await run_one(attempt, 5, slots, (Gate(),), retry=RetryPolicy())
         assert slots.in_use == 0
         return value
 
@@ -581,7 +582,7 @@ def test_a_stream_is_read_by_one_task() -> None:
 
     async def twice() -> None:
         async with stream(second, range(3)) as outcomes:
-            first: asyncio.Task[Outcome[int, int]] = asyncio.ensure_future(anext(outcomes))  # type: ignore[arg-type]
+            first: asyncio.Task[Outcome[int, int]] = asyncio.ensure_future(anext(outcomes))
             await asyncio.sleep(0)
             with pytest.raises(RuntimeError, match="already being read"):
                 await anext(outcomes)

@@ -40,7 +40,7 @@ def test_no_window_holds_more_starts_than_stated(stated: list[RateLimit], naps: 
     """Whatever the limits and whenever attempts come, alone or many at once."""
 
     async def go() -> list[float]:
-        gate, starts = Gate(*stated), []
+        gate, starts = Gate(*stated), list[float]()
 
         async def one(nap: float) -> None:
             await asyncio.sleep(nap)
@@ -76,7 +76,7 @@ def test_nothing_starts_during_a_pause_and_a_pause_only_extends(pauses: list[tup
     """A shorter pause that comes later does not cut a longer one."""
 
     async def go() -> list[float]:
-        gate, starts = Gate(), []
+        gate, starts = Gate(), list[float]()
         for at, seconds in pauses:
             asyncio.get_running_loop().call_at(at, gate.pause, seconds)
         for _ in range(200):
@@ -120,7 +120,7 @@ def test_after_a_pause_not_everything_starts_in_one_instant() -> None:
     """64 that waited spread over a second; later ones start at once again."""
 
     async def go() -> list[float]:
-        gate, starts = Gate(), []
+        gate, starts = Gate(), list[float]()
         gate.pause(10)
         await asyncio.gather(*(passing(gate, starts=starts, count=1) for _ in range(64)))
         await asyncio.sleep(1)
@@ -158,7 +158,7 @@ def test_limits_change_while_attempts_wait() -> None:
 
     async def go() -> tuple[list[float], list[float]]:
         loop = asyncio.get_running_loop()
-        gate, starts = Gate(RateLimit(1, per_s=3600)), []
+        gate, starts = Gate(RateLimit(1, per_s=3600)), list[float]()
         loop.call_at(10, gate.change, RateLimit(10))
         await passing(gate, starts=starts, count=25)
         raised = list(starts)
@@ -204,7 +204,7 @@ def test_a_pause_holds_for_who_already_waits_further_on() -> None:
     """The head of one gate's line, waiting at the next, does not start when the first is paused meanwhile."""
 
     async def go() -> list[float]:
-        own, shared, starts = Gate(RateLimit(100)), Gate(), []
+        own, shared, starts = Gate(RateLimit(100)), Gate(), list[float]()
         shared.pause(10)
         asyncio.get_running_loop().call_at(5, own.pause, 20)
         await passing(own, shared, starts=starts, count=1)

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -91,7 +91,7 @@ NUMBERS = (
     float("nan"),
     float("inf"),
 )
-SHAPES = (True, None, [], {}, ["a"], [[]], {"a": 1}, [None], "\ud800")
+SHAPES: tuple[Any, ...] = (True, None, [], {}, ["a"], [[]], {"a": 1}, [None], "\ud800")
 OPTIONS = (
     "prompt", "width", "height", "quality", "format", "transparency", "compression", "quality_preset",
     "model", "seed",
@@ -248,7 +248,9 @@ def requests(draw: st.DrawFn) -> Sent:
     headers = draw(st.lists(st.tuples(names, texts), max_size=2))
     body = None
     if route.body is not None:
-        wrong = draw(st.dictionaries(st.sampled_from(route.names) | texts, values, max_size=2))
+        wrong: dict[str, object] = draw(
+            st.dictionaries(st.sampled_from(route.names) | texts, values, max_size=2)
+        )
         whole = draw(st.sampled_from((True, True, True, False)))
         body = _body(route, wrong) if whole else draw(texts).encode("utf-8", "surrogatepass")
     return Sent(
@@ -401,7 +403,7 @@ async def _prepared(running: RunningGateway) -> tuple[str, list[str]]:
 class Bench:
     """A gateway in a loop that runs only while somebody waits for something."""
 
-    run: Callable[[Awaitable[Any]], Any]
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
     caller: Caller
     sent: int = 0
 
@@ -422,7 +424,8 @@ def test_hostile_text_gets_a_clean_answer(tmp_path: Path, caplog: pytest.LogCapt
         serving = runner.get_loop().create_task(serve())
 
         async def begin() -> Caller:
-            await asyncio.wait([ready, serving], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [ready, serving]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             return Caller(ready.result(), *await _prepared(ready.result()))
 
         caller = runner.run(begin())

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import attrs
@@ -39,7 +40,7 @@ from tests.cli.test_cli import running
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.gateway.making.test_paid import house
 
-TINY = {"prompt": "a lake", "width": 32, "height": 32}
+TINY: dict[str, Any] = {"prompt": "a lake", "width": 32, "height": 32}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 

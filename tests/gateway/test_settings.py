@@ -61,8 +61,7 @@ def test_from_the_environment_and_from_a_file(
 ) -> None:
     """Either way the same setting comes out."""
     file = tmp_path / "blossom.toml"
-    array = isinstance(value, tuple)
-    written = str(list(value)) if array else repr(text) if isinstance(value, str) else text  # type: ignore[arg-type]
+    written = str([*value]) if isinstance(value, tuple) else repr(text) if isinstance(value, str) else text
     file.write_text(f"[blossom]\n{name} = {written}\n")
     if name == "port":
         monkeypatch.delenv("BLOSSOM_PORT")

@@ -54,7 +54,9 @@ def hue_share(image: NDArray[np.uint8], warm: bool) -> float:
 def small(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """The picture in 16 by 16 patches, grey."""
     side = image.shape[0] // 16
-    return image[..., :3].mean(axis=2)[: side * 16, : side * 16].reshape(16, side, 16, side).mean(axis=(1, 3))
+    grey: NDArray[np.float64] = image[..., :3].mean(axis=2)[: side * 16, : side * 16]
+    patches: NDArray[np.float64] = grey.reshape(16, side, 16, side).mean(axis=(1, 3))
+    return patches
 
 
 @pytest.mark.parametrize(("prompt", "kind"), PROMPTS.items())

@@ -19,7 +19,7 @@ from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from tests.conftest import KEY, RunningGateway, running_gateway
 
-SMALL = {"prompt": "sunset over ocean", "width": 64, "height": 48}
+SMALL: dict[str, Any] = {"prompt": "sunset over ocean", "width": 64, "height": 48}
 Gateway = AbstractAsyncContextManager[RunningGateway]
 
 

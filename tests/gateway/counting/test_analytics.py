@@ -36,7 +36,7 @@ from tests.conftest import KEY, RunningGateway, running_gateway
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 
-SMALL = {"width": 32, "height": 32, "tracking_id": "summer"}
+SMALL: dict[str, Any] = {"width": 32, "height": 32, "tracking_id": "summer"}
 NOON = datetime(2026, 6, 15, 12, 0, tzinfo=UTC)
 TODAY = day_number(NOON)
 PICTURE = ("main", "summer", TODAY, "a" * 22)

@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import attrs
 import pytest
+from playwright import async_api as playwright
 
 from tests.conftest import KEY, RunningGateway
-
-playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -46,7 +46,7 @@ HOSTILE = [
 FOCUSED = "[document.activeElement.innerText, getComputedStyle(document.activeElement).outlineWidth]"
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 800}
-SMALL = {"width": 64, "height": 48}
+SMALL: dict[str, Any] = {"width": 64, "height": 48}
 
 
 @attrs.define
@@ -79,7 +79,7 @@ class Looker:
 
 
 @asynccontextmanager
-async def looking(base_url: str, **context: object) -> AsyncIterator[Looker]:
+async def looking(base_url: str, **context: Any) -> AsyncIterator[Looker]:
     """A browser that has not been anywhere yet. What it complains of is an error at the end of the block."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with playwright.async_playwright() as engine:

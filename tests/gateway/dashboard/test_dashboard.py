@@ -39,7 +39,7 @@ from tests.waiting import until
 
 START = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 OTHER_KEY = "the-key-of-another-tenant-0123456789"
-SMALL = {"width": 64, "height": 48}
+SMALL: dict[str, Any] = {"width": 64, "height": 48}
 OWN = {"Sec-Fetch-Site": "same-origin"}
 CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
@@ -624,7 +624,8 @@ async def test_a_search_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.Mon
     async with records_of(tmp_path) as records:
         for number in range(10):
             await records.add(picture(number, prompt="rare" if number == 1 else "common"))
-        pages, before = [], None
+        pages: list[overview.Page] = []
+        before = None
         while not pages or before is not None:
             pages.append(await records.read(partial(overview.page, "main", "rare", "", before, 2, START)))
             before = pages[-1].older
@@ -748,7 +749,8 @@ async def test_storage_is_counted_in_parts(tmp_path: Path, monkeypatch: pytest.M
     async with records_of(tmp_path) as records:
         for number in range(7):
             await records.add(picture(number, tenant="main" if number % 2 else "other"))
-        parts, last = [], ""
+        parts: list[int] = []
+        last: str | None = ""
         while last is not None:
             part = await records.read(partial(overview.stored, "main", last))
             parts.append(part.by_format.get("png", (0, 0))[0])

@@ -22,7 +22,9 @@ from blossom_async.gateway.http.problems import refusal
 )
 def test_a_refusal_of_aiohttp_has_a_code_of_ours(refused: web.HTTPException, code: str) -> None:
     """Whatever the interpreter and aiohttp call the status."""
-    problem = orjson.loads(refusal(refused, "0123").body)
+    body = refusal(refused, "0123").body
+    assert isinstance(body, bytes)
+    problem = orjson.loads(body)
     assert (problem["code"], problem["status"]) == (code, refused.status)
     assert refused.reason not in problem["detail"]
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash
 from blossom_async.scenery import paint
@@ -278,6 +279,7 @@ def test_print_is_the_best_jpg() -> None:
     """Colour is kept in full size and the likeness is above the default's."""
     pixels = render("forest in autumn")
     printed = opened(pixels, "jpg", preset="print")
+    assert isinstance(printed, JpegImageFile)
     assert {layer[1:3] for layer in printed.layer} == {(1, 1)}
     assert similarity(pixels, printed) > similarity(pixels, opened(pixels, "jpg"))
 

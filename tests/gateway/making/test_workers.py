@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 from blossom_async.gateway.making.workers import Workers
 
@@ -29,12 +30,12 @@ async def test_no_more_run_at_once_than_there_are_threads() -> None:
 
 async def test_the_rest_of_something_begun_goes_first() -> None:
     """In the order they came, and then the others in theirs."""
-    workers, order, go = Workers(1), [], threading.Event()
+    workers, order, go = Workers(1), list[object](), threading.Event()
     held = asyncio.create_task(workers.run(lambda: go.wait(30)))
-    others = [asyncio.create_task(workers.run(lambda n=n: order.append(n))) for n in range(3)]
+    others = [asyncio.create_task(workers.run(partial(order.append, n))) for n in range(3)]
     await asyncio.sleep(0)
     names = ("earlier", "later")
-    rest = [asyncio.create_task(workers.run(lambda n=n: order.append(n), first=True)) for n in names]
+    rest = [asyncio.create_task(workers.run(partial(order.append, n), first=True)) for n in names]
     await asyncio.sleep(0)
     go.set()
     await asyncio.gather(held, *rest, *others)
@@ -46,7 +47,7 @@ async def test_one_who_no_longer_waits_loses_no_thread() -> None:
     """Cancelled while waiting, or just as its turn came: the next one runs."""
     for late in (False, True):
         workers, go = Workers(1), threading.Event()
-        held = asyncio.create_task(workers.run(lambda go=go: go.wait(30)))
+        held = asyncio.create_task(workers.run(partial(go.wait, 30)))
         await asyncio.sleep(0)
         gone = asyncio.create_task(workers.run(lambda: None))
         last = asyncio.create_task(workers.run(lambda: "ran"))

@@ -82,7 +82,7 @@ def wrapped(text: str) -> str:
     return base64.encodebytes(base64.b64decode(text)).decode()
 
 
-BASE64 = {
+BASE64: dict[str, Callable[[str], str]] = {
     "line breaks": wrapped,
     "line breaks of Windows": lambda text: wrapped(text).replace("\n", "\r\n"),
     "line breaks escaped twice": lambda text: wrapped(text).replace("\n", "\\n"),

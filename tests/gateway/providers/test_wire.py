@@ -10,6 +10,7 @@ import pickle
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import aiohttp
 import pytest
@@ -23,7 +24,8 @@ from blossom_async.gateway.providers.wire import MAX_BYTES, Secret, Wire, provid
 
 CANARY = "canary-0123456789-abcdefgh"
 
-_Reader, _Writer = asyncio.StreamReader, asyncio.StreamWriter
+_Reader: TypeAlias = asyncio.StreamReader
+_Writer: TypeAlias = asyncio.StreamWriter
 
 
 @asynccontextmanager

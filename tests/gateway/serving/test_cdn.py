@@ -194,7 +194,7 @@ def command_of(name: str, folder: Path, port: int, behind: int) -> list[str | Pa
     if name == "varnish":
         text = (EXAMPLES / "varnish.vcl").read_text()
         (folder / "varnish.vcl").write_text(replaced(text, ('"8765"', f'"{behind}"')))
-        options = [
+        options: list[str | Path] = [
             "-a",
             f"127.0.0.1:{port}",
             "-n",

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import attrs
 import orjson
@@ -70,7 +71,7 @@ class Gallery:
     port: int = 0
     seconds: float = 0.0  # on the clock by which look-ups are remembered
 
-    async def store(self, data: bytes = BODY, *, file_size: int | None = None, **options: object) -> str:
+    async def store(self, data: bytes = BODY, *, file_size: int | None = None, **options: Any) -> str:
         """The id of a new picture made with these options."""
         image_id = "".join(secrets.choice(_BASE62) for _ in range(22))
         request = ImageRequest("a lighthouse at dawn", seed=7, **options)
@@ -187,7 +188,7 @@ async def test_get_answers_with_the_picture_and_its_headers(gallery: Gallery) ->
     ("version", "line"), [("1.1", "Connection: close"), ("1.0", "Connection: keep-alive"), ("1.0", "A: b")]
 )
 async def test_a_picture_is_the_same_on_every_kind_of_connection(
-    gallery: Gallery, options: dict[str, object], version: str, line: str
+    gallery: Gallery, options: dict[str, Any], version: str, line: str
 ) -> None:
     """One that ends, one of HTTP/1.0, and one that stays: all but what is said of the connection."""
     image_id = await gallery.store(**options)

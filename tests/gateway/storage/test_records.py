@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -33,7 +34,7 @@ NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
 _BASE62 = string.digits + string.ascii_letters
 
 
-def a_record(**changes: object) -> ImageRecord:
+def a_record(**changes: Any) -> ImageRecord:
     known = ImageRecord(
         id="".join(secrets.choice(_BASE62) for _ in range(22)),
         tenant="main",
