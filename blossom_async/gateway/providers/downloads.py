@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
@@ -13,6 +15,8 @@ from blossom_async.gateway.providers.wire import Answer, Wire
 __all__ = ["Downloads", "exact_url"]
 
 _REDIRECTS = 3
+_AGAIN_S = (0.5, 2.0)
+_PASSING = {404, 408, 425, 429}
 _MOVED = {301, 302, 303, 307, 308}
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))  # what a request line can hold
 
@@ -20,13 +24,21 @@ _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))  # what a request line can hold
 class Downloads:
     """Fetches pictures for one provider, without its key.
 
-    ``session`` decides by its ``socket_factory`` which addresses are allowed.
+    ``session`` decides by its ``socket_factory`` which addresses are allowed. ``sleep`` waits before a
+    picture that is not there yet is asked for again, as some services give the URL first.
     """
 
     def __init__(
-        self, provider: str, session: aiohttp.ClientSession, *, timeout_s: float, connect_s: float
+        self,
+        provider: str,
+        session: aiohttp.ClientSession,
+        *,
+        timeout_s: float,
+        connect_s: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._provider = provider
+        self._sleep = sleep
         self._wire = Wire(provider, session, timeout_s=timeout_s, connect_s=connect_s)
 
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
@@ -36,12 +48,19 @@ class Downloads:
         ``ProviderFault``: ``BAD_CONTENT`` that was charged, since the service has made the picture.
         """
         problem = "it is no http(s) URL"
-        for url in dict.fromkeys((exact_url(reference, base), exact_url(reference, base.origin()))):
-            if url is not None:
+        urls = dict.fromkeys((exact_url(reference, base), exact_url(reference, base.origin())))
+        for wait_s in (0.0, *_AGAIN_S):
+            if wait_s:
+                await self._sleep(wait_s)
+            passing = False
+            for url in filter(None, urls):
                 found = await self._found(url)
                 if isinstance(found, Answer):
                     return found
-                problem = found
+                problem, may_pass = found
+                passing |= may_pass
+            if not passing:
+                break
         # Not `from` the download's fault: the API's answer decides about the charge.
         raise ProviderFault(
             self._provider,
@@ -51,20 +70,20 @@ class Downloads:
             request_id=request_id,
         )
 
-    async def _found(self, url: URL) -> Answer | str:
-        """The answer, or why there is none."""
+    async def _found(self, url: URL) -> Answer | tuple[str, bool]:
+        """The answer, or why there is none and whether that may pass."""
         for _ in range(_REDIRECTS + 1):
             try:
                 answer = await self._wire.ask("GET", url, headers={})
             except ProviderFault as exc:
-                return exc.detail
+                return exc.detail, exc.kind is Kind.LOST
             if answer.ok:
                 return answer
             following = exact_url(answer.headers.get("Location", ""), url)
             if answer.status not in _MOVED or following is None:
                 break
             url = following
-        return f"{url.host} answered {answer.status}"
+        return f"{url.host} answered {answer.status}", answer.status in _PASSING or answer.status >= 500
 
 
 def exact_url(reference: str, base: URL) -> URL | None:

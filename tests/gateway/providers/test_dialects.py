@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 from blossom_async.gateway.providers.answers import fields_of, picture_of
-from blossom_async.gateway.providers.downloads import exact_url
+from blossom_async.gateway.providers.downloads import Downloads, exact_url
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.wire import Secret, provider_session
@@ -289,3 +291,45 @@ async def test_the_body_may_be_the_picture_itself(content_type: str) -> None:
         return attrs.evolve(answer, body=data, headers={"Content-Type": content_type})
 
     await delivered(form)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "waits"),
+    [([404, 503], [0.5, 2.0]), ([429], [0.5]), ([], []), ([403], None), ([404] * 3, None)],
+)
+async def test_a_picture_that_is_not_there_yet_is_asked_for_again(
+    statuses: list[int], waits: list[float] | None
+) -> None:
+    """It is paid for; some services give its URL before it is stored. What is forbidden stays so."""
+    left, waited = list(statuses), []
+
+    async def fetch(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=left.pop(0)) if left else web.Response(body=b"a picture")
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    app = web.Application()
+    app.router.add_get("/1.png", fetch)
+    async with serving(app) as url, provider_session() as session:
+        downloads = Downloads("p", session, timeout_s=5, connect_s=5, sleep=sleep)
+        if waits is None:
+            with pytest.raises(ProviderFault, match=f"answered {statuses[0]}") as caught:
+                await downloads.picture("/1.png", url, None)
+            assert caught.value.charged == "yes"
+        else:
+            assert (await downloads.picture("/1.png", url, None)).body == b"a picture"
+            assert waited == waits
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[URL]:
+    """The address of an application."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    sock = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(runner, sock).start()
+    try:
+        yield URL(f"http://127.0.0.1:{sock.getsockname()[1]}/")
+    finally:
+        await runner.cleanup()
