@@ -17,7 +17,7 @@ __all__ = ["document_of", "fields_of", "opened", "picture_of"]
 
 # Of the charsets that Python knows, those of texts.
 _CHARSET = re.compile(r"(?i)charset=\"?((?:utf|iso-8859|latin|windows|us-ascii|gb|big5|shift|euc)[\w-]*)")
-_DATA_URL = re.compile(r"(?i)\s*data:[^,]*;base64\s*,")  # RFC 2397
+_DATA_URL = re.compile(r"(?i)\s*(?:[^,]*;)?base64\s*,")  # RFC 2397, with or without its beginning
 _BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
 _HTTP = re.compile(r"(?i)\s*(?:https?:)?//\w")
 _RELATIVE = re.compile(r"(?i)(?!\s*[a-z][a-z0-9+.-]*:).{1,8192}\Z", re.DOTALL)
@@ -30,6 +30,7 @@ _NAMES = (
     *("data", "images", "image", "outputs", "output", "artifacts", "predictions", "results", "result"),
 )
 _DEEPEST = 6  # lists and objects one in another
+_QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also as Python shows bytes
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
 
@@ -110,7 +111,7 @@ def _decoded(text: str) -> bytes | None:
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
-        letters = _BLANKS.sub("", text).translate(_USUAL_ALPHABET).rstrip("=")
+        letters = _QUOTED.sub(r"\2", _BLANKS.sub("", text)).translate(_USUAL_ALPHABET).rstrip("=")
     try:
         return binascii.a2b_base64(letters + "=" * (-len(letters) % 4), strict_mode=True)
     except (binascii.Error, ValueError):

@@ -151,7 +151,7 @@ class OpenAI:
             raise ProviderFault(
                 self.name,
                 Kind.BAD_CONTENT,
-                f"answered {answer.status} without a picture",
+                f"sent no picture: {self._refusal(answer, request.prompt).detail}",
                 charged=charged,
                 request_id=trace,
             )

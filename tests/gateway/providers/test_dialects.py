@@ -95,6 +95,10 @@ BASE64: dict[str, Callable[[str], str]] = {
     "the alphabet of URLs": lambda text: text.translate(str.maketrans("+/", "-_")),
     "the alphabet of URLs, unpadded": lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("="),
     "a data URL": lambda text: f"data:image/png;base64,{text}",
+    "a data URL without its beginning": lambda text: f"image/png;base64,{text}",
+    "the end of a data URL": lambda text: f"base64,{text}",
+    "in quotes": lambda text: f'"{text}"',
+    "bytes as Python shows them": lambda text: str(text.encode()),
     "a data URL of no type": lambda text: f"data:;base64,{text}",
     "a data URL of several parameters": lambda text: f"data:image/png;name=a.png;charset=utf-8;base64,{text}",
     "a data URL in capitals": lambda text: f"DATA:IMAGE/PNG;BASE64,{text}",
@@ -280,6 +284,16 @@ async def test_what_is_neither_a_picture_nor_a_url_was_perhaps_not_paid(name: st
         Kind.BAD_CONTENT,
         "yes" if name == "data" else "unknown",
     )
+
+
+async def test_an_answer_without_a_picture_says_why() -> None:
+    """Some servers answer 200 and put the error into the body."""
+    told = {"error": {"code": "no_worker", "message": "The queue is paused."}}
+    async with Dialect(changed(lambda _: told)) as server, provider_session() as session:
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1")
+        with pytest.raises(ProviderFault, match="no_worker: The queue is paused") as caught:
+            await provider.generate(REQUEST, 7, key="k")
+    assert (caught.value.kind, caught.value.charged) == (Kind.BAD_CONTENT, "unknown")
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "application/json", ""])
