@@ -11,7 +11,7 @@ from typing import Protocol
 import attrs
 from aiohttp import web
 
-from blossom_async.errors import Gone, PermissionDenied, ResponseError
+from blossom_async.errors import Gone, PermissionDenied
 from blossom_async.gateway.callers.keys import ApiKeys, bearer
 from blossom_async.gateway.http.addresses import client_address, network
 from blossom_async.gateway.serving import signing
@@ -69,7 +69,7 @@ class Gatekeeper:
         Raises ``NotFound``, ``Gone``, ``Unauthenticated``, ``PermissionDenied``, ``RateLimited``,
         ``ResponseError`` with status 400, and what ``Lookups`` raises.
         """
-        signature = _signature(url.query)
+        signature = None if url.query is None else signing.parse(url.query)
         signed_until = None
         signed_for = None
         if signature is not None:
@@ -133,16 +133,3 @@ def _live(record: ImageRecord, url: PictureUrl, now: datetime) -> ImageRecord:
     if url.extension not in (None, record.request.format, *map(_FORMAT, record.files)):
         raise no_picture()
     return record
-
-
-def _signature(query: str | None) -> signing.Signature | None:
-    if query is None:
-        return None
-    signature = signing.parse(query)
-    if signature is None:
-        raise ResponseError(
-            "A picture's URL has no empty query; send it without the question mark.",
-            status=400,
-            code="malformed_query",
-        )
-    return signature

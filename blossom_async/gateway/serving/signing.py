@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 import attrs
 
@@ -35,6 +36,14 @@ _EXP = "[1-9][0-9]{9,10}"
 _ACCESS_ID = "[A-Za-z0-9]{12}"
 # Nothing is decoded: a signed URL has no percent signs, and "&" is its only separator.
 _QUERY = re.compile(rf"exp=({_EXP})&sig=([^%;?&]*)", re.ASCII)
+# A name with one of these words, however it is written, shows that a signature was meant.
+_SIGNS = re.compile(r"(?<![\w-])(?:exp|sig)(?![\w-])", re.IGNORECASE)
+# What social networks, search engines and mailers append to every link that is clicked.
+_CLICK_ID = re.compile(
+    r"(?:utm_[a-z_]+|fbclid|igsh(?:id)?|[gdy]clid|[gw]braid|gad_source|gad_campaignid|srsltid|msclkid|twclid|"
+    r"ttclid|li_fat_id|epik|rdt_cid|ScCid|mc_[ce]id|_hsenc|_hsmi|mkt_tok)=[\w.~%+-]*",
+    re.ASCII,
+)
 _SIG = re.compile(rf"([A-Za-z0-9_-]{{4}})({_ACCESS_ID})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _SIGNABLE = re.compile(rf"{_EXP} {_ACCESS_ID}", re.ASCII)
 
@@ -106,20 +115,23 @@ class Signer:
 
 
 def parse(query: str) -> Signature | None:
-    """The signature in a raw query, undecoded and without its question mark; None for an empty one.
+    """The signature in a raw query, undecoded and without its question mark; None if there is none.
 
-    Allowed are ``exp`` and ``sig``, in either order, each once, and nothing else. Raises ``ResponseError``
-    with status 400 (``malformed_query``) for any other query, and ``bad_signature()`` for a ``sig`` whose
-    length, alphabet or padding ``Signer.sign`` never writes.
+    A query with ``exp`` or ``sig`` must have both, in either order, each once. Beside them only click
+    identifiers such as ``fbclid`` and ``utm_source`` may stand. Raises ``ResponseError`` with status 400
+    (``malformed_query``) for any other one, and ``bad_signature()`` for a ``sig`` whose length, alphabet or
+    padding ``Signer.sign`` never writes. A query without ``exp`` and ``sig`` means nothing.
     """
-    if not query:
+    names = [part.partition("=")[0] for part in re.split("[&;?]", query)]
+    if not any(_SIGNS.search(unquote(name)) for name in names):
         return None
     # Sorted, so that both orders match. A third parameter leaves an "&" that the pattern does not allow.
-    found = _QUERY.fullmatch("&".join(sorted(query.split("&"))))
+    parameters = [part for part in query.split("&") if not _CLICK_ID.fullmatch(part)]
+    found = _QUERY.fullmatch("&".join(sorted(parameters)))
     if found is None:
         raise ResponseError(
-            "This is not the query of a signed URL; allowed: exp={unix seconds}&sig={signature}, each once, "
-            "not encoded, and nothing else. Use the URL exactly as you got it.",
+            "This is not the query of a signed URL; allowed: exp={unix seconds}&sig={signature}, each once "
+            "and not encoded. Use the URL exactly as you got it.",
             status=400,
             code="malformed_query",
         )
