@@ -27,6 +27,7 @@ from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.incoming import MAX_BODY
 from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.calls.openapi import OpenApi
+from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.http.addresses import is_loopback
@@ -120,7 +121,9 @@ def create_app(
         records, told, info=lambda record: image_info(record, public_url=public_url, now=_now()), now=_now
     )
     admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
-    front_door = FrontDoor(admission, generation, upstreams, blobs, public_url=public_url)
+    front_door = FrontDoor(
+        admission, generation, upstreams, blobs, Repeats(records, now=_now), public_url=public_url
+    )
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
     # A proxy on this machine reaches loopback, too.

@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import orjson
 from aiohttp import web
 
-from blossom_async.errors import InvalidRequest, ResponseError, shown
+from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, ServerFailed, shown
 from blossom_async.gateway.callers.admission import CALLER, Admission
 from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
+from blossom_async.gateway.calls.repeats import Repeats, retry_count
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.upstreams import Upstreams
 from blossom_async.gateway.storage.blobs import LocalBlobs
-from blossom_async.gateway.storage.records import Claim, ImageRecord
+from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
 from blossom_async.models import ImageRequest
 
 __all__ = ["FrontDoor"]
@@ -48,6 +49,7 @@ _INSTEAD = {
     "stream": "answers are not streamed",
     "partial_images": "answers are not streamed",
 }
+_FINAL_STATUS = 424  # Failed Dependency; clients that look at the status retry 408, 409, 429 and 5xx
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,6 +64,7 @@ class FrontDoor:
         generation: Generation,
         upstreams: Upstreams,
         blobs: LocalBlobs,
+        repeats: Repeats,
         *,
         public_url: str,
     ) -> None:
@@ -69,6 +72,7 @@ class FrontDoor:
         self._generation = generation
         self._upstreams = upstreams
         self._blobs = blobs
+        self._repeats = repeats
         self._public_url = public_url
 
     def routes(self) -> list[web.RouteDef]:
@@ -88,17 +92,24 @@ class FrontDoor:
         count = _number(body)
         answer = _one_of(body, "response_format", _ANSWERS, _usual_answer(body))
         request = checked_options(_options(body), ImageRequest)
-        key = idempotency_key(http)
+        requests = [attrs.evolve(request, seed=_seed(request, n)) for n in range(count)]
+        keys = await self._keys(http, body, requests)
         self._generation.check_room(count)  # starts all of them or none
         made = await asyncio.gather(
-            *(self._make(http, attrs.evolve(request, seed=_seed(request, n)), key, n) for n in range(count)),
-            return_exceptions=True,
+            *(self._make(http, *each) for each in zip(requests, keys, strict=True)), return_exceptions=True
         )
         records = [each for each in made if isinstance(each, ImageRecord)]
         for failure in made:
             if isinstance(failure, BaseException) and not records:
+                if isinstance(failure, Exception) and await self._would_pay_again(http, keys):
+                    raise _Final(failure) from failure
                 raise failure
-        data = [await self._item(record, answer) for record in records]  # fewer if some failed
+        try:
+            data = [await self._item(record, answer) for record in records]  # fewer if some failed
+        except ResponseError as exc:
+            if keys[0] is None or _joins(http):
+                raise
+            raise _Final(exc) from exc
         created = int(max(record.created_at for record in records).timestamp())
         return _answer({"created": created, "data": data})
 
@@ -126,12 +137,32 @@ class FrontDoor:
             code="not_offered",
         )
 
-    async def _make(self, http: web.Request, request: ImageRequest, key: str | None, n: int) -> ImageRecord:
+    async def _keys(
+        self, http: web.Request, body: Mapping[str, Any], requests: Sequence[ImageRequest]
+    ) -> list[str | None]:
+        """The idempotency key of each picture; None for those that may as well be made again."""
+        key = idempotency_key(http)
+        if key is None and self._generation.may_cost(requests[0]):
+            key = await self._repeats.key(http[CALLER], body, retry_count(http) or 0)
+        return [None if key is None else f"{key} {n}" for n in range(len(requests))]
+
+    async def _would_pay_again(self, http: web.Request, keys: Sequence[str | None]) -> bool:
+        """Whether one of the pictures was paid, or may have been, and a repeated call would not get it."""
+        tenant = http[CALLER].tenant
+        try:
+            held = [await self._generation.claimed(tenant, key) for key in keys if key is not None]
+        except Overloaded:  # the database cannot say
+            return keys[0] is not None and not _joins(http)
+        return any(
+            claim is not None and not (_joins(http) and claim.state is ClaimState.RUNNING) for claim in held
+        )
+
+    async def _make(self, http: web.Request, request: ImageRequest, key: str | None) -> ImageRecord:
         made, _ = await self._generation.create(
             request,
             tenant=http[CALLER].tenant,
             payer=http[CALLER].name,
-            key=None if key is None else f"{key} {n}",
+            key=key,
             priority=priority(http.headers),
         )
         assert not isinstance(made, Claim)  # noqa: S101 - defer is refused here
@@ -148,6 +179,21 @@ class FrontDoor:
         for upstream in self._upstreams:
             found += [(model.name, upstream.name) for model in await upstream.provider.models()]
         return found
+
+
+class _Final(Exception):
+    """A failure that must not be retried: the picture was paid for, or may have been."""
+
+    def __init__(self, cause: Exception) -> None:
+        if not isinstance(cause, ResponseError):
+            cause = ServerFailed("the gateway failed after the picture may have been paid for; see its log")
+        super().__init__(cause.code)
+        self.error = cause
+
+
+def _joins(http: web.Request) -> bool:
+    """Whether the client's retries are recognised, so that they get what the first try paid for."""
+    return "Idempotency-Key" in http.headers or retry_count(http) is not None
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +264,10 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
     async def handler(http: web.Request) -> web.StreamResponse:
         try:
             return await route.handler(http)
+        except _Final as exc:
+            answer = _answer(_error(exc.error, exc.error.field), _FINAL_STATUS)
+            answer.headers["x-should-retry"] = "false"
+            return answer
         except ResponseError as exc:
             status = 400 if exc.status == 422 else exc.status
             answer = _answer(_error(exc, exc.field), status)

@@ -165,6 +165,14 @@ class Generation:
         usd = provider.price(request)
         return Estimate(credits=request.cost, usd=None if usd is None else float(usd), provider=provider.name)
 
+    def may_cost(self, request: ImageRequest) -> bool:
+        """Whether its provider may charge for it. Raises ``InvalidRequest`` if none can make it."""
+        return self._upstreams.able(request)[0].provider.remote
+
+    async def claimed(self, tenant: str, key: str) -> Claim | None:
+        """The claim under a key: it is under way, or was paid, or may have been, without a picture so far."""
+        return await self._records.read(partial(call_records.claim_by_key, tenant, key))
+
     async def pending(self, image_id: str) -> Claim | None:
         """The call of a picture that is not there yet, or never will be."""
         return await self._records.read(partial(call_records.claim_by_id, image_id))

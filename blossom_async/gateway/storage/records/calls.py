@@ -34,6 +34,7 @@ from blossom_async.gateway.storage.records.tables import (
     api_keys,
     attempts,
     calls,
+    idempotency,
 )
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
@@ -51,6 +52,7 @@ __all__ = [
     "fail",
     "finish",
     "give_up",
+    "keys_between",
     "owners",
     "release",
     "reopen",
@@ -100,6 +102,15 @@ def claim_by_id(image_id: str, connection: sa.Connection) -> Claim | None:
 def claim_by_key(tenant: str, key: str, connection: sa.Connection) -> Claim | None:
     """The claim under the tenant's key, None once its picture is stored."""
     return _one(connection, (calls.c.tenant == tenant) & (calls.c.key == key))
+
+
+def keys_between(tenant: str, first: str, last: str, connection: sa.Connection) -> list[str]:
+    """The tenant's idempotency keys from ``first`` to before ``last``, of claims and of stored pictures."""
+    found: list[str] = []
+    for table in (calls, idempotency):
+        within = (table.c.tenant == tenant) & (table.c.key >= first) & (table.c.key < last)
+        found += connection.scalars(sa.select(table.c.key).where(within))
+    return found
 
 
 def owners(connection: sa.Connection) -> set[str]:
