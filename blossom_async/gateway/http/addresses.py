@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _MAX_HOPS = 32
+_HOP = re.compile(r"([0-9.]{7,15}):[0-9]{1,5}|\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\](?::[0-9]{1,5})?", re.ASCII)
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
@@ -25,15 +27,16 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     ``forwarded`` is every line of ``X-Forwarded-For``, in order. It is used only if the peer is trusted, and
     read from the right: the viewer is the first address that is not trusted, or the leftmost if all are;
     anything further left may be forged. None, which no rule allows, if the peer has no address (a Unix
-    socket), the header is missing, a hop on the way is not a plain address (empty, ``unknown``, with a port),
-    or there are more than 32 trusted hops. IPv4-mapped addresses become IPv4.
+    socket), the header is missing, a hop on the way is not an address (empty, ``unknown``), or there are more
+    than 32 trusted hops. A hop may have a port, as Azure and IIS write it: ``203.0.113.7:51234``,
+    ``[2001:db8::7]:443``. IPv4-mapped addresses become IPv4.
     """
     address = _address(peer or "")
     if address is None or not inside(address, trusted):
         return address
     hops = ",".join(forwarded).rsplit(",", _MAX_HOPS)
     for hop in reversed(hops[-_MAX_HOPS:]):
-        address = _address(hop.strip(" \t"))
+        address = _address(_without_port(hop.strip(" \t")))
         if address is None or not inside(address, trusted):
             return address
     return address if len(hops) <= _MAX_HOPS else None
@@ -66,6 +69,11 @@ def is_loopback(host: str) -> bool:
 def inside(address: Address, networks: Sequence[Network]) -> bool:
     """Whether one of the networks holds the address."""
     return any(address in network for network in networks)
+
+
+def _without_port(hop: str) -> str:
+    found = _HOP.fullmatch(hop)
+    return hop if found is None else found[1] or found[2]
 
 
 def _address(text: str) -> Address | None:
