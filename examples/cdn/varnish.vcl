@@ -33,6 +33,12 @@ sub vcl_recv {
         unset req.http.Accept;
     }
 
+    # What others append to a URL (fbclid, utm_source, v) changes nothing at the gateway: it is taken off. With exp
+    # or sig, or anything unusual, the URL stays as it came.
+    if (req.url ~ "^[^?]*\?([\w.~-]+(=[\w.~%+:/@,!*-]*)?(&|$))*$" && req.url !~ "(?i)[?&](exp|sig)([=&]|$)") {
+        set req.url = regsub(req.url, "\?.*$", "");
+    }
+
     # The cache is for a plain GET. The gateway itself answers signed URLs, requests with a key, and HEAD, which
     # Varnish would turn into a GET and the gateway count as a view.
     if (req.method == "HEAD") {
