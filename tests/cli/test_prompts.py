@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from blossom_async.cli.prompts.entry import BrokenLine, Entry
 from blossom_async.cli.prompts.file import PromptFile
 from blossom_async.cli.prompts.lines import MAX_LINE
 from blossom_async.cli.prompts.reading import entries
+from blossom_async.cli.prompts.records import MAX_RECORD
 from blossom_async.cli.prompts.settings import MAX_DEPTH
-from blossom_async.cli.prompts.tables import MAX_RECORD
 
 # What a person may write on one line: any text without line ends, not a comment, not blank.
 PROMPTS = (
@@ -143,10 +144,40 @@ def test_columns_named_as_options_are_an_items_own() -> None:
     assert dict(found[1]) == {"prompt": "a sea", "transparency": False}
 
 
-@pytest.mark.parametrize("cell", ["1024px", "1e3", "10.0", "0x10", "١٠", "9" * 5000, "NaN"])
+@pytest.mark.parametrize("cell", ["1024px", "1e3", "10.5", "1,024", "0x10", "١٠", "9" * 5000, "NaN"])
 def test_a_cell_that_is_no_number_stays_text(cell: str) -> None:
     """So that ``ImageRequest`` refuses it in its own words, and nothing is guessed."""
-    assert read(f"prompt,width\na lake,{cell}\n", "csv")[0]["width"] == cell
+    assert read(f'prompt,width\na lake,"{cell}"\n', "csv")[0]["width"] == cell
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("width", "640.0", 640),
+        ("width", " 640 ", 640),
+        ("seed", "7.", 7),
+        ("transparency", "on", True),
+        ("transparency", "F", False),
+        ("transparency", "1.0", True),
+        ("metadata", '{"page": "1"}', {"page": "1"}),
+        ("allowed_domains", '["a.com"]', ["a.com"]),
+        ("model", " flux ", "flux"),
+    ],
+)
+def test_a_value_means_the_same_in_csv_and_jsonl(option: str, text: str, value: object) -> None:
+    """Data frames write 640.0 for 640, databases and spreadsheets what they like."""
+    quoted = text.replace('"', '""')
+    assert read(f'prompt,{option}\na lake,"{quoted}"\n', "csv")[0][option] == value
+    assert read(orjson.dumps({"prompt": "a lake", option: text}), "jsonl")[0][option] == value
+    assert read(orjson.dumps({"prompt": "a lake", option: value}), "jsonl")[0][option] == value
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_nothing_is_no_setting(empty: str | None) -> None:
+    """null as an empty cell: data frames write every column in every row."""
+    found = read(orjson.dumps({"prompt": "a lake", "width": empty, "metadata": empty}), "jsonl")
+    assert dict(found[0]) == {"prompt": "a lake"}
+    assert dict(read(f"prompt,width,metadata\na lake,{empty or ''},\n", "csv")[0]) == {"prompt": "a lake"}
 
 
 def test_columns_that_are_no_options_are_said_once() -> None:
@@ -154,26 +185,41 @@ def test_columns_that_are_no_options_are_said_once() -> None:
     notices: list[str] = []
     found = read("Prompt\tCategory\tNote\na lake\tx\t\na sea\ty\t\n", "tsv", notices)
     assert [dict(entry) for entry in found] == [{"prompt": "a lake"}, {"prompt": "a sea"}]
-    assert notices == ["prompts: columns that are no options and not used: Category, Note"]
+    assert notices == ["prompts: ignored columns that are not options: Category, Note"]
 
 
-def test_a_column_that_is_nearly_an_option_is_pointed_out() -> None:
-    """A slip of the finger does not pass for a column of notes."""
+def test_names_that_are_no_options_are_said_once_in_jsonl_too() -> None:
+    """As columns are; the lines are drawn."""
     notices: list[str] = []
-    read("prompt,widht,Negative-Promt,Note\na lake,3,x,y\n", "csv", notices)
-    (said,) = notices
-    assert said == (
-        "prompts: columns that are no options and not used: widht (did you mean width?), "
-        "Negative-Promt (did you mean negative_prompt?), Note"
+    found = read(
+        '{"Prompt": "a lake", "id": 7}\n{"id": 8, "Negative Prompt": "x", "prompt": "a"}\n', "jsonl", notices
     )
+    assert [dict(entry) for entry in found] == [{"prompt": "a lake"}, {"prompt": "a", "negative_prompt": "x"}]
+    assert notices == ["prompts: ignored, not an option: id"]
+
+
+@pytest.mark.parametrize(("title", "meant"), [("widht", "width"), ("Negative-Promt", "negative_prompt")])
+def test_a_name_that_is_nearly_an_option_is_refused(title: str, meant: str) -> None:
+    """A slip of the finger does not pass for a note: the pictures would be paid, and not as wanted."""
+    says = f"unknown option '{title}'. Did you mean '{meant}'? Rename or remove it"
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        read(f"prompt,{title},Note\na lake,3,x\n", "csv")
+    found = read(orjson.dumps({"prompt": "a lake", title: 3}) + b'\n"a sea"\n', "jsonl")
+    assert problem(found[0]) == says
+    assert found[1].prompt == "a sea"
+
+
+def test_a_name_beside_the_option_it_resembles_is_another_one() -> None:
+    """``prompt_id`` is no misspelt ``prompt`` where there is one."""
+    assert read("prompt_id,prompt,seed,seeds\n7,a lake,1,2\n", "csv")[0]["prompt"] == "a lake"
+    assert read('{"prompt": "a lake", "prompt_id": 7}', "jsonl")[0]["prompt"] == "a lake"
 
 
 @pytest.mark.parametrize(
     ("header", "kind", "says"),
     [
-        ("prompt;width", "csv", "has prompt;width, which looks separated by semicolons; allowed: commas in"),
-        ("prompt\twidth", "csv", "separated by tabs; allowed: commas in .csv, tabs in .tsv"),
-        ("prompt,width", "tsv", "separated by commas; allowed: commas in .csv, tabs in .tsv"),
+        ("prompt,width", "tsv", "has prompt,width, which looks separated by commas; allowed: tabs in .tsv"),
+        ("Text;width", "csv", "has Text, width. Rename 'Text' to 'prompt' if that is it"),
         ("Text,width", "csv", "has Text, width. Rename 'Text' to 'prompt' if that is it"),
         ("id,prompts", "csv", "Rename 'prompts' to 'prompt'"),
         ("caption", "csv", "Rename 'caption' to 'prompt'"),
@@ -200,6 +246,20 @@ def test_a_column_twice_is_refused() -> None:
     """Which one counts is not guessed."""
     with pytest.raises(ConfigurationError, match="column 'width' is there twice"):
         read("prompt,width,Width\n", "csv")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("first", ["", "sep={}\n"])
+def test_a_csv_file_is_separated_as_its_header_is(mark: str, first: str) -> None:
+    """As spreadsheets write it in countries with a decimal comma; Excel's ``sep=`` counts."""
+    rows = [["id", "prompt", "width"], ["1", f'"a fox{mark} a cat"', "640"]]
+    found = read(first.format(mark) + "".join(mark.join(row) + "\n" for row in rows), "csv")
+    assert dict(found[0]) == {"prompt": f"a fox{mark} a cat", "width": 640}
+
+
+def test_a_blank_before_a_quote_is_no_text() -> None:
+    """The quotes are the file's, not the prompt's."""
+    assert read('seed, prompt\n7, "a fox, red"\n', "csv")[0].prompt == "a fox, red"
 
 
 @pytest.mark.parametrize("row", ["a lake", "a lake,640,7,8"])
@@ -232,14 +292,77 @@ def test_quotes_in_tsv_are_text() -> None:
     assert [entry.prompt for entry in found] == ['"GIGGLE" in thick letters', 'say "hi"', '5" of snow']
 
 
+@pytest.mark.parametrize(
+    ("cell", "prompt"),
+    [
+        ('"a fox in the snow,\nan old woodcut"', "a fox in the snow,\nan old woodcut"),
+        ('"a ""fox""\n\nin\tsnow"', 'a "fox"\n\nin\tsnow'),
+        ('"a fox\twith a tab"', "a fox\twith a tab"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_quoted_field_of_tsv_may_span_lines(cell: str, prompt: str, end: str) -> None:
+    """As spreadsheets save a cell with line breaks: one prompt, not two halves."""
+    found = read(f"seed\tprompt\tmodel\n5\t{cell}\tflux\n6\ta cat\t\n".replace("\n", end), "tsv")
+    assert dict(found[0]) == {"seed": 5, "prompt": prompt, "model": "flux"}
+    assert dict(found[1]) == {"seed": 6, "prompt": "a cat"}
+
+
+@pytest.mark.parametrize("broken", ['"a fox', '"a fox\t', '"a fox\n"in" snow'])
+def test_a_quote_of_tsv_that_is_not_closed_fails_alone(broken: str) -> None:
+    """Half a prompt is not drawn, and no other line is swallowed."""
+    rest = "".join(f"picture {number}\n" for number in range(2 * MAX_RECORD))
+    found = read(f"prompt\nfirst\n{broken}\n{rest}", "tsv")
+    assert "the line is not TSV" in problem(found[1])
+    assert [entry.prompt for entry in found if entry.prompt][-2 * MAX_RECORD :] == rest.splitlines()
+
+
 def test_jsonl_has_an_object_or_a_string_a_line() -> None:
-    """Objects are options as they are, unknown ones included, for the batch to refuse."""
-    found = read('{"prompt": "a lake", "width": 640}\n\n"a sea"\n{"widht": 1}\n', "jsonl")
+    """Blank lines count, and are none."""
+    found = read('{"prompt": "a lake", "width": 640}\n\n"a sea"\n', "jsonl")
     assert [(entry.line, dict(entry)) for entry in found] == [
         (1, {"prompt": "a lake", "width": 640}),
         (3, {"prompt": "a sea"}),
-        (4, {"widht": 1}),
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a", "prompt": "b"}',
+        '{"prompt": "a", "Prompt": "b"}',
+        '{"prompt": "a", "metadata": {"x": "1", "x": "2"}}',
+        '{"prompt": "a", "id": 1, "id": 2}',
+    ],
+)
+def test_a_name_twice_in_an_object_fails_alone(line: str) -> None:
+    """Which one counts is not guessed."""
+    found = read(f'{line}\n"a sea"\n', "jsonl")
+    assert "twice; allowed: each name once; remove one" in problem(found[0])
+    assert found[1].prompt == "a sea"
+
+
+def test_another_name_for_the_prompt_is_pointed_out() -> None:
+    """As in the header of a table."""
+    (entry,) = read('{"text": "a lake"}', "jsonl")
+    assert problem(entry) == "the line has no 'prompt'; rename 'text' to 'prompt' if that is it"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '[\n{"prompt": "a"},\n{"prompt": "b"}\n]',
+        '[{"prompt": "a"},\n{"prompt": "b"}]',
+        '{\n  "prompt": "a"\n}',
+        '{"prompts": [\n"a"\n]}',
+    ],
+)
+def test_one_json_document_over_several_lines_is_refused(document: str) -> None:
+    """Before one of its prompts is drawn and the others fail."""
+    with pytest.raises(ConfigurationError, match=r"one JSON document over several lines; allowed: .*jq"):
+        read(document, "jsonl")
+    found = read(orjson.dumps([{"prompt": "a"}]), "jsonl")
+    assert "the line is an array; allowed: an object of options on each line" in problem(found[0])
 
 
 @pytest.mark.parametrize("line", ['{"prompt": "a', "[1]", "7", "null", '{"width": NaN}', '"\\ud800"'])
@@ -325,11 +448,36 @@ def test_csv_keeps_what_a_writer_wrote(rows: list[tuple[str, int]]) -> None:
     assert found == [{"prompt": prompt.strip(), "seed": seed} for prompt, seed in rows]
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=8), st.none() | st.integers(-9, 9) | st.text(max_size=8))))
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"prompt": PROMPTS},
+            optional={"seed": st.integers(0, 9), "model": PLAIN, "require_auth": st.booleans()},
+        )
+    )
+)
 def test_jsonl_keeps_what_a_writer_wrote(objects: list[dict[str, object]]) -> None:
-    """Every object comes back."""
+    """Every setting comes back."""
     lines = b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in objects)
     assert [dict(entry) for entry in read(lines, "jsonl")] == objects
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0\ufeff")),
+            min_size=2,
+            max_size=2,
+        )
+    )
+)
+def test_tsv_keeps_what_a_spreadsheet_wrote(rows: list[list[str]]) -> None:
+    """Every cell comes back, whatever quotes, tabs and line breaks are in it."""
+    written = io.StringIO()
+    writer = csv.writer(written, "excel-tab", quoting=csv.QUOTE_ALL)
+    writer.writerows([["prompt", "note"], *rows])
+    found = [entry.prompt for entry in read(written.getvalue(), "tsv")]
+    assert found == [prompt.strip() for prompt, note in rows if prompt or note]
 
 
 @given(st.binary(max_size=400), st.sampled_from(["txt", "csv", "tsv", "jsonl"]))
