@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
 from typing import Generic, TypeVar
 
 __all__ = ["Input"]
@@ -13,35 +13,24 @@ Item = TypeVar("Item")
 class Input(Generic[Item]):
     """The input of a batch. ``ended`` once it has no more items, or none are wanted.
 
-    ``total`` is the number of items where the input knows it, else None.
+    ``total`` is the number of items where the input knows it, else None. ``waits`` says how items are had:
+    with ``await anext()``, by one caller at a time, or with ``next()``. Both raise what the input raises, and
+    ``StopAsyncIteration`` or ``StopIteration`` at its end.
     """
 
     def __init__(self, items: Iterable[Item] | AsyncIterable[Item]) -> None:
         self.total = len(items) if isinstance(items, Sized) else None
         self.ended = False
-        self._sync: Iterator[Item] | None = None
-        self._async: AsyncIterator[Item] | None = None
+        self.waits = isinstance(items, AsyncIterable)
+        self.next: Callable[[], Item]
+        self.anext: Callable[[], Awaitable[Item]]
         if isinstance(items, AsyncIterable):
             self._async = aiter(items)
+            self.anext = self._async.__anext__
         else:
-            self._sync = iter(items)
-
-    @property
-    def waits(self) -> bool:
-        """Whether items are had with ``await anext()``, by one caller at a time, and not with ``next()``."""
-        return self._async is not None
-
-    def next(self) -> Item:
-        """The next item. Raises ``StopIteration`` at the end and whatever the input raises."""
-        assert self._sync is not None  # noqa: S101 - for the type checker
-        return next(self._sync)
-
-    async def anext(self) -> Item:
-        """As ``next``; raises ``StopAsyncIteration`` at the end."""
-        assert self._async is not None  # noqa: S101 - for the type checker
-        return await anext(self._async)
+            self.next = iter(items).__next__
 
     async def aclose(self) -> None:
         """Closes an async generator where it stands, so that what it holds open is not left to chance."""
-        if isinstance(self._async, AsyncGenerator):
+        if self.waits and isinstance(self._async, AsyncGenerator):
             await self._async.aclose()
