@@ -111,6 +111,7 @@ class Attempts(Generic[Item, Value]):
         self._policy = retry or NO_RETRY
         self._classify = classify
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
+        self._stopped = False
         self._budget = budget or RetryBudget(self._policy.budget)
 
     async def once(self, job: Job[Item, Value]) -> float | None:
@@ -118,6 +119,8 @@ class Attempts(Generic[Item, Value]):
 
         Slot first, rate token last, then the call with no wait between: a token taken before waiting for a
         slot would be stamped too early, and old tokens would go out together.
+
+        A job whose turn comes after ``stop`` is not tried and still ``waiting``.
         """
         job.waiting = True
         slots = self._slots
@@ -128,6 +131,8 @@ class Attempts(Generic[Item, Value]):
                 if gate.closed:
                     await pass_gates(self._gates)
                     break
+            if self._stopped:
+                return None
             job.waiting = False
             job.number += 1
             if job.number == 1 and self._repeats:
@@ -148,6 +153,10 @@ class Attempts(Generic[Item, Value]):
             return None
         finally:
             slots.release()
+
+    def stop(self) -> None:
+        """From now on no attempt starts."""
+        self._stopped = True
 
     def close(self) -> None:
         """To be called when no more attempts are to come."""

@@ -9,10 +9,15 @@ from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Generic, TypeVar, Unpack
 
+from anyio import create_task_group
+from anyio.abc import TaskGroup
+
 from blossom_async.batch.attempts import Attempts, Job
+from blossom_async.batch.cancellation import Interruptible, completion
 from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
+from blossom_async.batch.line import Line
 from blossom_async.batch.options import RunOptions, RunSettings
 from blossom_async.batch.outcome import BatchResult, Outcome
 from blossom_async.batch.progress import Tally
@@ -49,7 +54,7 @@ async def run(
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
     async with batch.under_way():
-        await batch.end
+        await batch.end.wait()
     batch.raise_for_failure()
     ended.sort(key=attrgetter("index"))
     return BatchResult(ended, batch.elapsed_s, batch.stopped)
@@ -83,35 +88,18 @@ async def stream(
         yield outcomes
 
 
-class _Worker:
-    """A task that takes one job after the other."""
+class _Worker(Interruptible):
+    """What a task is doing that takes one job after the other."""
 
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None]
-        self.job: Job[object, object] | None = None
-        self.pulling = False
-        self.interrupted = False
-
-    def interrupt(self) -> None:
-        """Cancels what the worker waits for, not the worker."""
-        if not self.interrupted:
-            self.interrupted = True
-            self.task.cancel()
-
-    def resume(self) -> bool:
-        """Whether a cancellation was this interruption and nothing else; then it is over."""
-        if not self.interrupted:
-            return False
-        self.interrupted = False
-        return self.task.uncancel() == 0
+    job: Job[object, object] | None = None
+    pulling = False
 
 
 class _Batch(Generic[Item, Value]):
     """One run: its workers pull jobs from one shared place, so no item costs a task.
 
     A job is due for another attempt, or made from the next item while fewer than ``window`` items are
-    taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has. The
-    group is asyncio's: anyio's starts no task from a timer's callback, and a retry that is due may need one.
+    taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has.
     """
 
     def __init__(
@@ -150,48 +138,55 @@ class _Batch(Generic[Item, Value]):
             max_cost=settings.max_cost,
         )
 
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self._workers: set[_Worker] = set()
         self._max_workers = settings.max_concurrency
-        self._parked: deque[asyncio.Future[None]] = deque()
+        self._parked = Line(self._wake_one)
         self._pulling = False
         self._since_yield = 0
-        self._retries: Retries[Item, Value] = Retries(self._call_in_help)
-        self._deadline: asyncio.TimerHandle | None = None
+        self._retries: Retries[Item, Value] = Retries(self._wake_one)
 
         self._tally = Tally(items.total, settings.on_progress)
         self._failure: BaseException | None = None
+        self._left = False
         self.stopped: str | None = None
+        self.on_end: Callable[[], None] = _nothing
 
         self._loop = asyncio.get_running_loop()
-        self.end = self._loop.create_future()
+        self.end = asyncio.Event()
 
     @asynccontextmanager
     async def under_way(self) -> AsyncIterator[None]:
-        """The batch works while this block runs. When it ends all attempts do, and they are waited for."""
-        failure: BaseException | None = None
+        """The batch works while this block runs. When it ends all attempts do, and they are waited for.
+
+        The block may be that of a generator, and be left by another task or in any order: a scope of anyio
+        may not, so the group has a task of its own.
+        """
         try:
             await self._ledger.open(self._input.total)
-            async with asyncio.TaskGroup() as self._group:
-                if self._deadline_s is not None:
-                    self._deadline = self._loop.call_later(self._deadline_s, self._expire)
-                self._add_worker()
-                try:
-                    yield
-                except BaseException as exc:  # noqa: BLE001 - raised below, outside the group that would wrap it
-                    failure = exc
-                if failure is not None or not self.end.done():
-                    self._abandon()
-                if self._deadline is not None:
-                    self._deadline.cancel()
+            host = asyncio.create_task(self._host())
+            try:
+                yield
+            finally:
+                self._abandon()
+                await completion(host)
         finally:
             self._attempts.close()
             try:
                 await self._input.aclose()
             finally:
                 await self._ledger.close()
-        if failure is not None:
-            raise failure
+
+    async def _host(self) -> None:
+        deadline = self._loop.call_later(self._deadline_s, self._expire) if self._deadline_s else None
+        try:
+            async with create_task_group() as self._group:
+                await self._work(self._new_worker())  # the first worker needs no task of its own
+                await self.end.wait()
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+            self._finish()
 
     @property
     def elapsed_s(self) -> float:
@@ -206,80 +201,93 @@ class _Batch(Generic[Item, Value]):
     def consumed(self) -> None:
         """One outcome has left the window: a parked worker may go on."""
         self._tally.consumed += 1
-        if self._parked:
+        if self._parked.waiting:
             self._wake_one()
 
     def _add_worker(self) -> None:
-        assert self._group is not None  # noqa: S101 - for the type checker; under_way() sets it
+        """Starts a worker if there may be one more; one that pulls does not count."""
+        assert self._group is not None  # noqa: S101 - for the type checker; _host() sets it
+        if len(self._workers) - self._pulling < self._max_workers:
+            self._group.start_soon(self._work, self._new_worker())
+
+    def _new_worker(self) -> _Worker:
         worker = _Worker()
         self._workers.add(worker)
-        worker.task = self._group.create_task(self._work(worker))
+        return worker
 
     def _call_in_help(self) -> None:
-        """Sees to it that somebody looks for work: who waits for some, else a new worker if one may be."""
-        if not self._wake_one() and self._may_add_worker():
+        """If there is more to do, sees to it that somebody looks: a parked worker, else a new one."""
+        if (self._retries.is_due() or (self._has_room() and not self._pulling)) and not self._wake_one():
             self._add_worker()
 
-    def _may_add_worker(self) -> bool:
-        return len(self._workers) - self._pulling < self._max_workers
-
     def _wake_one(self) -> bool:
-        while self._parked:
-            turn = self._parked.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return True
-        return False
+        return self._parked.grant()
 
     def _wake_all(self) -> None:
-        while self._wake_one():
+        while self._parked.grant():
             pass
 
     async def _work(self, worker: _Worker) -> None:
         try:
-            while (job := self._take() or await self._wait_for_job(worker)) is not None:
-                if (self._parked or self._may_add_worker()) and self._more_to_do():
-                    self._call_in_help()
-                worker.job = job  # type: ignore[assignment]
+            done = False
+            while not (done or self._left):
+                cancelled: asyncio.CancelledError | None = None
                 try:
-                    due = await self._attempts.once(job)
+                    with worker:
+                        done = await self._take_jobs(worker)
                 except asyncio.CancelledError as exc:
-                    due = None
-                    self._cut_short(worker, job, exc)
-                else:
-                    if worker.interrupted:  # an attempt may end well in spite of it
-                        worker.resume()
-                worker.job = None
-                if due is not None and self.stopped is None:
-                    self._retries.put(job, due)
-                else:
-                    self._settle(job)
+                    if _is_cancelled():
+                        raise
+                    cancelled = exc
+                job, worker.job = worker.job, None
+                if job is not None and not self._left:
+                    self._cut_short(job, worker.interrupted, cancelled)  # type: ignore[arg-type]
         finally:
             self._workers.discard(worker)
             self._end_if_done()
 
-    def _cut_short(self, worker: _Worker, job: Job[Item, Value], cancelled: asyncio.CancelledError) -> None:
-        """Gives a job whose attempt was cancelled its error; raises when the worker itself was meant."""
-        if not worker.resume():
-            if worker.task.cancelling():
-                raise cancelled
+    async def _take_jobs(self, worker: _Worker) -> bool:
+        """Tries one job after the other; False when interrupted, True when there are no more."""
+        while (job := self._take() or await self._wait_for_job(worker)) is not None:
+            if self._parked.waiting or len(self._workers) < self._max_workers + self._pulling:
+                self._call_in_help()
+            worker.job = job  # type: ignore[assignment]
+            due = await self._attempts.once(job)
+            if worker.interrupted and job.waiting:  # its turn came in the instant in which the batch stopped
+                return False
+            worker.job = None
+            if due is not None and self.stopped is None:
+                self._retries.put(job, due)
+            else:
+                self._settle(job)
+            if worker.interrupted:  # an attempt may end well in spite of it
+                return False
+        self._wake_one()  # it may no longer be needed either
+        return True
+
+    def _cut_short(
+        self, job: Job[Item, Value], interrupted: bool, cancelled: asyncio.CancelledError | None
+    ) -> None:
+        """Settles a job whose attempt was cancelled."""
+        if not interrupted:
             job.error = RuntimeError("the attempt ended with a CancelledError that nobody had asked for")
             job.error.__cause__ = cancelled
         elif job.number == 0:
             job.error = NotRun(self.stopped or "")
         elif not job.waiting:  # else it keeps the error of its last attempt
             job.error = TimedOut(f"cancelled under way: {self.stopped}")
+        self._settle(job)
 
     def _end_if_done(self) -> None:
-        waiting = self._retries.next_due is not None
-        if not (self._workers or waiting or self._ledger.unwritten or self.end.done()):
-            self.end.set_result(None)
+        if not (self._workers or self._retries.next_due is not None or self._ledger.unwritten):
+            self._finish()
+
+    def _finish(self) -> None:
+        self.end.set()
+        self.on_end()
 
     def _has_room(self) -> bool:
         return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
-
-    def _more_to_do(self) -> bool:
-        return self._retries.is_due() or (self._has_room() and not self._pulling)
 
     def _take(self) -> Job[Item, Value] | None:
         """A job to make now, without waiting; None when there is none, or others should have their turn."""
@@ -307,12 +315,10 @@ class _Batch(Generic[Item, Value]):
             if self._since_yield >= _PULLS_BETWEEN_YIELDS:
                 self._since_yield = 0
                 await asyncio.sleep(0)
-            elif self._input.ended:
-                return None
             elif not self._has_room() or self._pulling:
-                turn = self._loop.create_future()
-                self._parked.append(turn)
-                await turn
+                if self._input.ended and (self._retries.next_due is None or self._parked.waiting):
+                    return None
+                await self._parked.wait()
             elif self._input.waits:
                 job = await self._pull(worker)
                 if job is not None and len(self._workers) > self._max_workers:
@@ -327,24 +333,24 @@ class _Batch(Generic[Item, Value]):
     async def _pull(self, worker: _Worker) -> Job[Item, Value] | None:
         """A job made from the next item of an async input; None when that gave none."""
         self._pulling = worker.pulling = True
-        job = None
+        if self._retries.next_due is not None and not self._parked.waiting:
+            self._add_worker()  # to be there for what comes due while this one waits
         try:
-            job = self._admit(await self._input.anext())
+            item = await self._input.anext()
         except StopAsyncIteration:
             self._input_ended()
+            return None
         except asyncio.CancelledError as exc:
-            if not worker.resume():
-                if worker.task.cancelling():
-                    raise
-                self._fail(RuntimeError("the input ended with a CancelledError that nobody had asked for"))
-                self._failure.__cause__ = exc  # type: ignore[union-attr]
-            self._input_ended()
+            if worker.interrupted or _is_cancelled():
+                raise
+            self._fail(RuntimeError("the input ended with a CancelledError that nobody had asked for"), exc)
+            return None
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
+            return None
         finally:
             self._pulling = worker.pulling = False
-        worker.resume()
-        return job
+        return self._admit(item)
 
     def _admit(self, item: Item) -> Job[Item, Value] | None:
         """A job for the next item; None when it ends without one, or with that of an equal item."""
@@ -371,18 +377,23 @@ class _Batch(Generic[Item, Value]):
         self._input.ended = True
         self._wake_all()
 
-    def _fail(self, failure: BaseException) -> None:
+    def _fail(self, failure: BaseException, cause: BaseException | None = None) -> None:
         if self._failure is None:
             self._failure = failure
+            self._failure.__cause__ = cause or failure.__cause__
         self._input_ended()
 
     def _abandon(self) -> None:
-        """Nobody waits for the rest. What under way withstands its cancellation is the last of its worker."""
-        self.stopped = self.stopped or "the batch was left"
-        self._input.ended = True
-        self._retries.clear()
-        for worker in self._workers:
-            worker.task.cancel()
+        """Nobody waits for the rest: attempts under way are cancelled, and nothing follows them."""
+        if not self.end.is_set():
+            self._attempts.stop()
+            self.stopped = self.stopped or "the batch was left"
+            self._left = True
+            self._input.ended = True
+            self._retries.clear()
+            for worker in self._workers:
+                worker.interrupt()
+            self._finish()
 
     def _break_off(self, failure: BaseException) -> None:
         self._fail(failure)
@@ -394,6 +405,7 @@ class _Batch(Generic[Item, Value]):
     def _stop(self, reason: str, *, cancel: bool = False) -> None:
         """Starts nothing new. Attempts under way end by themselves, or are cancelled."""
         if self.stopped is None:
+            self._attempts.stop()
             self.stopped = reason
             if self._input.waits or (self._lazy and self._input.total is None):
                 self._input.ended = True
@@ -422,6 +434,16 @@ class _Batch(Generic[Item, Value]):
             self._tally.report(len(self._retries), self.stopped)
 
 
+def _is_cancelled() -> bool:
+    """Whether the running task is being cancelled, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _nothing() -> None:
+    pass
+
+
 class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
     """What the consumer of a stream iterates over: finished items, as they come or put in order."""
 
@@ -434,7 +456,7 @@ class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
 
     def attach(self, batch: _Batch[Item, Value]) -> None:
         self._batch = batch
-        batch.end.add_done_callback(self._wake)
+        batch.on_end = self._wake
 
     def put(self, outcome: Outcome[Item, Value]) -> None:
         if not self._ordered:
@@ -447,7 +469,7 @@ class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
         if self._ready:
             self._wake()
 
-    def _wake(self, _: object = None) -> None:
+    def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -455,7 +477,7 @@ class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
         if self._waiting is not None:
             raise RuntimeError("this stream is already being read; read it from one task")
         while not self._ready:
-            if self._batch.end.done():
+            if self._batch.end.is_set():
                 self._batch.raise_for_failure()
                 raise StopAsyncIteration
             self._waiting = asyncio.get_running_loop().create_future()

@@ -21,7 +21,7 @@ class Retries(Generic[Item, Value]):
     ``next_due`` is that time on the loop's clock, None when no job waits.
     """
 
-    def __init__(self, on_due: Callable[[], None]) -> None:
+    def __init__(self, on_due: Callable[[], object]) -> None:
         self.next_due: float | None = None
         self._on_due = on_due
         self._loop = asyncio.get_running_loop()
