@@ -42,13 +42,20 @@ _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _ANSWERS = ("url", "b64_json")
 _THEIRS = {"n", "size", "response_format", "output_format", "background", "user"}
-_INSTEAD = {
-    "style": "describe the style in the prompt",
-    "output_compression": "extra_body={'quality_preset': 'web_optimized'} makes the file smaller",
-    "moderation": "the provider's own rules apply",
-    "stream": "answers are not streamed",
-    "partial_images": "answers are not streamed",
+_DEFAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "style": (
+        ("vivid", "natural"),
+        "vivid or natural, which change nothing; describe the style in the prompt",
+    ),
+    "output_compression": (
+        (100,),
+        "100; extra_body={'quality_preset': 'web_optimized'} makes the file smaller",
+    ),
+    "moderation": (("auto",), "auto; the provider's own rules apply"),
+    "stream": ((False,), "false; answers are not streamed"),
+    "partial_images": ((0,), "0; answers are not streamed"),
 }
+"""Parameters that can only be sent as what they are anyway, and what is allowed, in words."""
 _FINAL_STATUS = 424  # Failed Dependency; clients that look at the status retry 408, 409, 429 and 5xx
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -198,10 +205,12 @@ def _joins(http: web.Request) -> bool:
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     """OpenAI's parameters as options of a picture; options of ours stay as they are."""
-    for name, instead in _INSTEAD.items():
-        if body.get(name) is not None:
-            raise InvalidRequest(name, body[name], f"no value; {instead}")
-    options = {name: value for name, value in body.items() if name not in _THEIRS and value is not None}
+    for name, (values, allowed) in _DEFAULTS.items():
+        value = body.get(name)
+        if value is not None and not any(type(value) is type(each) and value == each for each in values):
+            raise InvalidRequest(name, value, allowed)
+    theirs = {*_THEIRS, *_DEFAULTS}
+    options = {name: value for name, value in body.items() if name not in theirs and value is not None}
     if "defer" in options:
         raise InvalidRequest("defer", options["defer"], "no value; POST /v1/images makes deferred pictures")
     size = body.get("size")

@@ -114,8 +114,31 @@ async def test_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"stream": False, "partial_images": 0},
+        {"moderation": "auto"},
+        {"output_compression": 100},
+        {"style": "vivid"},
+        {"style": "natural"},
+    ],
+)
+async def test_their_defaults_ask_for_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    """Parameters at their documented defaults are accepted."""
+    async with talking(tmp_path) as (_, client):
+        answer = await client.images.generate(prompt="a lake", size="64x64", **options)
+        assert answer.data
+
+
+@pytest.mark.parametrize(
     ("options", "param"),
     [
+        ({"stream": True}, "stream"),
+        ({"extra_body": {"partial_images": 2}}, "partial_images"),
+        ({"moderation": "low"}, "moderation"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"extra_body": {"output_compression": True}}, "output_compression"),
+        ({"extra_body": {"style": "cubist"}}, "style"),
         ({"size": "big"}, "size"),
         ({"size": "8x8"}, "width"),
         ({"n": 11}, "n"),
