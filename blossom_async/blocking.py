@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import date, datetime
-from typing import Protocol, TypeVar, Unpack
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, Unpack, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
 from blossom_async.batch import Outcome
+from blossom_async.connection import in_event_loop
 from blossom_async.images import Images
 from blossom_async.models import Estimate, Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
 from blossom_async.url_batch import BatchOptions, Request, UrlBatch
 
-__all__ = ["BlockingClient", "BlockingImages", "LoopThread"]
+__all__ = ["BlockingClient", "BlockingImages", "EitherStream", "FinishedUrl", "LoopThread"]
 
 T = TypeVar("T")
 
 
 class LoopThread:
-    """An event loop in a daemon thread, and the portal into it.
+    """An event loop in a daemon thread, which starts with the first call.
 
     Unlike anyio's ``start_blocking_portal()`` it may be dropped without being closed: that one stops its loop
     when it is garbage-collected, which at interpreter exit waits forever for a thread that no longer runs.
     """
 
     def __init__(self) -> None:
-        self._started: Future[BlockingPortal] = Future()
-        self._thread = threading.Thread(target=self._run, name="blossom-client", daemon=True)
-        self._thread.start()
-        self.portal = self._started.result()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._portal: BlockingPortal
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """The way into the event loop, from any thread."""
+        with self._starting:
+            if self._thread is None:
+                started: Future[BlockingPortal] = Future()
+                self._thread = threading.Thread(
+                    target=anyio.run, args=(_serve, started), name="blossom-client", daemon=True
+                )
+                self._thread.start()
+                self._portal = started.result()
+        return self._portal
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
@@ -44,24 +59,57 @@ class LoopThread:
         except BaseException:  # raised in this thread, or by the work, which has then ended
             if not running.done():
                 running.cancel()
-                self.portal.call(self._ended, running)
+                self.portal.call(_ended, running)
             raise
 
-    def end(self) -> None:
-        """Stops the loop and waits for its thread."""
-        self.portal.call(self.portal.stop)
-        self._thread.join()
+    def end(self, last: Callable[[], Awaitable[None]]) -> None:
+        """Does the last piece of work, then stops the loop and waits for its thread."""
+        thread = self._thread
+        if thread is None or sys.is_finalizing():  # then the thread has been stopped where it was
+            return
+        self.call(last)
+        if threading.main_thread().is_alive():  # at exit the loop could not end its own thread pool
+            self._portal.call(self._portal.stop)
+            thread.join()
+        self._thread = None
 
-    async def _ended(self, running: Future[T]) -> None:
-        await asyncio.wait([asyncio.wrap_future(running)])
 
-    def _run(self) -> None:
-        anyio.run(self._serve)
+async def _serve(started: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        started.set_result(portal)
+        await portal.sleep_until_stopped()
 
-    async def _serve(self) -> None:
-        async with BlockingPortal() as portal:
-            self._started.set_result(portal)
-            await portal.sleep_until_stopped()
+
+async def _ended(running: Future[Any]) -> None:
+    await asyncio.wait([asyncio.wrap_future(running)])
+
+
+class FinishedUrl(str):
+    """A URL that a call outside of any event loop gave; awaiting it gives it once more.
+
+    In ``asyncio.run(client.image.generate_url(...))`` the call is made before there is an event loop, so it
+    blocks, and ``asyncio.run()`` is given its result in place of a coroutine.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        yield from ()
+        return str(self)
+
+    def send(self, _: object) -> Any:
+        """As that of a coroutine, which has nothing to wait for."""
+        raise StopIteration(str(self))
+
+    def throw(self, error: BaseException, *_: object) -> Any:
+        """As that of a coroutine."""
+        raise error
+
+    def close(self) -> None:
+        """As that of a coroutine."""
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
 
 
 class BlockingClient(Protocol):
@@ -81,48 +129,49 @@ class BlockingClient(Protocol):
 
 
 class BlockingImages:
-    """The methods of ``Images``, each waiting for its result. They may be called from several threads."""
+    """The methods of ``Images``, each waiting for its result. They may be called from several threads.
+
+    What decides is where a method is called: in a running event loop it gives a coroutine instead.
+    """
 
     def __init__(self, client: object, images: Images, thread: LoopThread) -> None:
         self._client = client  # which closes everything when it is garbage-collected
         self._images = images
         self._thread = thread
 
+    def _result(self, work: Coroutine[Any, Any, T]) -> T:
+        if in_event_loop():
+            return cast(T, work)
+        return self._thread.call(lambda: work)
+
+    def _url(self, work: Coroutine[Any, Any, str]) -> str:
+        url = self._result(work)
+        return FinishedUrl(url) if isinstance(url, str) else url
+
     def generate_url(self, prompt: str, **options: Unpack[ImageOptions]) -> str:
         """As ``Images.generate_url``."""
-        return self._thread.call(lambda: self._images.generate_url(prompt, **options))
+        return self._url(self._images.generate_url(prompt, **options))
 
     def generate_url_with_info(self, prompt: str, **options: Unpack[ImageOptions]) -> ImageInfo:
         """As ``Images.generate_url_with_info``."""
-        return self._thread.call(lambda: self._images.generate_url_with_info(prompt, **options))
+        return self._result(self._images.generate_url_with_info(prompt, **options))
 
     def generate_urls_batch(self, prompts: Iterable[str], **options: Unpack[BatchOptions]) -> UrlBatch:
         """As ``Images.generate_urls_batch``; ``on_progress`` is called in the client's own thread."""
-        return self._thread.call(lambda: self._images.generate_urls_batch(prompts, **options))
+        return self._result(self._images.generate_urls_batch(prompts, **options))
 
     def generate_urls_batch_custom(
         self, requests: Iterable[Request], **defaults: Unpack[BatchOptions]
     ) -> UrlBatch:
         """As ``Images.generate_urls_batch_custom``; ``on_progress`` is called in the client's own thread."""
-        return self._thread.call(lambda: self._images.generate_urls_batch_custom(requests, **defaults))
+        return self._result(self._images.generate_urls_batch_custom(requests, **defaults))
 
-    @contextmanager
     def stream_urls(
         self, requests: Iterable[Request], *, ordered: bool = False, **defaults: Unpack[BatchOptions]
-    ) -> Iterator[Iterator[Outcome[Request, ImageInfo]]]:
-        """As ``Images.stream_urls``, with a plain iterator."""
+    ) -> EitherStream:
+        """As ``Images.stream_urls``, with a plain iterator; ``async with`` gives the asynchronous one."""
         streaming = self._images.stream_urls(requests, ordered=ordered, **defaults)
-        with self._thread.portal.wrap_async_context_manager(streaming) as outcomes:
-            yield self._following(outcomes)
-
-    def _following(
-        self, outcomes: AsyncIterator[Outcome[Request, ImageInfo]]
-    ) -> Iterator[Outcome[Request, ImageInfo]]:
-        async def following() -> Outcome[Request, ImageInfo] | None:
-            return await anext(outcomes, None)
-
-        while (outcome := self._thread.call(following)) is not None:
-            yield outcome
+        return EitherStream(self._client, streaming, self._thread)
 
     def generate_signed_url(
         self,
@@ -134,8 +183,8 @@ class BlockingImages:
         **options: Unpack[ImageOptions],
     ) -> str:
         """As ``Images.generate_signed_url``."""
-        return self._thread.call(
-            lambda: self._images.generate_signed_url(
+        return self._url(
+            self._images.generate_signed_url(
                 prompt, signature_ttl=signature_ttl, access_key=access_key, stable=stable, **options
             )
         )
@@ -144,15 +193,13 @@ class BlockingImages:
         self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
     ) -> str:
         """As ``Images.sign_url``."""
-        return self._thread.call(
-            lambda: self._images.sign_url(
-                url, signature_ttl=signature_ttl, access_key=access_key, stable=stable
-            )
+        return self._url(
+            self._images.sign_url(url, signature_ttl=signature_ttl, access_key=access_key, stable=stable)
         )
 
     def revoke_access_key(self, access_key: str) -> None:
         """As ``Images.revoke_access_key``."""
-        self._thread.call(lambda: self._images.revoke_access_key(access_key))
+        return self._result(self._images.revoke_access_key(access_key))
 
     def explain_url(
         self,
@@ -165,30 +212,73 @@ class BlockingImages:
         at: datetime | None = None,
     ) -> Explanation:
         """As ``Images.explain_url``."""
-        return self._thread.call(
-            lambda: self._images.explain_url(
+        return self._result(
+            self._images.explain_url(
                 url, address=address, referer=referer, origin=origin, authorized=authorized, at=at
             )
         )
 
     def estimate_cost(self, prompt: str, **options: Unpack[ImageOptions]) -> Estimate:
         """As ``Images.estimate_cost``."""
-        return self._thread.call(lambda: self._images.estimate_cost(prompt, **options))
+        return self._result(self._images.estimate_cost(prompt, **options))
 
     def get_url_stats(
         self, tracking_id: str, date_range: tuple[str | date, str | date] | None = None
     ) -> UrlStats:
         """As ``Images.get_url_stats``."""
-        return self._thread.call(lambda: self._images.get_url_stats(tracking_id, date_range))
+        return self._result(self._images.get_url_stats(tracking_id, date_range))
 
     def validate_url(self, url: str) -> bool:
         """As ``Images.validate_url``."""
-        return self._thread.call(lambda: self._images.validate_url(url))
+        return self._result(self._images.validate_url(url))
 
     def regenerate_from_url(self, url: str, **overrides: Unpack[ImageOptions]) -> str:
         """As ``Images.regenerate_from_url``."""
-        return self._thread.call(lambda: self._images.regenerate_from_url(url, **overrides))
+        return self._url(self._images.regenerate_from_url(url, **overrides))
 
     def preload_urls(self, urls: Iterable[str], *, method: str = "auto") -> PreloadReport:
         """As ``Images.preload_urls``."""
-        return self._thread.call(lambda: self._images.preload_urls(urls, method=method))
+        return self._result(self._images.preload_urls(urls, method=method))
+
+
+class EitherStream:
+    """The outcomes of ``stream_urls``, for ``with`` in code without an event loop and for ``async with``."""
+
+    def __init__(
+        self,
+        client: object,
+        streaming: AbstractAsyncContextManager[AsyncIterator[Outcome[Request, ImageInfo]]],
+        thread: LoopThread,
+    ) -> None:
+        self._client = client
+        self._streaming = streaming
+        self._thread = thread
+        self._entered = ExitStack()
+
+    async def __aenter__(self) -> AsyncIterator[Outcome[Request, ImageInfo]]:
+        return await self._streaming.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._streaming.__aexit__(kind, error, trace)
+
+    def __enter__(self) -> Iterator[Outcome[Request, ImageInfo]]:
+        portal = self._thread.portal
+        return self._following(
+            self._entered.enter_context(portal.wrap_async_context_manager(self._streaming))
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._entered.__exit__(kind, error, trace)
+
+    def _following(
+        self, outcomes: AsyncIterator[Outcome[Request, ImageInfo]]
+    ) -> Iterator[Outcome[Request, ImageInfo]]:
+        async def following() -> Outcome[Request, ImageInfo] | None:
+            return await anext(outcomes, None)
+
+        while (outcome := self._thread.call(following)) is not None:
+            yield outcome

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import weakref
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import aiohttp
 
@@ -71,9 +69,8 @@ class BlossomClient:
         self._asked_url = asked_url
         self._asked_key = api_key or os.environ.get("BLOSSOM_API_KEY") or None
         self._connections = Connections(Destination(asked_url, self._asked_key, session, limits))
-        self._thread: LoopThread | None = None
-        self._finalizer: weakref.finalize[Any, Any] | None = None
-        weakref.finalize(self, self._connections.let_go)
+        self._thread = LoopThread()
+        weakref.finalize(self, _let_go, self._thread, self._connections)
         self._images = Images(
             self._connections.open,
             cdn=Cdn(cdn_prefix),
@@ -83,13 +80,11 @@ class BlossomClient:
 
     @property
     def image(self) -> Images:
-        """The methods: coroutines inside a running event loop, blocking in a ``with`` or outside of one.
+        """The methods: called in a running event loop they give coroutines, elsewhere they block.
 
         The type is that of the coroutines; ``with BlossomClient() as client`` has the blocking one.
         """
-        if self._thread is None and in_event_loop():
-            return self._images
-        return cast(Images, BlockingImages(self, self._images, self._loop_thread()))
+        return cast(Images, BlockingImages(self, self._images, self._thread))
 
     @property
     def base_url(self) -> str | None:
@@ -117,7 +112,7 @@ class BlossomClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes what the client opened: session and embedded gateway. Safe to call twice."""
+        """Closes session and embedded gateway of the running event loop. Safe to call twice."""
         await self._connections.aclose()
 
     def __enter__(self) -> BlockingClient:
@@ -126,7 +121,7 @@ class BlossomClient:
                 "`with BlossomClient()` would block the running event loop; use `async with BlossomClient()`"
             )
         try:
-            self._loop_thread().call(self._connections.open)
+            self._thread.call(self._connections.open)
         except BaseException:
             self.close()
             raise
@@ -138,21 +133,10 @@ class BlossomClient:
         self.close()
 
     def close(self) -> None:
-        """As ``aclose()``, for a client that is used without an event loop."""
-        if self._finalizer is not None:
-            self._finalizer()
-            self._thread = self._finalizer = None
-
-    def _loop_thread(self) -> LoopThread:
-        if self._thread is None:
-            self._thread = LoopThread()
-            self._finalizer = weakref.finalize(self, _end, self._thread, self._connections)
-        return self._thread
+        """Closes what was opened for blocking calls. Safe to call twice."""
+        self._thread.end(self._connections.aclose)
 
 
-def _end(thread: LoopThread, connections: Connections) -> None:
-    if sys.is_finalizing():
-        return  # the thread has been stopped where it was
-    thread.call(connections.aclose)
-    if threading.main_thread().is_alive():  # at exit the loop could not end its own thread pool
-        thread.end()
+def _let_go(thread: LoopThread, connections: Connections) -> None:
+    thread.end(connections.aclose)
+    connections.let_go()

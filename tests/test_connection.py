@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import subprocess
 import sys
 import textwrap
+from contextlib import AbstractAsyncContextManager
+from typing import cast
 
 import aiohttp
 import pytest
 
-from blossom_async import BlossomClient, ConfigurationError
+from blossom_async import BlossomClient, ConfigurationError, ImageInfo, ImageOptions, Outcome
+from blossom_async.blocking import BlockingImages
+from blossom_async.url_batch import Request
+from tests.conftest import RunningGateway
+
+Gateway = AbstractAsyncContextManager[RunningGateway]
+TINY: ImageOptions = {"width": 16, "height": 16}
 
 
 def script_output(script: str, *options: str) -> str:
@@ -54,6 +63,56 @@ for _ in range(2):
 """
     )
     assert len(set(urls.split())) == 2
+
+
+async def test_a_method_taken_in_a_loop_blocks_in_a_thread(gateway: Gateway) -> None:
+    """``asyncio.to_thread()`` gets the URL, not a coroutine that nobody runs."""
+    async with gateway as running, running.client() as client:
+        url = await asyncio.to_thread(blocking(client).generate_url, "a lake", **TINY)
+        assert await client.image.validate_url(url)
+        outcomes = await asyncio.to_thread(stream_in_a_thread, client)
+        await asyncio.to_thread(client.close)
+    assert [outcome.ok for outcome in outcomes] == [True, True]
+
+
+def blocking(client: BlossomClient) -> BlockingImages:
+    """What ``client.image`` is at run time."""
+    return cast(BlockingImages, client.image)
+
+
+def stream_in_a_thread(client: BlossomClient) -> list[Outcome[Request, ImageInfo]]:
+    with blocking(client).stream_urls(["a lake", "a forest"], **TINY) as outcomes:
+        return list(outcomes)
+
+
+def test_a_client_blocks_first_and_is_awaited_later() -> None:
+    """Where a call is made decides, not how the client was used before."""
+    with BlossomClient("embedded") as client:
+        images = client.image
+        info = images.generate_url_with_info("a lake", **TINY)
+
+        async def later() -> str:
+            async with client.image.stream_urls(["a lake"], **TINY) as outcomes:
+                assert [outcome.ok async for outcome in outcomes] == [True]
+            return str(await images.regenerate_from_url(info.url))  # type: ignore[misc]
+
+        assert asyncio.run(later()) != info.url
+        assert images.validate_url(info.url)
+
+
+def test_a_call_made_before_its_loop_runs_gives_the_url_all_the_same() -> None:
+    """``asyncio.run(client.image.generate_url(...))`` makes the call outside of any loop."""
+    with BlossomClient("embedded") as client:
+        loop = asyncio.new_event_loop()
+        urls: list[str] = [
+            asyncio.run(client.image.generate_url("a lake", **TINY)),  # type: ignore[arg-type]
+            loop.run_until_complete(client.image.generate_url("a lake", **TINY)),  # type: ignore[arg-type]
+        ]
+        loop.close()
+        assert [type(url) for url in urls] == [str, str]
+        url = client.image.generate_url("a lake", **TINY)
+        assert type(pickle.loads(pickle.dumps(url))) is str  # noqa: S301 - our own bytes
+        assert client.image.validate_url(url)
 
 
 def test_a_given_session_stays_in_its_loop() -> None:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "url_batch": {"errors", "models", "batch", "transport", "cdn"},
     "limits": {"batch"},
     "images": {"url_batch", "cdn", "limits", "models", "batch", "transport", "warmup", "errors"},
-    "blocking": {"images", "url_batch", "models", "batch"},
+    "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "gateway"},
     "connection": {"embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup"},
