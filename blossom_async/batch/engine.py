@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from operator import attrgetter
@@ -14,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from blossom_async.batch.attempts import Attempts, Job
 from blossom_async.batch.cancellation import Interruptible, completion
+from blossom_async.batch.delivery import Delivery
 from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
@@ -81,9 +81,10 @@ async def stream(
     """
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
-    outcomes: _Outcomes[Item, Value] = _Outcomes(ordered)
+    outcomes: Delivery[Item, Value] = Delivery(ordered)
     batch = _Batch(attempt, Input(items), outcomes.put, RunSettings.of(options), lazy=True, window=window)
-    outcomes.attach(batch)
+    outcomes.on_consumed = batch.consumed
+    batch.on_end = outcomes.end
     async with batch.under_way():
         yield outcomes
 
@@ -150,10 +151,10 @@ class _Batch(Generic[Item, Value]):
         self._failure: BaseException | None = None
         self._left = False
         self.stopped: str | None = None
-        self.on_end: Callable[[], None] = _nothing
 
         self._loop = asyncio.get_running_loop()
         self.end = asyncio.Event()
+        self.on_end: Callable[[BaseException | None], None] = _nothing
 
     @asynccontextmanager
     async def under_way(self) -> AsyncIterator[None]:
@@ -284,7 +285,7 @@ class _Batch(Generic[Item, Value]):
 
     def _finish(self) -> None:
         self.end.set()
-        self.on_end()
+        self.on_end(self._failure)
 
     def _has_room(self) -> bool:
         return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
@@ -434,57 +435,11 @@ class _Batch(Generic[Item, Value]):
             self._tally.report(len(self._retries), self.stopped)
 
 
+def _nothing(_: object) -> None:
+    pass
+
+
 def _is_cancelled() -> bool:
     """Whether the running task is being cancelled, and not only what it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _nothing() -> None:
-    pass
-
-
-class _Outcomes(AsyncIterator[Outcome[Item, Value]]):
-    """What the consumer of a stream iterates over: finished items, as they come or put in order."""
-
-    def __init__(self, ordered: bool) -> None:
-        self._ordered = ordered
-        self._head = 0
-        self._ready: deque[Outcome[Item, Value]] = deque()
-        self._early: dict[int, Outcome[Item, Value]] = {}
-        self._waiting: asyncio.Future[None] | None = None
-
-    def attach(self, batch: _Batch[Item, Value]) -> None:
-        self._batch = batch
-        batch.on_end = self._wake
-
-    def put(self, outcome: Outcome[Item, Value]) -> None:
-        if not self._ordered:
-            self._ready.append(outcome)
-        else:
-            self._early[outcome.index] = outcome
-            while (ready := self._early.pop(self._head, None)) is not None:
-                self._ready.append(ready)
-                self._head += 1
-        if self._ready:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    async def __anext__(self) -> Outcome[Item, Value]:
-        if self._waiting is not None:
-            raise RuntimeError("this stream is already being read; read it from one task")
-        while not self._ready:
-            if self._batch.end.is_set():
-                self._batch.raise_for_failure()
-                raise StopAsyncIteration
-            self._waiting = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-        outcome = self._ready.popleft()
-        self._batch.consumed()
-        return outcome
