@@ -45,6 +45,7 @@ REACH_INTO_THE_GATEWAY = {"embedded", "cli.folder", "cli.keys", "cli.serve", "cl
 
 _LOW = {"storage", "http"}
 GATEWAY_MAY_IMPORT = {
+    "advisories": set(),
     "configured": set(),
     "migrations": set(),
     "providers": set(),

@@ -1,0 +1,61 @@
+"""Security advisories against the packages that meet strangers' bytes, where an older one is installed.
+
+The floors in pyproject.toml are what this project needs to work beside other packages. What is unsafe below
+that is told at start, not forced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import attrs
+
+__all__ = ["ADVISORIES", "Advisory", "advice"]
+
+
+@attrs.frozen
+class Advisory:
+    """What is known against every version of ``package`` before ``fixed``."""
+
+    package: str
+    fixed: str
+    names: str
+    what: str
+    decodes: bool = False  # concerns only who decodes pictures made elsewhere
+
+
+ADVISORIES = (
+    Advisory("aiohttp", "3.14.4", "GHSA-2g87-pp6c-29x5", "requests that use memory and CPU without bound"),
+    Advisory("aiohttp", "3.14.5", "GHSA-5wr8-gcqf-gqf3", "connections that never send a request"),
+    Advisory(
+        "pillow",
+        "13.0.0",
+        "GHSA-8g5g-8vmr-9782 and GHSA-5x8w-8jj5-q52h",
+        "JPEG files that overflow the decoder's memory",
+        decodes=True,
+    ),
+)
+"""Each with the advisory of the package's own maintainers. Those that need a file format, or a function, that
+the gateway does not use are left out."""
+
+
+def advice(*, exposed: bool, decodes: bool) -> Iterator[str]:
+    """A sentence for each advisory that concerns this gateway: what is known, and what to install.
+
+    ``exposed``: others than this machine's user can reach it. ``decodes``: it decodes files of a remote
+    provider.
+    """
+    for advisory in ADVISORIES:
+        found = version(advisory.package)
+        concerned = decodes if advisory.decodes else exposed
+        if concerned and _numbers(found) < _numbers(advisory.fixed):
+            yield (
+                f"{advisory.package} {found} is open to {advisory.what} ({advisory.names}); "
+                f"install {advisory.package}>={advisory.fixed}"
+            )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
