@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib
 import ipaddress
 import os
@@ -26,6 +25,7 @@ import attrs
 import orjson
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.locks import lock, unlock
 
 if TYPE_CHECKING:
     from blossom_async.gateway.settings import Settings
@@ -188,7 +188,7 @@ def announcement(data_dir: Path) -> dict[str, Any]:
 async def claimed(data_dir: Path) -> AsyncIterator[None]:
     """Prevents two processes from starting a gateway on one data folder at the same time."""
     try:
-        lock = await asyncio.to_thread(_lock_file, data_dir)
+        descriptor = await asyncio.to_thread(_lock_file, data_dir)
     except OSError as exc:
         raise ConfigurationError(
             f"data folder {data_dir}: {exc.strerror}; choose another with BLOSSOM_DATA_DIR"
@@ -196,13 +196,13 @@ async def claimed(data_dir: Path) -> AsyncIterator[None]:
     try:
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
                 break
             except BlockingIOError:
                 await asyncio.sleep(0.02)
         yield
     finally:
-        os.close(lock)
+        unlock(descriptor)
 
 
 def _lock_file(data_dir: Path) -> int:

@@ -19,6 +19,7 @@ PACKAGE = Path(blossom_async.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "guard": set(),
+    "locks": set(),
     "scenery": set(),
     "rules": set(),
     "models": {"errors", "rules"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "limits": {"batch"},
     "images": {"url_batch", "cdn", "limits", "models", "batch", "transport", "warmup", "errors"},
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
-    "embedded": {"errors", "gateway"},
+    "embedded": {"errors", "locks", "gateway"},
     "connection": {"embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},

@@ -1,0 +1,47 @@
+"""Locks on files, and processes that are forked while they are held."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blossom_async.locks import lock, unlock
+
+
+def opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT)
+
+
+def test_only_one_may_hold_a_lock(tmp_path: Path) -> None:
+    """A second one is refused until the first has ended."""
+    first, second = opened(tmp_path / "lock"), opened(tmp_path / "lock")
+    lock(first)
+    with pytest.raises(BlockingIOError):
+        lock(second)
+    unlock(first)
+    lock(second)
+    unlock(second)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
+    """The lock ends with its holder, however long a process lives that was forked meanwhile."""
+    held = opened(tmp_path / "lock")
+    lock(held)
+    stay, leave = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(leave)
+        os.read(stay, 1)  # ends when the parent closes its end
+        os._exit(0)
+    try:
+        unlock(held)
+        again = opened(tmp_path / "lock")
+        lock(again)
+        unlock(again)
+    finally:
+        os.close(leave)
+        os.close(stay)
+        assert os.waitpid(child, 0)[1] == 0
