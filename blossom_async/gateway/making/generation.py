@@ -19,7 +19,7 @@ import secrets
 import string
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from typing import Any
@@ -37,9 +37,9 @@ from blossom_async.errors import (
     class_for_status,
 )
 from blossom_async.gateway.making.failpoints import reached
-from blossom_async.gateway.making.finishing import Finished, finished
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import Staging
+from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
@@ -97,9 +97,8 @@ class Generation:
         """
         self._upstreams = upstreams
         self._records = records
-        self._blobs = blobs
+        self._storing = Storing(blobs, workers, now)
         self._staging = staging
-        self._workers = workers
         self._owner = owner
         self._secret = secret
         self._now = now
@@ -272,17 +271,14 @@ class Generation:
             pinned = attrs.evolve(request, seed=seed)
             async with upstream.turn(priority=priority):
                 given = await upstream.provider.generate(pinned, seed, key="")
-            files = await self._workers.run(partial(finished, given, pinned, upstream.name), first=True)
             image_id = entry.image_id if entry else new_id()
-            record = self._record(image_id, tenant, pinned, upstream.name, given, files)
-            await self._put(record, files)
+            record = await self._storing.store(image_id, tenant, pinned, upstream.name, given)
             try:
                 await self._records.add(record, entry)
             except (Conflict, Overloaded) as exc:
                 # After any other failure the row may be there all the same, and a row needs its bytes.
                 if isinstance(exc, Conflict) or exc.code == "storage_full":
-                    for file in record.files:
-                        await self._blobs.delete(record.id, file.format)
+                    await self._storing.remove(record)
                 raise
             self.made[record.provider, record.request.format] += 1
             return record
@@ -557,12 +553,10 @@ class Generation:
         self, call: Claim, request: ImageRequest, attempt: ProviderAttempt, given: Artwork | Delivery
     ) -> ImageRecord:
         try:
-            files = await self._workers.run(partial(finished, given, request, attempt.provider), first=True)
+            record = await self._storing.store(call.image_id, call.tenant, request, attempt.provider, given)
         except ProviderFault as fault:
             await self._staging.delete(call.image_id)
             raise await self._refused(call, attempt, fault) from fault
-        record = self._record(call.image_id, call.tenant, request, attempt.provider, given, files)
-        await self._put(record, files)
         reached("stored")
         entry = None
         if call.key is not None:
@@ -576,8 +570,7 @@ class Generation:
         except Conflict as exc:
             if exc.code != "idempotency_key_taken":
                 raise  # another process has finished it: the files are of its picture
-            for file in record.files:
-                await self._blobs.delete(record.id, file.format)
+            await self._storing.remove(record)
             raise _Ended(ClaimState.FAILED, exc) from exc
         reached("committed")
         self.made[record.provider, record.request.format] += 1
@@ -602,38 +595,6 @@ class Generation:
         )
 
     # Both
-
-    def _record(
-        self,
-        image_id: str,
-        tenant: str,
-        request: ImageRequest,
-        provider: str,
-        given: Artwork | Delivery,
-        files: Finished,
-    ) -> ImageRecord:
-        created_at = self._now()
-        expires_in = request.expires_in
-        return ImageRecord(
-            id=image_id,
-            tenant=tenant,
-            request=request,
-            width=files.width,
-            height=files.height,
-            files=tuple(files.files),
-            thumbhash=files.thumbhash,
-            dominant_color=files.dominant_color,
-            provider=provider,
-            model=given.model,
-            seed=request.seed or 0,
-            cost=request.cost,
-            created_at=created_at,
-            expires_at=None if expires_in is None else created_at + timedelta(seconds=expires_in),
-        )
-
-    async def _put(self, record: ImageRecord, files: Finished) -> None:
-        for file, data in files.files.items():
-            await self._blobs.put(record.id, file.format, data)
 
     async def _replay(self, entry: IdempotencyEntry, fingerprint: str) -> ImageRecord:
         if entry.fingerprint != fingerprint:

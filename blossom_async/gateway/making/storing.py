@@ -1,0 +1,71 @@
+"""From what a provider gave to the files of a picture on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from blossom_async.gateway.making.finishing import Finished, finished
+from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import ImageRecord
+from blossom_async.models import ImageRequest
+
+__all__ = ["Storing"]
+
+
+class Storing:
+    """Finishes pictures in worker threads and stores their files. Their rows are left to the caller."""
+
+    def __init__(self, blobs: LocalBlobs, workers: Workers, now: Callable[[], datetime]) -> None:
+        self._blobs = blobs
+        self._workers = workers
+        self._now = now
+
+    async def store(
+        self, image_id: str, tenant: str, request: ImageRequest, provider: str, given: Artwork | Delivery
+    ) -> ImageRecord:
+        """The record of the picture, whose files are on the disk.
+
+        Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``LocalBlobs.put``.
+        """
+        made = await self._workers.run(partial(finished, given, request, provider), first=True)
+        record = _record(image_id, tenant, request, provider, given.model, made, self._now())
+        for file, data in made.files.items():
+            await self._blobs.put(image_id, file.format, data)
+        return record
+
+    async def remove(self, record: ImageRecord) -> None:
+        """Removes the files of a picture that got no row. Raises as ``LocalBlobs.delete``."""
+        for file in record.files:
+            await self._blobs.delete(record.id, file.format)
+
+
+def _record(
+    image_id: str,
+    tenant: str,
+    request: ImageRequest,
+    provider: str,
+    model: str,
+    made: Finished,
+    created_at: datetime,
+) -> ImageRecord:
+    expires_in = request.expires_in
+    return ImageRecord(
+        id=image_id,
+        tenant=tenant,
+        request=request,
+        width=made.width,
+        height=made.height,
+        files=tuple(made.files),
+        thumbhash=made.thumbhash,
+        dominant_color=made.dominant_color,
+        provider=provider,
+        model=model,
+        seed=request.seed or 0,
+        cost=request.cost,
+        created_at=created_at,
+        expires_at=None if expires_in is None else created_at + timedelta(seconds=expires_in),
+    )
