@@ -13,14 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import logging
 import secrets
 import string
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime
-from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from typing import Any
 
@@ -31,41 +29,32 @@ from blossom_async.errors import (
     Gone,
     InvalidRequest,
     Overloaded,
-    ProviderFailed,
     Rejected,
-    ResponseError,
-    class_for_status,
 )
-from blossom_async.gateway.making.failpoints import reached
+from blossom_async.gateway.making.paid import Paid
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
+from blossom_async.gateway.making.verdicts import stored_problem
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import (
-    AttemptOutcome,
     Claim,
     ClaimState,
     IdempotencyEntry,
     ImageRecord,
-    ProviderAttempt,
     Records,
 )
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import MAX_SEED, Estimate, ImageRequest, to_json
 
-__all__ = ["Generation", "new_id", "stored_problem"]
+__all__ = ["Generation", "new_id"]
 
 _Making = asyncio.Task[tuple[ImageRecord | Claim, bool]]
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _FULL_RETRY_S = 5.0  # by then some of those that wait have been made
-_SENDS = 3  # of one attempt, to a provider that knows it by its key
-_AGAIN_S = 0.5
-_LONGEST_AGAIN_S = 30.0  # a provider that asks for more is not waited for with its slot in hand
 _POLL_S = 0.1
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 _RECOVER_S = 5.0
@@ -100,16 +89,23 @@ class Generation:
         self._storing = Storing(blobs, workers, now)
         self._staging = staging
         self._owner = owner
-        self._secret = secret
         self._now = now
         self._most = most
-        self._daily_budget = daily_budget
+        self._paid = Paid(
+            upstreams, records, staging, self._storing, secret=secret, now=now, daily_budget=daily_budget
+        )
         self._under_way: dict[tuple[str, str], tuple[str, _Making]] = {}
-        self._calls: dict[str, asyncio.Task[ImageRecord]] = {}
-        self.waiting = 0
+        self._entered = 0
+
+    @property
+    def waiting(self) -> int:
         """Pictures being made, or waiting for it."""
-        self.made: Counter[tuple[str, ...]] = Counter()
+        return self._entered + len(self._paid.under_way)
+
+    @property
+    def made(self) -> Counter[tuple[str, ...]]:
         """Pictures stored, by provider and format."""
+        return self._storing.made
 
     async def create(
         self,
@@ -188,11 +184,11 @@ class Generation:
                 code="in_progress",
                 retry_after_s=_FULL_RETRY_S,
             )
-        await self._records.write(partial(call_records.give_up, call.image_id), erases=True)
+        await self._records.write(partial(call_records.forget, call.image_id), erases=True)
 
     async def wait(self, image_id: str, timeout_s: float) -> None:
         """Returns when the picture's call has ended, or after this time."""
-        if (task := self._calls.get(image_id)) is not None:
+        if (task := self._paid.under_way.get(image_id)) is not None:
             await asyncio.wait([task], timeout=timeout_s)
             return
         loop = asyncio.get_running_loop()
@@ -220,13 +216,12 @@ class Generation:
 
     async def settle(self) -> None:
         """Waits for pictures whose callers have gone."""
-        tasks = [*(task for _, task in self._under_way.values()), *self._calls.values()]
+        tasks = [*(task for _, task in self._under_way.values()), *self._paid.under_way.values()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def stop(self) -> None:
         """Ends what is under way, as a kill would: what was claimed is taken up at the next start."""
-        for task in self._calls.values():
-            task.cancel()
+        self._paid.stop()
 
     def _ended(self, key: tuple[str, str], task: _Making) -> None:
         del self._under_way[key]
@@ -280,7 +275,7 @@ class Generation:
                 if isinstance(exc, Conflict) or exc.code == "storage_full":
                     await self._storing.remove(record)
                 raise
-            self.made[record.provider, record.request.format] += 1
+            self._storing.made[record.provider, record.request.format] += 1
             return record
 
     # What may cost money
@@ -322,7 +317,7 @@ class Generation:
         )
         with self._room():
             standing = await self._records.write(partial(call_records.claim, call))
-            task = None if standing is not call else self._start(call, priority=priority)
+            task = None if standing is not call else self._paid.start(call, priority)
         if isinstance(standing, IdempotencyEntry):
             return await self._replay(standing, fingerprint)
         if task is None:
@@ -342,15 +337,15 @@ class Generation:
             again = await self._again(call)
             if again is None:
                 raise stored_problem(call)
-            task = self._start(again, priority=Priority.INTERACTIVE)
+            task = self._paid.start(again, Priority.INTERACTIVE)
             return again if request.defer else await asyncio.shield(task)
         if request.defer:
             return call
         if call.owner is not None and self._owner.has_ended(call.owner):
             await self._adopt(call.owner)
-        if call.owner == self._owner.name and call.image_id not in self._calls:
-            self._start(call, priority=Priority.INTERACTIVE)  # its task ended on an error of the disk
-        if (mine := self._calls.get(call.image_id)) is not None:
+        if call.owner == self._owner.name and call.image_id not in self._paid.under_way:
+            self._paid.start(call, Priority.INTERACTIVE)  # its task ended on an error of the disk
+        if (mine := self._paid.under_way.get(call.image_id)) is not None:
             return await asyncio.shield(mine)
         await self.wait(call.image_id, _ELSEWHERE_S)
         record = await self._records.get(call.image_id)
@@ -389,212 +384,10 @@ class Generation:
     async def _adopt(self, name: str) -> None:
         adopted = await self._records.write(partial(call_records.adopt, name, self._owner.name))
         for call in adopted:
-            if call.image_id in self._calls:
+            if call.image_id in self._paid.under_way:
                 continue
             _log.info("a call that an ended process left behind is taken over")
-            self._start(call, priority=Priority.BATCH)
-
-    def _start(self, call: Claim, *, priority: Priority) -> asyncio.Task[ImageRecord]:
-        task = asyncio.create_task(self._carried_out(call, priority=priority))
-        self._calls[call.image_id] = task
-        self.waiting += 1
-
-        def ended(task: asyncio.Task[ImageRecord]) -> None:
-            del self._calls[call.image_id]
-            self.waiting -= 1
-            error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, ResponseError):
-                _log.error("a call failed, and is tried again: %s", type(error).__name__)
-
-        task.add_done_callback(ended)
-        return task
-
-    async def _carried_out(self, call: Claim, *, priority: Priority) -> ImageRecord:
-        request = call.request
-        try:
-            return await self._brought_home(call, request, priority=priority)
-        except _Ended as ended:
-            error = ended.error
-            if ended.state is None and not request.defer:
-                await self._records.write(partial(call_records.give_up, call.image_id))
-            else:
-                state = ended.state or ClaimState.FAILED
-                problem = _problem(error)
-                fail = partial(call_records.fail, call.image_id, state, problem, self._now())
-                await self._records.write(fail)
-            raise error from ended.__cause__
-
-    async def _brought_home(self, call: Claim, request: ImageRequest, *, priority: Priority) -> ImageRecord:
-        tried = await self._records.read(partial(call_records.attempts_of, call.image_id))
-        refused: ResponseError | None = None
-        if tried and tried[-1].outcome in call_records.OPEN:
-            try:
-                return await self._resumed(call, request, tried[-1], priority=priority)
-            except _NextUpstream as exc:
-                refused = exc.error
-        asked = {attempt.provider for attempt in tried}
-        try:
-            able = self._upstreams.able(request)
-        except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
-            raise _Ended(None, Rejected(str(exc))) from exc
-        for upstream in able:
-            if upstream.name in asked:
-                continue
-            attempt = self._attempt(call, request, upstream, len(tried))
-            try:
-                async with upstream.turn(priority=priority):
-                    begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
-                    await self._records.write(begin)  # on the disk before a byte leaves
-                    reached("attempt")
-                    tried.append(attempt)
-                    given = await self._sent(upstream, call, request, attempt)
-                return await self._stored(call, request, attempt, given)
-            except _NextUpstream as exc:
-                refused = exc.error
-            except ResponseError as exc:
-                if attempt in tried:  # it may be paid: the call stays as it is, to be taken up again
-                    raise
-                if not isinstance(exc, Overloaded):  # no budget
-                    raise _Ended(None, exc) from exc
-                refused = exc
-        raise _Ended(None, refused or _nobody_left())
-
-    async def _resumed(
-        self, call: Claim, request: ImageRequest, last: ProviderAttempt, *, priority: Priority
-    ) -> ImageRecord:
-        """The picture of an attempt whose process has ended, or whose answer was lost."""
-        staged = await self._staging.get(call.image_id)
-        if staged is not None:
-            return await self._stored(call, request, last, staged)
-        upstream = self._upstreams.named(last.provider)
-        if upstream is None or not upstream.provider.keyed:
-            raise await self._unknown(call, last, f"{last.provider} was asked, and the answer is lost")
-        async with upstream.turn(priority=priority):
-            given = await self._sent(upstream, call, request, last, maybe_paid=True)
-        return await self._stored(call, request, last, given)
-
-    async def _sent(
-        self,
-        upstream: Upstream,
-        call: Claim,
-        request: ImageRequest,
-        attempt: ProviderAttempt,
-        *,
-        maybe_paid: bool = False,
-    ) -> Artwork | Delivery:
-        """What the provider gave, on the disk. Raises ``_NextUpstream`` or ``_Ended``.
-
-        ``maybe_paid``: it has been sent before, and nobody knows what came of it.
-        """
-        for send in range(_SENDS):
-            cuts = upstream.cuts
-            try:
-                given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
-            except ProviderFault as fault:
-                upstream.failed(fault, cuts)
-                # "Not charged" is said of this request, not of one before it; only a final refusal, where
-                # the key would have brought a picture, is said of both.
-                if fault.charged == "unknown" or (maybe_paid and fault.safe_to_repeat):
-                    maybe_paid = True
-                    wait_s = fault.retry_after_s or _AGAIN_S * 2**send
-                    if upstream.provider.keyed and send + 1 < _SENDS and wait_s <= _LONGEST_AGAIN_S:
-                        await asyncio.sleep(wait_s)
-                        continue
-                    raise await self._unknown(call, attempt, fault.detail) from fault
-                raise await self._refused(call, attempt, fault) from fault
-            upstream.succeeded()
-            reached("answer")
-            await self._staging.put(call.image_id, given)
-            reached("staged")
-            return given
-        raise AssertionError  # the last send returns or raises
-
-    async def _refused(self, call: Claim, attempt: ProviderAttempt, fault: ProviderFault) -> Exception:
-        """What a failed attempt comes to, once the ledger has it."""
-        if fault.charged == "unknown":
-            return await self._unknown(call, attempt, fault.detail)
-        charged = fault.charged == "yes"
-        await self._records.write(
-            partial(
-                call_records.end_attempt,
-                call.image_id,
-                attempt.n,
-                AttemptOutcome.CHARGED if charged else AttemptOutcome.FAILED,
-                (attempt.reserved if attempt.priced else None) if charged else 0,
-                fault.request_id,
-                self._now(),
-            )
-        )
-        error = to_error(fault)
-        if charged:  # paid once is paid: neither this provider nor another is asked again by itself
-            return _Ended(ClaimState.FAILED, error)
-        return _NextUpstream(error) if fault.another_may_help else _Ended(None, error)
-
-    async def _unknown(self, call: Claim, attempt: ProviderAttempt, what: str) -> Exception:
-        await self._records.write(
-            partial(
-                call_records.end_attempt,
-                call.image_id,
-                attempt.n,
-                AttemptOutcome.UNKNOWN,
-                None,
-                None,
-                self._now(),
-            )
-        )
-        error = Conflict(
-            f"nobody knows whether this picture was paid ({what}), so it is not sent again by itself; look "
-            f"at the account of {attempt.provider}, then release it: blossom spend release {call.image_id}",
-            code="outcome_unknown",
-        )
-        return _Ended(ClaimState.UNKNOWN, error)
-
-    async def _stored(
-        self, call: Claim, request: ImageRequest, attempt: ProviderAttempt, given: Artwork | Delivery
-    ) -> ImageRecord:
-        try:
-            record = await self._storing.store(call.image_id, call.tenant, request, attempt.provider, given)
-        except ProviderFault as fault:
-            await self._staging.delete(call.image_id)
-            raise await self._refused(call, attempt, fault) from fault
-        reached("stored")
-        entry = None
-        if call.key is not None:
-            entry = IdempotencyEntry(
-                tenant=call.tenant, key=call.key, fingerprint=call.fingerprint, image_id=call.image_id
-            )
-        spent, request_id = _spent(given, attempt)
-        finish = partial(call_records.finish, record, entry, attempt.n, spent, request_id, self._now())
-        try:
-            await self._records.write(finish)
-        except Conflict as exc:
-            if exc.code != "idempotency_key_taken":
-                raise  # another process has finished it: the files are of its picture
-            await self._storing.remove(record)
-            raise _Ended(ClaimState.FAILED, exc) from exc
-        reached("committed")
-        self.made[record.provider, record.request.format] += 1
-        await self._staging.delete(call.image_id)
-        return record
-
-    def _attempt(self, call: Claim, request: ImageRequest, upstream: Upstream, n: int) -> ProviderAttempt:
-        now = self._now()
-        price = upstream.provider.price(request)
-        name = f"{call.image_id} {n}".encode()
-        return ProviderAttempt(
-            image_id=call.image_id,
-            n=n,
-            tenant=call.tenant,
-            payer=call.payer,
-            provider=upstream.name,
-            provider_key=hmac.digest(self._secret, name, "sha256").hex(),
-            day=int(now.timestamp()) // 86_400,
-            reserved=_micro(price),
-            priced=price is not None,
-            sent_at=now,
-        )
-
-    # Both
+            self._paid.start(call, Priority.BATCH)
 
     async def _replay(self, entry: IdempotencyEntry, fingerprint: str) -> ImageRecord:
         if entry.fingerprint != fingerprint:
@@ -609,11 +402,11 @@ class Generation:
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
         self.check_room()
-        self.waiting += 1
+        self._entered += 1
         try:
             yield
         finally:
-            self.waiting -= 1
+            self._entered -= 1
 
     def check_room(self, count: int = 1) -> None:
         """Raises ``Overloaded`` when so many more cannot be made now."""
@@ -625,23 +418,6 @@ class Generation:
             )
 
 
-class _Ended(Exception):
-    """There is no picture: the claim stays in this state, or with None goes where nobody needs its words."""
-
-    def __init__(self, state: ClaimState | None, error: ResponseError) -> None:
-        super().__init__(error.code)
-        self.state = state
-        self.error = error
-
-
-class _NextUpstream(Exception):
-    """Nothing was paid here, and another provider may help."""
-
-    def __init__(self, error: ResponseError) -> None:
-        super().__init__(error.code)
-        self.error = error
-
-
 def new_id() -> str:
     """128 random bits in base62: 22 characters."""
     number = secrets.randbits(128)
@@ -650,35 +426,6 @@ def new_id() -> str:
         number, digit = divmod(number, 62)
         digits.append(_BASE62[digit])
     return "".join(reversed(digits))
-
-
-def stored_problem(call: Claim) -> ResponseError:
-    """Why a call has no picture, as it was answered then."""
-    told = call.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
-    return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])
-
-
-def _problem(error: ResponseError) -> dict[str, Any]:
-    return {"status": error.status, "code": error.code, "detail": error.detail}
-
-
-def _micro(usd: Decimal | None) -> int:
-    return 0 if usd is None else int((usd * 1_000_000).to_integral_value(ROUND_CEILING))
-
-
-def _spent(given: Artwork | Delivery, attempt: ProviderAttempt) -> tuple[int | None, str | None]:
-    """What the provider says it cost, else what was reserved, None if nobody knows; and its request id."""
-    if isinstance(given, Artwork):
-        return 0, None
-    if given.cached:
-        return 0, given.request_id
-    if given.usd is not None:
-        return _micro(given.usd), given.request_id
-    return (attempt.reserved if attempt.priced else None), given.request_id
-
-
-def _nobody_left() -> ResponseError:
-    return ProviderFailed("every provider of this gateway has been asked for this picture", status=502)
 
 
 def _key_reused() -> Rejected:

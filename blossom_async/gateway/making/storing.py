@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +24,8 @@ class Storing:
         self._blobs = blobs
         self._workers = workers
         self._now = now
+        self.made: Counter[tuple[str, ...]] = Counter()
+        """Pictures that have got their row, by provider and format."""
 
     async def store(
         self, image_id: str, tenant: str, request: ImageRequest, provider: str, given: Artwork | Delivery

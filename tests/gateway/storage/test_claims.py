@@ -43,6 +43,7 @@ PICTURE = ImageRecord(
     provider="paid", model="m", seed=7, cost=1, created_at=NOW, expires_at=None,
 )  # fmt: skip
 
+ENDS = [statements.AttemptEnd(n=0, outcome=outcome, spent=1) for outcome in AttemptOutcome]
 READ = {
     "attempts_of", "claim_by_id", "claim_by_key", "owners", "spent_by_day", "unknown_claims",
 }  # fmt: skip
@@ -51,10 +52,11 @@ CHANGES: dict[str, list[Any]] = {
     "adopt": [partial(statements.adopt, "me", "another")],
     "reopen": [partial(statements.reopen, ID, "another")],
     "begin_attempt": [partial(statements.begin_attempt, ATTEMPT, None)],
-    "end_attempt": [partial(statements.end_attempt, ID, 0, end, 1, None, NOW) for end in AttemptOutcome],
-    "finish": [partial(statements.finish, PICTURE, None, 0, 1, None, NOW)],
-    "fail": [partial(statements.fail, ID, state, {"status": 502}, NOW) for state in ClaimState],
-    "give_up": [partial(statements.give_up, ID)],
+    "end_attempt": [partial(statements.end_attempt, ID, end, NOW) for end in ENDS],
+    "finish": [partial(statements.finish, PICTURE, None, ENDS[1], NOW)],
+    "fail": [partial(statements.fail, ID, state, {"status": 502}, ENDS[2], NOW) for state in ClaimState],
+    "give_up": [partial(statements.give_up, ID, ENDS[2], NOW)],
+    "forget": [partial(statements.forget, ID)],
     "release": [partial(statements.release, ID, paid=paid, now=NOW) for paid in (True, False)],
 }
 """Every statement that changes something, with what it can be asked for."""
@@ -99,7 +101,7 @@ def test_no_statement_leaves_the_table_of_transitions(connection: sa.Connection)
 
 def test_every_statement_that_changes_something_is_tried() -> None:
     """A new one belongs into the walk above."""
-    public = {name for name in statements.__all__ if name.islower()}
+    public = {name for name in statements.__all__ if name.islower()}  # the others are no statements
     assert public == READ | set(CHANGES)
 
 
@@ -108,4 +110,4 @@ def test_only_a_running_claim_becomes_a_picture(state: ClaimState, connection: s
     """What another process has ended is not stored over its end."""
     books(connection, state, AttemptOutcome.SENT)
     with pytest.raises(BlossomError, match="finished"):
-        statements.finish(PICTURE, None, 0, 1, None, NOW, connection)
+        statements.finish(PICTURE, None, ENDS[1], NOW, connection)

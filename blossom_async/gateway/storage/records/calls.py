@@ -42,6 +42,7 @@ __all__ = [
     "ATTEMPT_MAY_BECOME",
     "CLAIM_MAY_BECOME",
     "OPEN",
+    "AttemptEnd",
     "adopt",
     "attempts_of",
     "begin_attempt",
@@ -51,6 +52,7 @@ __all__ = [
     "end_attempt",
     "fail",
     "finish",
+    "forget",
     "give_up",
     "keys_between",
     "owners",
@@ -80,6 +82,16 @@ ATTEMPT_MAY_BECOME: Mapping[AttemptOutcome | None, Set[AttemptOutcome]] = {
 
 OPEN = frozenset({AttemptOutcome.SENT, AttemptOutcome.UNKNOWN})
 """Outcomes of attempts that may or may not have been paid."""
+
+
+@attrs.frozen(kw_only=True)
+class AttemptEnd:
+    """How attempt ``n`` of a picture ended. ``spent`` None: what it cost is not known."""
+
+    n: int
+    outcome: AttemptOutcome
+    spent: int | None
+    request_id: str | None = None
 
 
 def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
@@ -174,20 +186,17 @@ def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connecti
     connection.execute(attempts.insert().values(**attrs.asdict(attempt)))
 
 
-def end_attempt(
-    image_id: str,
-    n: int,
-    outcome: AttemptOutcome,
-    spent: int | None,
-    request_id: str | None,
-    now: datetime,
-    connection: sa.Connection,
-) -> None:
-    """Settles an attempt. ``spent`` None: what it cost is not known."""
-    may_end = [before for before, after in ATTEMPT_MAY_BECOME.items() if before and outcome in after]
-    this = (attempts.c.image_id == image_id) & (attempts.c.n == n) & attempts.c.outcome.in_(may_end)
-    values = {"outcome": outcome, "spent": spent or 0, "request_id": request_id, "ended_at": now}
-    if spent is not None:
+def end_attempt(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
+    """Settles an attempt; its claim goes on."""
+    may_end = [before for before, after in ATTEMPT_MAY_BECOME.items() if before and end.outcome in after]
+    this = (attempts.c.image_id == image_id) & (attempts.c.n == end.n) & attempts.c.outcome.in_(may_end)
+    values = {
+        "outcome": end.outcome,
+        "spent": end.spent or 0,
+        "request_id": end.request_id,
+        "ended_at": now,
+    }
+    if end.spent is not None:
         values["priced"] = True
     connection.execute(attempts.update().where(this).values(**values))
 
@@ -195,9 +204,7 @@ def end_attempt(
 def finish(
     record: ImageRecord,
     entry: IdempotencyEntry | None,
-    n: int,
-    spent: int | None,
-    request_id: str | None,
+    end: AttemptEnd,
     now: datetime,
     connection: sa.Connection,
 ) -> None:
@@ -214,25 +221,45 @@ def finish(
     if not _move(running, None, connection):
         raise Conflict("another process has finished this picture", code="finished_elsewhere")
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
-    end_attempt(record.id, n, AttemptOutcome.OK, spent, request_id, now, connection)
+    end_attempt(record.id, end, now, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
 
 def fail(
-    image_id: str, state: ClaimState, problem: dict[str, Any], now: datetime, connection: sa.Connection
+    image_id: str,
+    state: ClaimState,
+    problem: dict[str, Any],
+    end: AttemptEnd | None,
+    now: datetime,
+    connection: sa.Connection,
 ) -> None:
-    """Keeps the claim, ``failed`` or ``unknown``, with the reason, and queues its webhook."""
+    """Settles the attempt, keeps the claim as ``failed`` or ``unknown``, and queues its webhook.
+
+    ``problem`` is the reason, in the words of the answer.
+    """
+    if end is not None:
+        end_attempt(image_id, end, now, connection)
     told = orjson.dumps(problem).decode()
-    _move(calls.c.image_id == image_id, state, connection, owner=None, problem=told, ended_at=now)
+    this = calls.c.image_id == image_id
+    if not _move(this, state, connection, owner=None, problem=told, ended_at=now):
+        return
     known = claim_by_id(image_id, connection)
     if known is not None and known.request.defer:
         enqueue(image_id, known.tenant, "image.failed", now, connection)
 
 
-def give_up(image_id: str, connection: sa.Connection) -> None:
-    """Removes the claim, as if it had never been made: its key may be used again. Its attempts stay."""
-    _move(calls.c.image_id == image_id, None, connection)
+def give_up(image_id: str, end: AttemptEnd | None, now: datetime, connection: sa.Connection) -> None:
+    """Settles the attempt and removes the claim, as if it had never been made. Its attempts stay."""
+    if end is not None:
+        end_attempt(image_id, end, now, connection)
+    _move((calls.c.image_id == image_id) & (calls.c.state == ClaimState.RUNNING), None, connection)
+
+
+def forget(image_id: str, connection: sa.Connection) -> bool:
+    """Removes a failed claim; its key may be used again. False if it is not failed."""
+    failed = (calls.c.image_id == image_id) & (calls.c.state == ClaimState.FAILED)
+    return _move(failed, None, connection) == 1
 
 
 def unknown_claims(connection: sa.Connection) -> list[tuple[Claim, ProviderAttempt]]:
@@ -249,8 +276,9 @@ def release(image_id: str, connection: sa.Connection, *, paid: bool, now: dateti
     paid_usd = last.reserved if last.priced else None
     spent = paid_usd if paid else 0
     outcome = AttemptOutcome.CHARGED if paid else AttemptOutcome.FAILED
-    end_attempt(image_id, last.n, outcome, spent, last.request_id, now, connection)
-    give_up(image_id, connection)
+    end = AttemptEnd(n=last.n, outcome=outcome, spent=spent, request_id=last.request_id)
+    end_attempt(image_id, end, now, connection)
+    _move(calls.c.image_id == image_id, None, connection)
     return True
 
 

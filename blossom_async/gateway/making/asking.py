@@ -1,0 +1,44 @@
+"""One attempt at a provider: the same request, sent as often as it takes to learn what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from blossom_async.gateway.making.failpoints import reached
+from blossom_async.gateway.making.upstreams import Upstream
+from blossom_async.gateway.making.verdicts import Settled, in_doubt, refused, resend_pause_s, unknown
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.faults import ProviderFault
+from blossom_async.gateway.storage.records import ProviderAttempt
+from blossom_async.models import ImageRequest
+
+__all__ = ["ask"]
+
+
+async def ask(
+    upstream: Upstream, request: ImageRequest, attempt: ProviderAttempt, *, maybe_paid: bool = False
+) -> Artwork | Delivery | Settled:
+    """What the provider gave, or why there is nothing. Call it within ``upstream.turn``.
+
+    Only a keyed provider is sent the request more than once, under the same key. ``maybe_paid``: it was sent
+    before, by a process that has ended, and its answer was lost.
+    """
+    sends = 0
+    while True:
+        sends += 1
+        cuts = upstream.cuts
+        try:
+            given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
+        except ProviderFault as fault:
+            upstream.failed(fault, cuts)
+            maybe_paid = in_doubt(fault, before=maybe_paid)
+            if not maybe_paid:
+                return refused(fault, attempt)
+            pause_s = resend_pause_s(fault, sends) if upstream.provider.keyed else None
+            if pause_s is None:
+                return unknown(attempt, fault.detail, fault)
+            await asyncio.sleep(pause_s)
+        else:
+            upstream.succeeded()
+            reached("answer")
+            return given

@@ -1,0 +1,245 @@
+"""Pictures that may cost money, from a claim to a stored picture: each is paid at most once.
+
+The claim is on the disk, then the attempt, and only then does a byte leave for the provider. What comes back
+is staged on the disk before anything else is done with it. A process may end between any two of these steps;
+whoever takes the claim over, carries it out from where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+import attrs
+
+from blossom_async.errors import (
+    Conflict,
+    InvalidRequest,
+    Overloaded,
+    PaymentRequired,
+    Rejected,
+    ResponseError,
+)
+from blossom_async.gateway.making.asking import ask
+from blossom_async.gateway.making.failpoints import reached
+from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.staging import Staging
+from blossom_async.gateway.making.storing import Storing
+from blossom_async.gateway.making.upstreams import Upstream, Upstreams
+from blossom_async.gateway.making.verdicts import (
+    Settled,
+    booked,
+    micro_usd,
+    nobody_left,
+    problem_of,
+    refused,
+    unknown,
+)
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.faults import ProviderFault
+from blossom_async.gateway.storage.records import (
+    AttemptOutcome,
+    Claim,
+    ClaimState,
+    IdempotencyEntry,
+    ImageRecord,
+    ProviderAttempt,
+    Records,
+)
+from blossom_async.gateway.storage.records import calls as call_records
+
+__all__ = ["Paid"]
+
+_log = logging.getLogger("blossom_async.gateway")
+
+
+@attrs.frozen(kw_only=True)
+class _Answer:
+    """What a provider gave, staged, and the attempt that brought it."""
+
+    attempt: ProviderAttempt
+    given: Artwork | Delivery
+
+
+class Paid:
+    """Carries claims out, each in a task of its own that no caller's leaving ends.
+
+    ``secret`` makes the idempotency keys for providers. ``daily_budget``, in millionths of a US dollar, is
+    for API keys without one of their own; None: no limit.
+    """
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        records: Records,
+        staging: Staging,
+        storing: Storing,
+        *,
+        secret: bytes,
+        now: Callable[[], datetime],
+        daily_budget: int | None,
+    ) -> None:
+        self._upstreams = upstreams
+        self._records = records
+        self._staging = staging
+        self._storing = storing
+        self._secret = secret
+        self._now = now
+        self._daily_budget = daily_budget
+        self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
+        """The tasks, by the id of the picture."""
+
+    def start(self, claim: Claim, priority: Priority) -> asyncio.Task[ImageRecord]:
+        """The task that carries the claim out. It raises what ``POST /v1/images`` answers."""
+        task = asyncio.create_task(self._carry_out(claim, priority))
+        self.under_way[claim.image_id] = task
+
+        def ended(task: asyncio.Task[ImageRecord]) -> None:
+            del self.under_way[claim.image_id]
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, ResponseError):
+                _log.error("a call failed, and is tried again: %s", type(error).__name__)
+
+        task.add_done_callback(ended)
+        return task
+
+    def stop(self) -> None:
+        """Ends the tasks, as a kill would: the claims are taken up at the next start."""
+        for task in self.under_way.values():
+            task.cancel()
+
+    async def _carry_out(self, claim: Claim, priority: Priority) -> ImageRecord:
+        answer = await self._answer(claim, priority)
+        made = answer if isinstance(answer, Settled) else await self._store(claim, answer)
+        if isinstance(made, Settled):
+            await self._end(claim, made)
+        if isinstance(answer, _Answer):
+            await self._staging.delete(claim.image_id)
+        if isinstance(made, Settled):
+            raise made.error
+        return made
+
+    async def _answer(self, claim: Claim, priority: Priority) -> _Answer | Settled:
+        """Asks one provider after the other, beginning with an attempt whose answer was lost."""
+        tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
+        result: _Answer | Settled = nobody_left()
+        if tried and tried[-1].outcome in call_records.OPEN:
+            result = await self._resume(claim, tried[-1], priority)
+            if isinstance(result, _Answer) or not result.elsewhere:
+                return result
+        try:
+            able = self._upstreams.able(claim.request)
+        except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
+            return Settled(error=Rejected(str(exc)))
+        n = len(tried)
+        for upstream in able:
+            if upstream.name in {attempt.provider for attempt in tried}:
+                continue
+            result = await self._ask(upstream, claim, n, priority)
+            if isinstance(result, _Answer) or not result.elsewhere:
+                return result
+            n += 0 if result.end is None else 1
+        return result
+
+    async def _resume(self, claim: Claim, last: ProviderAttempt, priority: Priority) -> _Answer | Settled:
+        """The answer of an attempt whose process has ended, or whose answer was lost."""
+        staged = await self._staging.get(claim.image_id)
+        if staged is not None:
+            return _Answer(attempt=last, given=staged)
+        upstream = self._upstreams.named(last.provider)
+        if upstream is None or not upstream.provider.keyed:
+            return unknown(last, "it was asked, and the answer was lost")
+        async with upstream.turn(priority=priority):
+            result = await ask(upstream, claim.request, last, maybe_paid=True)
+        return await self._recorded(claim, last, result)
+
+    async def _ask(self, upstream: Upstream, claim: Claim, n: int, priority: Priority) -> _Answer | Settled:
+        """One attempt, written down before a byte of it leaves."""
+        attempt = _attempt(claim, upstream, n, self._secret, self._now())
+        begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
+        try:
+            async with upstream.turn(priority=priority):
+                await self._records.write(begin)
+                reached("attempt")
+                result = await ask(upstream, claim.request, attempt)
+        except Overloaded as exc:  # no turn there, or nothing can be written down: nothing was sent
+            return Settled(error=exc, elsewhere=True)
+        except PaymentRequired as exc:  # beyond the budget
+            return Settled(error=exc)
+        return await self._recorded(claim, attempt, result)
+
+    async def _recorded(
+        self, claim: Claim, attempt: ProviderAttempt, result: Artwork | Delivery | Settled
+    ) -> _Answer | Settled:
+        """The result, once it is on the disk: the answer, or the end before the next provider is asked."""
+        if isinstance(result, Settled):
+            if result.elsewhere and result.end is not None:
+                end = partial(call_records.end_attempt, claim.image_id, result.end, self._now())
+                await self._records.write(end)
+            return result
+        await self._staging.put(claim.image_id, result)
+        reached("staged")
+        return _Answer(attempt=attempt, given=result)
+
+    async def _store(self, claim: Claim, answer: _Answer) -> ImageRecord | Settled:
+        attempt, given = answer.attempt, answer.given
+        try:
+            record = await self._storing.store(
+                claim.image_id, claim.tenant, claim.request, attempt.provider, given
+            )
+        except ProviderFault as fault:
+            return refused(fault, attempt)
+        reached("stored")
+        end = booked(given, attempt)
+        try:
+            await self._records.write(partial(call_records.finish, record, _entry(claim), end, self._now()))
+        except Conflict as exc:
+            if exc.code != "idempotency_key_taken":
+                raise  # another process has finished it: the files are of its picture
+            await self._storing.remove(record)
+            charged = attrs.evolve(end, outcome=AttemptOutcome.CHARGED)
+            return Settled(error=exc, end=charged, state=ClaimState.FAILED)
+        reached("committed")
+        self._storing.made[record.provider, record.request.format] += 1
+        return record
+
+    async def _end(self, claim: Claim, settled: Settled) -> None:
+        """Ends attempt and claim together: with the one alone, the picture might be paid once more."""
+        state, now = settled.state, self._now()
+        if state is None and claim.request.defer:  # its URL is out, and says why there is no picture
+            state = ClaimState.FAILED
+        if state is None:
+            await self._records.write(partial(call_records.give_up, claim.image_id, settled.end, now))
+        else:
+            problem = problem_of(settled.error)
+            await self._records.write(
+                partial(call_records.fail, claim.image_id, state, problem, settled.end, now)
+            )
+
+
+def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
+    price = upstream.provider.price(claim.request)
+    return ProviderAttempt(
+        image_id=claim.image_id,
+        n=n,
+        tenant=claim.tenant,
+        payer=claim.payer,
+        provider=upstream.name,
+        provider_key=hmac.digest(secret, f"{claim.image_id} {n}".encode(), "sha256").hex(),
+        day=int(now.timestamp()) // 86_400,
+        reserved=0 if price is None else micro_usd(price),
+        priced=price is not None,
+        sent_at=now,
+    )
+
+
+def _entry(claim: Claim) -> IdempotencyEntry | None:
+    if claim.key is None:
+        return None
+    return IdempotencyEntry(
+        tenant=claim.tenant, key=claim.key, fingerprint=claim.fingerprint, image_id=claim.image_id
+    )

@@ -1,0 +1,128 @@
+"""What an answer or a fault of a provider means for the picture, the money and the claim. Decides only."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+import attrs
+
+from blossom_async.errors import Conflict, ProviderFailed, ResponseError, class_for_status
+from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.faults import ProviderFault, to_error
+from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ClaimState, ProviderAttempt
+from blossom_async.gateway.storage.records.calls import AttemptEnd
+
+__all__ = [
+    "Settled",
+    "booked",
+    "in_doubt",
+    "micro_usd",
+    "nobody_left",
+    "problem_of",
+    "refused",
+    "resend_pause_s",
+    "stored_problem",
+    "unknown",
+]
+
+_SENDS = 3  # of one attempt, to a provider that knows it by its key
+_PAUSE_S = 0.5  # before the second send, twice that before the third
+_LONGEST_PAUSE_S = 30.0  # a provider that asks for more is not waited for while its slot is held
+
+
+@attrs.frozen(kw_only=True)
+class Settled:
+    """There is no picture, because of ``error``.
+
+    ``end`` is how the attempt ended, None if none was sent. With ``elsewhere`` the next provider may be
+    asked. Otherwise, or if there is none left, the claim ends in ``state``; None: it is given up, so that its
+    key may be used again.
+    """
+
+    error: ResponseError
+    end: AttemptEnd | None = None
+    elsewhere: bool = False
+    state: ClaimState | None = None
+
+
+def in_doubt(fault: ProviderFault, *, before: bool) -> bool:
+    """Whether the attempt may have been paid, now that it has failed.
+
+    ``before``: it might already have been paid by an earlier send. "Not charged" is said of this send only;
+    a final refusal is said of both, because the key would have brought the picture.
+    """
+    return fault.charged == "unknown" or (before and fault.safe_to_repeat)
+
+
+def resend_pause_s(fault: ProviderFault, sends: int) -> float | None:
+    """How long to wait before the same request is sent to a keyed provider again; None: not again."""
+    pause_s = fault.retry_after_s or _PAUSE_S * 2 ** (sends - 1)
+    return pause_s if sends < _SENDS and pause_s <= _LONGEST_PAUSE_S else None
+
+
+def refused(fault: ProviderFault, attempt: ProviderAttempt) -> Settled:
+    """The attempt has failed, and it is known whether it was paid."""
+    error = to_error(fault)
+    error.__cause__ = fault
+    charged = fault.charged == "yes"
+    end = AttemptEnd(
+        n=attempt.n,
+        outcome=AttemptOutcome.CHARGED if charged else AttemptOutcome.FAILED,
+        spent=_reserved(attempt) if charged else 0,
+        request_id=fault.request_id,
+    )
+    if charged:  # paid once is paid: no provider is asked again without being told to
+        return Settled(error=error, end=end, state=ClaimState.FAILED)
+    return Settled(error=error, end=end, elsewhere=fault.another_may_help)
+
+
+def unknown(attempt: ProviderAttempt, seen: str, cause: Exception | None = None) -> Settled:
+    """The attempt may or may not have been paid; ``seen`` says what happened."""
+    error = Conflict(
+        f"{attempt.provider} may have charged for this picture ({seen}), so it is not sent again "
+        f"automatically; check the account there, then release it: blossom spend release {attempt.image_id}",
+        code="outcome_unknown",
+    )
+    error.__cause__ = cause
+    end = AttemptEnd(n=attempt.n, outcome=AttemptOutcome.UNKNOWN, spent=None)
+    return Settled(error=error, end=end, state=ClaimState.UNKNOWN)
+
+
+def nobody_left() -> Settled:
+    """No provider remains to be asked."""
+    error = ProviderFailed("every provider of this gateway has been asked for this picture", status=502)
+    return Settled(error=error)
+
+
+def booked(given: Artwork | Delivery, attempt: ProviderAttempt) -> AttemptEnd:
+    """The attempt has brought a picture: what the provider says it cost, else what was reserved."""
+    spent: int | None
+    if isinstance(given, Artwork):
+        spent = 0
+    elif given.usd is not None:
+        spent = micro_usd(given.usd)
+    else:
+        spent = 0 if given.cached else _reserved(attempt)
+    request_id = None if isinstance(given, Artwork) else given.request_id
+    return AttemptEnd(n=attempt.n, outcome=AttemptOutcome.OK, spent=spent, request_id=request_id)
+
+
+def micro_usd(usd: Decimal) -> int:
+    """Millionths of a US dollar, rounded up."""
+    return int((usd * 1_000_000).to_integral_value(ROUND_CEILING))
+
+
+def problem_of(error: ResponseError) -> dict[str, Any]:
+    """An error as a claim keeps it, for ``stored_problem``."""
+    return {"status": error.status, "code": error.code, "detail": error.detail}
+
+
+def stored_problem(claim: Claim) -> ResponseError:
+    """Why a claim has no picture, as it was answered then."""
+    told = claim.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
+    return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])
+
+
+def _reserved(attempt: ProviderAttempt) -> int | None:
+    return attempt.reserved if attempt.priced else None
