@@ -15,7 +15,7 @@ import random
 import shutil
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -247,8 +247,7 @@ async def test_kills_at_any_moment_lose_nothing_and_pay_nothing_twice(keyed: boo
     async with shop(tmp_path, "--fail", "slow_first_byte", keyed=keyed) as at, client() as session:
         customers = Customers(session)
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(customers.one())
+            buying = [group.create_task(customers.one()) for _ in range(AT_ONCE)]
             for _ in range(KILLS):
                 async with at.gateway() as gateway:
                     customers.base_url = gateway.base_url
@@ -257,7 +256,7 @@ async def test_kills_at_any_moment_lose_nothing_and_pay_nothing_twice(keyed: boo
                     customers.open.clear()
                     await gateway.killed()
             customers.closing = True
-            last = await group.create_task(_last(at, customers))
+            last = await group.create_task(_last(at, customers, buying))
         print(  # noqa: T201 - the figures, with -s
             f"\n{'keyed' if keyed else 'blind'}: {KILLS} kills, {len(customers.made)} pictures, "
             f"{len(customers.held)} held, {customers.resent} requests broken off, "
@@ -268,11 +267,12 @@ async def test_kills_at_any_moment_lose_nothing_and_pay_nothing_twice(keyed: boo
         _check_disk(at)
 
 
-async def _last(at: Shop, customers: Customers) -> int:
+async def _last(at: Shop, customers: Customers, buying: Iterable[asyncio.Task[None]]) -> int:
     """How many acknowledged pictures a last gateway still has, once every customer has an answer."""
     async with at.gateway() as gateway:
         customers.base_url = gateway.base_url
         customers.open.set()
+        await asyncio.wait(buying)
         await until(lambda: not at.rows("SELECT 1 FROM calls WHERE state = 'running'"))
         await until(lambda: not at.staged())
         found = 0
