@@ -14,6 +14,7 @@ import aiohttp
 import attrs
 
 from blossom_async import embedded
+from blossom_async.batch.loops import running_loop
 from blossom_async.errors import ConfigurationError
 from blossom_async.limits import Limits
 from blossom_async.transport import Transport, http_session
@@ -150,7 +151,7 @@ class Connections:
 
         Raises ``ConfigurationError`` or ``TransportError`` if there is none.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         connection = self._by_loop.get(loop)
         if connection is None:
             self.abandon_closed_loops()

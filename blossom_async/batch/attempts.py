@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from blossom_async.batch.gate import Gate, pass_gates
+from blossom_async.batch.loops import running_loop
 from blossom_async.batch.retry import (
     NO_RETRY,
     Classify,
@@ -232,6 +233,7 @@ async def run_one(
     Raises the error of the last attempt. Waiting for the next attempt holds no slot. Arguments as for
     ``run``.
     """
+    loop = running_loop()
     attempts = Attempts(
         attempt,
         slots=slots if slots is not None else Slots(1),
@@ -241,7 +243,6 @@ async def run_one(
         timeout_s=timeout_s,
         budget=budget,
     )
-    loop = asyncio.get_running_loop()
     job: Job[Item, Value] = Job(0, item, loop.time(), new_run_id())
     try:
         while (due := await attempts.once(job)) is not None:  # noqa: ASYNC110 - waits for a time, not a state

@@ -18,6 +18,7 @@ from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.line import Line
+from blossom_async.batch.loops import running_loop
 from blossom_async.batch.options import RunOptions, RunSettings
 from blossom_async.batch.outcome import BatchResult, Outcome
 from blossom_async.batch.progress import Tally
@@ -47,10 +48,12 @@ async def run(
     Cancelling ends all attempts and waits for them, and for the journal.
 
     Raises ``TypeError`` for an unknown option, naming the nearest, and for an ``on_progress`` that is a
-    coroutine function; ``ValueError`` for an option that cannot be used; ``ConfigurationError`` for a journal
-    that is not this batch's, in use, or cannot be written, and for an item that is not text where a ``key``
-    is needed and missing; and an exception of ``items`` itself, when what was under way has ended.
+    coroutine function; ``ValueError`` for an option that cannot be used; ``ConfigurationError`` under trio,
+    for a journal that is not this batch's, in use, or cannot be written, and for an item that is not text
+    where a ``key`` is needed and missing. An exception of ``items`` itself is raised when what was under way
+    has ended.
     """
+    running_loop()
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
     async with batch.under_way():
@@ -79,6 +82,7 @@ async def stream(
 
     Raises as ``run``.
     """
+    running_loop()
     if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
     outcomes: Delivery[Item, Value] = Delivery(ordered)

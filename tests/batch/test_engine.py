@@ -26,6 +26,7 @@ from blossom_async.batch import (
     stream,
 )
 from blossom_async.errors import (
+    ConfigurationError,
     InvalidRequest,
     NotRun,
     Overloaded,
@@ -577,6 +578,18 @@ def test_a_bad_limit_is_refused(wrong: dict[str, Any]) -> None:
     """Before anything starts, and it says what is allowed."""
     with pytest.raises(ValueError, match="allowed"):
         on_virtual_clock(run(second, range(3), **wrong))
+
+
+async def entered() -> None:
+    async with stream(second, [1]):
+        pass
+
+
+@pytest.mark.parametrize("call", [entered, lambda: run(second, [1]), lambda: run_one(second, 1)])
+def test_without_an_event_loop_of_asyncio_it_says_so(call: Callable[[], Any]) -> None:
+    """Under trio, for one; here nothing but the interpreter drives the coroutine."""
+    with pytest.raises(ConfigurationError, match="runs on asyncio, and no asyncio event loop"):
+        call().send(None)
 
 
 def test_a_stream_is_read_by_one_task() -> None:
