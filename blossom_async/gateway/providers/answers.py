@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import json
 import re
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
+import pybase64
 
 from blossom_async.gateway.providers.containers import format_of
 
@@ -29,6 +31,7 @@ _NAMES = (
     *_URLS,
     *("data", "images", "image", "outputs", "output", "artifacts", "predictions", "results", "result"),
 )
+_SMALL = 64 * 1024  # bytes, read in less time than it takes to hand them to a thread
 _DEEPEST = 6  # lists and objects one in another
 _QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also as Python shows bytes
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
@@ -63,11 +66,18 @@ def _tolerated(body: bytes, content_type: str) -> object:
         return None
 
 
-def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
+async def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
     """The first picture in an answer, or the URL that leads to it, or None; and the fields beside it.
 
-    The picture may be the body itself. In JSON it is found under all the names that servers have for it.
+    The picture may be the body itself. In JSON it is found under all the names that servers have for it. A
+    large body is read in a thread.
     """
+    if len(body) < _SMALL:
+        return _opened(body, content_type)
+    return await asyncio.to_thread(_opened, body, content_type)
+
+
+def _opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
     if format_of(body) is not None:
         return body, {}
     document = document_of(body, content_type)
@@ -75,7 +85,7 @@ def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[
 
 
 def picture_of(document: object) -> bytes | str | None:
-    """As ``opened``, of a document that was parsed."""
+    """As ``opened``, in a document that was parsed."""
     unlike: bytes | None = None
     for name, text in _texts(document, "", _DEEPEST):
         if (packed := _DATA_URL.match(text[:128])) is not None:
@@ -109,10 +119,10 @@ def _texts(value: object, name: str, deepest: int) -> Iterator[tuple[str, str]]:
 def _decoded(text: str) -> bytes | None:
     """The bytes of base64 in either alphabet (RFC 4648, 4 and 5), with white space, without padding."""
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         letters = _QUOTED.sub(r"\2", _BLANKS.sub("", text)).translate(_USUAL_ALPHABET).rstrip("=")
     try:
-        return binascii.a2b_base64(letters + "=" * (-len(letters) % 4), strict_mode=True)
+        return pybase64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None

@@ -137,7 +137,7 @@ class OpenAI:
         asked = self._url("images/generations")
         answer, sent = await self._answered(asked, request, order.body, key)
         trace = request_id(answer.headers)
-        found, fields = opened(answer.body, answer.content_type)
+        found, fields = await opened(answer.body, answer.content_type)
         made = isinstance(found, str) or (found is not None and format_of(found) is not None)
         charged: Charged = "yes" if made or fields.get("data") or fields.get("usage") else "unknown"
         if isinstance(found, str):
@@ -157,7 +157,7 @@ class OpenAI:
             )
         model = self._model_of(request)
         usd = _usd(self._prices["tokens"].get(_listed(model)), fields.get("usage"))
-        return self._inspector.delivery(
+        return await self._inspector.delivery(
             data,
             content_type,
             request,

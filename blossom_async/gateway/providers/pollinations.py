@@ -127,7 +127,7 @@ class Pollinations:
             raise fault
         charged = self._charged(answer)
         trace = request_id(answer.headers)
-        found, _ = opened(answer.body, answer.content_type)
+        found, _ = await opened(answer.body, answer.content_type)
         data, content_type = answer.body, answer.content_type
         if isinstance(found, bytes):
             data, content_type = found, ""
@@ -141,7 +141,7 @@ class Pollinations:
             )
         asked = self._model_of(request)
         served = answer.headers.get("x-model-used", "")
-        return self._inspector.delivery(
+        return await self._inspector.delivery(
             data,
             content_type,
             request,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
@@ -75,9 +76,8 @@ class Repeats:
         self._most = most
         self._asked: OrderedDict[bytes, bytes] = OrderedDict()
 
-    def is_of_another(self, data: bytes, prompt: str) -> bool:
-        """Whether the same bytes came for another prompt before; if not, remembers them for this one."""
-        picture = hashlib.sha256(data).digest()
+    def is_of_another(self, picture: bytes, prompt: str) -> bool:
+        """Whether this hash came for another prompt before; if not, remembers it for this one."""
         begin = " ".join(prompt[:_LONGEST_BEGIN].casefold().split())[:_BEGIN]
         words = hashlib.sha256(begin.encode()).digest()
         if self._asked.setdefault(picture, words) != words:
@@ -135,7 +135,7 @@ class Inspector:
         self._repeats = Repeats()
         self._of_placeholder: Charged = "no" if throttles else "unknown"
 
-    def delivery(
+    async def delivery(
         self,
         data: bytes,
         content_type: str,
@@ -149,10 +149,11 @@ class Inspector:
         usd: Decimal | None,
         seeded: bool,
     ) -> Delivery:
-        """The verified picture. ``width``, ``height`` and ``seeded`` say what the provider was asked for.
+        """The picture, verified in a thread.
 
-        ``charged`` is what the answer says about it. Raises ``ProviderFault`` as ``verified``, and
-        ``BAD_CONTENT`` for the same bytes as for another prompt.
+        ``width``, ``height`` and ``seeded`` say what the provider was asked for, ``charged`` what the answer
+        says about it. Raises ``ProviderFault`` as ``verified``, and ``BAD_CONTENT`` for the same bytes as for
+        another prompt.
         """
 
         def fault(kind: Kind, detail: str) -> ProviderFault:
@@ -164,18 +165,21 @@ class Inspector:
                 request_id=request_id,
             )
 
-        seen = verified(
-            data,
-            content_type,
-            width=width,
-            height=height,
-            alpha=request.transparency,
-            placeholders=self._placeholders,
-            fault=fault,
-        )
-        if self._repeats.is_of_another(data, request.prompt):
-            detail = "sent the same bytes as for another prompt"
-            raise fault(Kind.BAD_CONTENT, detail)
+        def examined() -> tuple[Seen, bytes]:
+            seen = verified(
+                data,
+                content_type,
+                width=width,
+                height=height,
+                alpha=request.transparency,
+                placeholders=self._placeholders,
+                fault=fault,
+            )
+            return seen, hashlib.sha256(data).digest()
+
+        seen, digest = await asyncio.to_thread(examined)
+        if self._repeats.is_of_another(digest, request.prompt):
+            raise fault(Kind.BAD_CONTENT, "sent the same bytes as for another prompt")
         return Delivery(
             data=data,
             format=seen.format,

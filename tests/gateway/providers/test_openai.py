@@ -25,7 +25,7 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.providers import Delivery
-from blossom_async.gateway.providers.answers import opened
+from blossom_async.gateway.providers.answers import document_of, picture_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, to_error
 from blossom_async.gateway.providers.openai import (
     Flavour,
@@ -588,7 +588,7 @@ values = st.recursive(
 @example(body=b'{"data": [{"b64_json": "data:image/png;base64,\xc3\xa9"}]}')
 def test_no_answer_raises_anything(body: bytes) -> None:
     """Bytes, an address, or nothing."""
-    assert isinstance(opened(body, "")[0], bytes | str | None)
+    assert isinstance(picture_of(document_of(body)), bytes | str | None)
 
 
 # Money and models

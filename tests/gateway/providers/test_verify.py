@@ -365,8 +365,8 @@ def test_the_memory_of_repeats_is_bounded() -> None:
     assert not repeats.is_of_another(bytes([1]), "another prompt")
 
 
-def inspected(request: ImageRequest, *, seeded: bool = True) -> Delivery:
-    return Inspector("p", (), throttles=True).delivery(
+async def inspected(request: ImageRequest, *, seeded: bool = True) -> Delivery:
+    return await Inspector("p", (), throttles=True).delivery(
         JPG,
         "image/jpeg",
         request,
@@ -380,13 +380,15 @@ def inspected(request: ImageRequest, *, seeded: bool = True) -> Delivery:
     )
 
 
-def test_the_notes_say_what_is_left_to_do() -> None:
+async def test_the_notes_say_what_is_left_to_do() -> None:
     """Size and format that were not made as asked, and a seed that was not taken."""
-    assert inspected(ImageRequest("x", width=96, height=64, format="jpg"), seeded=False).notes == (
+    assert (await inspected(ImageRequest("x", width=96, height=64, format="jpg"), seeded=False)).notes == (
         "p m; takes no seed"
     )
-    assert inspected(ImageRequest("x", width=96, height=64, format="jpg")).notes == "p m"
-    assert inspected(ImageRequest("x", width=80, height=60)).notes == "p m; drawn at 96x64; sent as jpg"
+    assert (await inspected(ImageRequest("x", width=96, height=64, format="jpg"))).notes == "p m"
+    assert (
+        await inspected(ImageRequest("x", width=80, height=60))
+    ).notes == "p m; drawn at 96x64; sent as jpg"
 
 
 def test_good_pictures_raise_no_alarm() -> None:
