@@ -12,17 +12,17 @@ from blossom_async.gateway.serving.access import site_allowed
 from blossom_async.gateway.serving.answers import written
 from blossom_async.gateway.serving.caching import cache_control, http_date, negotiated, vary
 from blossom_async.gateway.storage.records import ImageRecord, StoredFile
-from blossom_async.models import CONTENT_TYPES
+from blossom_async.models import CONTENT_TYPES, ImageRequest
 
-__all__ = ["WITH_304", "Head", "Heads", "chosen_file", "cors"]
+__all__ = ["NOT_WITH_304", "Head", "Heads", "chosen_file", "cors"]
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Referrer-Policy": "no-referrer",
 }
-WITH_304 = ("Cache-Control", "ETag", "Vary", *_ALWAYS)
-"""The headers of a 200 that a 304 repeats."""
+NOT_WITH_304 = frozenset({"Content-Type", "Content-Disposition", "Last-Modified", "Accept-Ranges"})
+"""The headers of a 200 that describe its bytes. A 304 repeats all others: browsers check CORS with them."""
 
 _CACHED = 4096
 
@@ -70,13 +70,21 @@ def chosen_file(record: ImageRecord, extension: str | None, accept: Sequence[str
     return by_format[negotiated(accept, tuple(by_format))]
 
 
-def cors(record: ImageRecord, origins: Sequence[str]) -> dict[str, str]:
-    """The headers by which scripts of pages of ``allowed_domains`` may read the answer."""
-    domains = record.request.allowed_domains
-    if domains is None or len(origins) != 1 or not site_allowed(origins, (), domains):
+def cors(wish: ImageRequest, origins: Sequence[str]) -> dict[str, str]:
+    """The headers by which scripts may read the answer: of all pages if the picture is public.
+
+    If it is not, only scripts of pages of its ``allowed_domains`` may. ``origins`` are the values of the
+    request's header Origin.
+    """
+    domains = wish.allowed_domains
+    if not wish.restricted and not wish.require_signature:
+        allowed = "*"
+    elif domains is not None and len(origins) == 1 and site_allowed(origins, (), domains):
+        allowed = origins[0]
+    else:
         return {}
     return {
-        "Access-Control-Allow-Origin": origins[0],
+        "Access-Control-Allow-Origin": allowed,
         "Access-Control-Expose-Headers": "ETag, Content-Length",
     }
 
@@ -115,7 +123,7 @@ def _headers(
         headers["Vary"] = varied
     if wish.restricted or signed_until is not None:
         headers["X-Robots-Tag"] = "noindex"
-    return headers | cors(record, origins)
+    return headers | cors(wish, origins)
 
 
 def _etag(record: ImageRecord, file: StoredFile) -> str:

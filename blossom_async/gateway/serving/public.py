@@ -17,11 +17,12 @@ from blossom_async.gateway.http.connection import Connection
 from blossom_async.gateway.serving.admission import Gatekeeper, Unfinished, check_live
 from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits
 from blossom_async.gateway.serving.caching import Plan, evaluate
-from blossom_async.gateway.serving.heads import WITH_304, Head, Heads, chosen_file, cors
+from blossom_async.gateway.serving.heads import NOT_WITH_304, Head, Heads, chosen_file, cors
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, StoredFile
+from blossom_async.models import ImageRequest
 
 __all__ = ["Public"]
 
@@ -112,6 +113,7 @@ class Public:
         if claim.state is not ClaimState.RUNNING:
             raise _never_made(claim)
         headers = {"Cache-Control": "no-store", "Retry-After": "2"}
+        headers |= cors(claim.request, request.headers.getall("Origin", ()))
         return web.json_response({"state": "pending", "id": claim.image_id}, status=202, headers=headers)
 
     def _count(self, request: web.Request, record: ImageRecord, now: datetime, started: float) -> None:
@@ -137,14 +139,21 @@ class Public:
     async def _preflight(self, request: web.Request, url: PictureUrl) -> web.Response:
         """The answer to a CORS preflight, which browsers send before some requests of scripts."""
         headers = {"Allow": ", ".join(_METHODS), "Cache-Control": "no-store"}
-        record = await self._lookups.image(url.image_id)
-        if record is not None and record.deleted_at is None:
-            headers |= cors(record, request.headers.getall("Origin", ()))
-            if "Access-Control-Allow-Origin" in headers:
-                headers["Access-Control-Allow-Methods"] = ", ".join(_METHODS[:2])
-                headers["Access-Control-Allow-Headers"] = "Authorization, Range, If-None-Match"
-                headers["Access-Control-Max-Age"] = str(_PREFLIGHT_S)
+        wish = await self._wish(url.image_id)
+        allowed = {} if wish is None else cors(wish, request.headers.getall("Origin", ()))
+        if allowed:
+            headers |= allowed
+            headers["Access-Control-Allow-Methods"] = ", ".join(_METHODS[:2])
+            headers["Access-Control-Allow-Headers"] = "Authorization, Range, If-None-Match, Cache-Control"
+            headers["Access-Control-Max-Age"] = str(_PREFLIGHT_S)
         return web.Response(status=204, headers=headers)
+
+    async def _wish(self, image_id: str) -> ImageRequest | None:
+        """The request of a picture that is there or is being made."""
+        if (record := await self._lookups.image(image_id)) is not None:
+            return None if record.deleted_at is not None else record.request
+        claim = None if self._unfinished is None else await self._unfinished.pending(image_id)
+        return claim.request if claim is not None and claim.request.defer else None
 
     async def _answer(
         self,
@@ -155,7 +164,7 @@ class Public:
         head: Head,
     ) -> web.StreamResponse:
         if plan.status == 304:
-            kept = {name: head.headers[name] for name in WITH_304 if name in head.headers}
+            kept = {name: value for name, value in head.headers.items() if name not in NOT_WITH_304}
             return web.Response(status=304, headers=kept)
         data = await self._data(record, file, wanted=request.method == "GET")
         if head.written is not None and plan.status == 200 and data is not None and fits(data, request):

@@ -281,8 +281,9 @@ def test_a_picture_that_the_viewer_has_is_304_from_the_cache(cdn: Cdn) -> None:
     """If-None-Match is answered without the gateway."""
     image_id = cdn.make()["id"]
     etag = cdn.ask(f"/image/{image_id}").headers["etag"]
-    answer = cdn.ask(f"/image/{image_id}", {"If-None-Match": etag})
+    answer = cdn.ask(f"/image/{image_id}", {"If-None-Match": etag, "Origin": "https://myapp.com"})
     assert (answer.status, answer.body, answer.hit) == (304, b"", True)
+    assert answer.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize("lines", [{}, {"Range": "bytes=0-9"}])

@@ -169,6 +169,8 @@ async def test_get_answers_with_the_picture_and_its_headers(gallery: Gallery) ->
         "content-security-policy": "default-src 'none'; sandbox",
         "referrer-policy": "no-referrer",
         "cross-origin-resource-policy": "cross-origin",
+        "access-control-allow-origin": "*",
+        "access-control-expose-headers": "ETag, Content-Length",
         "server": "",
         "x-request-id": "",
         "date": "",
