@@ -1,4 +1,4 @@
-"""The batch engine: many calls of one coroutine function, bounded, paced and kept in order."""
+"""The batch engine: many calls of one coroutine function, bounded, paced and in order."""
 
 from blossom_async.batch.attempts import Attempt, current_attempt, run_one
 from blossom_async.batch.engine import run, stream

@@ -1,4 +1,4 @@
-"""One attempt at one item, from slot to verdict: the same way for a batch and for a single call."""
+"""One attempt at one item, from the slot to the verdict: the same for a batch and for a single call."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ Value = TypeVar("Value")
 
 @attrs.frozen
 class Attempt:
-    """The attempt that is being made. ``index`` of its item in the input, ``number`` from 1 up.
+    """The attempt under way: the ``index`` of its item in the input, and its ``number``, from 1.
 
-    ``key`` is 32 hexadecimal digits, the same for all attempts of one item and for no other item, also when
-    a batch is resumed from its journal: what to send as ``Idempotency-Key``.
+    ``key`` is what to send as ``Idempotency-Key``: 32 hexadecimal digits, the same for all attempts of one
+    item and different for every other item, also when a batch is resumed from its journal.
     """
 
     index: int
@@ -56,7 +56,7 @@ class Job(Generic[Item, Value]):
     counted = 0  # attempts that count against the policy's max_attempts
     throttled = 0
     throttled_since: float | None = None
-    stale = False  # was repeated at once
+    stale = False  # has been repeated at once
     waiting = True  # for a slot or at a gate
     fatal: str | None = None
     cost: Decimal | None = None
@@ -77,7 +77,7 @@ _current: ContextVar[Job[object, object]] = ContextVar("blossom_async_job")
 
 
 def current_attempt() -> Attempt:
-    """The attempt that the running code is part of. Raises ``LookupError`` outside of one."""
+    """The attempt that the running code belongs to. Raises ``LookupError`` outside of one."""
     job = _current.get(None)
     if job is None:
         raise LookupError("no attempt is under way here; call this in the function given to run()")
@@ -86,12 +86,12 @@ def current_attempt() -> Attempt:
 
 
 def new_run_id() -> str:
-    """What no other run has: 32 hexadecimal digits."""
+    """A random id: 32 hexadecimal digits."""
     return secrets.token_hex(16)
 
 
 class Attempts(Generic[Item, Value]):
-    """Makes single attempts under shared limits and says what is to come of each."""
+    """Makes attempts under shared limits and decides what follows each of them."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Attempts(Generic[Item, Value]):
         timeout_s: float | None = None,
         budget: RetryBudget | None = None,
     ) -> None:
-        """Raises ``ValueError`` for a timeout that is not above 0."""
+        """Raises ``ValueError`` for an invalid timeout."""
         self._attempt = attempt
         self._slots = slots
         self._gates = gates
@@ -116,12 +116,12 @@ class Attempts(Generic[Item, Value]):
         self._budget = budget or RetryBudget(self._policy.budget)
 
     async def once(self, job: Job[Item, Value]) -> float | None:
-        """Tries once. None: the job is over, with a value or an error; else when to try again.
+        """Tries once. Returns None when the job has its value or final error, else when to try again.
 
-        Slot first, rate token last, then the call with no wait between: a token taken before waiting for a
-        slot would be stamped too early, and old tokens would go out together.
+        It takes the slot first and the rate token last, and then calls with no wait in between: a token taken
+        before waiting for a slot would carry too early a time, and old tokens would leave together.
 
-        A job whose turn comes after ``stop`` is not tried and still ``waiting``.
+        A job whose turn comes after ``stop`` is not tried and stays ``waiting``.
         """
         job.waiting = True
         slots = self._slots
@@ -160,14 +160,14 @@ class Attempts(Generic[Item, Value]):
         self._stopped = True
 
     def close(self) -> None:
-        """To be called when no more attempts are to come."""
+        """Releases the timer. Call it after the last attempt."""
         if self._timeout is not None:
             self._timeout.close()
 
     def _decide(self, job: Job[Item, Value], error: Exception, cuts: int) -> float | None:
         try:
             verdict = self._classify(error)
-        except Exception as exc:  # noqa: BLE001 - becomes the item's outcome, with the error it was asked about
+        except Exception as exc:  # noqa: BLE001 - becomes the item's outcome, with the error it was to classify
             exc.__context__ = error
             job.error = exc
             return None
@@ -191,7 +191,10 @@ class Attempts(Generic[Item, Value]):
         asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0
         longest = self._policy.max_throttle_s
         if asked > longest:
-            job.fatal = f"the server asks for a pause of {asked:g} s; waited for are at most {longest:g} s"
+            job.fatal = (
+                f"the server asks for a pause of {asked:g} s; allowed: at most {longest:g} s; raise "
+                "max_throttle_s to wait for it"
+            )
             return None
         for gate in self._gates:
             gate.pause(asked, at_most_s=longest)
@@ -203,7 +206,7 @@ class Attempts(Generic[Item, Value]):
         job.throttled += 1
         due = now + max(asked, self._policy.wait_s(job.throttled))
         if due - job.throttled_since > longest:
-            error.add_note(f"not tried again: the server has held this item off for {longest:g} s")
+            error.add_note(f"not tried again: the server has throttled this item for {longest:g} s")
             return None
         return due
 
@@ -212,7 +215,7 @@ class Attempts(Generic[Item, Value]):
         if job.counted >= self._policy.max_attempts:
             return None
         if not self._budget.take():
-            error.add_note("not tried again: too many items fail, the retry budget is used up")
+            error.add_note("not tried again: too many items fail and the retry budget is used up")
             return None
         return asyncio.get_running_loop().time() + self._policy.wait_s(job.counted)
 
@@ -228,10 +231,10 @@ async def run_one(
     timeout_s: float | None = None,
     budget: RetryBudget | None = None,
 ) -> Value:
-    """The value of ``attempt(item)``, tried as one item of a batch would be, under the same limits.
+    """The value of ``attempt(item)``, tried like an item of a batch and under the same limits.
 
-    Raises the error of the last attempt. Waiting for the next attempt holds no slot. Arguments as for
-    ``run``.
+    Raises the error of the last attempt, and ``ConfigurationError`` under trio. No slot is held while it
+    waits for the next attempt. Arguments as for ``run``.
     """
     loop = running_loop()
     attempts = Attempts(

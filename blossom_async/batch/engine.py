@@ -1,4 +1,4 @@
-"""Runs a coroutine function over many items: workers, order, back-pressure, stopping, cancellation."""
+"""Runs a coroutine function over many items: workers, back-pressure, stopping, cancellation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def stream(
 
 
 class _Worker(Interruptible):
-    """What a task is doing that takes one job after the other."""
+    """A task that takes one job after another, and what it is doing."""
 
     job: Job[object, object] | None = None
     pulling = False
@@ -162,10 +162,10 @@ class _Batch(Generic[Item, Value]):
 
     @asynccontextmanager
     async def under_way(self) -> AsyncIterator[None]:
-        """The batch works while this block runs. When it ends all attempts do, and they are waited for.
+        """The batch runs while this block does. Leaving the block ends all attempts and waits for them.
 
-        The block may be that of a generator, and be left by another task or in any order: a scope of anyio
-        may not, so the group has a task of its own.
+        A block inside a generator may be left by another task, or not in the reverse order of entering. A
+        scope of anyio may not, so the task group has a task of its own.
         """
         try:
             await self._ledger.open(self._input.total)
@@ -199,18 +199,18 @@ class _Batch(Generic[Item, Value]):
         return self._tally.elapsed_s
 
     def raise_for_failure(self) -> None:
-        """Raises what ended the batch from without: an exception of its input."""
+        """Raises the exception of the input or the journal that ended the batch."""
         if self._failure is not None:
             raise self._failure
 
     def consumed(self) -> None:
-        """One outcome has left the window: a parked worker may go on."""
+        """Tells that one outcome has left the window, so that a parked worker may go on."""
         self._tally.consumed += 1
         if self._parked.waiting:
             self._wake_one()
 
     def _add_worker(self) -> None:
-        """Starts a worker if there may be one more; one that pulls does not count."""
+        """Starts a worker unless there are enough, not counting one that pulls."""
         assert self._group is not None  # noqa: S101 - for the type checker; _host() sets it
         if len(self._workers) - self._pulling < self._max_workers:
             self._group.start_soon(self._work, self._new_worker())
@@ -221,7 +221,7 @@ class _Batch(Generic[Item, Value]):
         return worker
 
     def _call_in_help(self) -> None:
-        """If there is more to do, sees to it that somebody looks: a parked worker, else a new one."""
+        """Wakes a parked worker, or adds one, if there is more to do."""
         if (self._retries.is_due() or (self._has_room() and not self._pulling)) and not self._wake_one():
             self._add_worker()
 
@@ -252,20 +252,20 @@ class _Batch(Generic[Item, Value]):
             self._end_if_done()
 
     async def _take_jobs(self, worker: _Worker) -> bool:
-        """Tries one job after the other; False when interrupted, True when there are no more."""
+        """Tries one job after another. False when interrupted, True when no more are left."""
         while (job := self._take() or await self._wait_for_job(worker)) is not None:
             if self._parked.waiting or len(self._workers) < self._max_workers + self._pulling:
                 self._call_in_help()
             worker.job = job  # type: ignore[assignment]
             due = await self._attempts.once(job)
-            if worker.interrupted and job.waiting:  # its turn came in the instant in which the batch stopped
+            if worker.interrupted and job.waiting:  # its turn came just as the batch stopped
                 return False
             worker.job = None
             if due is not None and self.stopped is None:
                 self._retries.put(job, due)
             else:
                 self._settle(job)
-            if worker.interrupted:  # an attempt may end well in spite of it
+            if worker.interrupted:  # the attempt may have ignored it
                 return False
         self._wake_one()  # it may no longer be needed either
         return True
@@ -275,11 +275,11 @@ class _Batch(Generic[Item, Value]):
     ) -> None:
         """Settles a job whose attempt was cancelled."""
         if not interrupted:
-            job.error = RuntimeError("the attempt ended with a CancelledError that nobody had asked for")
+            job.error = RuntimeError("the attempt raised CancelledError although nobody cancelled it")
             job.error.__cause__ = cancelled
         elif job.number == 0:
             job.error = NotRun(self.stopped or "")
-        elif not job.waiting:  # else it keeps the error of its last attempt
+        elif not job.waiting:  # otherwise it keeps the error of its last attempt
             job.error = TimedOut(f"cancelled under way: {self.stopped}")
         self._settle(job)
 
@@ -295,7 +295,7 @@ class _Batch(Generic[Item, Value]):
         return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
 
     def _take(self) -> Job[Item, Value] | None:
-        """A job to make now, without waiting; None when there is none, or others should have their turn."""
+        """A job that can start now; None when there is none, or when it is time to yield to other tasks."""
         if self._retries.next_due is not None and (due := self._retries.take()) is not None:
             return due
         if self._input.waits:
@@ -306,7 +306,7 @@ class _Batch(Generic[Item, Value]):
                 item = self._input.next()
             except StopIteration:
                 self._input_ended()
-            except Exception as exc:  # noqa: BLE001 - raised to the caller once the running items have ended
+            except Exception as exc:  # noqa: BLE001 - raised to the caller once the items under way have ended
                 self._fail(exc)
             else:
                 if (job := self._admit(item)) is not None:
@@ -314,7 +314,7 @@ class _Batch(Generic[Item, Value]):
         return None
 
     async def _wait_for_job(self, worker: _Worker) -> Job[Item, Value] | None:
-        """As ``_take``, waiting; None when this worker is no longer needed."""
+        """Waits for a job; None when this worker is no longer needed."""
         while True:
             job: Job[Item, Value] | None = None
             if self._since_yield >= _PULLS_BETWEEN_YIELDS:
@@ -327,7 +327,7 @@ class _Batch(Generic[Item, Value]):
             elif self._input.waits:
                 job = await self._pull(worker)
                 if job is not None and len(self._workers) > self._max_workers:
-                    # While this one pulled, another took its place: the next to be free takes the job.
+                    # Another worker took its place while it pulled: the next one that is free takes the job.
                     self._retries.put(job, self._loop.time())
                     return None
             if job is None:
@@ -336,10 +336,10 @@ class _Batch(Generic[Item, Value]):
                 return job
 
     async def _pull(self, worker: _Worker) -> Job[Item, Value] | None:
-        """A job made from the next item of an async input; None when that gave none."""
+        """A job for the next item of an async input; None when there is none."""
         self._pulling = worker.pulling = True
         if self._retries.next_due is not None and not self._parked.waiting:
-            self._add_worker()  # to be there for what comes due while this one waits
+            self._add_worker()  # for retries that come due while this one waits
         try:
             item = await self._input.anext()
         except StopAsyncIteration:
@@ -348,7 +348,7 @@ class _Batch(Generic[Item, Value]):
         except asyncio.CancelledError as exc:
             if worker.interrupted or _is_cancelled():
                 raise
-            self._fail(RuntimeError("the input ended with a CancelledError that nobody had asked for"), exc)
+            self._fail(RuntimeError("the input raised CancelledError although nobody cancelled it"), exc)
             return None
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
@@ -358,7 +358,7 @@ class _Batch(Generic[Item, Value]):
         return self._admit(item)
 
     def _admit(self, item: Item) -> Job[Item, Value] | None:
-        """A job for the next item; None when it ends without one, or with that of an equal item."""
+        """A job for the next item; None when the item ends without an attempt or follows an equal one."""
         job: Job[Item, Value] = Job(self._tally.pulled, item, self._loop.time(), self._ledger.run_id)
         self._tally.pulled += 1
         if self._ledger.idle and self.stopped is None:
@@ -389,7 +389,7 @@ class _Batch(Generic[Item, Value]):
         self._input_ended()
 
     def _abandon(self) -> None:
-        """Nobody waits for the rest: attempts under way are cancelled, and nothing follows them."""
+        """Cancels the attempts under way and drops the rest, which nobody waits for."""
         if not self.end.is_set():
             self._attempts.stop()
             self.stopped = self.stopped or "the batch was left"
@@ -408,7 +408,7 @@ class _Batch(Generic[Item, Value]):
         self._stop(f"the deadline of {self._deadline_s:g} s has passed", cancel=True)
 
     def _stop(self, reason: str, *, cancel: bool = False) -> None:
-        """Starts nothing new. Attempts under way end by themselves, or are cancelled."""
+        """Starts nothing new. Attempts under way may end by themselves, or are cancelled."""
         if self.stopped is None:
             self._attempts.stop()
             self.stopped = reason

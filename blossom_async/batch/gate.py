@@ -1,4 +1,4 @@
-"""When the next attempt may start: strict rate limits and pauses, first come, first served."""
+"""When the next attempt may start: strict rate limits and pauses, first come first served."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Gate", "RateLimit", "RateLimitLike", "pass_gates", "rate_limits"]
 _UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86_400}
 _SPELLED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*([a-z]+)\s*", re.ASCII)
 
-# Servers count arrivals, we count starts, and the way between them varies: keep this much distance from
-# the stated window so that its edge holds on the other side too.
+# Servers count arrivals and we count starts, and latency varies. A window this much longer than stated holds
+# at the server too.
 _MARGIN = 1.005
-_CATCH_UP_S = 0.05  # timers fire late, on a busy machine by this much; the meter lets it be made good
+_CATCH_UP_S = 0.05  # timers fire this late on a busy machine; the meter lets the starts catch up
 
 _LONGEST_PAUSE_S = 600.0  # as RetryPolicy.max_throttle_s
 
-# All that waited for the end of a pause would start in one instant and run into the next one.
+# Otherwise all that waited for the end of a pause would start at once and cause the next one.
 _RAMP_S = 1.0
 _RAMP_STEP_S = 1 / 64
 
@@ -83,7 +83,7 @@ RateLimitLike = RateLimit | str | float
 
 
 def rate_limits(spelled: RateLimitLike | Iterable[RateLimitLike] | None) -> tuple[RateLimit, ...]:
-    """The limits meant by an argument that may be none, one or several. Raises ``ValueError``."""
+    """Reads an argument that is None, one limit or several. Raises ``ValueError``."""
     if spelled is None:
         return ()
     if isinstance(spelled, RateLimit | str | float | int):
@@ -92,7 +92,7 @@ def rate_limits(spelled: RateLimitLike | Iterable[RateLimitLike] | None) -> tupl
 
 
 class _Window:
-    """The last ``amount`` starts of one limit: exact, whatever the pace."""
+    """The last ``amount`` starts under one limit, which make it exact."""
 
     def __init__(self, limit: RateLimit, starts: Iterable[float] = ()) -> None:
         self._length = limit.per_s * _MARGIN
@@ -114,13 +114,12 @@ class _Window:
 
 
 class Gate:
-    """Lets attempts start no faster than every one of its limits allows, and none during a pause.
+    """Lets attempts start no faster than all of its limits allow, and none during a pause.
 
-    For each limit aiolimiter meters the pace, so that starts are spread over the window instead of coming
-    in one burst, and a ring of the last starts makes the limit exact: aiolimiter alone lets nearly twice
-    the stated number into a window (a full burst, and what leaks meanwhile). Only the head of the line
-    waits, on a timer of the gate's own; the meters are never waited on, which keeps the order, lets limits
-    change at any time and spares aiolimiter's wake-ups.
+    For each limit aiolimiter spreads the starts over the window, and a ring of the last starts makes the
+    limit exact: aiolimiter alone lets nearly twice the stated number into a window, a full burst and what
+    leaks meanwhile. Only the head of the line waits, on a timer of the gate. Nobody waits in the meters, so
+    the order holds and limits can change at any time.
 
     Belongs to the event loop it is first waited on in.
     """
@@ -135,7 +134,7 @@ class Gate:
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
         self.closed = False
-        """Whether an attempt has to wait its turn in ``acquire``: always with limits, else while paused."""
+        """Whether an attempt must call ``acquire``: always with limits, without them during a pause."""
         self.change(*limits)
 
     def __repr__(self) -> str:
@@ -147,7 +146,7 @@ class Gate:
         return self._limits
 
     def change(self, *limits: RateLimit) -> None:
-        """From now on these limits hold. The starts still remembered count against them."""
+        """Replaces the limits. The starts still remembered count against the new ones."""
         starts = max((window.starts() for window in self._windows), key=len, default=[])
         self._limits = limits
         self._windows = [_Window(limit, starts[-limit.amount :]) for limit in limits]
@@ -156,12 +155,11 @@ class Gate:
         self._look_again()
 
     def pause(self, seconds: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> None:
-        """No attempt starts for so many seconds from now. A pause only ever extends one under way.
+        """Starts no attempt for ``seconds`` from now. A pause can extend one under way, never shorten it.
 
-        One of more than ``at_most_s`` seconds is cut to that: a hint in a header must not stop everything for
-        days. If the server meant it, the next attempt hears it as a 429. Numbers that are no time to wait
-        (nan, infinite, zero or less) are ignored. After the pause what waited starts spread over as long
-        again, at most a second.
+        It lasts at most ``at_most_s`` seconds: a hint in a header must not stop everything for days, and if
+        the server meant it, the next attempt is answered 429. NaN, infinity, 0 and negative numbers are
+        ignored. After the pause, the attempts that waited start spread over the same time, at most a second.
         """
         if not (math.isfinite(seconds) and seconds > 0):
             return
@@ -183,15 +181,15 @@ class Gate:
         await pass_gates((self,))
 
     def _ready_at(self, now: float) -> float:
-        """When to look again: not after ``now`` when an attempt may start."""
+        """When an attempt may start; at or before ``now`` if it may start at once."""
         at = max(self._paused_until, self._ramp_next if now < self._ramp_until else -math.inf)
         for window in self._windows:
             at = max(at, window.ready_at())
         if at <= now:
             for meter in self._meters:
                 if not meter.has_capacity():
-                    # One start leaks out of the bucket in this time, and a hair more: were the level a
-                    # rounding error too high then, the wait would be doubled.
+                    # One start leaks from the bucket in this time. Slightly more, because a rounding error
+                    # in the level would double the wait.
                     at = max(at, now + 1.000001 * meter.time_period / meter.max_rate)
         return at
 
@@ -223,9 +221,9 @@ class Gate:
 async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
     """Returns when one attempt may start under all gates at once; start it before the next ``await``.
 
-    Gates go from the narrowest (of one run) to the widest (of a client). A gate's own line waits while its
-    head stands in the line of the next, never the other way round: so each start is stamped at every gate
-    in the instant it happens, and a slow run does not hold up a fast one at the gate they share.
+    Gates are ordered from the narrowest (one run's) to the widest (a client's). The line of a gate waits
+    while its head stands in the line of the next gate. So each start is counted at every gate in the instant
+    in which it happens, and a slow run does not hold up a fast one at the gate they share.
     """
     if first == len(gates):
         return

@@ -1,4 +1,4 @@
-"""What the headers of an answer say about when to send the next request."""
+"""When to send the next request, as the headers of an answer say."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def retry_after_s(headers: Mapping[str, str], *, now_s: float | None = None) -> 
     Reads ``retry-after-ms`` (OpenAI, Azure), ``Retry-After`` as seconds, as a fraction or as a date (RFC
     9110, 10.2.3), and then, as ``pause_s``, the quotas that are used up. Of several values the longest
     holds. A date is taken relative to the ``Date`` of the answer, else to ``now_s`` (Unix time, default
-    now). Values that are no number, negative, or longer than seven days are ignored: never raises.
+    now). Values that are not numbers, negative, or above seven days are ignored. Never raises.
     """
     fields = _fields(headers)
     asked = [
@@ -44,7 +44,7 @@ def pause_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float 
     Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers, the forms of drafts 3 to 10),
     ``RateLimit-Remaining`` / ``-Reset``, and ``x-ratelimit-remaining[-requests|-tokens|-images]`` and
     ``-reset`` of GitHub, OpenAI and others: seconds, Unix time, or spans such as ``6m0s`` and ``120ms``.
-    Bounded and silent as ``retry_after_s``. Meant for ``Gate.pause()``, after successes too.
+    Bounded like ``retry_after_s``; never raises. For ``Gate.pause()``, also after successes.
     """
     fields = _fields(headers)
     return _exhausted(fields, now_s) if fields else None
@@ -80,7 +80,7 @@ def _date(text: str) -> float | None:
 
 
 def _now(fields: Mapping[str, list[str]], now_s: float | None) -> float:
-    """The server's clock when it says, so that a wrong clock on this side does no harm."""
+    """The time on the server's clock if known, so that a wrong clock on this side does no harm."""
     sent = _date(fields["date"][0]) if "date" in fields else None
     if sent is not None:
         return sent

@@ -1,4 +1,4 @@
-"""What survives a crash: a file of finished items, each on disk before its result is handed out."""
+"""A file of finished items, each on disk before its result is handed out, to resume after a crash."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import attrs
 import orjson
 
 from blossom_async.batch.attempts import new_run_id
+from blossom_async.batch.cancellation import completion
 from blossom_async.batch.outcome import Outcome
 from blossom_async.batch.spending import amount
 from blossom_async.errors import ConfigurationError, JournalMismatch
@@ -33,12 +34,12 @@ Value = TypeVar("Value")
 
 _VERSION = 1
 _CRC_LENGTH = len(b',"crc":"01234567"}\n')
-_LONGEST_LINE = 64 * 2**20  # a longer one is no record: it is passed over without being held in memory
+_LONGEST_LINE = 64 * 2**20  # a longer one is not a record; it is skipped without being held in memory
 _INDICES = 100_000_000
 _SPARSE_INDICES = 1_000_000  # a line is longer than a byte, so only indices above size + this are impossible
 _FINISHED, _FAILED = 1, 2
-_GROUP_S = 0.005  # commits follow each other no faster: fewer, larger ones
-_sync = getattr(os, "fdatasync", os.fsync)  # not every POSIX system has the cheaper one
+_GROUP_S = 0.005  # at least this long between commits, so that they are fewer and larger
+_sync = getattr(os, "fdatasync", os.fsync)  # fdatasync is cheaper, but not every POSIX system has it
 _log = logging.getLogger("blossom_async.batch")
 
 
@@ -46,9 +47,9 @@ _log = logging.getLogger("blossom_async.batch")
 class JournalFound:
     """What was in a journal when it was opened.
 
-    ``finished`` items with a value, which are not sent again unless ``decode`` refuses it · ``failed`` items,
-    which are · ``cut_bytes`` of an unfinished line at the end, removed · ``damaged_lines`` before the end,
-    whose items are sent again.
+    ``finished`` items have a value and are not sent again, unless ``decode`` refuses it; ``failed`` items are
+    sent again. ``cut_bytes`` is the length of an unfinished line at the end, which was removed. The items of
+    ``damaged_lines`` before the end are sent again.
     """
 
     finished: int
@@ -59,7 +60,7 @@ class JournalFound:
 
 @attrs.frozen
 class Recalled:
-    """What is on record about an item: its value if it is finished, and what it may have cost."""
+    """What is recorded about an item: its value if it is finished, and what it may have cost."""
 
     finished: bool
     value: Any
@@ -72,20 +73,20 @@ def _as_is(value: Any) -> Any:
 
 @attrs.define
 class Journal:
-    """Where a batch writes down each item as it ends, so that the same call again goes on after a crash.
+    """The file in which a batch records each item as it ends, so that the same call resumes after a crash.
 
-    ``path`` of a JSON Lines file, made when it is not there · ``run`` says in one line what is being run (an
-    endpoint, a model, options): a journal of another run is refused · ``encode`` turns a value into what JSON
-    can hold, at most 64 MiB of it, and ``decode`` back; without them values must be JSON already · ``found``
-    is set when a run opens the file.
+    ``path`` of a JSON Lines file, created if missing · ``run`` describes in one line what is run (endpoint,
+    model, options); a journal of another run is refused · ``encode`` turns a value into JSON data, at most
+    64 MiB, and ``decode`` turns it back; without them values must be JSON data · ``found`` is set when a run
+    opens the file.
 
-    ``decode`` raises ``ValueError`` for a value that is not usable, or no longer: that item is made anew, and
-    what its old value has cost stays spent. Any other exception of ``encode`` or ``decode`` ends the batch.
+    ``decode`` raises ``ValueError`` for a value that is unusable or has expired. Its item is sent again, and
+    what the old value cost stays spent. Any other exception of ``encode`` or ``decode`` ends the batch.
 
-    Each line has a CRC-32 of what stands before it. A record is on disk (fdatasync, many in one) before its
-    outcome is handed out, so an item whose value was seen is never sent again. An item under way in a crash
-    is sent again, under the same ``Attempt.key``. An item that failed is tried again. Locked against a second
-    process (flock). POSIX only.
+    Each line ends with a CRC-32. A record is on disk (fdatasync, shared by many) before its outcome is handed
+    out, so an item whose value was seen is never sent again. An item under way in a crash is sent again under
+    the same ``Attempt.key``. An item that failed is tried again. The file is locked (flock) against a second
+    process. POSIX only.
     """
 
     path: Path = attrs.field(converter=Path)
@@ -96,7 +97,7 @@ class Journal:
 
 
 class OpenJournal(Generic[Item, Value]):
-    """A journal with its writer thread, which also opens, scans and closes the file: never in the loop."""
+    """A journal and the thread that opens, scans, writes and closes its file, outside the event loop."""
 
     def __init__(
         self,
@@ -119,9 +120,9 @@ class OpenJournal(Generic[Item, Value]):
         self.run_id = ""
 
     async def open(self) -> None:
-        """Reads what is there. Raises ``ConfigurationError`` when this run cannot be written there.
+        """Reads the file. Raises ``ConfigurationError`` when this run cannot be recorded in it.
 
-        What the writer thread did not expect is raised as it is.
+        Unexpected errors of the writer thread are raised unchanged.
         """
         self._thread.start()
         self._file = await self._opened
@@ -129,7 +130,7 @@ class OpenJournal(Generic[Item, Value]):
         self._journal.found = found = self._file.found
         if found.cut_bytes or found.damaged_lines:
             _log.warning(
-                "journal %s: %d bytes of an unfinished line cut off, %d damaged lines passed over; "
+                "journal %s: %d bytes of an unfinished line removed, %d damaged lines skipped; "
                 "their items are sent again",
                 self.path,
                 found.cut_bytes,
@@ -143,13 +144,13 @@ class OpenJournal(Generic[Item, Value]):
 
     @property
     def spent(self) -> Decimal:
-        """What all items on record may have cost."""
+        """What all recorded items may have cost."""
         return self._file.spent if self._file is not None else Decimal(0)
 
     def recall(self, index: int, key: str) -> Recalled | None:
-        """What is on record about an item.
+        """What is recorded about an item.
 
-        None for nothing, for a failure of another item, and for a value that ``decode`` refuses.
+        None if nothing usable is recorded.
         Raises ``ConfigurationError`` when another item is finished in that place, or the file is unreadable.
         """
         assert self._file is not None  # noqa: S101 - for the type checker; open() sets it
@@ -177,7 +178,7 @@ class OpenJournal(Generic[Item, Value]):
         return Recalled(True, value, _cost(record))
 
     def append(self, outcome: Outcome[Item, Value], key: str, cost: Decimal) -> None:
-        """Has an outcome written; ``on_durable`` gets it back when it is on disk.
+        """Queues an outcome for writing; ``on_durable`` receives it once it is on disk.
 
         Raises ``ConfigurationError`` when its value cannot be written as JSON, or is too long.
         """
@@ -205,26 +206,24 @@ class OpenJournal(Generic[Item, Value]):
         self._queue.put((line, outcome))
 
     async def close(self) -> None:
-        """Returns when everything is on disk and the file is closed, also when cancelled meanwhile."""
+        """Returns when everything is on disk and the file is closed, even if cancelled meanwhile."""
         if self._thread.ident is None:
             return
         self._queue.put(None)
-        cancelled: asyncio.CancelledError | None = None
-        while not self._closed.done():
-            try:
-                await asyncio.wait([self._closed])
-            except asyncio.CancelledError as exc:
-                cancelled = exc
+        try:
+            await completion(self._closed)
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
         self._thread.join()
         if self._refused:
             _log.warning(
-                "journal %s: %d values on record were not usable (first %s); their items were sent again",
+                "journal %s: %d recorded values were unusable (first %s); their items were sent again",
                 self.path,
                 self._refused,
                 self._first_refused,
             )
-        if cancelled is not None:
-            raise cancelled
 
     # In the writer thread
 
@@ -232,14 +231,14 @@ class OpenJournal(Generic[Item, Value]):
         file: _File | None = None
         try:
             file = _File(self.path, self._journal.run)
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, the loop waits to be told
+        except BaseException as exc:  # noqa: BLE001 - the event loop waits for the answer, whatever it is
             self._call(_set_exception, self._opened, self._reason(exc))
         else:
             self._call(_set_result, self._opened, file)
             self._commit_groups(file)
         finally:
             if file is not None:
-                with suppress(OSError):  # what was handed out is on disk already
+                with suppress(OSError):  # what was handed out is already on disk
                     file.close()
             self._call(_set_result, self._closed, None)
 
@@ -272,19 +271,19 @@ class OpenJournal(Generic[Item, Value]):
     def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop was closed under a running batch: nobody is left to tell
+        except RuntimeError:  # the loop was closed while the batch ran: nobody waits any more
             self._queue.put(None)
 
 
 class _File:
-    """The file itself: locked, its header checked, its torn end cut off, its records found by index."""
+    """The file: locked, its header checked, its torn end removed, its records found by index."""
 
     def __init__(self, path: Path, run: str) -> None:
         self._path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would block
         try:
             self._fd = os.open(path, flags, 0o600)
-        except ValueError as exc:  # a NUL, or what the file system's encoding does not have
+        except ValueError as exc:  # a NUL, or a character that the file system cannot encode
             raise ConfigurationError(f"journal {str(path)!r}: no path of a file: {exc}; use another") from exc
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -307,7 +306,7 @@ class _File:
         os.close(self._fd)
 
     def append(self, lines: bytes) -> None:
-        """Raises ``OSError``, after which nothing more may be appended: the end may be torn."""
+        """Raises ``OSError``; then the end may be torn and nothing more may be appended."""
         self._write(lines)
         _sync(self._fd)
 
@@ -326,7 +325,7 @@ class _File:
             ) from None
 
     def _scan(self, run: str) -> JournalFound:
-        state = bytearray()  # by index: nothing, finished, failed
+        state = bytearray()  # by index: 0, _FINISHED or _FAILED
         damaged = damaged_since = 0
         with os.fdopen(os.dup(self._fd), "rb") as lines:
             lines.seek(0)
@@ -364,7 +363,7 @@ class _File:
         return JournalFound(state.count(_FINISHED), state.count(_FAILED), position - good_end, damaged)
 
     def _check_header(self, line: bytes, run: str) -> bool:
-        """Whether the header is there and this run's; False when a new one was written."""
+        """True if the header is this run's, False if a new one was written."""
         header = _record(line)
         if header is None:
             start = b'{"journal":'
@@ -381,7 +380,7 @@ class _File:
             os.fsync(self._fd)
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                os.fsync(folder)  # else the file's name may not survive
+                os.fsync(folder)  # otherwise the file's name may not survive a crash
             finally:
                 os.close(folder)
             return False
@@ -406,7 +405,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None when it is not whole."""
+    """The record of a line; None if it is damaged."""
     body = line[:-_CRC_LENGTH]
     if line[-_CRC_LENGTH:] != b',"crc":"%08x"}\n' % zlib.crc32(body):
         return None
@@ -418,7 +417,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _item_record(line: bytes, indices: int) -> dict[str, Any] | None:
-    """The record of an item with an index below ``indices``; None when the line is no such thing."""
+    """The record of an item with an index below ``indices``; None if the line is not one."""
     record = _record(line)
     if record is None or type(record.get("index")) is not int or not 0 <= record["index"] < indices:
         return None
@@ -434,7 +433,7 @@ def _item_record(line: bytes, indices: int) -> dict[str, Any] | None:
 
 
 def _cost(record: dict[str, Any]) -> Decimal:
-    """Raises ``ValueError`` or ``ArithmeticError`` for what is no amount."""
+    """Raises ``ValueError`` or ``ArithmeticError`` for an invalid amount."""
     if "cost" not in record:
         return Decimal(0)
     text = record["cost"]
@@ -444,7 +443,7 @@ def _cost(record: dict[str, Any]) -> Decimal:
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Each line and its length; of one that is too long no more than the length."""
+    """Each line and its length. A line that is too long comes empty, with its length."""
     while line := file.readline(_LONGEST_LINE):
         length, end = len(line), line
         while not end.endswith(b"\n") and (end := file.readline(_LONGEST_LINE)):

@@ -1,4 +1,4 @@
-"""Which jobs need not be done, what the others may cost, and the record of how they ended."""
+"""Which jobs need no attempt, what the others may cost, and the record of how they ended."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NOTHING = Decimal(0)
 
 
 class Ledger(Generic[Item, Value]):
-    """Stands between the workers of a batch and its consumer.
+    """Deduplication, cost and journal, between the workers of a batch and its consumer.
 
-    ``deliver`` gets each outcome when it may be handed out, ``settled`` is called when some were written, and
-    ``failed`` gets the error after which nothing can be written any more. ``unwritten`` outcomes have not
-    been delivered yet. ``run_id`` is that of the journal once it is open. ``idle``: nothing depends on the
-    items, so none need be shown to it before it is sent.
+    ``deliver`` receives each outcome when it may be handed out. ``settled`` is called after a group was
+    written, and ``failed`` with the error after which nothing more can be written. ``unwritten`` counts the
+    outcomes that wait for the journal. ``run_id`` is the journal's once it is open. An ``idle`` ledger has
+    nothing to check before an item is sent.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Ledger(Generic[Item, Value]):
         self.idle = not self._keyed and self._spending is None
 
     async def open(self, total: int | None) -> None:
-        """Reads the journal, if there is one, for a batch of so many items.
+        """Opens and reads the journal, if there is one. ``total`` is the number of items, if known.
 
         Raises ``ConfigurationError`` when it is not this batch's, in use, or cannot be written.
         """
@@ -77,15 +77,15 @@ class Ledger(Generic[Item, Value]):
             )
 
     async def close(self) -> None:
-        """Returns when what was settled is on disk, also when cancelled meanwhile."""
+        """Returns when everything settled is on disk, even if cancelled meanwhile."""
         if self._journal is not None:
             await self._journal.close()
 
     def answers(self, job: Job[Item, Value]) -> bool:
-        """Whether a job need not be done: the journal, or an equal item, has the answer or will have it.
+        """Whether a job needs no attempt, because the journal or an equal item has or will have the answer.
 
-        Nor is it done when ``cost`` or ``key`` fails for its item: that is the item's failure, and none to be
-        remembered. Raises ``ConfigurationError`` for an item without a key, or other than the journal's.
+        If ``cost`` or ``key`` raises, the item fails with that, and the failure is not recorded. Raises
+        ``ConfigurationError`` for an item without a key, or one that is not the journal's.
         """
         if self._keyed and self._key is None and not isinstance(job.item, str):
             raise ConfigurationError(
@@ -94,10 +94,8 @@ class Ledger(Generic[Item, Value]):
             )
         try:
             self._look_at(job)
-        except (
-            asyncio.CancelledError
-        ) as exc:  # nothing was awaited, so it is not this task that was cancelled
-            job.error = RuntimeError("key or cost ended with a CancelledError that nobody had asked for")
+        except asyncio.CancelledError as exc:  # nothing was awaited, so this task was not cancelled
+            job.error = RuntimeError("key or cost raised CancelledError although nobody cancelled it")
             job.error.__cause__ = exc
         except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
             job.error = exc
@@ -108,7 +106,7 @@ class Ledger(Generic[Item, Value]):
         return self._keyed and (self._on_record(job) or self._follows(job))
 
     def refusal(self, job: Job[Item, Value]) -> str | None:
-        """Why there is no money for a job; None when there is, and it is reserved."""
+        """Reserves the price of a job. Returns why it exceeds ``max_cost``, or None when reserved."""
         if self._spending is None or job.cost is None or self._spending.reserve(job.cost):
             return None
         price, job.cost = job.cost, None
@@ -116,7 +114,7 @@ class Ledger(Generic[Item, Value]):
         return f"item {job.index} may cost {price}, and {spent} of {most} are spent"
 
     def settle(self, job: Job[Item, Value], *, recorded: bool = False) -> None:
-        """The end of a job: to the journal first, if there is one, then to the consumer."""
+        """Passes the end of a job to the journal first, if there is one, and then to the consumer."""
         job.ended = True
         cost = _NOTHING
         if self._spending is not None and job.cost is not None:
@@ -135,7 +133,7 @@ class Ledger(Generic[Item, Value]):
             self._share(job, self._leaders)
 
     def _look_at(self, job: Job[Item, Value]) -> None:
-        """Gives a job its price and its key. Raises whatever the caller's functions do."""
+        """Sets the price and the key of a job. Raises what the caller's functions raise."""
         if self._spending is not None:
             job.cost = self._spending.price(job.item)
         if self._keyed:
@@ -174,7 +172,7 @@ class Ledger(Generic[Item, Value]):
         return True
 
     def _share(self, job: Job[Item, Value], leaders: dict[str, Job[Item, Value]]) -> None:
-        """Gives the end of a job to the equal items that waited for it; an error to no later ones."""
+        """Ends the equal items that waited for this one. Later ones share a value, but not an error."""
         if job.error is not None and leaders.get(job.item_key) is job:
             del leaders[job.item_key]
         followers, job.followers = job.followers or (), None
@@ -204,7 +202,7 @@ class Ledger(Generic[Item, Value]):
         self._settled()
 
     def _not_on_disk(self, failure: BaseException, outcomes: list[Outcome[Item, Value]]) -> None:
-        """The disk is full or gone, or worse: what has been paid for is handed out all the same."""
+        """Writing has failed. What was paid for is handed out all the same."""
         self._broken = True
         self._failed(failure)
         self._on_disk(outcomes)

@@ -1,4 +1,4 @@
-"""What became of each item of a batch, and of the batch as a whole."""
+"""The outcome of each item of a batch, and the result of the whole batch."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ Outcome: TypeAlias = Done[Item, Value] | Failed[Item]
 class BatchResult(Sequence[Value | None], Generic[Item, Value]):
     """The values of a batch in input order, None where an item failed or was not run.
 
-    ``outcomes`` has an ``Outcome`` in the same places, ``elapsed_s`` the seconds the batch took, ``stopped``
-    why it ended before its input did, if it did.
+    ``outcomes`` has the ``Outcome`` of each item in the same order. ``elapsed_s`` is how many seconds the
+    batch took, ``stopped`` why it ended before its input did, if so.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What to do about an error: try again, when, and how often before it is too much."""
+"""What to do about an error: whether to try again, when, and how often."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ __all__ = [
 
 @attrs.frozen
 class Fail:
-    """This item has failed for good; the others go on."""
+    """The item has failed; the others go on."""
 
 
 @attrs.frozen
 class Retry:
-    """Another attempt may succeed, after a backoff. ``overloaded``: fewer at once would help."""
+    """Another attempt may succeed, after a backoff. ``overloaded`` lowers the concurrency."""
 
     overloaded: bool = False
 
 
 @attrs.frozen
 class RetryAtOnce:
-    """The attempt never reached the server: repeat it now, once; a second time is as ``Retry``."""
+    """The attempt never reached the server. It is repeated at once; a second time counts as ``Retry``."""
 
 
 @attrs.frozen
 class Throttle:
-    """The server asks for less: all attempts pause for ``pause_s`` when it said how long.
+    """The server is throttling. All attempts pause for ``pause_s`` if it said how long.
 
-    Such an attempt counts neither against the attempts of its item nor against the retry budget.
+    Such an attempt counts neither towards ``max_attempts`` nor against the retry budget.
     """
 
     pause_s: float | None = None
@@ -65,7 +65,7 @@ class Throttle:
 
 @attrs.frozen
 class Fatal:
-    """Every further attempt would end the same way: nothing new is started. ``reason`` says why."""
+    """Every further attempt would fail the same way, so nothing new is started. ``reason`` says why."""
 
     reason: str
 
@@ -78,24 +78,24 @@ _RETRY = Retry()
 _TOO_MUCH = Retry(overloaded=True)
 _AT_ONCE = RetryAtOnce()
 
-# 408 and 425: the request was not taken up; 529: "overloaded" at some providers. 409 is the answer to a
-# repeated Idempotency-Key whose first request is still at work (draft-ietf-httpapi-idempotency-key, 2.6).
+# 408 and 425: the request was not processed; 529: "overloaded" at some providers. 409 answers a repeated
+# Idempotency-Key while its first request is still being processed (draft-ietf-httpapi-idempotency-key, 2.6).
 _TRY_AGAIN = frozenset({408, 425, 500, 502, 504, 520, 522, 524})
 _OVERLOADED = frozenset({503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_MAY_END = frozenset({"conflict", "error", "in_progress"})  # of a 409: what is in the way may be gone soon
+_MAY_END = frozenset({"conflict", "error", "in_progress"})  # of a 409: the conflict may be over soon
 # The gateway's own key or the address it has for a provider: no repetition mends them.
 _SAME_FOR_ALL = frozenset({"provider_unauthorized", "provider_misconfigured"})
 
 
 def classify(error: Exception) -> Verdict:
-    """What the errors of this package, and the builtin ones for lost connections, mean for a batch.
+    """The verdict on errors of this package and on builtin errors for lost connections.
 
     ======================================================  ============================================
-    401, 402, 403, a quota that is money, set-up at fault   ``Fatal``
-    429, and 503 that says when to come back                ``Throttle`` with the wait that was asked for
+    401, 402, 403, out of credit, wrong configuration       ``Fatal``
+    429, and 503 with ``Retry-After``                       ``Throttle`` with the wait that was asked for
     503, 529, ``TimedOut``, ``TimeoutError``                ``Retry(overloaded=True)``
-    other 5xx that pass, 408, 425, 409 of a call under way  ``Retry``
+    other temporary 5xx, 408, 425, 409 of a call under way  ``Retry``
     ``StaleConnection``                                     ``RetryAtOnce``
     ``TransportError``, ``ConnectionError``                 ``Retry``
     everything else                                         ``Fail``
@@ -141,8 +141,8 @@ class RetryPolicy:
     wait before the n-th repetition is drawn evenly from 0 to ``first_wait_s * 2**(n - 1)``, at most
     ``max_wait_s`` ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015) ·
     ``budget`` 0..10 repetitions for each first attempt, over the whole run and on top of a reserve of 100, so
-    that an outage is not answered with a multiple of the load · ``max_throttle_s`` how long an item may be
-    held off by a server that asks for less; a server that asks for more than this ends the run.
+    that an outage does not multiply the load · ``max_throttle_s`` how long a server may throttle one item; a
+    server that asks for a longer pause stops the run.
 
     Raises ``ValueError`` for a value outside these ranges.
     """
@@ -165,11 +165,11 @@ class RetryPolicy:
             raise ValueError(f"budget: {value!r} cannot be used; allowed: repetitions per item from 0 to 10")
 
     def longest_wait_s(self, repetition: int) -> float:
-        """The most that is waited before the n-th repetition, n from 1 up."""
+        """The longest wait before the n-th repetition, n from 1."""
         return min(self.max_wait_s, math.ldexp(self.first_wait_s, min(repetition - 1, 64)))
 
     def wait_s(self, repetition: int) -> float:
-        """A wait drawn for the n-th repetition, n from 1 up."""
+        """A random wait before the n-th repetition, n from 1."""
         return random.uniform(0.0, self.longest_wait_s(repetition))  # noqa: S311 - spreads load, hides nothing
 
 
@@ -177,7 +177,7 @@ NO_RETRY = RetryPolicy(max_attempts=1, budget=0.0)
 
 
 class RetryBudget:
-    """Repetitions a run, or all runs of a client, may still make: a reserve, refilled by first attempts.
+    """How many repetitions a run, or all runs of a client, may still make; first attempts add to it.
 
     After "retry budgets" of Finagle and Envoy: each first attempt adds ``share``, each repetition takes one.
     """
@@ -189,11 +189,11 @@ class RetryBudget:
         self._left = self.RESERVE
 
     def first_attempt(self) -> None:
-        """An item is tried for the first time."""
+        """Counts the first attempt at an item."""
         self._left = min(self._left + self._share, 10 * self.RESERVE)
 
     def take(self) -> bool:
-        """Whether one more repetition may be made; if so it is taken."""
+        """Takes one repetition from the budget; False when it is used up."""
         if self._left < 1.0:
             return False
         self._left -= 1.0

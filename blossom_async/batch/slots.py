@@ -1,4 +1,4 @@
-"""How many attempts may be under way at once: a fair semaphore whose limit follows what the server takes."""
+"""How many attempts may be under way at once: a fair semaphore that adapts to what the server accepts."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from blossom_async.batch.line import Line
 __all__ = ["Slots"]
 
 # Growth after a cut follows the curve of CUBIC (RFC 9438, 4.2), counted in round trips (as many successes as
-# there are slots) instead of seconds, so that it fits answers of 20 ms and of 20 s: fast back to where the
-# server last refused, slow past it, fast again when it no longer refuses. How steep depends on the slots, so
-# that small and large servers alike refuse about 1 in 100: a round trip of 4 tells less than one of 100.
+# there are slots) instead of seconds, so that it suits answers of 20 ms and of 20 s: fast up to where the
+# server last refused, slow around it, fast again if it no longer refuses. How steep it is depends on the
+# number of slots, so that small and large servers alike refuse about 1 in 100 requests.
 _FLATTEST, _STEEPEST = 0.001, 0.04
-_UNIT = 60  # slots from which one more would be tried each round trip, were it not for the steepest
-_STEPS = (0.9, 0.8, 0.65, 0.5)  # of the slots in use; the later ones for cuts without a good round between
+_UNIT = 60  # slots above which one more would be tried each round trip, if _STEEPEST did not cap it
+_STEPS = (
+    0.9,
+    0.8,
+    0.65,
+    0.5,
+)  # share of the slots kept; the later ones for cuts with no successful round between
 
 
 class Slots:
     """``limit`` slots, of which ``allowed`` may be used now. ``async with slots:`` holds one.
 
     Waiters are served by priority (0 first), and in the order they came within each. ``allowed`` begins at
-    the limit, falls when attempts say that the server is overloaded, at most once per round trip, and grows
-    back while attempts succeed; it never leaves 1..``limit``. Belongs to the event loop it is first waited on
-    in. Cancelling a waiter loses no slot: one that was just handed to it goes on to the next in line.
+    the limit, falls at most once per round trip while the server is overloaded, and grows back while attempts
+    succeed; it stays within 1..``limit``. Belongs to the event loop it is first waited on
+    in. Cancelling a waiter loses no slot: one that it was just given goes to the next in line.
     """
 
     def __init__(self, limit: int, *, priorities: int = 1) -> None:
-        """Raises ``ValueError`` when the limit is not a whole number of at least 1."""
+        """Raises ``ValueError`` unless the limit is a whole number of at least 1."""
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
         self.limit = limit
@@ -45,7 +50,7 @@ class Slots:
         return f"<Slots: {self.in_use} in use, {self.allowed} of {self.limit} allowed>"
 
     def try_acquire(self) -> bool:
-        """Takes a slot if one is free and nobody waits; never blocks."""
+        """Takes a slot if one is free and nobody waits for it. Never blocks."""
         if self.in_use >= self.allowed or self._line.waiting:
             return False
         self.in_use += 1
@@ -63,7 +68,7 @@ class Slots:
         await self._line.wait(priority)
 
     def release(self) -> None:
-        """Gives a slot back. Raises ``RuntimeError`` when none is held."""
+        """Returns a slot. Raises ``RuntimeError`` when none is held."""
         if self.in_use < 1:
             raise RuntimeError("a slot was released that nobody held")
         self.in_use -= 1
@@ -71,7 +76,7 @@ class Slots:
             self._hand_out()
 
     def succeeded(self) -> None:
-        """An attempt that holds a slot was answered: towards more at once, if that many are wanted."""
+        """Reports a success of an attempt that holds a slot. May raise ``allowed`` if slots are scarce."""
         if self.allowed >= self.limit or self.in_use * 2 < self.allowed:
             return
         self._successes += 1
@@ -81,10 +86,10 @@ class Slots:
         self._allow(int(self._refused_at + self._curve * self._rounds**3))
 
     def overloaded(self, cuts: int) -> None:
-        """An attempt that holds a slot was refused, or timed out: towards fewer at once.
+        """Reports that an attempt that holds a slot was refused or timed out. Lowers ``allowed``.
 
-        ``cuts`` is what ``self.cuts`` was when it started. An attempt from before the last cut says nothing
-        about the slots allowed since, so a hundred refusals in one round trip make one cut.
+        ``cuts`` is the value of ``self.cuts`` when the attempt started. An attempt from before the last cut
+        says nothing about the slots allowed since, so a hundred refusals in one round trip make one cut.
         """
         if cuts != self.cuts:
             return

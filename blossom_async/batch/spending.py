@@ -1,4 +1,4 @@
-"""What a batch may cost: reserved before an item is sent, so that the sum never goes over."""
+"""What a batch may cost: reserved before an item is sent, so that the sum never exceeds the limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOO_MUCH = Decimal("1e309")  # more than a float can hold; sums of what is belo
 class Spending(Generic[Item]):
     """The sum of what the items sent may cost, at most ``max_cost``.
 
-    Counted in decimal, so that ten times 0.1 is 1.
+    In decimal, so that ten times 0.1 is 1.
     """
 
     def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: Decimal) -> None:
@@ -27,20 +27,20 @@ class Spending(Generic[Item]):
         self._cost = cost
 
     def price(self, item: Item) -> Decimal:
-        """What the item may cost at most. Raises ``ValueError`` when that is no ``amount``."""
+        """The most that the item may cost. Raises ``ValueError`` for an invalid amount."""
         return amount(self._cost(item), "cost")
 
     def reserve(self, price: Decimal) -> bool:
-        """Whether there is room for so much; if so it is taken."""
+        """Adds a price to the sum; False when that would exceed the limit."""
         if self.spent + price > self.max_cost:
             return False
         self.spent += price
         return True
 
     def settle(self, price: Decimal, error: Exception | None) -> Decimal:
-        """What an item that ended may have cost: nothing when it was not sent or was refused (4xx).
+        """What an item may have cost in the end: nothing if it was not sent or was refused (4xx).
 
-        After any other error the server may have done the work, and been paid for it.
+        After any other error the server may have done the work and charged for it.
         """
         if isinstance(error, NotRun) or (isinstance(error, ResponseError) and error.status < 500):
             self.spent -= price
@@ -49,7 +49,7 @@ class Spending(Generic[Item]):
 
 
 def amount(value: float | Decimal, name: str) -> Decimal:
-    """A number from 0 up as decimal. Raises ``ValueError`` for anything else, and from 1e309 on."""
+    """A number from 0 to below 1e309 as a decimal. Raises ``ValueError`` for anything else."""
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     exact = Decimal(str(value)) if number else Decimal("NaN")
     if not (exact.is_finite() and 0 <= exact < _TOO_MUCH):

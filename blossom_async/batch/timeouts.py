@@ -1,4 +1,4 @@
-"""The time one attempt may take: one timer for all attempts that have the same."""
+"""The time one attempt may take, with one timer for all attempts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = "seconds above 0"
 
 
 def is_seconds(value: object) -> bool:
-    """Whether this is a number of seconds that something may take."""
+    """Whether this is a positive number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
@@ -33,13 +33,13 @@ class _Watch:
 class Timeout:
     """Cancels what takes longer than ``seconds``.
 
-    ``asyncio.timeout()`` sets and clears a timer for each use, which is a tenth of the cost of an HTTP call.
-    Here all uses last equally long, so they run out in the order they began, and one timer for the oldest
-    does for all. ``close()`` when no more are to come.
+    ``asyncio.timeout()`` sets and clears a timer for each use, which is a tenth of the cost of an HTTP call,
+    and a scope of anyio costs more. Here all uses are equally long and expire in the order in which they
+    began, so one timer for the oldest is enough. Call ``close()`` after the last one.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Raises ``ValueError`` for what is not above 0."""
+        """Raises ``ValueError`` unless the number is positive."""
         if not is_seconds(seconds):
             raise ValueError(f"timeout_s: {seconds!r} cannot be used; allowed: {SECONDS}")
         self._seconds = seconds
@@ -47,7 +47,7 @@ class Timeout:
         self._timer: asyncio.TimerHandle | None = None
 
     async def limit(self, work: Awaitable[Value]) -> Value:
-        """What the work gives. Raises ``TimedOut`` when its time ran out before."""
+        """The result of the work. Raises ``TimedOut`` when it takes too long."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker; coroutines run in tasks
         loop = asyncio.get_running_loop()
@@ -66,14 +66,14 @@ class Timeout:
             self._settled(watch)
 
     def close(self) -> None:
-        """Lets go of the timer."""
+        """Cancels the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     @staticmethod
     def _settled(watch: _Watch) -> bool:
-        """Takes this timeout's cancellation back; whether the task was cancelled by it and nobody else."""
+        """Revokes this timeout's cancellation. True if nobody else cancelled the task."""
         if not watch.expired:
             return False
         watch.expired = False

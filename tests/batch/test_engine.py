@@ -471,7 +471,9 @@ def test_a_server_that_asks_for_too_long_a_pause_ends_the_batch() -> None:
     attempt, starts = failing(*[RateLimited("quota", retry_after_s=3600)] * 5, takes_s=0)
     result = on_virtual_clock(run(attempt, range(3), max_concurrency=1, retry=RetryPolicy()))
     assert len(starts) == 1
-    assert result.stopped == "the server asks for a pause of 3600 s; waited for are at most 600 s"
+    assert result.stopped == (
+        "the server asks for a pause of 3600 s; allowed: at most 600 s; raise max_throttle_s to wait for it"
+    )
 
 
 def test_a_pause_as_long_as_the_policy_allows_holds_for_all() -> None:
@@ -488,7 +490,7 @@ def test_an_item_is_not_held_off_for_ever() -> None:
     attempt, _ = failing(*[RateLimited("slow down")] * 1000, takes_s=1)
     result = on_virtual_clock(run(attempt, [0], retry=RetryPolicy(max_throttle_s=20)))
     assert isinstance(result.outcomes[0].error, RateLimited)
-    assert "held this item off for 20 s" in result.outcomes[0].error.__notes__[0]
+    assert "throttled this item for 20 s" in result.outcomes[0].error.__notes__[0]
     assert result.elapsed_s < 40
 
 

@@ -455,7 +455,7 @@ async def test_a_value_that_decode_refuses_is_made_anew(
     assert set(second.items) == {"item 1"}
     assert second.keys["item 1"] == first.keys["item 1"]
     (record,) = caplog.records
-    assert "2 values on record were not usable (first item 1: has expired)" in record.getMessage()
+    assert "2 recorded values were unusable (first item 1: has expired)" in record.getMessage()
     assert list(await run(second.attempt, names(5), journal=path)) == [n.upper() for n in names(5)]
 
 
