@@ -228,6 +228,7 @@ class ImageSettings:
     transparency: bool = attrs.field(default=False, validator=_flag)
     compression: str | None = attrs.field(default=None, validator=_optional(_one_of(COMPRESSIONS)))
     quality_preset: str | None = attrs.field(default=None, validator=_optional(_one_of(PRESETS)))
+    lossy_quality: int | None = attrs.field(default=None, validator=_optional(_whole(0, 100)))
     model: str | None = attrs.field(
         default=None, validator=_optional(_matching(_MODEL, "a model name the gateway offers"))
     )
@@ -269,8 +270,22 @@ class ImageSettings:
         elif self.quality_preset == "print" and self.compression == "lossy":
             allowed = "auto, none, lossless or not set with quality_preset print"
         else:
+            self._check_lossy_quality()
             return
         raise InvalidRequest("compression", self.compression, allowed)
+
+    def _check_lossy_quality(self) -> None:
+        if self.lossy_quality is None:
+            return
+        if self.format not in {"jpg", "webp"}:
+            allowed = f"not set with format {self.format}, or format jpg or webp"
+        elif self.quality_preset is not None:
+            allowed = "not set with a quality_preset"
+        elif self.compression not in {None, "lossy"}:
+            allowed = f"not set with compression {self.compression}"
+        else:
+            return
+        raise InvalidRequest("lossy_quality", self.lossy_quality, allowed)
 
     @property
     def restricted(self) -> bool:
@@ -295,7 +310,8 @@ class ImageRequest(ImageSettings):
     (4). ``format`` is ``jpg``, ``png`` or ``webp``, or ``auto``: stored in several formats, of which each
     viewer gets the smallest it accepts. ``transparency`` asks for an alpha channel, which jpg lacks.
     ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``; ``quality_preset`` is
-    ``web_optimized``, ``thumbnail`` or ``print``; docs/formats.md explains them. ``seed`` is 0 to
+    ``web_optimized``, ``thumbnail`` or ``print``; docs/formats.md explains them. ``lossy_quality``, 0 to 100,
+    is the encoder's, for jpg and webp, instead of a ``compression`` or a preset. ``seed`` is 0 to
     2,147,483,647; without one the gateway picks one and records it. ``expires_in`` is in seconds, at most
     ten years; afterwards the URL answers 410. ``cache_control`` and ``etag`` become headers of the picture.
     ``tracking_id`` and ``metadata`` are stored with it. ``use_custom_cdn`` puts the URL under the client's
@@ -322,6 +338,7 @@ class ImageOptions(TypedDict, total=False):
     transparency: bool
     compression: str | None
     quality_preset: str | None
+    lossy_quality: int | None
     model: str | None
     seed: int | None
     negative_prompt: str | None

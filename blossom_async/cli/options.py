@@ -50,6 +50,12 @@ _PICTURE = (
     click.option(
         "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest without visible loss."
     ),
+    click.option(
+        "--lossy-quality",
+        type=int,
+        metavar="0-100",
+        help="Quality of a jpg or webp, in place of --compression.",
+    ),
     click.option("--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),
     click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
@@ -80,7 +86,7 @@ _PICTURE = (
     click.option("--use-custom-cdn", is_flag=True, help="URLs that start with --cdn-prefix."),
 )
 PICTURE = [
-    *("--width", "--height", "--quality", "--format", "--transparency", "--compression"),
+    *("--width", "--height", "--quality", "--format", "--transparency", "--compression", "--lossy-quality"),
     *("--quality-preset", "--model", "--seed", "--negative-prompt"),
 ]
 GATEWAY = ["--base-url", "--api-key-file", "--timeout"]

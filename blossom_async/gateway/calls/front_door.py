@@ -41,15 +41,11 @@ _QUALITIES = {
 _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _ANSWERS = ("url", "b64_json")
-_THEIRS = {"n", "size", "response_format", "output_format", "background", "user"}
+_THEIRS = {"n", "size", "response_format", "output_format", "output_compression", "background", "user"}
 _DEFAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "style": (
         ("vivid", "natural"),
         "vivid or natural, which change nothing; describe the style in the prompt",
-    ),
-    "output_compression": (
-        (100,),
-        "100; extra_body={'quality_preset': 'web_optimized'} makes the file smaller",
     ),
     "moderation": (("auto",), "auto; the provider's own rules apply"),
     "stream": ((False,), "false; answers are not streamed"),
@@ -223,6 +219,13 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         options["quality"] = _QUALITIES[_one_of(options, "quality", tuple(_QUALITIES), "auto")]
     if (file_format := body.get("output_format")) is not None:
         options["format"] = _FORMATS[_one_of(body, "output_format", tuple(_FORMATS), file_format)]
+    if (compression := body.get("output_compression")) is not None:
+        least = 0 if options.get("format") in {"jpg", "webp"} else 100
+        if type(compression) is not int or not least <= compression <= 100:
+            allowed = "a whole number from 0 to 100 with output_format jpeg or webp, else 100"
+            raise InvalidRequest("output_compression", compression, allowed)
+        if compression < 100:
+            options["lossy_quality"] = compression
     if body.get("background") is not None:
         options["transparency"] = _BACKGROUNDS[_one_of(body, "background", tuple(_BACKGROUNDS), "auto")]
     return options

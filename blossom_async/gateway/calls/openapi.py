@@ -58,6 +58,7 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
         "format": _FORMATS,
         "compression": {"enum": [*models.COMPRESSIONS, None]},
         "quality_preset": {"enum": [*models.PRESETS, None]},
+        "lossy_quality": {"minimum": 0, "maximum": 100},
         "model": {"minLength": 1, "maxLength": 128},
         "seed": {"minimum": 0, "maximum": models.MAX_SEED},
         "negative_prompt": _TEXT,

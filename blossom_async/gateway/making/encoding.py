@@ -86,7 +86,13 @@ def warm_up() -> None:
 
 
 def encode(
-    pixels: Pixels, file_format: str, *, compression: str | None = None, preset: str | None = None, notes: str
+    pixels: Pixels,
+    file_format: str,
+    *,
+    compression: str | None = None,
+    preset: str | None = None,
+    lossy_quality: int | None = None,
+    notes: str,
 ) -> Encoded:
     """The file for uint8 pixels of shape (height, width, 3), or 4 with alpha.
 
@@ -95,6 +101,7 @@ def encode(
     ``preset`` is ``web_optimized`` (the smallest at ``WEB_SSIM``), ``thumbnail`` (the same, within 256x256
     pixels) or ``print`` (the best quality, with 300 dpi). A preset overrides ``auto``; together with any
     other compression ``thumbnail`` only sets the size. docs/formats.md has the table.
+    ``lossy_quality``, 0 to 100, is that of a jpg or a lossy webp, in place of the others.
     ``notes`` (ASCII) becomes the file's software tag, its only metadata. Nearly all of the default runs
     without the GIL.
 
@@ -116,7 +123,13 @@ def encode(
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
         pixels = np.asarray(image)
     height, width, _ = pixels.shape
-    if weight == "default":
+    if lossy_quality is not None:
+        # Pillow takes a jpg's 0 for its default.
+        how: dict[str, Any] = {"quality": max(1, lossy_quality)} | (
+            {"method": 4} if file_format == "webp" else {}
+        )
+        data = _save(Image.fromarray(pixels), file_format, notes, **how)
+    elif weight == "default":
         data = _default(pixels, file_format, notes)
     elif weight == "auto":
         data = _lightest(pixels, file_format, AUTO_SSIM, notes)

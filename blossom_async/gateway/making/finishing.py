@@ -39,7 +39,12 @@ def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) ->
     pixels = given.pixels if isinstance(given, Artwork) else _read(given, request, provider)
     made = {
         file_format: encode(
-            pixels, file_format, compression=compression, preset=request.quality_preset, notes=given.notes
+            pixels,
+            file_format,
+            compression=compression,
+            preset=request.quality_preset,
+            lossy_quality=request.lossy_quality,
+            notes=given.notes,
         )
         for file_format, compression in _formats(request)
     }

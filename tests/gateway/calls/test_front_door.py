@@ -56,6 +56,25 @@ async def test_base64(tmp_path: Path) -> None:
         assert data[8:12] == b"WEBP"
 
 
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+async def test_output_compression_is_the_quality_of_the_file(tmp_path: Path, output_format: Any) -> None:
+    """More compression, fewer bytes."""
+    async with talking(tmp_path) as (_, client):
+        sizes = []
+        for compression in (0, 30, 80):
+            answer = await client.images.generate(
+                prompt="a lake",
+                size="256x256",
+                response_format="b64_json",
+                output_format=output_format,
+                output_compression=compression,
+                extra_body={"seed": 7},
+            )
+            assert answer.data
+            sizes.append(len(answer.data[0].b64_json or ""))
+        assert sizes == sorted(set(sizes))
+
+
 async def test_several_differ(tmp_path: Path) -> None:
     """`n` pictures of one prompt are `n` different ones, also with a seed."""
     async with talking(tmp_path) as (_, client):

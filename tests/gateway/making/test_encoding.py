@@ -8,6 +8,7 @@ import io
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +29,14 @@ def picture(width: int = 40, height: int = 30, channels: int = 3) -> np.ndarray:
     return ramp.reshape(height, width, channels)
 
 
-def opened(pixels: np.ndarray, file_format: str, **asked: str) -> Image.Image:
+def opened(pixels: np.ndarray, file_format: str, **asked: Any) -> Image.Image:
     """The file that is made, as a viewer reads it."""
     image = Image.open(io.BytesIO(encode(pixels, file_format, **asked, notes=NOTES).data))
     image.load()
     return image
 
 
-def weight(pixels: np.ndarray, file_format: str, **asked: str) -> int:
+def weight(pixels: np.ndarray, file_format: str, **asked: Any) -> int:
     return len(encode(pixels, file_format, **asked, notes=NOTES).data)
 
 
@@ -148,7 +149,7 @@ def test_what_cannot_be_encoded_is_refused(pixels: np.ndarray, file_format: str)
     ],
 )
 @pytest.mark.parametrize("file_format", ["jpg", "png", "webp"])
-def test_what_is_asked_for_must_be_possible(file_format: str, asked: dict[str, str], what: str) -> None:
+def test_what_is_asked_for_must_be_possible(file_format: str, asked: dict[str, Any], what: str) -> None:
     """No preset gives way in silence to a compression that contradicts it."""
     with pytest.raises(ValueError, match=rf"{what}|jpg is never lossless"):
         encode(picture(), file_format, **asked, notes=NOTES)
