@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Gateway", "announced", "announcement", "claimed", "found_or_started", "own_key", "running"]
 
 _FILE = "gateway.json"
+_LOCK = "starting.lock"
 _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -196,7 +197,7 @@ async def claimed(data_dir: Path) -> AsyncIterator[None]:
     try:
         while True:
             try:
-                lock(descriptor)
+                lock(descriptor, data_dir / _LOCK)
                 break
             except BlockingIOError:
                 await asyncio.sleep(0.02)
@@ -207,7 +208,7 @@ async def claimed(data_dir: Path) -> AsyncIterator[None]:
 
 def _lock_file(data_dir: Path) -> int:
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return os.open(data_dir / "starting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(data_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _loopback_socket(port: int) -> socket.socket:

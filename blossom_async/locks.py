@@ -5,18 +5,32 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from pathlib import Path
+
+from blossom_async.errors import ConfigurationError
 
 __all__ = ["lock", "unlock"]
 
 _held: set[int] = set()
 
 
-def lock(descriptor: int) -> None:
-    """Locks an open file for this process. Raises ``BlockingIOError`` if another process has it locked.
+def lock(descriptor: int, path: Path) -> None:
+    """Locks an open file for this process.
 
     A forked process would hold the lock for as long as it lives, so its copy of the descriptor is closed.
+    Raises ``BlockingIOError`` if another process has the file locked, ``ConfigurationError`` if it cannot be
+    locked, as on NFS without lockd.
     """
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as exc:
+        raise ConfigurationError(
+            f"{path} cannot be locked ({exc.strerror}), and without a lock two processes would do the same "
+            "work twice; allowed: a folder on a local disk, or on a file system with locks; choose another "
+            "folder with BLOSSOM_DATA_DIR, or mount this one with locks"
+        ) from exc
     _held.add(descriptor)
 
 

@@ -19,7 +19,7 @@ PACKAGE = Path(blossom_async.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "guard": set(),
-    "locks": set(),
+    "locks": {"errors"},
     "scenery": set(),
     "rules": set(),
     "models": {"errors", "rules"},
@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "connection": {"embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
-    "gateway": {"models", "errors", "guard", "rules", "batch", "scenery"},
+    "gateway": {"models", "errors", "guard", "locks", "rules", "batch", "scenery"},
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},
 }
 """Room of the package -> the other rooms it may import. What is missing here may not exist."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
+from blossom_async.errors import ConfigurationError
 from blossom_async.locks import lock, unlock
 
 
@@ -17,11 +20,11 @@ def opened(path: Path) -> int:
 def test_only_one_may_hold_a_lock(tmp_path: Path) -> None:
     """A second one is refused until the first has ended."""
     first, second = opened(tmp_path / "lock"), opened(tmp_path / "lock")
-    lock(first)
+    lock(first, tmp_path)
     with pytest.raises(BlockingIOError):
-        lock(second)
+        lock(second, tmp_path)
     unlock(first)
-    lock(second)
+    lock(second, tmp_path)
     unlock(second)
 
 
@@ -29,7 +32,7 @@ def test_only_one_may_hold_a_lock(tmp_path: Path) -> None:
 def test_a_forked_process_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
     """The lock ends with its holder, however long a process lives that was forked meanwhile."""
     held = opened(tmp_path / "lock")
-    lock(held)
+    lock(held, tmp_path)
     stay, leave = os.pipe()
     child = os.fork()
     if child == 0:
@@ -39,9 +42,22 @@ def test_a_forked_process_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
     try:
         unlock(held)
         again = opened(tmp_path / "lock")
-        lock(again)
+        lock(again, tmp_path)
         unlock(again)
     finally:
         os.close(leave)
         os.close(stay)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence has the path, the reason and what to do."""
+
+    def no_locks(*_: object) -> None:  # as NFS without lockd answers, which this machine does not have
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    file = opened(tmp_path / "lock")
+    with pytest.raises(ConfigurationError, match=r"/lock cannot be locked \(No locks .*local disk"):
+        lock(file, tmp_path / "lock")
+    os.close(file)
