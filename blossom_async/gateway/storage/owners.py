@@ -2,53 +2,60 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from pathlib import Path
+
+from blossom_async.locks import lock, unlock
 
 __all__ = ["Owner"]
 
 
 class Owner:
-    """This process, as the others on the data folder see it. Its lock is released however it ends."""
+    """This process, as the others on the data folder see it. Its lock is released however it ends.
+
+    Processes that it forks are not part of it: they neither hold its lock nor release it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.name = secrets.token_hex(8)
         self._lock: int | None = None
+        self._process = 0
 
     def open(self) -> None:
-        """Marks this process as alive."""
+        """Marks this process as alive. Raises ``ConfigurationError`` if the folder cannot hold locks."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = self._locked(self.name, os.O_CREAT)
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Releases the lock: others may take over what this process has not finished."""
-        if self._lock is not None:
+        if self._lock is not None and self._process == os.getpid():
             self._path(self.name).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+            unlock(self._lock)
+        self._lock = None
 
     def has_ended(self, name: str) -> bool:
         """Whether the process of that name has ended; if so, its lock file is removed."""
         if name == self.name:
             return False
         try:
-            lock = self._locked(name, 0)
+            descriptor = self._locked(name, 0)
         except FileNotFoundError:
             return True
         except BlockingIOError:
             return False
         self._path(name).unlink(missing_ok=True)
-        os.close(lock)
+        unlock(descriptor)
         return True
 
     def _locked(self, name: str, flags: int) -> int:
-        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        path = self._path(name)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(descriptor, path)
+        except BaseException:
             os.close(descriptor)
             raise
         return descriptor
