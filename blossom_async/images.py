@@ -255,7 +255,7 @@ class Images:
         """
         image_id = _image_id(url)
         settings = self._cdn.checked(checked(overrides, ImageSettings))
-        changes = {name: value for name, value in overrides.items() if name != "use_custom_cdn"}
+        changes = {name: getattr(settings, name) for name in overrides if name != "use_custom_cdn"}
         path = f"/v1/images/{image_id}/regenerate"
         again = Exchange("POST", path, ImageInfo, to_json(changes), idempotency_key=secrets.token_hex(16))
         return self._cdn.placed(await self._call(again), settings).url

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
+from decimal import Decimal
+from numbers import Real
 from types import NoneType
 from typing import Any, TypedDict, TypeVar
 
@@ -25,6 +28,7 @@ __all__ = [
     "IMAGE_ID",
     "PRESETS",
     "QUALITIES",
+    "VISIBLE",
     "DayStats",
     "Estimate",
     "ExplainRequest",
@@ -64,6 +68,7 @@ MAX_SEED = 2_147_483_647  # the widest range that every supported provider accep
 MAX_EXPIRES_IN = 315_360_000  # ten years
 MAX_SIGNATURE_TTL = 604_800  # a week
 MAX_RULES = 100  # domains or networks of one picture
+_HUGE = 2**63  # numbers from here on are in no range, and costly to convert
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
 _DIRECTIVE = rf'{_WORD}(?:=(?:{_WORD}|"[ !#-\[\]-~]*"))?'
@@ -71,7 +76,13 @@ _CACHE_CONTROL = re.compile(rf"{_DIRECTIVE}(?:[ ]*,[ ]*{_DIRECTIVE})*", re.ASCII
 _ETAG = re.compile(r"[!#-~]{1,128}", re.ASCII)  # RFC 9110, 8.8.3, without the quotes
 _MODEL = re.compile(r"[\w.:/@+-]{1,128}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+# Spaces, controls and characters without ink: soft hyphens, fillers, joiners, marks of direction, selectors.
+VISIBLE = re.compile(
+    "[^\\s\\x00-\\x1f\\x7f-\\xa0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 T = TypeVar("T")
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -84,10 +95,11 @@ def _text(limit: int, what: str) -> Validator:
             raise InvalidRequest(field.name, value, allowed)
         if len(value) > limit:
             raise InvalidRequest(field.name, value, allowed, seen=f"text of {len(value):,} characters")
-        if not value.strip():
+        if not VISIBLE.search(value):
             raise InvalidRequest(field.name, value, allowed, seen="empty text")
-        if found := _SURROGATE.search(value):
-            seen = f"text with an unpaired surrogate at character {found.start()}"
+        if found := _NO_TEXT.search(value):
+            what_is_it = "a NUL character" if found[0] == "\0" else "an unpaired surrogate"
+            seen = f"text with {what_is_it} at character {found.start()}"
             raise InvalidRequest(field.name, value, allowed, seen=seen)
 
     return check
@@ -211,10 +223,47 @@ def _optional(validator: Validator) -> Validator:
 
 
 def _frozen_mapping(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else value
+    return dict(value or {}) if isinstance(value, Mapping | None) else value
 
 
-@attrs.frozen(kw_only=True)
+def _integral(value: Any) -> Any:
+    """The int that a number of another type is, such as 64.0 or numpy's 64; anything else as it is."""
+    if isinstance(value, bool | str):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    if not isinstance(value, Real | Decimal):
+        return value
+    number: Any = value
+    try:
+        return int(number) if abs(number) < _HUGE and number == int(number) else value
+    except ArithmeticError:  # a NaN among decimals
+        return value
+
+
+def _truth(value: Any) -> Any:
+    """The bool that one of numpy's is; anything else as it is."""
+    return bool(value) if getattr(getattr(value, "dtype", None), "kind", "") == "b" else value
+
+
+def _one_meaning(_: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """Lets a field take every spelling of a value: None is its default, and numbers may be of any type."""
+
+    def converter(field: attrs.Attribute[Any]) -> Any:
+        kind, _, optional = str(field.type).partition(" | ")
+        plain = {"int": _integral, "bool": _truth}.get(kind)
+        if field.converter is not None or field.default is attrs.NOTHING or (optional and plain is None):
+            return field.converter
+        if plain is None:
+            return lambda value: field.default if value is None else value
+        return lambda value: field.default if value is None else plain(value)
+
+    return [field.evolve(converter=converter(field)) for field in fields]
+
+
+@attrs.frozen(kw_only=True, field_transformer=_one_meaning)
 class ImageSettings:
     """An ``ImageRequest`` without its prompt: what the pictures of a batch have in common.
 
@@ -322,7 +371,8 @@ class ImageRequest(ImageSettings):
     ``require_signature`` (a signed URL). Every rule that is set must hold; docs/security.md says how strong
     each is.
 
-    Raises ``InvalidRequest`` for any other value.
+    None is the default of any option. Numbers may be of any type, such as 64.0 or numpy's. Raises
+    ``InvalidRequest`` for any other value.
     """
 
     prompt: str = attrs.field(validator=_text(MAX_PROMPT, "text"))
@@ -355,7 +405,7 @@ class ImageOptions(TypedDict, total=False):
     defer: bool
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_one_meaning)
 class SignRequest:
     """How to sign a picture's URL.
 
@@ -371,7 +421,7 @@ class SignRequest:
     cdn: bool = attrs.field(default=False, validator=_flag)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, field_transformer=_one_meaning)
 class ExplainRequest:
     """A viewer to check: the ``url`` it requests, its IP ``address``, the headers its browser sends.
 

@@ -145,7 +145,7 @@ def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
             name: value for name, value in settings.items() if value != _DEFAULTS.get(name, attrs.NOTHING)
         }
     if isinstance(item, Mapping):
-        return item
+        return {name: value for name, value in item.items() if value is not None}
     raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
 
 

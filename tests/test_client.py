@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -130,13 +131,14 @@ async def test_requests_win_over_defaults(gateway: Gateway) -> None:
                 {"prompt": "portrait", "height": 48},
                 ImageRequest("landscape", width=48),
                 "square",
+                {"prompt": "square", "width": None, "quality": None, "height": np.float64(32)},
                 {"prompt": "no such", "widht": 3},
             ],
             quality="hd",
             **TINY,
         )
     infos = [info and (info.width, info.height, info.quality) for info in urls.infos]
-    assert infos == [(32, 48, "hd"), (48, 32, "hd"), (32, 32, "hd"), None]
+    assert infos == [(32, 48, "hd"), (48, 32, "hd"), (32, 32, "hd"), (32, 32, "hd"), None]
     assert isinstance(urls.failures[0].error, TypeError)
 
 
@@ -214,7 +216,7 @@ async def test_regenerate_from_any_form_of_url(gateway: Gateway) -> None:
             new_url = await client.image.regenerate_from_url(url)
             assert new_url != info.url
             assert (await fetch(new_url))[2] == original
-        varied = await client.image.regenerate_from_url(info.url, seed=1, format="jpg")
+        varied = await client.image.regenerate_from_url(info.url, seed=np.int64(1), format="jpg")  # type: ignore[arg-type]
         assert (await fetch(varied))[1] == "image/jpeg"
 
 

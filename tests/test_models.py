@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async import ImageInfo, ImageOptions, ImageRequest, InvalidRequest
-from blossom_async.models import ImageSettings, checked, from_json, image_request, json_with_prompt, to_json
+from blossom_async.models import (
+    VISIBLE,
+    ImageSettings,
+    checked,
+    from_json,
+    image_request,
+    json_with_prompt,
+    to_json,
+)
 
 INFO = (
     b'{"url":"http://127.0.0.1/image/AAAAAAAAAAAAAAAAAAAAAA","id":"AAAAAAAAAAAAAAAAAAAAAA","width":16,"height":16,"format":"png","file_size":1,'
@@ -26,6 +37,9 @@ INFO = (
     [
         ({"prompt": ""}, "prompt", "empty text cannot be used; allowed: text of 1 to 32,000 characters"),
         ({"prompt": " \n"}, "prompt", "empty text"),
+        ({"prompt": "\u200b\ufeff\u00ad\u2060"}, "prompt", "empty text"),
+        ({"prompt": "\u3164 \u2800\ufe0f\U000e0100\u200d"}, "prompt", "empty text"),
+        ({"prompt": "a\0lake"}, "prompt", "a NUL character at character 1"),
         ({"prompt": "x" * 40_000}, "prompt", "text of 40,000 characters"),
         ({"prompt": 3}, "prompt", "3 cannot be used"),
         ({"prompt": "a\ud800"}, "prompt", "an unpaired surrogate at character 1"),
@@ -34,7 +48,14 @@ INFO = (
         ({"width": 10**9}, "width", "1000000000 cannot be used"),
         ({"width": float("nan")}, "width", "nan cannot be used"),
         ({"width": True}, "width", "True cannot be used"),
-        ({"height": 1024.0}, "height", "1024.0 cannot be used"),
+        ({"width": np.bool_(True)}, "width", "cannot be used"),
+        ({"height": 1024.5}, "height", "1024.5 cannot be used"),
+        ({"height": float("inf")}, "height", "inf cannot be used"),
+        ({"seed": 1e300}, "seed", "1e+300 cannot be used"),
+        ({"seed": Decimal("NaN")}, "seed", "Decimal('NaN') cannot be used"),
+        ({"seed": Decimal("1E+999999")}, "seed", "Decimal('1E+999999') cannot be used"),
+        ({"seed": 7j}, "seed", "7j cannot be used"),
+        ({"seed": np.array([7, 8])}, "seed", "cannot be used"),
         ({"quality": "best"}, "quality", "allowed: one of standard, hd, ultra"),
         ({"format": "gif"}, "format", "'gif' cannot be used; allowed: one of jpg, png, webp"),
         ({"format": "JPG"}, "format", "Did you mean 'jpg'?"),
@@ -73,6 +94,49 @@ def test_bad_values_name_field_value_and_what_is_allowed(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        64.0,
+        np.int64(64),
+        np.uint8(64),
+        np.float32(64),
+        np.array(64),
+        Decimal(64),
+        Decimal("64.00"),
+        Fraction(64),
+    ],
+    ids=repr,
+)
+def test_a_whole_number_may_be_of_any_type(number: Any) -> None:
+    """As data frames, generators and JSON have them."""
+    request = image_request({"prompt": "a lake", "width": number, "seed": number, "expires_in": number})
+    assert request == ImageRequest("a lake", width=64, seed=64, expires_in=64)
+    assert [type(value) for value in (request.width, request.seed, request.expires_in)] == [int] * 3
+
+
+@pytest.mark.parametrize("truth", [np.True_, np.array(True)])
+def test_numpys_truth_is_true(truth: Any) -> None:
+    """A column of a data frame has it."""
+    assert image_request({"prompt": "a lake", "transparency": truth}).transparency is True
+
+
+def test_none_is_the_default_of_every_option() -> None:
+    """As data frames and other languages spell what was not given."""
+    options = dict.fromkeys(ImageOptions.__annotations__)
+    assert image_request({"prompt": "a lake", **options}) == ImageRequest("a lake")
+    assert ImageRequest("a lake", **options) == ImageRequest("a lake")  # type: ignore[arg-type]
+    assert checked(options, ImageSettings) == ImageSettings()
+    with pytest.raises(InvalidRequest, match="prompt: None cannot be used"):
+        image_request({"prompt": None})
+
+
+@pytest.mark.parametrize("prompt", ["\u200bfox", "🦊", "👩\u200d🚀", "!", "\ue000", "木", "\u0301"])
+def test_what_can_be_seen_is_a_prompt(prompt: str) -> None:
+    """Zero-width characters join what is beside them, and stay."""
+    assert image_request({"prompt": prompt}).prompt == prompt
+
+
 def test_unknown_option_names_the_nearest_one() -> None:
     """An unknown option is a ``TypeError`` that names the one that was probably meant."""
     with pytest.raises(TypeError, match=r"unknown option 'widht'\. Did you mean 'width'\?"):
@@ -102,7 +166,9 @@ def test_options_for_editors_are_the_fields_of_the_request() -> None:
 @given(
     st.builds(
         ImageRequest,
-        st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
+            VISIBLE.search
+        ),
         width=st.integers(16, 4096),
         height=st.integers(16, 4096),
         quality=st.sampled_from(["standard", "hd", "ultra"]),

@@ -102,6 +102,11 @@ def test_a_nul_far_into_the_file_fails_alone() -> None:
     assert found[5001].prompt == "a dog"
 
 
+def test_a_line_without_anything_to_see_is_blank() -> None:
+    """Zero-width characters come along by copying."""
+    assert [entry.prompt for entry in read("a fox\n\u200b\n \u2060 \na cat", "txt")] == ["a fox", "a cat"]
+
+
 def test_the_last_line_needs_no_end() -> None:
     """A file may end without a newline."""
     assert [entry.prompt for entry in read("a lake\na sea", "txt")] == ["a lake", "a sea"]

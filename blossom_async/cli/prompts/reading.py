@@ -11,6 +11,7 @@ from blossom_async.cli.prompts.lines import Line, lines
 from blossom_async.cli.prompts.records import csv_records, tsv_records
 from blossom_async.cli.prompts.tables import table
 from blossom_async.errors import ConfigurationError
+from blossom_async.models import VISIBLE
 
 __all__ = ["FORMATS", "entries"]
 
@@ -40,5 +41,5 @@ def _txt(read: Iterable[Line]) -> Iterator[Entry]:
     for number, line in read:
         if isinstance(line, BrokenLine):
             yield Entry(number, line)
-        elif (prompt := line.strip()) and not prompt.startswith("#"):
+        elif VISIBLE.search(prompt := line.strip()) and not prompt.startswith("#"):
             yield Entry(number, {"prompt": prompt})

@@ -31,7 +31,11 @@ __all__ = ["OpenApi", "document"]
 
 _Schema = dict[str, Any]
 
-_TEXT: _Schema = {"minLength": 1, "maxLength": models.MAX_PROMPT, "pattern": r"\S"}
+_TEXT: _Schema = {
+    "minLength": 1,
+    "maxLength": models.MAX_PROMPT,
+    "pattern": rf"^[^\x00]*{models.VISIBLE.pattern}[^\x00]*$",
+}
 _NAME: _Schema = {"minLength": 1, "maxLength": 128, "pattern": r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"}
 _ACCESS_KEY: _Schema = {**_NAME, "not": {"enum": [".", ".."]}}
 _SIDE: _Schema = {"minimum": models.MIN_SIDE, "maximum": models.MAX_SIDE}
@@ -326,11 +330,21 @@ def _object(kind: type) -> _Schema:
         "properties": {field.name: {**_type(field.type), **limits.get(field.name, {})} for field in fields},
     }
     if kind in _REQUESTS:
+        for field in fields:
+            if field.default is not attrs.NOTHING:
+                found["properties"][field.name] = _or_null(found["properties"][field.name])
         needed = [field.name for field in fields if field.default is attrs.NOTHING]
         found["additionalProperties"] = False
     else:
         needed = [field.name for field in fields]  # an answer always has all of them
     return {**found, "required": needed} if needed else found
+
+
+def _or_null(schema: _Schema) -> _Schema:
+    """The same, or null for the default."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    enum = {"enum": [*dict.fromkeys([*schema["enum"], None])]} if "enum" in schema else {}
+    return {**schema, "type": [*dict.fromkeys([*kinds, "null"])], **enum}
 
 
 def _type(kind: Any) -> _Schema:
