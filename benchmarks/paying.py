@@ -3,8 +3,9 @@
 Run: uv run --extra all python benchmarks/paying.py --json benchmarks/results/paying.json
 The gateway is `blossom serve`; the provider is a fake in a process of its own, whose ledger is the truth
 about money. Once it honours an Idempotency-Key, once it is blind. Customers order pictures of 32x32 pixels,
-each under a key of its own, and send it again until it is a picture or a final refusal. Then the ledger, the
-provider's list of requests and the gateway's books are compared; a disagreement ends the run with an error.
+each under a key of its own, and send it again until it is a picture or a final refusal. Once more they do it
+with OpenAI's own client and its default retries, without a key. Then the ledger, the provider's list of
+requests and the gateway's books are compared; a disagreement ends the run with an error.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 
 KEY = "a-key-of-the-benchmark-0123456789"
 AT_ONCE = 64
@@ -80,8 +82,8 @@ async def server(*command: str, **env: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def shop(folder: Path, *options: str, keyed: bool) -> AsyncIterator[aiohttp.ClientSession]:
-    """Connections to a gateway in front of a provider."""
+async def shop(folder: Path, *options: str, keyed: bool) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+    """A gateway in front of a provider: its address, and connections to it."""
     provider = [__file__, "--as", "provider", str(folder), "keyed" if keyed else "blind", *options]
     async with server(*provider) as url:
         env = {
@@ -102,7 +104,7 @@ async def shop(folder: Path, *options: str, keyed: bool) -> AsyncIterator[aiohtt
             server("-m", "blossom_async.cli", "serve", **env) as gateway,
             aiohttp.ClientSession(gateway, connector=connector, headers=headers) as session,
         ):
-            yield session
+            yield gateway, session
 
 
 async def order(session: aiohttp.ClientSession, number: int, **options: Any) -> tuple[int, dict[str, Any]]:
@@ -126,6 +128,15 @@ async def bought(session: aiohttp.ClientSession, number: int, answers: Counter[s
         await asyncio.sleep(0.05)
 
 
+async def bought_by_openai(client: openai.AsyncOpenAI, number: int) -> str:
+    """As ``bought``, by OpenAI's client with its default settings."""
+    try:
+        await client.images.generate(prompt=f"picture {number}", size="32x32")  # type: ignore[call-overload]
+    except openai.APIStatusError as exc:
+        return str(exc.code)
+    return "picture"
+
+
 async def books(folder: Path) -> tuple[set[str], dict[str, str]]:
     """Of the gateway: the provider keys of the calls it lists as unknown, and the end of each attempt."""
     import sqlalchemy as sa
@@ -135,14 +146,14 @@ async def books(folder: Path) -> tuple[set[str], dict[str, str]]:
 
     records = Records(folder / "data" / "records.sqlite")
     await records.open()
-    listed = {attempt.provider_key for _, attempt in await records.read(calls.unknown_calls)}
+    listed = {attempt.provider_key for _, attempt in await records.read(calls.unknown_claims)}
     columns = sa.select(attempts.c.provider_key, attempts.c.outcome)
     ends = dict(await records.read(lambda known: known.execute(columns).all()))
     await records.close()
     return listed, ends
 
 
-async def faulty(count: int, *, keyed: bool) -> dict[str, Any]:
+async def faulty(count: int, *, keyed: bool, by_openai: bool = False) -> dict[str, Any]:
     """Orders ``count`` pictures of a provider of which a fifth of the requests goes wrong."""
     from blossom_async.testing import Ledger
 
@@ -156,9 +167,17 @@ async def faulty(count: int, *, keyed: bool) -> dict[str, Any]:
             for number in numbers:
                 ends[await bought(session, number, answers, keyed=keyed)] += 1
 
-        async with shop(folder, keyed=keyed) as session:
+        async def customer_of_openai(client: openai.AsyncOpenAI) -> None:
+            for number in numbers:
+                ends[await bought_by_openai(client, number)] += 1
+
+        async with shop(folder, keyed=keyed) as (gateway, session):
             started = time.perf_counter()
-            await asyncio.gather(*(customer(session) for _ in range(AT_ONCE)))
+            if by_openai:
+                async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key=KEY) as client:
+                    await asyncio.gather(*(customer_of_openai(client) for _ in range(AT_ONCE)))
+            else:
+                await asyncio.gather(*(customer(session) for _ in range(AT_ONCE)))
             wall_s = time.perf_counter() - started
         ledger = Ledger.read(folder / "ledger.jsonl")
         sends: dict[str, int] = json.loads((folder / "sends.json").read_text())
@@ -211,7 +230,7 @@ async def deferred(*, at_once: int, per_s: float | None) -> dict[str, float]:
             while len(took) < MEASURED:
                 await send(session)
 
-        async with shop(Path(name), "slow", keyed=False) as session:
+        async with shop(Path(name), "slow", keyed=False) as (_, session):
             await asyncio.gather(*(send(session) for _ in range(at_once)))  # opens the connections
             took.clear()
             begun = time.perf_counter()
@@ -256,14 +275,15 @@ async def main() -> None:
     wanted = parser.parse_args()
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("aiohttp", "sqlalchemy", "uvloop")},
+        "versions": {name: version(name) for name in ("aiohttp", "openai", "sqlalchemy", "uvloop")},
         "load_before": os.getloadavg()[0],
         "faults": {**{fault: round(SHARE, 4) for fault in FAULTS}, "rate_limited": RATE_LIMITED},
     }
     if wanted.only != "deferred":
-        for keyed in (True, False):
-            name = "keyed" if keyed else "blind"
-            report[name] = await faulty(wanted.orders, keyed=keyed)
+        for name in ("keyed", "blind", "blind, by OpenAI's client"):
+            report[name] = await faulty(
+                wanted.orders, keyed=name == "keyed", by_openai=name.endswith("client")
+            )
             print(f"\n{name}")
             for what, figure in report[name].items():
                 print(f"  {what:<40} {figure if not isinstance(figure, float) else f'{figure:.1f}'}")
