@@ -52,6 +52,7 @@ from blossom_async.url_batch import (
     UrlBatch,
     bound_journal,
     check_several,
+    hand_over_urls,
     split,
 )
 from blossom_async.warmup import METHODS, check_url, preload_one, validate, warmup_session
@@ -203,12 +204,16 @@ class Images:
         """As ``generate_urls_batch``, but a request's own settings override the ``defaults``.
 
         An ``ImageRequest`` overrides only with fields that differ from their default values. An invalid
-        request fails alone.
+        request fails alone. An exception of ``requests`` has the ``UrlBatch`` so far as its ``result``.
         """
         writer, how = self._batch(requests, defaults)
         transport = await self._connect()
         make = partial(self._make, transport, writer)
-        return UrlBatch(await run(make, requests, **bound_journal(how, transport)))
+        try:
+            return UrlBatch(await run(make, requests, **bound_journal(how, transport)))
+        except Exception as exc:
+            hand_over_urls(exc)
+            raise
 
     def stream_urls(
         self,

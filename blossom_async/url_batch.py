@@ -25,12 +25,22 @@ from blossom_async.models import (
 )
 from blossom_async.transport import Transport
 
-__all__ = ["BatchOptions", "Request", "RequestWriter", "UrlBatch", "bound_journal", "check_several", "split"]
+__all__ = [
+    "BatchOptions",
+    "Request",
+    "RequestWriter",
+    "UrlBatch",
+    "bound_journal",
+    "check_several",
+    "hand_over_urls",
+    "split",
+]
 
 Request = ImageRequest | Mapping[str, Any] | str
 """One entry of a batch: a request, a mapping of its options, or a prompt alone."""
 
 
+_NOTED = 10  # URLs in the note of an error
 _DEFAULTS = {
     field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
 }
@@ -195,3 +205,15 @@ class UrlBatch(Sequence[str | None]):
 
     def __repr__(self) -> str:
         return f"<UrlBatch: {len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s>"
+
+
+def hand_over_urls(error: Exception) -> None:
+    """Turns the ``result`` of an error that ended a batch into a ``UrlBatch``, and notes its URLs."""
+    result = getattr(error, "result", None)
+    if isinstance(result, BatchResult):
+        batch = UrlBatch(result)
+        object.__setattr__(error, "result", batch)
+        urls = [url for url in batch if url is not None]
+        if urls:
+            more = f" and {len(urls) - _NOTED} more" if len(urls) > _NOTED else ""
+            error.add_note(f"pictures made before that: {', '.join(urls[:_NOTED])}{more}")

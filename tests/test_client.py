@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,26 @@ async def test_a_failed_item_loses_no_other(gateway: Gateway) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         urls.raise_for_failures()
     assert "item 1: ''" in caught.value.exceptions[0].__notes__
+
+
+async def test_requests_that_fail_midway_hand_over_the_urls_made_before(gateway: Gateway) -> None:
+    """With the exception, as a batch and in its note."""
+
+    def rows() -> Iterator[str]:
+        yield from (f"fox {number}" for number in range(12))
+        raise ConnectionError("the cursor was closed")
+
+    async with gateway as running, running.client() as client:
+        with pytest.raises(ConnectionError, match="the cursor was closed") as caught:
+            await client.image.generate_urls_batch(rows(), width=16, height=16)
+    batch = caught.value.result  # type: ignore[attr-defined]
+    assert isinstance(batch, UrlBatch)
+    assert len(batch) == 12
+    assert None not in batch
+    note = caught.value.__notes__[-1]
+    assert note.startswith("pictures made before that: ")
+    assert note.endswith(" and 2 more")
+    assert str(batch[9]) in note
 
 
 async def test_bad_options_fail_the_batch_before_anything_is_sent(gateway: Gateway) -> None:

@@ -20,7 +20,7 @@ from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import running_loop
 from blossom_async.batch.options import RunOptions, RunSettings
-from blossom_async.batch.outcome import BatchResult, Outcome
+from blossom_async.batch.outcome import BatchResult, Outcome, carrying
 from blossom_async.batch.progress import Tally
 from blossom_async.batch.retries import Retries
 from blossom_async.batch.slots import Slots
@@ -51,16 +51,19 @@ async def run(
     coroutine function; ``ValueError`` for an option that cannot be used; ``ConfigurationError`` under trio,
     for a journal that is not this batch's, in use, or cannot be written, and for an item that is not text
     where a ``key`` is needed and missing. An exception of ``items`` itself is raised when what was under way
-    has ended.
+    has ended. That exception, and one of the journal, has the outcomes until then as a ``BatchResult`` in its
+    ``result``.
     """
     running_loop()
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
     async with batch.under_way():
         await batch.end.wait()
-    batch.raise_for_failure()
     ended.sort(key=attrgetter("index"))
-    return BatchResult(ended, batch.elapsed_s, batch.stopped)
+    result = BatchResult(ended, batch.elapsed_s, batch.stopped)
+    if batch.failure is not None:
+        raise carrying(batch.failure, result)
+    return result
 
 
 @asynccontextmanager
@@ -152,7 +155,7 @@ class _Batch(Generic[Item, Value]):
         self._retries: Retries[Item, Value] = Retries(self._wake_one)
 
         self._tally = Tally(items.total, settings.on_progress)
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._left = False
         self.stopped: str | None = None
 
@@ -197,11 +200,6 @@ class _Batch(Generic[Item, Value]):
     def elapsed_s(self) -> float:
         """Seconds since the batch began."""
         return self._tally.elapsed_s
-
-    def raise_for_failure(self) -> None:
-        """Raises the exception of the input or the journal that ended the batch."""
-        if self._failure is not None:
-            raise self._failure
 
     def consumed(self) -> None:
         """Tells that one outcome has left the window, so that a parked worker may go on."""
@@ -289,7 +287,7 @@ class _Batch(Generic[Item, Value]):
 
     def _finish(self) -> None:
         self.end.set()
-        self.on_end(self._failure)
+        self.on_end(self.failure)
 
     def _has_room(self) -> bool:
         return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
@@ -348,7 +346,9 @@ class _Batch(Generic[Item, Value]):
         except asyncio.CancelledError as exc:
             if worker.interrupted or _is_cancelled():
                 raise
-            self._fail(RuntimeError("the input raised CancelledError although nobody cancelled it"), exc)
+            failure = RuntimeError("the input raised CancelledError although nobody cancelled it")
+            failure.__cause__ = exc
+            self._fail(failure)
             return None
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
@@ -382,10 +382,9 @@ class _Batch(Generic[Item, Value]):
         self._input.ended = True
         self._wake_all()
 
-    def _fail(self, failure: BaseException, cause: BaseException | None = None) -> None:
-        if self._failure is None:
-            self._failure = failure
-            self._failure.__cause__ = cause or failure.__cause__
+    def _fail(self, failure: BaseException) -> None:
+        if self.failure is None:
+            self.failure = failure
         self._input_ended()
 
     def _abandon(self) -> None:

@@ -9,7 +9,7 @@ import attrs
 
 from blossom_async.errors import NotRun
 
-__all__ = ["BatchResult", "Done", "Failed", "Outcome"]
+__all__ = ["BatchResult", "Done", "Failed", "Outcome", "carrying"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -111,3 +111,13 @@ class BatchResult(Sequence[Value | None], Generic[Item, Value]):
     def __repr__(self) -> str:
         lost = sum(not outcome.ok for outcome in self.outcomes)
         return f"<{type(self).__name__}: {len(self) - lost} of {len(self)} ok in {self.elapsed_s:.1f} s>"
+
+
+def carrying(error: BaseException, result: BatchResult[Any, Any]) -> BaseException:
+    """The error that ended a batch, with what had ended by then as its ``result``."""
+    object.__setattr__(error, "result", result)  # also on a class of exceptions that cannot be changed
+    error.add_note(
+        f"{sum(outcome.ok for outcome in result.outcomes)} of the {len(result)} items taken before that have "
+        "a value; this exception's `result` has their outcomes"
+    )
+    return error

@@ -206,9 +206,13 @@ def test_an_exception_of_the_input_is_raised_when_running_items_have_ended() -> 
         yield from range(3)
         raise OSError("no more lines")
 
-    with pytest.raises(OSError, match="no more lines"):
+    with pytest.raises(OSError, match="no more lines") as caught:
         on_virtual_clock(run(attempt, broken()))
     assert ended == [0, 1, 2]
+    assert list(caught.value.result) == [0, 1, 2]  # type: ignore[attr-defined]
+    assert caught.value.__notes__ == [
+        "3 of the 3 items taken before that have a value; this exception's `result` has their outcomes"
+    ]
 
     async def read() -> list[int]:
         seen = []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import assert_never, assert_type
 
 import attrs
+import pytest
 
 from blossom_async import Outcome
-from blossom_async.batch import Done, Failed, run
-from blossom_async.errors import NotRun
+from blossom_async.batch import BatchResult, Done, Failed, Journal, run
+from blossom_async.errors import ConfigurationError, NotRun
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -79,3 +83,38 @@ def test_outcomes_go_to_another_process() -> None:
     for outcome in on_virtual_clock(run(attempt, ["a", "bad"])).outcomes:
         again = pickle.loads(pickle.dumps(outcome))  # noqa: S301 - pickled here
         assert repr(again) == repr(outcome)
+
+
+@attrs.frozen
+class FrozenError(Exception):
+    """Of a kind that refuses new attributes."""
+
+
+@pytest.mark.parametrize("error", [FrozenError(), ValueError("bad row"), KeyError("column")])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_input_that_fails_midway_loses_no_outcome(error: Exception, asynchronous: bool) -> None:
+    """They come with its exception, failures included."""
+
+    def rows() -> Iterator[str]:
+        yield from ("a", "bad", "c")
+        raise error
+
+    async def async_rows() -> AsyncIterator[str]:
+        for row in rows():
+            yield row
+
+    with pytest.raises(type(error)) as caught:
+        on_virtual_clock(run(attempt, async_rows() if asynchronous else rows()))
+    result = caught.value.result  # type: ignore[attr-defined]
+    assert isinstance(result, BatchResult)
+    assert list(result) == [Info("/a"), None, Info("/c")]
+    assert [type(outcome.error) for outcome in result.failures] == [LookupError]
+    assert "2 of the 3 items" in caught.value.__notes__[0]
+
+
+def test_a_journal_that_fails_midway_loses_no_outcome(tmp_path: Path) -> None:
+    """What could not be recorded was paid for all the same."""
+    journal = Journal(tmp_path / "run.jsonl", encode=lambda info: info.url if info.url != "/b" else object())
+    with pytest.raises(ConfigurationError, match="cannot be written") as caught:
+        asyncio.run(run(attempt, ["a", "b"], journal=journal, key=str))
+    assert list(caught.value.result) == [Info("/a"), Info("/b")]  # type: ignore[attr-defined]
