@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from blossom_async.errors import Conflict, ProviderFailed, ResponseError, class_for_status
+from blossom_async.errors import Conflict, ProviderFailed, Rejected, ResponseError, class_for_status
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ClaimState, ProviderAttempt
@@ -17,6 +17,7 @@ __all__ = [
     "Settled",
     "booked",
     "in_doubt",
+    "key_reused",
     "micro_usd",
     "nobody_left",
     "problem_of",
@@ -122,6 +123,14 @@ def stored_problem(claim: Claim) -> ResponseError:
     """Why a claim has no picture, as it was answered then."""
     told = claim.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
     return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])
+
+
+def key_reused() -> Rejected:
+    """For a key that came with another request before."""
+    return Rejected(
+        "this Idempotency-Key was used for another request; use a new key for each request",
+        code="idempotency_key_reused",
+    )
 
 
 def _reserved(attempt: ProviderAttempt) -> int | None:

@@ -27,7 +27,7 @@ from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
-from blossom_async.gateway.making.generation import new_id
+from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.lookups import Lookups

@@ -187,6 +187,17 @@ async def test_another_request_under_the_key_is_refused(tmp_path: Path) -> None:
             await second.create(attrs.evolve(WISH, prompt="another"))
 
 
+async def test_a_replay_says_so(tmp_path: Path) -> None:
+    """The first answer is no replay, the next under the same key is one, also in another process."""
+    async with house(tmp_path, Paid()) as first, house(tmp_path, Paid()) as second:
+        answers = [
+            await rooms.generation.create(WISH, tenant="main", payer="", key="k")
+            for rooms in (first, first, second)
+        ]
+    assert [replayed for _, replayed in answers] == [False, True, True]
+    assert len({made.id for made, _ in answers}) == 1
+
+
 class TestFailures:
     async def test_not_charged_frees_the_key(self, tmp_path: Path) -> None:
         """A refusal that cost nothing leaves the key as if it had not been used."""
@@ -395,6 +406,20 @@ class TestDeferred:
 
 
 class TestTakingOver:
+    async def test_what_a_failed_picture_left_behind_is_removed(self, tmp_path: Path) -> None:
+        """Its process was killed after the claim had failed and before the delivery was deleted."""
+        paid = Paid()
+        paid.fails(Kind.BAD_CONTENT, "yes")
+        async with house(tmp_path, paid, now=lambda: datetime.now(UTC)) as rooms:
+            with pytest.raises(ProviderFailed):
+                await rooms.create()
+            claim = await rooms.generation.claimed("main", "k")
+            assert claim is not None
+            await rooms.staging.put(claim.id, STAGED, b"{}")
+            recovering = asyncio.create_task(rooms.generation.recover())
+            await until(lambda: not list((tmp_path / "staging").rglob("*.staged")))
+            recovering.cancel()
+
     async def test_a_call_that_was_not_sent_is_sent(self, tmp_path: Path) -> None:
         """An ended process's call is carried out by the next one."""
         paid = Paid()

@@ -59,6 +59,7 @@ __all__ = [
     "release",
     "reopen",
     "spent_by_day",
+    "standing",
     "unknown_claims",
 ]
 
@@ -96,14 +97,15 @@ class AttemptEnd:
 
 def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     """The new claim, now stored; or what its key has already: an earlier claim, or the picture it made."""
-    if new.key is not None:
-        if (made := find_idempotent(new.tenant, new.key, connection)) is not None:
-            return made
-        same_key = (calls.c.tenant == new.tenant) & (calls.c.key == new.key)
-        if (known := _one(connection, same_key)) is not None:
-            return known
+    if new.key is not None and (earlier := standing(new.tenant, new.key, connection)) is not None:
+        return earlier
     connection.execute(calls.insert().values(**_row(new)))
     return new
+
+
+def standing(tenant: str, key: str, connection: sa.Connection) -> Claim | IdempotencyEntry | None:
+    """What the tenant's key has already: the picture made under it, else a claim."""
+    return find_idempotent(tenant, key, connection) or claim_by_key(tenant, key, connection)
 
 
 def claim_by_id(image_id: str, connection: sa.Connection) -> Claim | None:

@@ -1,0 +1,46 @@
+"""Pictures that cost nothing: bytes first, then the row. A process that ends in between leaves no trace."""
+
+from __future__ import annotations
+
+from blossom_async.errors import Conflict, Overloaded
+from blossom_async.gateway.making.orders import Order, new_id
+from blossom_async.gateway.making.storing import Storing
+from blossom_async.gateway.making.upstreams import Upstream
+from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord, Records
+
+__all__ = ["Free"]
+
+
+class Free:
+    """Draws and stores."""
+
+    def __init__(self, records: Records, storing: Storing) -> None:
+        self._records = records
+        self._storing = storing
+
+    async def make(self, upstream: Upstream, order: Order) -> ImageRecord:
+        """The stored picture.
+
+        Raises ``Conflict`` when another process has used the key meanwhile, and ``Overloaded``.
+        """
+        request, image_id = order.pinned(), new_id()
+        async with upstream.turn(priority=order.priority):
+            given = await upstream.provider.generate(request, request.seed or 0, key="")
+        record = await self._storing.store(image_id, order.tenant, request, upstream.name, given)
+        try:
+            await self._records.add(record, _entry(order, image_id))
+        except (Conflict, Overloaded) as exc:
+            # After any other failure the row may be there all the same, and a row needs its bytes.
+            if isinstance(exc, Conflict) or exc.code == "storage_full":
+                await self._storing.remove(record)
+            raise
+        self._storing.made[record.provider, record.request.format] += 1
+        return record
+
+
+def _entry(order: Order, image_id: str) -> IdempotencyEntry | None:
+    if order.key is None:
+        return None
+    return IdempotencyEntry(
+        tenant=order.tenant, key=order.key, fingerprint=order.fingerprint, image_id=image_id
+    )

@@ -1,0 +1,51 @@
+"""What is asked for: one picture, by whom, and under which key."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+
+import attrs
+
+from blossom_async.gateway.making.priority import Priority
+from blossom_async.models import MAX_SEED, ImageRequest, to_json
+
+__all__ = ["Order", "new_id"]
+
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """A request for one picture. ``payer`` is the name of the API key whose budget pays for it.
+
+    The same ``tenant`` and ``key`` with an equal ``fingerprint`` ask for the same picture.
+    """
+
+    request: ImageRequest
+    tenant: str
+    payer: str
+    key: str | None
+    priority: Priority
+    fingerprint: str = attrs.field(init=False)
+
+    @fingerprint.default
+    def _fingerprint(self) -> str:
+        return hashlib.sha256(to_json(self.request)).hexdigest()
+
+    def pinned(self) -> ImageRequest:
+        """The request with a seed: its own, or a random one."""
+        if self.request.seed is not None:
+            return self.request
+        return attrs.evolve(self.request, seed=secrets.randbelow(MAX_SEED + 1))
+
+
+def new_id() -> str:
+    """128 random bits in base62: 22 characters."""
+    number = secrets.randbits(128)
+    digits = []
+    for _ in range(22):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))

@@ -1,0 +1,103 @@
+"""Takes over what ended processes have left unfinished."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from blossom_async.errors import Overloaded
+from blossom_async.gateway.making.paid import Paid
+from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.staging import Staging
+from blossom_async.gateway.making.upstreams import Upstreams
+from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.records import Claim, ClaimState, Records
+from blossom_async.gateway.storage.records import calls as call_records
+
+__all__ = ["Recovery"]
+
+_EVERY_S = 5.0
+
+_log = logging.getLogger("blossom_async.gateway")
+
+
+class Recovery:
+    """Sees to it that every running claim is carried out, by this process or by a living other one."""
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        records: Records,
+        staging: Staging,
+        paid: Paid,
+        owner: Owner,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._upstreams = upstreams
+        self._records = records
+        self._staging = staging
+        self._paid = paid
+        self._owner = owner
+        self._now = now
+
+    async def run(self) -> None:
+        """Takes claims over as their processes end, until it is cancelled; first clears the staging area."""
+        cleared = False
+        while True:
+            try:
+                await self._adopt_orphans()
+                if not cleared:
+                    await self._clear_staging()
+                    cleared = True
+            except Overloaded as exc:  # the database; the next round may find it well again
+                _log.warning("unfinished calls could not be looked at: %s", exc.code)
+            except Exception:  # noqa: BLE001 - the task's border: what was left unfinished must not stay so
+                _log.exception("unfinished calls could not be looked at; they are looked at again")
+            await asyncio.sleep(_EVERY_S)
+
+    async def resume(self, claim: Claim) -> Claim:
+        """The claim, carried out by a living process if it is running, or can run again."""
+        if claim.state is ClaimState.UNKNOWN:
+            return await self._reopen(claim)
+        if claim.state is ClaimState.RUNNING and claim.owner is not None:
+            if self._owner.has_ended(claim.owner):
+                await self._adopt(claim.owner)
+            elif claim.owner == self._owner.name and claim.image_id not in self._paid.under_way:
+                self._paid.start(claim, Priority.INTERACTIVE)  # its task ended on an error of the disk
+        return claim
+
+    async def _reopen(self, claim: Claim) -> Claim:
+        """An unknown claim runs again where its provider knows the request by its key."""
+        tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
+        upstream = self._upstreams.named(tried[-1].provider)
+        if upstream is None or not upstream.provider.keyed:
+            return claim
+        reopen = partial(call_records.reopen, claim.image_id, self._owner.name)
+        again = await self._records.write(reopen)
+        if again is None:
+            return claim
+        self._paid.start(again, Priority.INTERACTIVE)
+        return again
+
+    async def _adopt_orphans(self) -> None:
+        for name in await self._records.read(call_records.owners):
+            # Claims of this process that are not under way ended on an error of the disk.
+            if name == self._owner.name or await asyncio.to_thread(self._owner.has_ended, name):
+                await self._adopt(name)
+
+    async def _adopt(self, name: str) -> None:
+        for claim in await self._records.write(partial(call_records.adopt, name, self._owner.name)):
+            if claim.image_id not in self._paid.under_way:
+                _log.info("a call that an ended process left behind is taken over")
+                self._paid.start(claim, Priority.BATCH)
+
+    async def _clear_staging(self) -> None:
+        """Removes deliveries of claims that have ended: their process died before it could."""
+        async for image_id in self._staging.ids(before=self._now()):
+            claim = await self._records.read(partial(call_records.claim_by_id, image_id))
+            # A picture is claimed before anything of it is staged.
+            if claim is None or claim.state is ClaimState.FAILED:
+                await self._staging.delete(image_id)
