@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.storage.forks import Home
 from blossom_async.models import FORMATS, IMAGE_ID
 
 __all__ = ["LocalBlobs"]
@@ -47,12 +48,14 @@ class LocalBlobs:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blossom-blobs")
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
+        self._home = Home()
 
     async def open(self) -> None:
         """Creates the folder, checks that it is writable, and removes what writes left over a day ago.
 
         Raises ``ConfigurationError`` when it cannot be created or written to.
         """
+        self._home = Home()
         await self._in_thread(self._prepare)
 
     async def check(self) -> None:
@@ -72,6 +75,8 @@ class LocalBlobs:
 
     async def close(self) -> None:
         """Waits for writes under way, then ends the threads."""
+        if not self._home.is_here:
+            return
         try:
             await asyncio.to_thread(self._pool.shutdown)
         except RuntimeError:  # the interpreter is shutting down and starts no threads
@@ -113,6 +118,7 @@ class LocalBlobs:
         await self._in_thread(_delete, self.path(image_id, extension))
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        self._home.check("the pictures")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def _prepare(self) -> None:

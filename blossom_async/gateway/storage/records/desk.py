@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from blossom_async.gateway.storage.forks import Home
+
 __all__ = ["Desk"]
 
 _GROUP = 500  # at most so many questions at once, to keep transactions short and SELECTs bounded
@@ -36,15 +38,19 @@ class Desk:
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no ticket may be queued behind the end marks
         self._open = False
+        self._home = Home()
         self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
 
     def start(self) -> None:
+        self._home = Home()
         self._open = True
         for thread in self._threads:
             thread.start()
 
     def end(self) -> None:
         """Answers everything asked before, then ends the threads. A second call does nothing."""
+        if not self._home.is_here:
+            return
         with self._lock:
             if not self._open:
                 return
@@ -55,6 +61,7 @@ class Desk:
             thread.join()
 
     async def ask(self, question: Any) -> Any:
+        self._home.check("the records")
         loop = asyncio.get_running_loop()
         ticket = _Ticket(question, loop.create_future(), loop)
         with self._lock:

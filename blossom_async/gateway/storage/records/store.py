@@ -15,6 +15,7 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, ConfigurationError
+from blossom_async.gateway.storage.forks import Home
 from blossom_async.gateway.storage.records.desk import Desk
 from blossom_async.gateway.storage.records.images import (
     ONE_IS_AT_FAULT,
@@ -55,6 +56,7 @@ class Records:
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
         self._student = Desk("blossom-records-student", 1, self._look_up)
         self._unpurged = False
+        self._home = Home()
 
     async def open(self) -> None:
         """Opens the database and migrates it to this program's schema.
@@ -62,6 +64,7 @@ class Records:
         Raises ``ConfigurationError`` when the file cannot be created or written, is not a database of this
         program, or was written by a newer version of it.
         """
+        self._home = Home()
         await asyncio.to_thread(self._begin)
         self._writer.start()
         self._readers.start()
@@ -137,14 +140,15 @@ class Records:
 
     def _purge(self) -> None:
         """Removes what was deleted from ``-wal``, where commits stay readable until they are overwritten."""
-        if self._unpurged:
+        if self._unpurged and self._home.is_here:
             # The deletes are committed. An error here shows up again, and is raised, at the next change.
             with contextlib.suppress(sa.exc.DBAPIError, sqlite3.Error):
                 self._unpurged = not truncated_wal(self._write_engine)
 
     def _dispose(self) -> None:
-        self._read_engine.dispose()
-        self._write_engine.dispose()
+        # In a forked process the connections are still the parent's: they are dropped, not closed.
+        self._read_engine.dispose(close=self._home.is_here)
+        self._write_engine.dispose(close=self._home.is_here)
 
     def _commit(self, changes: Sequence[Any]) -> list[Any]:
         answers = self._applied(changes)
