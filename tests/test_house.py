@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "images": {"url_batch", "cdn", "limits", "models", "batch", "transport", "warmup", "errors"},
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
-    "connection": {"embedded", "limits", "transport", "errors"},
+    "connection": {"batch", "embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
     "gateway": {"models", "errors", "guard", "locks", "rules", "batch", "scenery"},
