@@ -99,12 +99,10 @@ def nobody_left() -> Settled:
 def booked(given: Artwork | Delivery, attempt: ProviderAttempt) -> AttemptEnd:
     """The attempt has brought a picture: what the provider says it cost, else what was reserved."""
     spent: int | None
-    if isinstance(given, Artwork):
+    if isinstance(given, Artwork) or given.cached:
         spent = 0
-    elif given.usd is not None:
-        spent = micro_usd(given.usd)
     else:
-        spent = 0 if given.cached else _reserved(attempt)
+        spent = _reserved(attempt) if given.usd is None else micro_usd(given.usd)
     request_id = None if isinstance(given, Artwork) else given.request_id
     return AttemptEnd(n=attempt.n, outcome=AttemptOutcome.OK, spent=spent, request_id=request_id)
 
