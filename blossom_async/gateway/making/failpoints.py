@@ -1,4 +1,4 @@
-"""Places where a test lets a gateway die."""
+"""Places at which a test kills the gateway."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _NAME = os.environ.get("BLOSSOM_TEST_DIES_AT")
 
 
 def reached(name: str) -> None:
-    """Nothing, unless ``BLOSSOM_TEST_DIES_AT`` names this place: then the process ends as by ``kill -9``."""
+    """Ends the process as ``kill -9`` does, if ``BLOSSOM_TEST_DIES_AT`` names this place."""
     if name == _NAME:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The providers of this gateway, each behind its limits: a rate, so many at once, a line, a fuse."""
+"""The providers of this gateway, each behind its limits: rates, concurrency, a queue, a circuit breaker."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["Limits", "Upstream", "Upstreams"]
 
-_FAILURES = 5  # in a row after which a provider is left alone; or as many as are under way, if that is more
-_REST_S = 30.0  # for so long, before one call tries it again
-_MONEY_REST_S = 60.0  # when the account is empty or the key refused: nothing a retry mends
-
+_FAILURES = 5  # in a row open the circuit breaker; or as many as are under way, if that is more
+_REST_S = 30.0  # that it stays open, before a call tries the provider again
+_MONEY_REST_S = 60.0  # when the account is empty or the key refused, which no retry mends
 _POLL_S = 3600.0  # between two looks at which models a provider offers
 
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
@@ -30,9 +29,9 @@ _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a provider's account allows: ``rates``, ``at_once``, and how long its line may get and last.
+    """What a provider's account allows: ``rates``, and ``at_once`` requests under way.
 
-    Without ``wait_s`` a call waits in the line for as long as it takes.
+    At most ``line`` calls wait for it, each for ``wait_s`` seconds; None: for as long as it takes.
     """
 
     rates: tuple[RateLimit, ...] = ()
@@ -42,7 +41,7 @@ class Limits:
 
 
 class Upstream:
-    """A provider and the line before it. Belongs to the event loop it is first waited on in."""
+    """A provider and the queue before it. Belongs to the event loop it is first waited on in."""
 
     def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
         self.provider = provider
@@ -57,23 +56,24 @@ class Upstream:
 
     @property
     def waiting(self) -> int:
-        """Calls in the line."""
+        """Calls in the queue."""
         return self._slots.waiting
 
     def resting_s(self) -> float:
-        """For how long the provider is left alone; 0 when it may be called."""
+        """Seconds until the provider may be called again; 0 if it may be called."""
         return max(0.0, self._rests_until - self._clock())
 
     @asynccontextmanager
     async def turn(self, *, priority: Priority) -> AsyncIterator[None]:
         """Waits for a turn at the provider; the block may call it.
 
-        Raises ``Overloaded`` with ``retry_after_s`` when the line is full, the wait too long, or the provider
-        is left alone.
+        Raises ``Overloaded`` with ``retry_after_s`` when the queue is full, the wait too long, or the circuit
+        breaker open.
         """
         if (rest_s := self.resting_s()) > 0:
             raise Overloaded(
-                f"{self._why}; so {self.name} is left alone for {rest_s:.0f} s more",
+                f"{self._why}; {self.name} is not called for the next {rest_s:.0f} s, "
+                "send the request again after that",
                 code="provider_resting",
                 retry_after_s=rest_s,
             )
@@ -91,18 +91,18 @@ class Upstream:
 
     @property
     def cuts(self) -> int:
-        """How often calls at once were cut back; for ``failed``."""
+        """How often concurrency was cut so far; for ``failed``."""
         return self._slots.cuts
 
     def succeeded(self) -> None:
-        """The provider has made a picture."""
+        """Records that the provider has made a picture."""
         self._failures = 0
         self._slots.succeeded()
 
     def failed(self, fault: ProviderFault, cuts: int) -> None:
-        """Slows down, pauses or leaves the provider alone, as the fault asks for.
+        """Records a failure: cuts concurrency, pauses, or opens the circuit breaker, as the fault requires.
 
-        ``cuts`` is what it was when the call was sent: refusals of one round cut once.
+        ``cuts`` is what it was when the request was sent: the refusals of one round cut once.
         """
         if fault.kind is Kind.RATE_LIMITED:
             self._slots.overloaded(cuts)
@@ -113,10 +113,10 @@ class Upstream:
             self._rests_until = self._clock() + _MONEY_REST_S
         elif fault.kind in _DOWN:
             self._failures += 1
-            # Of many at once those that fail come back first, and say nothing of the others.
+            # Failures come back sooner than pictures: a few of many at once are no outage.
             enough = max(_FAILURES, self._slots.in_use)
             if self._failures >= enough:
-                self._failures = enough - 1  # the next one alone decides whether it rests again
+                self._failures = enough - 1  # after the rest, one more failure opens it again
                 self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
@@ -130,7 +130,7 @@ class Upstream:
 
 
 class Upstreams:
-    """The providers in the order they are asked: the next only where the one before cannot, or has failed."""
+    """The providers in order of preference: the next is asked if the one before cannot, or has failed."""
 
     def __init__(self, *upstreams: Upstream) -> None:
         self._upstreams = list(upstreams)
@@ -139,7 +139,7 @@ class Upstreams:
         return iter(self._upstreams)
 
     def add(self, upstream: Upstream) -> None:
-        """One more, to be asked after the others."""
+        """Adds one, to be asked after the others."""
         self._upstreams.append(upstream)
 
     async def poll_models(self) -> None:
@@ -151,11 +151,11 @@ class Upstreams:
             await asyncio.sleep(_POLL_S)
 
     def named(self, name: str) -> Upstream | None:
-        """The upstream of that name, None when it is no longer set up."""
+        """The provider of that name, None if it is no longer set up."""
         return next((upstream for upstream in self._upstreams if upstream.name == name), None)
 
     def able(self, request: ImageRequest) -> list[Upstream]:
-        """Those that can do all that is asked, in order. Raises ``InvalidRequest`` when none can."""
+        """Those that can honour the whole request, in order. Raises ``InvalidRequest`` if none can."""
         refusals: list[InvalidRequest] = []
         found = []
         for upstream in self._upstreams:
@@ -171,4 +171,6 @@ class Upstreams:
 
 
 def _too_many(name: str, waiting: int) -> Overloaded:
-    return Overloaded(f"{waiting} pictures wait for {name}; send the request again in 5 s", retry_after_s=5.0)
+    return Overloaded(
+        f"{waiting} pictures are waiting for {name}; send the request again in 5 s", retry_after_s=5.0
+    )
