@@ -12,7 +12,11 @@ from importlib.metadata import version
 
 import attrs
 
-__all__ = ["ADVISORIES", "Advisory", "advice"]
+__all__ = ["ADVISORIES", "Advisory", "AdvisoryWarning", "advice"]
+
+
+class AdvisoryWarning(UserWarning):
+    """An installed package is known to be unsafe for what this gateway does with it."""
 
 
 @attrs.frozen

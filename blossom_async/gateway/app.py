@@ -16,7 +16,7 @@ from aiohttp import http_parser, web
 
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
-from blossom_async.gateway.advisories import advice
+from blossom_async.gateway.advisories import AdvisoryWarning, advice
 from blossom_async.gateway.background.supervisor import Supervisor
 from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.background.webhooks import Webhooks, receiver
@@ -131,7 +131,7 @@ def create_app(
     # A proxy on this machine reaches loopback, too.
     private = is_loopback(settings.host) and settings.public_url is None and not trusted
     for sentence in advice(exposed=not private, decodes=settings.providers != ("offline",)):
-        warnings.warn(sentence, stacklevel=2)
+        warnings.warn(sentence, AdvisoryWarning, stacklevel=2)
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
     status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
     _watch(metrics, generation, hot, upkeep)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.advisories import ADVISORIES, advice
+from blossom_async.gateway.advisories import ADVISORIES, AdvisoryWarning, advice
 from tests.conftest import running_gateway
 
 OLD = {"aiohttp": "3.14.3", "pillow": "11.3.0"}
@@ -57,7 +57,7 @@ async def test_a_gateway_says_so_when_it_starts(tmp_path: Path) -> None:
     """Open to others, with an old aiohttp; on loopback it has nothing to say."""
     async with running_gateway(tmp_path / "alone"):
         pass
-    with pytest.warns(UserWarning, match=r"aiohttp 3\.14\.3 is open to"):
+    with pytest.warns(AdvisoryWarning, match=r"aiohttp 3\.14\.3 is open to"):
         async with running_gateway(tmp_path / "open", trusted_proxies=("127.0.0.1",)):
             pass
 
