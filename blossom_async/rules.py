@@ -6,6 +6,7 @@ The library validates options with them; the gateway compares viewers with the s
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
@@ -13,7 +14,7 @@ import idna
 
 __all__ = ["check_cache_wish", "directives", "domain_rule", "host_name", "network_rule", "unmapped"]
 
-_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # URLs may have underscores, as names of services do
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_HOST = 253
 _NUMBER = re.compile("[0-9]+|0x[0-9a-f]*")  # such a last label makes the host an IPv4 address
@@ -26,6 +27,8 @@ _DOMAINS = (
     "a host such as 'myapp.com', or '*.myapp.com' for its subdomains at any depth, "
     "without scheme, port and path; '*.' needs a host with a dot in it, not a whole top-level domain"
 )
+
+_SYMBOLS = {"So", "Sk"}  # emoji and their skin tones
 
 _CIDR = re.compile(r"[0-9A-Fa-f.:]+(?:/(?:0|[1-9][0-9]{0,2}))?")
 _ZONE = re.compile("%[^/]*")
@@ -137,17 +140,34 @@ def _domain(value: str) -> str | None:
     text = value.removeprefix("*.")
     if len(text) > _MAX_HOST + 1:  # with a trailing dot; idna is slow for long texts
         return None
-    if not text.isascii():
-        try:
-            text = idna.encode(text, uts46=True).decode("ascii")
-        except UnicodeError:
-            return None
+    try:
+        text = text if text.isascii() else _in_ascii(text)
+    except UnicodeError:
+        return None
     if ":" in text and not text.startswith("["):
         text = f"[{text}]"
     host = host_name(text)
     if value.startswith("*.") and host is not None:
         return f"*.{host}" if "." in host and not _ends_in_number(host) else None
     return host
+
+
+def _in_ascii(text: str) -> str:
+    """A host in another script as browsers send it. Raises ``UnicodeError`` if there is no such host."""
+    try:
+        return idna.encode(text, uts46=True).decode("ascii")
+    except UnicodeError:
+        return ".".join(map(_label, idna.uts46_remap(text, std3_rules=False).split(".")))
+
+
+def _label(label: str) -> str:
+    """A label with underscores or symbols such as emoji: browsers take them, IDNA 2008 does not."""
+    if label.isascii():
+        return label
+    letters = "".join(one for one in label if one != "_" and unicodedata.category(one) not in _SYMBOLS)
+    if not letters.isascii():
+        idna.alabel(letters)  # raises for what is no label either way
+    return "xn--" + label.encode("punycode").decode("ascii")
 
 
 def _meant_domain(value: str) -> str | None:

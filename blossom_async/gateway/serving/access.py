@@ -15,7 +15,7 @@ from blossom_async.rules import host_name
 
 __all__ = ["Viewer", "address_allowed", "check_access", "site_allowed"]
 
-_SITE = r"https?://(\[[0-9a-f:.]+\]|[0-9a-z.-]+)(?::[0-9]{1,5})?"
+_SITE = r"https?://(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(_SITE, re.ASCII | re.IGNORECASE)  # RFC 6454, 6.2
 # RFC 9110, 10.1.3: no user, no fragment. Browsers read a backslash as a slash, except in the query.
 _REFERER = re.compile(rf"{_SITE}(?:/[!\"$->@-\[\]-~]*(?:\?[!\"$-~]*)?)?", re.ASCII | re.IGNORECASE)
