@@ -39,15 +39,20 @@ class Undecodable(Exception):
     """Bytes that no picture can be read from; the message says why."""
 
 
-def decoded(data: bytes, file_format: str, *, orientation: int, transparency: bool) -> Image.Image:
+def decoded(
+    data: bytes, file_format: str, *, orientation: int, transparency: bool, at_least: int | None = None
+) -> Image.Image:
     """The picture upright in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
 
-    Raises ``Undecodable``.
+    With ``at_least`` a jpg is decoded at a fraction of its size, with no side of fewer pixels. Raises
+    ``Undecodable``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=(_DECODERS[file_format],)) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
                 raise Undecodable(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
+            if at_least is not None:
+                picture.draft(None, (at_least, at_least))
             picture.load()
             turn = _TURNS.get(orientation)
             upright = picture.copy() if turn is None else picture.transpose(turn)

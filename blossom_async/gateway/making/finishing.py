@@ -10,13 +10,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blossom_async.gateway.making.decoding import Undecodable, decoded
-from blossom_async.gateway.making.encoding import dominant_colour, encode, thumbhash
+from blossom_async.gateway.making.encoding import Encoded, dominant_colour, encode, thumbhash
+from blossom_async.gateway.making.metadata import (
+    ALGORITHMIC,
+    TRAINED,
+    is_plain,
+    kept,
+    marked,
+    source_mark,
+)
 from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers.containers import Unusable, look
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import ImageRequest
 
 __all__ = ["Finished", "finished"]
+
+_PREVIEW_PX = 128  # of the shorter side, enough for a ThumbHash and the colour
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -33,22 +44,33 @@ class Finished:
 def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) -> Finished:
     """The files asked for, in exactly the size asked for.
 
-    A delivered picture of another size is scaled to cover it, then cropped. None of its metadata is kept.
-    Raises ``ProviderFault`` if it cannot be decoded.
+    A delivered file that already is what was asked for keeps its pixels as they came. Any other is converted;
+    one of another size is scaled to cover it, then cropped. Each file says where the picture comes from, and
+    nothing else of its maker's metadata is kept. Raises ``ProviderFault`` if it cannot be decoded.
     """
-    pixels = given.pixels if isinstance(given, Artwork) else _read(given, request, provider)
-    made = {
-        file_format: encode(
-            pixels,
-            file_format,
-            compression=compression,
-            preset=request.quality_preset,
-            lossy_quality=request.lossy_quality,
-            notes=given.notes,
-        )
-        for file_format, compression in _formats(request)
-    }
-    fallback = made[next(reversed(made))]
+    formats = _formats(request)
+    mark = source_mark(ALGORITHMIC if isinstance(given, Artwork) else TRAINED, given.notes)
+    made = {}
+    for file_format, compression in formats:
+        if isinstance(given, Delivery) and _is_as_asked(given, request, file_format, compression):
+            data = kept(given.data, file_format, mark)
+            made[file_format] = Encoded(data, request.width, request.height)
+    if isinstance(given, Artwork):
+        pixels = given.pixels
+    else:
+        pixels = _read(given, request, provider, whole=len(made) < len(formats))
+    for file_format, compression in formats:
+        if file_format not in made:
+            file = encode(
+                pixels,
+                file_format,
+                compression=compression,
+                preset=request.quality_preset,
+                lossy_quality=request.lossy_quality,
+                notes=given.notes,
+            )
+            made[file_format] = attrs.evolve(file, data=marked(file.data, file_format, mark))
+    fallback = made[formats[-1][0]]
     files = {
         StoredFile(
             format=file_format, sha256=hashlib.sha256(file.data).hexdigest(), file_size=len(file.data)
@@ -75,10 +97,28 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
     return (("webp", "lossy" if plain else request.compression), (fallback, request.compression))
 
 
-def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.uint8]:
+def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compression: str | None) -> bool:
+    if given.format != file_format:
+        return False
+    if (compression, request.quality_preset, request.lossy_quality) != (None, None, None):
+        return False
+    if (given.width, given.height, given.orientation) != (request.width, request.height, 1):
+        return False
+    try:
+        return look(given.data).alpha == request.transparency and is_plain(given.data, file_format)
+    except Unusable:
+        return False
+
+
+def _read(given: Delivery, request: ImageRequest, provider: str, *, whole: bool) -> NDArray[np.uint8]:
+    """The pixels of a delivered file; where they need not be ``whole``, perhaps fewer of them."""
     try:
         image = decoded(
-            given.data, given.format, orientation=given.orientation, transparency=request.transparency
+            given.data,
+            given.format,
+            orientation=given.orientation,
+            transparency=request.transparency,
+            at_least=None if whole else _PREVIEW_PX,
         )
     except Undecodable as exc:
         raise ProviderFault(
@@ -88,6 +128,6 @@ def _read(given: Delivery, request: ImageRequest, provider: str) -> NDArray[np.u
             request_id=given.request_id,
             charged="no" if given.cached else "yes",
         ) from exc
-    if image.size != (request.width, request.height):
+    if whole and image.size != (request.width, request.height):
         image = ImageOps.fit(image, (request.width, request.height), Image.Resampling.LANCZOS)
     return np.asarray(image)

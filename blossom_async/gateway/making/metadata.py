@@ -1,0 +1,136 @@
+"""What a picture file says beside its pixels: cleared and marked, without touching them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from xml.sax.saxutils import quoteattr
+
+from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
+
+__all__ = ["ALGORITHMIC", "TRAINED", "is_plain", "kept", "marked", "source_mark"]
+
+ALGORITHMIC = "algorithmicMedia"
+TRAINED = "trainedAlgorithmicMedia"
+"""Where a picture comes from (IPTC NewsCodes, Digital Source Type): a program, and a trained model."""
+
+_PNG_KEPT = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iCCP", b"sBIT", b"sRGB", b"pHYs"}
+)
+_WEBP_KEPT = frozenset({b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"})
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_APP0, _APP1, _APP2, _APP11, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEB, 0xEE, 0xEF, 0xFE
+_SHOWN = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Adobe"}  # what tells how a jpg is shown
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_HAS_ALPHA, _HAS_XMP, _HAS_EXIF = 0x10, 0x04, 0x08
+
+
+def source_mark(source: str, notes: str) -> bytes:
+    """An XMP packet that says where a picture comes from (ISO 16684-1; IPTC Photo Metadata 2025.1, 14.21)."""
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}" '
+        f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool={quoteattr(notes)}/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
+def is_plain(data: bytes, file_format: str) -> bool:
+    """Whether every viewer shows the same: one picture, in 8 bits, in sRGB or with a colour profile."""
+    if file_format == "png":
+        kinds = {kind for kind, _, _ in png_chunks(data)}
+        told = not kinds.isdisjoint({b"iCCP", b"sRGB"}) or kinds.isdisjoint({b"gAMA", b"cHRM"})
+        return told and data[24] <= 8 and kinds.isdisjoint({b"acTL", b"cICP"})
+    if file_format == "webp":
+        return all(kind != b"ANIM" for kind, _, _ in webp_chunks(data))
+    frames = [start for marker, start, _ in jpg_segments(data) if marker in _FRAMES]
+    return all(data[start + 4] == 8 and data[start + 9] in {1, 3} for start in frames)
+
+
+def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
+    """The file with its pixels untouched, without any other metadata, and with this XMP packet.
+
+    What says how pixels are to be shown stays, such as a colour profile. A file that has nothing but its
+    maker's manifest (C2PA) beside the picture is kept byte for byte: any change would break the manifest.
+    """
+    parts, manifest = {"jpg": _jpg, "png": _png, "webp": _webp}[file_format](data)
+    if manifest and sum(end - start for start, end in (*parts, *manifest)) == len(data):
+        return data
+    body = b"".join(data[start:end] for start, end in parts)
+    if body[12:16] == b"VP8X":
+        body = body[:20] + bytes([body[20] & ~(_HAS_XMP | _HAS_EXIF)]) + body[21:]
+    return marked(body, file_format, packet)
+
+
+def marked(data: bytes, file_format: str, packet: bytes) -> bytes:
+    """The file with this XMP packet, which must have none yet."""
+    if file_format == "png":
+        body = b"XML:com.adobe.xmp\0\0\0\0\0" + packet
+        chunk = struct.pack(">I", len(body)) + b"iTXt" + body
+        return data[:33] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[33:]
+    if file_format == "jpg":
+        marker, _, end = next(jpg_segments(data))
+        at = end if marker == _APP0 else 2
+        head = struct.pack(">BBH", 0xFF, _APP1, len(_XMP) + len(packet) + 2)
+        return data[:at] + head + _XMP + packet + data[at:]
+    return _marked_webp(data, packet)
+
+
+_Spans = list[tuple[int, int]]
+
+
+def _png(data: bytes) -> tuple[_Spans, _Spans]:
+    """Where the parts of the picture lie, and those of a manifest (C2PA 2.2, A.3.1)."""
+    parts, manifest = [(0, 8)], []
+    for kind, start, end in png_chunks(data):
+        if kind in _PNG_KEPT:
+            parts.append((start, end))
+        elif kind == b"caBX":
+            manifest.append((start, end))
+    return parts, manifest
+
+
+def _jpg(data: bytes) -> tuple[_Spans, _Spans]:
+    # C2PA 2.2, A.3.2: in segments APP11 of JPEG XT (ISO/IEC 19566-5, D.2)
+    parts, manifest = [(0, 2)], []
+    for marker, start, end in jpg_segments(data):
+        body = data[start + 4 : start + 40]
+        if marker in _SHOWN and body.startswith(_SHOWN[marker]):
+            parts.append((start, end))
+        elif marker == _APP11 and body.startswith(b"JP") and b"jumb" in body:
+            manifest.append((start, end))
+        elif not _APP0 <= marker <= _APP15 and marker != _COMMENT:
+            parts.append((start, end))
+    return parts, manifest
+
+
+def _webp(data: bytes) -> tuple[_Spans, _Spans]:
+    parts, manifest = [(0, 12)], []
+    for kind, start, end in webp_chunks(data):
+        padded = min(end + (end - start) % 2, len(data))
+        if kind in _WEBP_KEPT:
+            parts.append((start, padded))
+        elif kind == b"C2PA":
+            manifest.append((start, padded))
+    return parts, manifest
+
+
+def _marked_webp(data: bytes, packet: bytes) -> bytes:
+    # RFC 9649, 2.7: XMP stands at the end of the extended format only
+    chunks = data[12:]
+    if data[12:16] == b"VP8X":
+        chunks = chunks[:8] + bytes([chunks[8] | _HAS_XMP]) + chunks[9:]
+    else:
+        if data[12:16] == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, 21)
+            wide, high, alpha = bits & 0x3FFF, bits >> 14 & 0x3FFF, bits >> 28 & 1
+        else:
+            wide, high, alpha = *(side - 1 & 0x3FFF for side in struct.unpack_from("<HH", data, 26)), 0
+        flags = _HAS_XMP | _HAS_ALPHA * alpha
+        sides = wide.to_bytes(3, "little") + high.to_bytes(3, "little")
+        chunks = b"VP8X" + struct.pack("<I4B", 10, flags, 0, 0, 0) + sides + chunks
+    chunks += bytes(len(chunks) % 2)
+    chunks += b"XMP " + struct.pack("<I", len(packet)) + packet + bytes(len(packet) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
