@@ -11,6 +11,7 @@ import pytest
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.locks import lock, unlock
+from tests.forking import FORKS, forked
 
 
 def opened(path: Path) -> int:
@@ -28,26 +29,16 @@ def test_only_one_may_hold_a_lock(tmp_path: Path) -> None:
     unlock(second)
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@FORKS
 def test_a_forked_process_holds_no_lock_of_its_parent(tmp_path: Path) -> None:
     """The lock ends with its holder, however long a process lives that was forked meanwhile."""
     held = opened(tmp_path / "lock")
     lock(held, tmp_path)
-    stay, leave = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(leave)
-        os.read(stay, 1)  # ends when the parent closes its end
-        os._exit(0)
-    try:
+    with forked():
         unlock(held)
         again = opened(tmp_path / "lock")
         lock(again, tmp_path)
         unlock(again)
-    finally:
-        os.close(leave)
-        os.close(stay)
-        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

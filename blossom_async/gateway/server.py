@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,12 +28,25 @@ _DRAIN_S = 25.0
 _LOBBY = 100
 _LINGER_S = 10.0  # keeps reading a refused body for so long, so that its sender reads the answer
 
+_listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    # A forked process would keep the port in use, and the connections made to it waiting.
+    for sock in _listening:
+        sock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ``ConfigurationError`` if the address is in use or not on this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        _listening.add(sock)
+        return sock
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {exc.strerror or exc}; "

@@ -13,6 +13,7 @@ import pytest
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
+from tests.forking import FORKS, forked
 
 
 def spoil_the_database(folder: Path) -> None:
@@ -49,3 +50,13 @@ def test_a_failed_start_leaves_nothing_open(tmp_path: Path, spoil: Callable[[Pat
     for _ in range(5):
         fail()
     assert (descriptors(), set(threading.enumerate())) == before
+
+
+@FORKS
+def test_a_forked_process_does_not_keep_the_port() -> None:
+    """The next gateway listens there while the fork lives on."""
+    sock = listen("127.0.0.1", 0)
+    port = sock.getsockname()[1]
+    with forked():
+        sock.close()
+        listen("127.0.0.1", port).close()

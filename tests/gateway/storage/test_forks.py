@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.records import Records
+from tests.forking import FORKS
 from tests.gateway.storage.test_records import a_record
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = FORKS
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
 
 

@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from blossom_async.gateway.storage.owners import Owner
+from tests.forking import FORKS
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = FORKS
 
 
 def in_a_fork(work: Callable[[], object]) -> None:
@@ -53,27 +52,39 @@ def test_an_owner_that_died_has_ended(tmp_path: Path) -> None:
     left.close()
 
 
-def test_a_fork_neither_holds_nor_ends_its_parents_life(tmp_path: Path) -> None:
-    """A worker that the gateway forked may outlive it, and may close what it inherited."""
+def test_a_fork_does_not_end_its_parents_life(tmp_path: Path) -> None:
+    """It may close what it inherited."""
     parent, other = Owner(tmp_path), Owner(tmp_path)
     parent.open()
     other.open()
     in_a_fork(parent.close)
     assert not other.has_ended(parent.name)
+    parent.close()
+    other.close()
+
+
+def test_a_fork_does_not_prolong_its_parents_life(tmp_path: Path) -> None:
+    """A worker that a gateway forked lives on, and the gateway has ended all the same."""
+    killed, other = Owner(tmp_path), Owner(tmp_path)
+    ready, begun = os.pipe()
     stay, leave = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(leave)
-        os.read(stay, 1)  # ends when the parent closes its end
+
+    def fork_and_die() -> None:
+        killed.open()
+        if os.fork() == 0:
+            os.close(leave)
+            os.write(begun, b".")
+            os.read(stay, 1)  # ends when the test closes its end
         os._exit(0)
-    try:
-        parent.close()
-        assert other.has_ended(parent.name)
-    finally:
-        os.close(leave)
-        os.close(stay)
-        os.waitpid(child, 0)
-        other.close()
+
+    in_a_fork(fork_and_die)
+    other.open()
+    os.read(ready, 1)
+    assert [path.stem for path in tmp_path.iterdir() if path.stem != other.name] == [killed.name]
+    assert other.has_ended(killed.name)
+    for descriptor in (ready, begun, stay, leave):
+        os.close(descriptor)
+    other.close()
 
 
 def test_a_name_without_a_file_has_ended(tmp_path: Path) -> None:
