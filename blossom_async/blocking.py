@@ -34,9 +34,13 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
+        self._portal: BlockingPortal
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """In a forked process, which has none of its parent's threads: the next call starts a new one."""
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._portal: BlockingPortal
 
     @property
     def portal(self) -> BlockingPortal:

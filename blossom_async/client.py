@@ -65,16 +65,17 @@ class BlossomClient:
         asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL") or None
         if asked_url not in {None, "embedded"}:
             http_url(str(asked_url), "base_url")
-        limits = Limits(max_concurrency, rate_limits(rate_limit), retry, timeout_s)
+        self._limits = Limits(max_concurrency, rate_limits(rate_limit), retry, timeout_s)
         self._asked_url = asked_url
         self._asked_key = api_key or os.environ.get("BLOSSOM_API_KEY") or None
-        self._connections = Connections(Destination(asked_url, self._asked_key, session, limits))
+        self._connections = Connections(Destination(asked_url, self._asked_key, session, self._limits))
         self._thread = LoopThread()
+        _clients.add(self)
         weakref.finalize(self, _let_go, self._thread, self._connections)
         self._images = Images(
             self._connections.open,
             cdn=Cdn(cdn_prefix),
-            limits=limits,
+            limits=self._limits,
             warmup=warmup_hosts(warmup),
         )
 
@@ -135,6 +136,20 @@ class BlossomClient:
     def close(self) -> None:
         """Closes what was opened for blocking calls. Safe to call twice."""
         self._thread.end(self._connections.aclose)
+
+    def _start_afresh(self) -> None:
+        self._thread.start_afresh()
+        self._connections.start_afresh()
+        self._limits.renew()
+
+
+def _after_fork() -> None:
+    for client in _clients:
+        client._start_afresh()
+
+
+_clients: weakref.WeakSet[BlossomClient] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _let_go(thread: LoopThread, connections: Connections) -> None:

@@ -22,6 +22,9 @@ from blossom_async.transport import Transport, http_session
 __all__ = ["Connections", "Destination", "in_event_loop"]
 
 
+_of_the_parent: list[object] = []  # kept, because freeing it would close what the parent still uses
+
+
 @attrs.frozen
 class Destination:
     """The gateway of a client: an address, or None or ``embedded`` for one in this process."""
@@ -168,6 +171,14 @@ class Connections:
         """Lets go of what was opened in event loops that were closed before the client was."""
         for loop in [loop for loop in self._by_loop if loop.is_closed()]:
             self._by_loop.pop(loop).abandon()
+
+    def start_afresh(self) -> None:
+        """In a forked process: leaves the parent's connections to the parent."""
+        for connection in self._by_loop.values():
+            if connection.transport is not None and self._destination.session is None:
+                connection.transport.session.detach()
+        _of_the_parent.append(self._by_loop)
+        self._by_loop = {}
 
     def let_go(self) -> None:
         """For a client that nobody closes: closes what it can, and warns.

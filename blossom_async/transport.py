@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -37,13 +38,26 @@ MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: fifty times an ``ImageInfo`` with the longest metadata."""
 
 
-def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
-    """The session of a client. Its pool has no limit, because the batch engine does the queueing.
+class _Connector(aiohttp.TCPConnector):
+    """Leaves the connections of a parent process alone.
 
-    ``timeout_s`` limits each request; None where the engine limits it.
+    To close them in a forked process would take them out of the parent's event loop: the two share its epoll.
     """
+
+    def __init__(self) -> None:
+        # No limit on connections, because the batch engine does the queueing.
+        super().__init__(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S)
+        self._process = os.getpid()
+
+    def __del__(self, _warnings: Any = warnings) -> None:
+        if os.getpid() == self._process:
+            super().__del__(_warnings)
+
+
+def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
+    """The session of a client. ``timeout_s`` limits each request; None where the engine limits it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=_KEEPALIVE_S),
+        connector=_Connector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),
         skip_auto_headers=("Accept-Encoding", "User-Agent"),  # answers are short, and headers cost time

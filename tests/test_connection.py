@@ -148,3 +148,95 @@ asyncio.run(main())
     )
     assert len(said.splitlines()) == 2
     assert "ResourceWarning: unclosed BlossomClient of http://127.0.0.1" in said
+
+
+FORKING = """
+import multiprocessing, os, sys, time
+
+def in_child(work, leave=sys.exit):
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        work()
+        sys.stdout.flush()
+        leave(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+def draw_blocking(client):
+    print(client.image.generate_url("a lake", **TINY))
+"""
+
+
+@pytest.mark.parametrize("kind", ["remote", "embedded"])
+def test_a_client_used_before_a_fork_works_in_the_child(kind: str) -> None:
+    """The child opens it anew; the parent's connections stay as they are."""
+    urls = script_output(
+        SET_UP
+        + FORKING
+        + f"""
+client = {{"remote": client, "embedded": gateway}}[{kind!r}]
+draw_blocking(client)
+in_child(lambda: draw_blocking(client))
+in_child(lambda: asyncio.run(draw()))
+draw_blocking(client)
+"""
+    )
+    assert len(set(urls.split())) == 4
+
+
+def test_a_client_of_a_running_loop_works_in_a_forked_child() -> None:
+    """Under a running loop too: its sockets go on working in the parent."""
+    urls = script_output(
+        SET_UP
+        + FORKING
+        + """
+async def main():
+    async with client:
+        await draw()
+        in_child(lambda: draw_blocking(client), os._exit)
+        in_child(lambda: asyncio.run(draw()), os._exit)
+        await asyncio.gather(draw(), draw())
+
+asyncio.run(main())
+"""
+    )
+    assert len(set(urls.split())) == 5
+
+
+def test_a_pool_of_forked_workers_shares_a_client() -> None:
+    """As Celery and gunicorn do it: the module's client was used before the workers were forked."""
+    urls = script_output(
+        SET_UP
+        + FORKING
+        + """
+draw_blocking(client)
+
+def work(prompt):
+    return client.image.generate_url(prompt, **TINY)
+
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    print(*pool.map(work, [f"lake {n}" for n in range(9)]), sep="\\n")
+"""
+    )
+    assert len(set(urls.split())) == 10
+
+
+def test_limits_start_afresh_in_a_forked_child() -> None:
+    """A slot that the parent holds at the fork is nobody's in the child."""
+    urls = script_output(
+        SET_UP
+        + FORKING
+        + """
+client = BlossomClient(gateway.base_url, api_key=gateway.api_key, max_concurrency=1)
+
+async def main():
+    held = asyncio.ensure_future(draw())
+    while not client._limits.slots.in_use:
+        await asyncio.sleep(0)
+    in_child(lambda: draw_blocking(client), os._exit)
+    await held
+
+asyncio.run(main())
+"""
+    )
+    assert len(set(urls.split())) == 2
