@@ -262,8 +262,10 @@ async def test_leaving_early_keeps_what_was_finished(tmp_path: Path) -> None:
     path, sent = tmp_path / "run.jsonl", Sent()
     async with stream(sent.attempt, names(1000), journal=path, window=10) as outcomes:
         await anext(outcomes)
-    slow = asyncio.create_task(run(Sent().attempt, names(3000), journal=path))
-    await asyncio.sleep(0.01)
+    begun = Sent()
+    slow = asyncio.create_task(run(begun.attempt, names(3000), journal=path))
+    while not begun.items:  # noqa: ASYNC110 - it is to be cancelled in the midst of its first items
+        await asyncio.sleep(0)
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow

@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import sqlite3
-import time
 import tracemalloc
 from ipaddress import ip_address
 from pathlib import Path
@@ -38,7 +37,9 @@ from blossom_async.gateway.settings import Settings
 from blossom_async.models import ImageRequest
 from tests.cli.test_cli import running
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.effort import effort
 from tests.gateway.making.test_paid import house
+from tests.waiting import LIMIT_S
 
 TINY: dict[str, Any] = {"prompt": "a lake", "width": 32, "height": 32}
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -474,13 +475,13 @@ class TestMetrics:
                 )
 
     def test_counting_is_quick(self) -> None:
-        """A request is counted in some microseconds, so that the picture path does not feel it."""
+        """A request is counted in a handful of calls, so that the picture path does not feel it."""
         metrics = Metrics()
         metrics.count("/image/{_}", "GET", 200, 0.001, 1000)
-        began = time.perf_counter()
-        for _ in range(20_000):
-            metrics.count("/image/{_}", "GET", 200, 0.001, 1000)
-        assert (time.perf_counter() - began) / 20_000 < 20e-6
+        with effort() as spent:
+            for _ in range(1000):
+                metrics.count("/image/{_}", "GET", 200, 0.001, 1000)
+        assert spent.calls < 5 * 1000
 
 
 def test_sigterm_loses_no_request(tmp_path: Path) -> None:
@@ -491,15 +492,14 @@ def test_sigterm_loses_no_request(tmp_path: Path) -> None:
         address = re.search(r"http://\S+", "".join(there.stdout.readline() for _ in range(4)))
         assert address
         key = (tmp_path / "data" / "api_key").read_text()
-        status, ready, elapsed = asyncio.run(_terminated(there.pid, address[0], key))
-        assert there.wait(30) == 0
+        status, ready = asyncio.run(_terminated(there.pid, address[0], key))
+        assert there.wait(LIMIT_S) == 0
     assert (status, ready["reasons"]) == (201, {"stage": "draining"})
-    assert elapsed < 30
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(address[0].rpartition(":")[2])))
 
 
-async def _terminated(pid: int, base_url: str, key: str) -> tuple[int, dict[str, object], float]:
+async def _terminated(pid: int, base_url: str, key: str) -> tuple[int, dict[str, object]]:
     headers = {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(headers=headers) as http:
 
@@ -513,11 +513,10 @@ async def _terminated(pid: int, base_url: str, key: str) -> tuple[int, dict[str,
         creating = asyncio.create_task(create())
         while figures_of(await _text(http, f"{base_url}/metrics"))["blossom_pictures_waiting", ()] < 1:
             pass
-        began = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         while "draining" not in (ready := await _text(http, f"{base_url}/readyz")):
             pass
-        return await creating, orjson.loads(ready), time.monotonic() - began
+        return await creating, orjson.loads(ready)
 
 
 async def _text(http: aiohttp.ClientSession, url: str) -> str:
