@@ -33,6 +33,7 @@ from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.http.addresses import is_loopback
+from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
@@ -122,7 +123,8 @@ def create_app(
     webhooks = Webhooks(
         records, told, info=lambda record: image_info(record, public_url=public_url, now=_now()), now=_now
     )
-    admission = Admission(keys, _meter(settings.key_rate_limit), trusted_proxies=trusted)
+    creating = Room(settings.max_connections - _reserved(settings))
+    admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
     front_door = FrontDoor(
         admission, generation, upstreams, blobs, Repeats(records, now=_now), public_url=public_url
     )
@@ -242,6 +244,12 @@ def _accounts(settings: Settings) -> list[Account]:
         ),
     }
     return [known[name] for name in settings.providers]
+
+
+def _reserved(settings: Settings) -> int:
+    if settings.reserved_connections is not None:
+        return settings.reserved_connections
+    return min(max(1, settings.max_connections // 10), settings.max_connections - 1)
 
 
 def _meter(rate: str | None) -> Meter | None:

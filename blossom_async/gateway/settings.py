@@ -40,6 +40,7 @@ _ALLOWED = {
     "port": "a whole number from 1 to 65535, or 0 for any free one",
     "render_threads": "a whole number from 1 to 256",
     "max_connections": "a whole number from 1 to 100000",
+    "reserved_connections": "a whole number below max_connections",
     "max_queue": "a whole number from 1 to 100000",
     "sweep_every_s": "seconds from 1 to 86400",
     "provider_at_once": "a whole number from 1 to 10000",
@@ -54,10 +55,15 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
-_COMPUTED = {"data_dir": "the platform's folder for user data", "render_threads": "one a processor"}
+_COMPUTED = {
+    "data_dir": "the platform's folder for user data",
+    "render_threads": "one a processor",
+    "reserved_connections": "a tenth",
+}
 _UNITS = {
     "render_threads": "threads",
     "max_connections": "connections",
+    "reserved_connections": "connections",
     "max_queue": "pictures",
     "key_rate_limit": "calls",
     "failed_key_limit": "keys",
@@ -131,6 +137,14 @@ def _secrets(_: object, field: attrs.Attribute[tuple[str, ...]], secrets: tuple[
         raise _Unusable(
             f"{field.name}: a secret has a space or a line break in it; separate secrets by commas, "
             "and make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+
+
+def _reserved(settings: Any, field: attrs.Attribute[Any], number: int | None) -> None:
+    if number is not None and not 0 <= number < settings.max_connections:
+        raise _Unusable(
+            f"{field.name}: {number} cannot be used; allowed: a whole number from 0 to "
+            f"{settings.max_connections - 1}, below max_connections"
         )
 
 
@@ -262,6 +276,11 @@ class Settings:
     )
     max_connections: int = ts.option(
         default=1000, validator=_in_range, help="Connections held at once; more are answered 503 and closed."
+    )
+    reserved_connections: int | None = ts.option(
+        default=None,
+        validator=_reserved,
+        help="Those of max_connections that calls which make pictures never take, so that viewers get in.",
     )
     max_queue: int = ts.option(
         default=1000,

@@ -35,6 +35,7 @@ from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.models import ImageRequest
+from blossom_async.testing import FakeOpenAI
 from tests.cli.test_cli import running
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.effort import effort
@@ -321,6 +322,33 @@ class TestConnections:
                 while (await self._status(port)) != 200:
                     pass
             held[0][1].close()
+
+    async def test_calls_that_make_pictures_leave_a_connection_to_viewers(self, tmp_path: Path) -> None:
+        """While they wait, the next is refused and its connection closed; a health check is answered."""
+        async with (
+            FakeOpenAI() as service,
+            running_gateway(
+                tmp_path / "data",
+                max_connections=3,
+                reserved_connections=1,
+                providers=("openai",),
+                openai_url=service.base_url,
+                openai_model="gpt-image-2",
+                openai_key="sk-of-a-test",
+            ) as there,
+            aiohttp.ClientSession(headers=AUTHORIZED) as http,
+        ):
+
+            async def create() -> tuple[int, str | None]:
+                async with http.post(f"{there.base_url}/v1/images", json={"prompt": "a lake"}) as answer:
+                    return answer.status, answer.headers.get("Connection")
+
+            with service.held():
+                waiting = [asyncio.create_task(create()) for _ in range(2)]
+                await service.wait_for_requests(3)  # one asks for the models
+                assert await create() == (503, "close")
+                assert await self._status(int(there.base_url.rpartition(":")[2])) == 200
+            assert [status for status, _ in await asyncio.gather(*waiting)] == [201, 201]
 
     async def _status(self, port: int) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -83,6 +83,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     ("variable", "value", "told"),
     [
         ("BLOSSOM_MAX_CONNECTIONS", "0", "allowed: a whole number from 1 to 100000"),
+        ("BLOSSOM_RESERVED_CONNECTIONS", "1000", "a whole number from 0 to 999, below max_connections"),
         ("BLOSSOM_MAX_QUEUE", "no", "allowed: a whole number from 1 to 100000"),
         ("BLOSSOM_SWEEP_EVERY_S", "0", "allowed: seconds from 1 to 86400"),
         ("BLOSSOM_SWEEP_EVERY_S", "nan", "allowed: seconds from 1 to 86400"),

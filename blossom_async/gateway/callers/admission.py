@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import attrs
 from aiohttp import web
 
-from blossom_async.errors import RateLimited
+from blossom_async.errors import Overloaded, RateLimited
 from blossom_async.gateway.callers.keys import ApiKeys, bearer, digest
 from blossom_async.gateway.callers.limits import Meter, Quota
 from blossom_async.gateway.http.addresses import Network, sender
+from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.storage.records import Caller
 
@@ -20,25 +21,52 @@ CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 """The caller, for the handlers of guarded routes."""
 
 _QUOTA: web.RequestKey[Quota] = web.RequestKey("quota", Quota)
+_CLOSING: web.RequestKey[bool] = web.RequestKey("closing", bool)
+
+_CREATING = {
+    ("POST", "/v1/images"),
+    ("POST", "/v1/images/{id}/regenerate"),
+    ("POST", "/v1/images/generations"),
+}
+_RETRY_S = 2.0
 
 
 class Admission:
-    """Guards routes. ``quota`` limits the calls of each API key; None for no limit."""
+    """Guards routes. ``quota`` limits the calls of each API key; None for no limit.
 
-    def __init__(self, keys: ApiKeys, quota: Meter | None, *, trusted_proxies: Sequence[Network]) -> None:
+    ``creating`` limits how many calls may make pictures at once, so that they never take every connection.
+    """
+
+    def __init__(
+        self, keys: ApiKeys, quota: Meter | None, creating: Room, *, trusted_proxies: Sequence[Network]
+    ) -> None:
         self._keys = keys
+        self._creating = creating
         self._quota = quota
         self._trusted = tuple(trusted_proxies)
 
     def guarded(self, route: web.RouteDef) -> web.RouteDef:
         """The route, only for callers whose API key has calls left.
 
-        Others get 401, or 429 with ``Retry-After``, before anything else of the call is read.
+        Others get 401, or 429 with ``Retry-After``, before anything else of the call is read. A call that
+        makes pictures gets 503 while as many as may be are under way.
         """
+        creates = (route.method, route.path) in _CREATING
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             await self.check(request)
-            return await route.handler(request)
+            if not creates:
+                return await route.handler(request)
+            if not self._creating.enter():
+                request[_CLOSING] = True  # kept alive, it would hold a connection for nothing
+                raise Overloaded(
+                    "as many calls make pictures as may hold a connection; send it again later",
+                    retry_after_s=_RETRY_S,
+                )
+            try:
+                return await route.handler(request)
+            finally:
+                self._creating.leave()
 
         return attrs.evolve(route, handler=admitted)
 
@@ -62,7 +90,10 @@ class Admission:
             )
 
     async def say_quota(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Adds the ``RateLimit`` headers to each answer, errors included."""
+        """Adds the ``RateLimit`` headers to each answer, errors included, and closes refused connections."""
+        if _CLOSING in request:
+            response.force_close()
+            response.headers["Connection"] = "close"
         quota = request.get(_QUOTA)
         if quota is not None and self._quota is not None:
             response.headers["RateLimit-Policy"] = self._quota.policy
