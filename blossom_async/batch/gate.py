@@ -171,11 +171,6 @@ class Gate:
             self._ramp_until = until + min(_RAMP_S, seconds)
             self.closed = True
 
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the pause ends, 0 when there is none."""
-        return max(0.0, self._paused_until - asyncio.get_running_loop().time())
-
     async def acquire(self) -> None:
         """Returns when one attempt may start; start it before the next ``await``."""
         await pass_gates((self,))

@@ -12,6 +12,7 @@ from blossom_async.batch import RetryPolicy, run, stream
 from blossom_async.batch.cancellation import Interruptible, completion
 from blossom_async.errors import TimedOut
 from tests.virtual_clock import on_virtual_clock
+from tests.waiting import LIMIT_S
 
 
 async def interrupted_after(seconds: float, wait: Callable[[], Awaitable[object]]) -> tuple[bool, float]:
@@ -57,7 +58,7 @@ async def with_scopes_of_its_own() -> None:
 
 async def timed_out_at_once() -> None:
     """asyncio cancels the same wait in the same instant."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         await asyncio.sleep(100)
 
 

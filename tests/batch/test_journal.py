@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from blossom_async.batch import Journal, RetryPolicy, current_attempt, run, stream
 from blossom_async.batch import journal as journal_module
 from blossom_async.errors import ConfigurationError, JournalMismatch, Rejected, ServerFailed
+from tests.waiting import LIMIT_S
 
 
 class Sent:
@@ -166,7 +167,7 @@ async def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
 async def test_a_device_is_refused(device: str) -> None:
     """Reading one may never end."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(ConfigurationError, match=rf"journal {device}: .*allowed: a regular file"):
             await run(Sent().attempt, names(3), journal=device)
 
@@ -175,7 +176,7 @@ async def test_a_pipe_is_refused(tmp_path: Path) -> None:
     """Without waiting for somebody at its other end."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(ConfigurationError, match="allowed: a regular file"):
             await run(Sent().attempt, names(3), journal=path)
 
@@ -183,7 +184,7 @@ async def test_a_pipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("impossible", ["a\0b", "a\ud800b"])
 async def test_a_path_that_can_be_no_file_is_refused(tmp_path: Path, impossible: str) -> None:
     """In one line, which shows what is wrong with it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(ConfigurationError, match=r"no path of a file: .*; use another") as caught:
             await run(Sent().attempt, names(3), journal=tmp_path / impossible)
     assert str(caught.value).isprintable()
@@ -203,7 +204,7 @@ async def test_what_nobody_foresaw_on_opening_is_raised_as_it_is(
 
     monkeypatch.setattr(journal_module, "_record", unforeseen)
     sent = Sent()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(UnforeseenError):
             await run(sent.attempt, names(3), journal=tmp_path / "run.jsonl")
     assert not sent.items
@@ -224,7 +225,7 @@ async def test_what_nobody_foresaw_on_writing_is_raised_as_it_is(
                 seen.append(outcome)  # noqa: PERF401 - the loop raises
 
     monkeypatch.setattr(journal_module, "_sync", unforeseen)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(UnforeseenError):
             await read()
     assert len(seen) == len(sent.items) < 500

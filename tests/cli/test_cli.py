@@ -33,6 +33,7 @@ from blossom_async.cli.results import InTurn, JsonLines, Result, Tally
 from blossom_async.cli.words import duration, plural, said, say, size
 from blossom_async.models import ImageInfo, ImageOptions
 from tests.conftest import KEY, RunningGateway
+from tests.waiting import LIMIT_S
 
 BLOSSOM = (sys.executable, "-m", "blossom_async.cli")
 TINY = ("--width", "32", "--height", "32")
@@ -52,7 +53,7 @@ class Ended:
 def process(*args: object, stdin: str = "") -> Ended:
     """Runs the command as a process, to its end."""
     ran = subprocess.run(
-        [*BLOSSOM, *map(str, args)], input=stdin, capture_output=True, text=True, check=False, timeout=50
+        [*BLOSSOM, *map(str, args)], input=stdin, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )
     assert "Traceback" not in ran.stderr, ran.stderr
     return Ended(ran.returncode, ran.stdout, ran.stderr)
@@ -96,7 +97,7 @@ def running(*args: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
 
 def ended(process: subprocess.Popen[str]) -> str:
     """What the process says on stderr until its end."""
-    _, err = process.communicate(timeout=50)
+    _, err = process.communicate(timeout=LIMIT_S)
     assert "Traceback" not in err, err
     return err
 
@@ -169,7 +170,7 @@ class TestHelp:
             "heavy = {'aiohttp', 'anyio', 'asyncio', 'attrs', 'rich', 'rich_click', 'PIL', 'numpy'}\n"
             "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         )
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=50)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=LIMIT_S)
 
     @pytest.mark.parametrize("missing", ["click", "rich", "rich_click"])
     @pytest.mark.parametrize("arguments", [["url", "--help"], ["batch", "-"]])
@@ -180,7 +181,12 @@ class TestHelp:
             "from blossom_async.cli import main\nmain()\n"
         )
         ran = subprocess.run(
-            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50, input=""
+            [sys.executable, "-c", code],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            input="",
         )
         assert (ran.returncode, ran.stdout) == (2, "")
         assert ran.stderr == (
@@ -194,7 +200,7 @@ class TestHelp:
             "from blossom_async.cli import main\nmain()\n"
         )
         ran = subprocess.run(
-            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=50
+            [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=LIMIT_S
         )
         assert ran.returncode == 1
         assert "Traceback" in ran.stderr
@@ -408,7 +414,7 @@ class TestBatch:
             there.stdout.close()
             assert there.stderr is not None
             assert there.stderr.read() == ""
-            assert there.wait(timeout=50) == 141
+            assert there.wait(timeout=LIMIT_S) == 141
 
 
 class TestCtrlC:
@@ -457,11 +463,11 @@ class TestCtrlC:
                 *("batch", path, "--out", out, "--gallery", page, "--all", "--max-concurrency", 2),
                 *("--base-url", base_url),
             ) as there:
-                async with asyncio.timeout(50):
+                async with asyncio.timeout(LIMIT_S):
                     await last_begun.wait()  # with two at once, all between have been answered
                 assert out.read_text() == "earlier\n"
                 there.send_signal(number)
-                shown, said_last = await asyncio.to_thread(there.communicate, timeout=50)
+                shown, said_last = await asyncio.to_thread(there.communicate, timeout=LIMIT_S)
         assert there.returncode == status, said_last
         assert "Traceback" not in said_last
         assert [line["index"] for line in lines(out)] == list(range(1, count))
@@ -528,7 +534,7 @@ class TestCtrlC:
             there.stdin.flush()
             assert orjson.loads(there.stdout.readline())["error"] is None
             there.send_signal(signal.SIGINT)
-            assert there.wait(timeout=50) == 130
+            assert there.wait(timeout=LIMIT_S) == 130
             assert there.stderr is not None
             assert "stopped: 1 picture" in there.stderr.read()
 
@@ -794,7 +800,7 @@ class TestBadInput:
         with Path("/dev/full").open("w") as full:
             ran = subprocess.run(
                 [*BLOSSOM, *arguments], input="a lake\n", stdout=full, stderr=subprocess.PIPE, text=True,
-                check=False, timeout=50, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                check=False, timeout=LIMIT_S, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             )  # fmt: skip
         assert ran.returncode == 2, ran.stderr
         assert ran.stderr.endswith(
@@ -808,7 +814,7 @@ class TestBadInput:
         """As in ``>&-``: sockets do not take its number."""
         ran = subprocess.run(
             ["sh", "-c", 'exec "$@" >&-', "sh", *BLOSSOM, "url", "a lake", *TINY],
-            check=False, capture_output=True, text=True, timeout=50,
+            check=False, capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
 
@@ -964,7 +970,7 @@ class TestUrl:
             assert there.stderr is not None
             url = there.stdout.readline().strip()
             assert there.stderr.readline() == "blossom: serving it until Ctrl-C\n"
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own gateway
+            with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:  # noqa: S310 - our own gateway
                 assert answer.status == 200
             there.send_signal(signal.SIGINT)
             ended(there)
@@ -983,7 +989,7 @@ class TestServe:
             banner = "".join(there.stdout.readline() for _ in range(4))
             address = re.search(r"http://127\.0\.0\.1:[0-9]+", banner)
             assert address
-            with urllib.request.urlopen(f"{address[0]}/image/{earlier['id']}", timeout=10) as answer:  # noqa: S310 - our own gateway
+            with urllib.request.urlopen(f"{address[0]}/image/{earlier['id']}", timeout=LIMIT_S) as answer:  # noqa: S310 - our own gateway
                 assert len(answer.read()) == earlier["file_size"]
             assert f"{tmp_path / 'data'}" in banner
             assert f"{tmp_path / 'data' / 'api_key'}" in banner
@@ -998,7 +1004,7 @@ class TestServe:
             assert "stopped" in ended(there)
         assert there.returncode == 0
         with pytest.raises(urllib.error.URLError):
-            urllib.request.urlopen(f"{address[0]}/healthz", timeout=10)  # noqa: S310 - our own gateway
+            urllib.request.urlopen(f"{address[0]}/healthz", timeout=LIMIT_S)  # noqa: S310 - our own gateway
 
     def test_a_port_that_is_taken(self) -> None:
         """Says how to choose another."""

@@ -318,7 +318,7 @@ class TestConnections:
             assert (await held[0][0].readline()).startswith(b"HTTP/1.1 200")
             held[1][1].close()
             await held[1][1].wait_closed()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LIMIT_S):
                 while (await self._status(port)) != 200:
                     pass
             held[0][1].close()
@@ -384,7 +384,7 @@ class TestConnections:
         async with running_gateway(tmp_path / "data") as there:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(there.base_url[-5:].strip(":")))
             writer.write(b"GET /hea")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 assert await reader.read() == b""
             writer.close()
 
@@ -404,7 +404,7 @@ class TestReadiness:
     async def test_ready(self, tmp_path: Path) -> None:
         """200 once it has warmed up."""
         async with running_gateway(tmp_path / "data") as there:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while (answer := await asked(there, "/readyz"))[0] != 200:
                     assert orjson.loads(answer[2])["reasons"] == {"stage": "starting"}
         assert orjson.loads(answer[2]) == {"status": "ready"}
@@ -414,7 +414,7 @@ class TestReadiness:
         """503 names what cannot be written; a liveness probe must not restart it for that."""
         async with running_gateway(tmp_path / "data") as there:
             (there.data_dir / "images").rename(there.data_dir / "gone")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while (answer := await asked(there, "/readyz"))[0] == 200 or b"stage" in answer[2]:
                     pass
             reasons = orjson.loads(answer[2])["reasons"]
@@ -429,12 +429,12 @@ class TestReadiness:
         async with running_gateway(tmp_path / "data") as there:
             other = sqlite3.connect(there.data_dir / "records.sqlite", isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while b"database" not in (answer := await asked(there, "/readyz"))[2]:
                     pass
             assert answer[0] == 503
             other.close()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while (await asked(there, "/readyz"))[0] != 200:
                     pass
 

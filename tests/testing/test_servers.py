@@ -22,6 +22,7 @@ from yarl import URL
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.testing import FakeOpenAI, FakePollinations, SeenRequest
+from tests.waiting import LIMIT_S
 
 
 class Clock:
@@ -487,7 +488,7 @@ async def test_a_key_used_for_another_request_is_refused() -> None:
 
 async def test_leaving_ends_whatever_hangs_drips_or_is_held() -> None:
     """At once: nobody waits for a client, a fault or a picture."""
-    async with asyncio.timeout(5), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(LIMIT_S), aiohttp.ClientSession() as session:
         async with FakeOpenAI(slow_s=3600) as server:
             url = f"{server.base_url}/images/generations"
             waiting = []

@@ -23,6 +23,7 @@ from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFi
 from blossom_async.gateway.storage.records.upkeep import expired_unswept, mark_swept
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
+from tests.waiting import LIMIT_S
 
 HOUR = timedelta(hours=1)
 
@@ -241,7 +242,7 @@ class TestTask:
             return house.now
 
         upkeep = Upkeep(house.records, house.blobs, every_s=0.001, now=now)
-        async with asyncio.timeout(10), Supervisor(restart_s=0.001) as jobs:
+        async with asyncio.timeout(LIMIT_S), Supervisor(restart_s=0.001) as jobs:
             jobs.start("clearing away", upkeep.run)
             while await turns.get() < 3:
                 pass
@@ -256,7 +257,7 @@ class TestTask:
             expire = sa.text("UPDATE images SET expires_at = created_at + 1")
             await records.write(lambda connection: connection.execute(expire).close())
         async with running_gateway(tmp_path / "data") as there, there.client() as client:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while (await records.get(info.id)).swept_at is None:  # type: ignore[union-attr]
                     pass
             assert list(there.data_dir.rglob("*.png")) == []

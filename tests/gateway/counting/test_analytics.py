@@ -33,6 +33,7 @@ from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.tables import salts, viewers, views
 from blossom_async.models import ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 
@@ -660,7 +661,7 @@ async def test_views_are_stored_within_a_second_without_being_asked_for() -> Non
     others = asyncio.all_tasks()
     counting.add(PICTURE, bytes(32), 1000)
     (ticking,) = asyncio.all_tasks() - others
-    await asyncio.wait_for(ticking, 5)
+    await asyncio.wait_for(ticking, LIMIT_S)
     assert shelf.views == 1
     assert asyncio.all_tasks() == others
 
@@ -684,7 +685,7 @@ async def test_a_failing_database_is_told_once_and_tried_again(
     others = asyncio.all_tasks()
     counting.add(PICTURE, bytes(32), 1000)
     (ticking,) = asyncio.all_tasks() - others
-    await asyncio.wait_for(ticking, 5)
+    await asyncio.wait_for(ticking, LIMIT_S)
     assert (shelf.views, tries) == (1, 4)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
