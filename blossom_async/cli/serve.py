@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from blossom_async.gateway.settings import Settings
 
 __all__ = ["own_gateway", "serve"]
-
-_OTHER_FILES = 500  # besides connections: pictures, the database, connections that are refused
 
 
 @click.command("serve", cls=click.RichCommand, context_settings=help_settings)
@@ -73,7 +70,6 @@ async def _serve(settings: Settings) -> None:
                 if not settings.api_keys:
                     own_key = embedded.own_key(settings.data_dir)
                     key_file = f"{settings.data_dir / 'api_key'}"
-                _allow_files(settings.max_connections + _OTHER_FILES)
                 sock = listen(settings.host, settings.port)
                 instance = secrets.token_hex(8)
                 server = serving(settings, sock, instance=instance, own_key=own_key)
@@ -88,14 +84,6 @@ async def _serve(settings: Settings) -> None:
             await stop.wait()
         say("stopping once the requests in flight are answered")
     say("stopped")
-
-
-def _allow_files(count: int) -> None:
-    """Raises the soft limit of open files to that many, or to the hard limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 async def _refuse_second(settings: Settings) -> None:

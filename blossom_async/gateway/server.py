@@ -18,6 +18,7 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import STATUS, create_app
 from blossom_async.gateway.http.connection import Connection, Room
 from blossom_async.gateway.http.metrics import RequestCounter
+from blossom_async.gateway.http.open_files import allow_files, last_for_connections
 from blossom_async.gateway.settings import Settings
 
 __all__ = ["listen", "serving"]
@@ -26,6 +27,7 @@ _BACKLOG = 1024
 _KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
 _LOBBY = 100
+_OTHER_FILES = 500  # besides connections: pictures, the database, connections that are refused
 _LINGER_S = 10.0  # keeps reading a refused body for so long, so that its sender reads the answer
 
 _listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -62,8 +64,9 @@ async def serving(
 
     On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is accepted any more, and
     requests under way finish. All of it takes at most 30 s. ``instance`` and ``own_key`` as for
-    ``create_app``.
+    ``create_app``. Raises this process's limit of open files to the highest allowed.
     """
+    allow_files(settings.max_connections + _OTHER_FILES)
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     public_url = (settings.public_url or f"http://{shown}:{port}").rstrip("/")
@@ -92,6 +95,7 @@ async def serving(
             loop=loop,
             room=room,
             lobby=Room(_LOBBY),
+            last_descriptor=last_for_connections(),
             counter=RequestCounter(status.metrics),
             keepalive_timeout=_KEEPALIVE_S,
             lingering_time=_LINGER_S,

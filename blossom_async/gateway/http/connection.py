@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -32,9 +33,9 @@ class Room:
         self.held = 0
         self.refused = 0
 
-    def enter(self) -> bool:
-        """Counts one more, or returns False at the limit. Call ``leave`` once for each True."""
-        if self.held >= self._limit:
+    def enter(self, *, spare: bool = True) -> bool:
+        """Counts one more; False at the limit, or without ``spare``. Call ``leave`` once for each True."""
+        if self.held >= self._limit or not spare:
             self.refused += 1
             return False
         self.held += 1
@@ -51,8 +52,9 @@ class Connection(web.RequestHandler):
     aiohttp's own answer and log quote the line at fault, which may hold an API key or a prompt. Here neither
     shows anything of the request: the log gets the name of the exception's class.
 
-    If ``room`` is full, the connection is answered 503 and closed; if ``lobby`` is full too, it is closed
-    without an answer. A connection is also closed if no request arrives within 30 s.
+    If ``room`` is full, or the descriptor is above ``last_descriptor``, the connection is answered 503 and
+    closed; if ``lobby`` is full too, it is closed without an answer. A connection is also closed if no
+    request arrives within 30 s.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Connection(web.RequestHandler):
         *,
         room: Room,
         lobby: Room,
+        last_descriptor: int = sys.maxsize,
         counter: AbstractAccessLogger,
         **options: Any,
     ) -> None:
@@ -71,6 +74,7 @@ class Connection(web.RequestHandler):
         connected."""
         self._room = room
         self._lobby = lobby
+        self._last_descriptor = last_descriptor
         self._entered: Room | None = None
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -80,7 +84,8 @@ class Connection(web.RequestHandler):
         """Reads requests if there is room, else answers 503."""
         loop = asyncio.get_running_loop()
         out = cast("asyncio.Transport", transport)
-        if self._room.enter():
+        spare = out.get_extra_info("socket").fileno() <= self._last_descriptor
+        if self._room.enter(spare=spare):
             self._entered = self._room
             super().connection_made(transport)
             self._deadline = loop.call_later(_FIRST_REQUEST_S, self._check_begun)
