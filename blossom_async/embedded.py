@@ -167,7 +167,9 @@ async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | N
     if base_url is None or key is None:
         return None
     try:
-        async with session.get(f"{base_url}/healthz", timeout=_HEALTH_TIMEOUT) as response:
+        async with session.get(
+            f"{base_url}/healthz", timeout=_HEALTH_TIMEOUT, raise_for_status=False
+        ) as response:
             health = orjson.loads(await response.read())
     except (aiohttp.ClientError, OSError, ValueError):  # the file holds no address, or nobody answers there
         return None

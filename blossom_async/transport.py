@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -137,6 +136,9 @@ class Transport:
                 health = await self.send(Exchange("GET", "/healthz", Health))
         except TimeoutError as exc:
             raise TimedOut(f"no complete answer from {self.base_url} in {timeout_s:g} s") from exc
+        except StaleConnection as exc:
+            hint = "; if it speaks TLS, write https://" if self.base_url.startswith("http:") else ""
+            raise TransportError(f"{exc}{hint}") from exc
         except NotFound as exc:  # a gateway, under another path
             raise self._not_a_gateway("404") from exc
         if health.service != "blossom":
@@ -161,6 +163,7 @@ class Transport:
                     data=exchange.body,
                     headers=self._headers(exchange),
                     allow_redirects=False,
+                    raise_for_status=False,
                 ) as response:
                     headers_came = True
                     data = await _bounded(response)
@@ -223,6 +226,8 @@ class Transport:
                 status=status,
                 retry_after_s=retry_after_s(response.headers),
             )
+        if 300 <= status < 400:
+            return self._not_a_gateway(f"{status}, which leads to {_without_query(response)}")
         return self._not_a_gateway(f"{status} {response.content_type}")
 
     def _not_a_gateway(self, answer: str) -> ConfigurationError | TransportError:
@@ -236,14 +241,13 @@ class Transport:
 
 def _translated(exc: Exception, address: str, *, headers_came: bool) -> TransportError:
     error: TransportError
+    connected = not isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientResponseError)
     if isinstance(exc, TimeoutError):  # aiohttp's timeouts are among its ClientErrors too: these first
         error = TimedOut(f"no complete answer from {address} in the time allowed")
-    elif isinstance(exc, aiohttp.ClientConnectorError):
-        error = TransportError(f"no answer from {address}: {_reason(exc)}; is the gateway running there?")
-    elif headers_came or isinstance(exc, aiohttp.ClientResponseError):
-        error = TransportError(f"no answer from {address}: {_reason(exc)}")
-    else:
+    elif connected and not headers_came:
         error = StaleConnection(f"no answer from {address}: {_reason(exc)}")
+    else:
+        error = TransportError(f"no answer from {address}: {_reason(exc)}")
     if not isinstance(exc, aiohttp.ClientResponseError):  # that one holds the request's headers: the API key
         error.__cause__ = exc
     return error
@@ -272,11 +276,26 @@ def _text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _without_query(response: aiohttp.ClientResponse) -> str:
+    """Where a redirect leads, without what may be a token."""
+    target = response.headers.get("Location")
+    return shown(target.partition("?")[0]) if target else "no Location"
+
+
 def _reason(exc: BaseException) -> str:
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        why = getattr(exc.certificate_error, "verify_message", "") or str(exc.certificate_error)
+        return (
+            f"TLS: its certificate is not accepted ({why}); use the host name that it is for, or name a file "
+            "of certificates to trust in SSL_CERT_FILE"
+        )
+    if isinstance(exc, aiohttp.ClientSSLError):
+        return f"TLS: {exc.os_error}; if it speaks plain HTTP, write http:// in base_url"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return "unknown host name"
-    if isinstance(exc, aiohttp.ClientConnectorError) and exc.os_error.errno in errno.errorcode:
-        return os.strerror(exc.os_error.errno)  # type: ignore[arg-type]
+        return "unknown host name; check base_url or BLOSSOM_BASE_URL"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        number = exc.os_error.errno
+        return f"{os.strerror(number) if number else 'connection closed'}; is the gateway running there?"
     if isinstance(exc, aiohttp.ClientResponseError):
-        return "it is not HTTP"
+        return "it is not HTTP; if it speaks TLS, write https:// in base_url"
     return str(exc) or type(exc).__name__

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import NoneType
@@ -10,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aioresponses import aioresponses
@@ -159,10 +162,78 @@ async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> 
 
 async def test_nobody_there_is_a_transport_error() -> None:
     """A refused connection says where nobody answered."""
-    async with http_session(5.0) as session:
-        with pytest.raises(TransportError, match=r"no answer from http://127\.0\.0\.1:1") as caught:
-            await Transport("http://127.0.0.1:1", None, session).probe(5.0)
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        async with http_session(5.0) as session:
+            with pytest.raises(
+                TransportError, match=f"no answer from {address}: Connection refused"
+            ) as caught:
+                await Transport(address, None, session).probe(5.0)
     assert not isinstance(caught.value, TimedOut)
+
+
+class TestTls:
+    """What goes wrong with TLS is called that."""
+
+    @asynccontextmanager
+    async def closing_at_once(self, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
+        async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello\n")
+            writer.close()
+
+        async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=tls) as server:
+            yield server.sockets[0].getsockname()[1]
+
+    async def said(self, address: str) -> str:
+        async with http_session(5.0) as session:
+            with pytest.raises(TransportError) as caught:
+                await Transport(address, None, session).probe(5.0)
+        return str(caught.value)
+
+    async def test_a_certificate_of_nobody_we_trust(self) -> None:
+        """Why it is not accepted, and where to name those to trust."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("localhost").configure_cert(tls)
+        async with self.closing_at_once(tls) as port:
+            said = await self.said(f"https://localhost:{port}")
+        assert "TLS: its certificate is not accepted (" in said
+        assert "SSL_CERT_FILE" in said
+
+    async def test_https_for_a_server_without_it(self) -> None:
+        """The scheme is named."""
+        async with self.closing_at_once(None) as port:
+            assert "TLS: " in (said := await self.said(f"https://127.0.0.1:{port}"))
+        assert "write http:// in base_url" in said
+
+    async def test_http_for_a_server_with_tls(self) -> None:
+        """The other way round."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("localhost").configure_cert(tls)
+        async with self.closing_at_once(tls) as port:
+            assert "if it speaks TLS, write https://" in await self.said(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_says_where_it_leads(status: int) -> None:
+    """So that the address can be mended; what may be a token in it is left out."""
+    there = {"Location": "https://pictures.example/healthz?token=secret"}
+    async with answering(always(status=status, headers=there)) as transport:
+        with pytest.raises(ConfigurationError) as caught:
+            await transport.probe(5.0)
+    assert f"answered {status}, which leads to 'https://pictures.example/healthz'" in str(caught.value)
+    assert "check base_url" in str(caught.value)
+
+
+async def test_a_session_that_raises_for_a_status_takes_no_answer_away() -> None:
+    """The gateway's own error comes, not aiohttp's."""
+    body = b'{"detail":"change the prompt","code":"content_refused"}'
+    app = web.Application()
+    app.router.add_post("/v1/images", always(status=422, body=body, content_type="application/problem+json"))
+    async with TestServer(app) as server, aiohttp.ClientSession(raise_for_status=True) as session:
+        transport = Transport(str(server.make_url("")), None, session)
+        with pytest.raises(Rejected, match="change the prompt"):
+            await transport.send(CREATE)
 
 
 async def test_a_connection_cut_before_the_answer_is_a_stale_one() -> None:
