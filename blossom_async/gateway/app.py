@@ -184,7 +184,7 @@ def create_app(
 
     app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
     app.cleanup_ctx.append(running)
-    app.on_response_prepare.extend((admission.say_quota, dashboard.note))
+    app.on_response_prepare.extend((admission.say_quota, dashboard.note, status.close_when_draining))
     app.add_routes(
         [
             *status.routes(),

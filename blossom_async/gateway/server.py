@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -26,6 +27,7 @@ __all__ = ["listen", "serving"]
 _BACKLOG = 1024
 _KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
+_LAST_S = 0.5  # for requests that were sent before the sender learnt of the end
 _LOBBY = 100
 _OTHER_FILES = 500  # besides connections: pictures, the database, connections that are refused
 _LINGER_S = 10.0  # keeps reading a refused body for so long, so that its sender reads the answer
@@ -62,9 +64,10 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves on the socket while the block runs; yields the URL that pictures' URLs start with.
 
-    On leaving, ``/readyz`` answers 503 for ``drain_delay_s``; then no connection is accepted any more, and
-    requests under way finish. All of it takes at most 30 s. ``instance`` and ``own_key`` as for
-    ``create_app``. Raises this process's limit of open files to the highest allowed.
+    On leaving, ``/readyz`` answers 503 for ``drain_delay_s`` and every answer closes its connection; then no
+    connection is accepted any more, requests under way finish, and idle connections end once those on the
+    wire have arrived. All of it takes at most 30 s. ``instance`` and ``own_key`` as for ``create_app``.
+    Raises this process's limit of open files to the highest allowed.
     """
     allow_files(settings.max_connections + _OTHER_FILES)
     host, port = sock.getsockname()[:2]
@@ -108,6 +111,8 @@ async def serving(
             status.stage = "draining"
             await asyncio.sleep(settings.drain_delay_s)
             listening.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(room.empty(), _LAST_S)
     finally:
         await runner.cleanup()
         sock.close()

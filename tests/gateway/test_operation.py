@@ -350,6 +350,20 @@ class TestConnections:
                 assert await self._status(int(there.base_url.rpartition(":")[2])) == 200
             assert [status for status, _ in await asyncio.gather(*waiting)] == [201, 201]
 
+    async def test_while_draining_a_kept_connection_is_answered_and_closed(self, tmp_path: Path) -> None:
+        """Also a request that was sent when the gateway had just stopped listening."""
+        settings = Settings(data_dir=tmp_path / "data", api_keys=(KEY,))
+        asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with serving(settings, listen("127.0.0.1", 0)) as base_url:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(base_url.rpartition(":")[2]))
+            writer.write(asked)
+            assert b"Connection: close" not in await reader.readuntil(b"\r\n\r\n")
+            writer.write(asked)
+        answers = (await reader.read()).decode()  # to the end of the connection
+        writer.close()
+        assert answers.count("HTTP/1.1 200 OK") == 1
+        assert "Connection: close" in answers
+
     async def _status(self, port: int) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):

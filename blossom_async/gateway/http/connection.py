@@ -32,6 +32,8 @@ class Room:
         self._limit = limit
         self.held = 0
         self.refused = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def enter(self, *, spare: bool = True) -> bool:
         """Counts one more; False at the limit, or without ``spare``. Call ``leave`` once for each True."""
@@ -39,11 +41,18 @@ class Room:
             self.refused += 1
             return False
         self.held += 1
+        self._empty.clear()
         return True
 
     def leave(self) -> None:
         """Counts one less."""
         self.held -= 1
+        if not self.held:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Waits until nothing is counted."""
+        await self._empty.wait()
 
 
 class Connection(web.RequestHandler):

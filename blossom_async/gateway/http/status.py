@@ -51,6 +51,12 @@ class Status:
         if self.stage == "starting":
             self.stage = None
 
+    async def close_when_draining(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Tells clients before each answer to send their next request to another gateway, while draining."""
+        if self.stage == "draining":
+            response.force_close()
+            response.headers["Connection"] = "close"
+
     def routes(self) -> list[web.RouteDef]:
         """The routes to add to the application."""
         return [
