@@ -39,7 +39,7 @@ HOSTILE = [
     "</script><script>alert(2)</script><svg onload=alert(3)>",
     "\" autofocus onfocus=alert(4) x=\"' onmouseover='alert(5)",
     "{{7*7}} ${alert(6)}",
-    "\u202eevil\u2066 nul \x00 \x1b[31m",
+    "\u202eevil\u2066 start \x01 \x1b[31m",
     "<style>*{display:none}</style><base href=//evil.example>",
     "W" * 32_000,
 ]
