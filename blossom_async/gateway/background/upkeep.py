@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -35,12 +36,20 @@ class Upkeep:
     """
 
     def __init__(
-        self, records: Records, blobs: LocalBlobs, *, every_s: float, now: Callable[[], datetime]
+        self,
+        records: Records,
+        blobs: LocalBlobs,
+        *,
+        every_s: float,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._records = records
         self._blobs = blobs
         self._every_s = every_s
         self._now = now
+        self._clock = clock
+        self._origin: datetime | None = None  # when ``clock`` was 0
         self._folders: list[str] = []  # not searched yet in this round
         self._step = 0
         self.swept = 0
@@ -75,13 +84,14 @@ class Upkeep:
 
     async def clear_orphans(self) -> int:
         """Removes old files without a picture in the next sixtieth of the folders; returns how many."""
+        then = self._slower_now() - ORPHAN_AGE
         if not self._folders:
             self._folders = await self._blobs.folders()
             self._step = math.ceil(len(self._folders) / _STEPS)
         part, self._folders = self._folders[: self._step], self._folders[self._step :]
         removed = 0
         for folder in part:
-            files = await self._blobs.files_before(folder, self._now() - ORPHAN_AGE)
+            files = await self._blobs.files_before(folder, then)
             for start in range(0, len(files), _TOGETHER):
                 some = files[start : start + _TOGETHER]
                 ids = {image_id for image_id, _ in some}
@@ -97,6 +107,13 @@ class Upkeep:
         """Deletes the salts of viewers' hashes two days after they were made."""
         if await self._records.read(partial(view_records.salts_to_forget, self._now())):
             await self._records.write(partial(view_records.forget_salts, self._now()), erases=True)
+
+    def _slower_now(self) -> datetime:
+        """Now, or earlier after the clock was set ahead: files being written would look a day old."""
+        passed = timedelta(seconds=self._clock())
+        if self._origin is None:
+            self._origin = self._now() - passed
+        return min(self._now(), self._origin + passed)
 
     async def _emptied(self, record: ImageRecord) -> bool:
         try:

@@ -39,6 +39,7 @@ _TIMEOUT_S = 15.0
 _LEASE = timedelta(seconds=60)  # longer than any attempt
 _AT_ONCE = 32
 _LOOK_S = 1.0
+_SET_BACK = timedelta(seconds=30)  # by more than this: less is how clocks are kept right
 _LOOKS_AN_HOUR = 3600
 _KEPT = timedelta(days=14)  # longer than all attempts take, even if each is put off for a day
 _KEPT_UNTOLD = timedelta(days=1)
@@ -120,6 +121,7 @@ class Webhooks:
         self._receiver = receiver
         self._info = info
         self._now = now
+        self._last_look: datetime | None = None
         self.attempts: Counter[tuple[str, ...]] = Counter()
         """Attempts by result: ``delivered``, ``put_off`` or ``given_up``."""
 
@@ -139,6 +141,10 @@ class Webhooks:
         """Makes one attempt for each webhook that is due."""
         if self._receiver is None:
             return
+        last, self._last_look = self._last_look, self._now()
+        if last is not None and last - self._last_look > _SET_BACK:
+            by, now = last - self._last_look, self._last_look
+            await self._records.write(partial(statements.bring_forward, by, now))
         while await self._records.read(partial(statements.any_due, self._now())):
             now = self._now()
             claimed = await self._records.write(partial(statements.claim, now, now + _LEASE, _AT_ONCE))

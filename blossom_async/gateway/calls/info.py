@@ -37,6 +37,7 @@ def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -
         )
     expires_at = record.expires_at
     left = None if expires_at is None else max(0, int((expires_at - now).total_seconds()))
+    left = 0 if record.has_expired(now) else left
     return ImageInfo(
         url=f"{public_url}/image/{record.id}",
         id=record.id,

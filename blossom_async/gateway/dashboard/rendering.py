@@ -103,7 +103,7 @@ def state(picture: ImageRecord, now: datetime) -> str:
     """``live``, ``expired`` or ``deleted``."""
     if picture.deleted_at is not None:
         return "deleted"
-    return "expired" if picture.expires_at is not None and picture.expires_at <= now else "live"
+    return "expired" if picture.has_expired(now) else "live"
 
 
 def rules(picture: ImageRecord) -> list[tuple[str, str]]:

@@ -271,6 +271,6 @@ def _replayable(record: ImageRecord | None, now: datetime) -> ImageRecord:
     """The picture made under a key. Raises ``Gone`` when its URL no longer works."""
     if record is None or record.deleted_at is not None:
         raise Gone("the picture made under this Idempotency-Key was deleted; use a new key for a new one")
-    if record.expires_at is not None and now >= record.expires_at:
+    if record.has_expired(now):
         raise Gone("the picture made under this Idempotency-Key has expired; use a new key for a new one")
     return record

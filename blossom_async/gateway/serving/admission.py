@@ -122,10 +122,9 @@ def check_live(record: ImageRecord, now: datetime) -> None:
     """Raises ``Gone`` for a picture that was deleted (``deleted``) or has expired (``expired``)."""
     if record.deleted_at is not None:
         raise Gone("This picture was deleted.", code="deleted")
-    if record.expires_at is not None and now >= record.expires_at:
-        raise Gone(
-            f"This picture expired at {record.expires_at.isoformat(timespec='seconds')}.", code="expired"
-        )
+    if record.has_expired(now):
+        at = record.expires_at or now
+        raise Gone(f"This picture expired at {at.isoformat(timespec='seconds')}.", code="expired")
 
 
 def _live(record: ImageRecord, url: PictureUrl, now: datetime) -> ImageRecord:

@@ -101,7 +101,7 @@ def _headers(
         "Content-Type": CONTENT_TYPES[file.format],
         "Content-Disposition": f'inline; filename="{record.id}.{file.format}"',
         "ETag": _etag(record, file),
-        "Last-Modified": http_date(record.created_at),
+        "Last-Modified": http_date(min(record.created_at, now)),  # 9110, 8.8.2.1
         "Cache-Control": cache_control(
             wish.cache_control,
             record.expires_at,

@@ -206,7 +206,7 @@ def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str
         request.method,
         request.headers,
         etag=etag,
-        last_modified=record.created_at,
+        last_modified=min(record.created_at, now),
         size=file.file_size,
         now=now,
     )

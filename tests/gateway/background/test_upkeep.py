@@ -183,6 +183,24 @@ class TestOrphans:
         assert await house.upkeep().clear_orphans() == 0
         assert path.exists()
 
+    @pytest.mark.parametrize("ahead", [timedelta(hours=1), 2 * ORPHAN_AGE])
+    async def test_a_clock_set_ahead_makes_no_file_old(self, house: House, ahead: timedelta) -> None:
+        """A picture that is being stored would lose its file."""
+        seconds = 0.0
+        upkeep = Upkeep(
+            house.records, house.blobs, every_s=3600, now=lambda: house.now, clock=lambda: seconds
+        )
+        await upkeep.clear_orphans()
+        path = await self.orphan(house)
+        house.now += ahead
+        assert await upkeep.clear_orphans() == 0
+        house.now -= ahead
+        assert await upkeep.clear_orphans() == 0
+        house.now += 2 * ORPHAN_AGE
+        seconds += 2 * ORPHAN_AGE.total_seconds()
+        assert await upkeep.clear_orphans() == 1
+        assert not path.exists()
+
     async def test_pictures_keep_their_files(self, house: House) -> None:
         """However old they are."""
         record = await house.picture(expires_at=None)

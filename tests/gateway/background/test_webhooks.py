@@ -309,6 +309,38 @@ class TestRedelivery:
         assert len(listener.heard) == 1
         assert box.webhooks.attempts == {("delivered",): 1}
 
+    @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(days=1)])
+    async def test_a_clock_set_back_delays_no_attempt(self, tmp_path: Path, jump: timedelta) -> None:
+        """The next one is as many seconds away as it was before."""
+        async with listening(500) as listener, outbox(tmp_path, listener.url) as box:
+            await box.picture()
+            await box.deliver()
+            box.now -= jump
+            await box.deliver()
+            assert len(listener.heard) == 1
+            box.now += timedelta(seconds=5)
+            await box.deliver()
+            row = await box.row()
+        assert (len(listener.heard), row.delivered_at) == (2, box.now)
+
+    @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(days=1)])
+    async def test_a_clock_that_was_ahead_for_a_while_loses_none(
+        self, tmp_path: Path, jump: timedelta
+    ) -> None:
+        """What failed meanwhile is tried again when the schedule says."""
+        async with listening(500, 500) as listener, outbox(tmp_path, listener.url) as box:
+            await box.picture()
+            await box.deliver()
+            box.now += jump
+            await box.deliver()
+            assert len(listener.heard) == 2
+            box.now -= jump
+            await box.deliver()
+            box.now += timedelta(seconds=300)
+            await box.deliver()
+            row = await box.row()
+        assert (len(listener.heard), row.delivered_at) == (3, box.now)
+
     async def test_the_schedule(self, tmp_path: Path) -> None:
         """To the microsecond, under one id, each signed with the time it is sent; then it is given up."""
         async with listening(*[500] * 20) as listener, outbox(tmp_path, listener.url) as box:

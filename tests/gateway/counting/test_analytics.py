@@ -547,6 +547,19 @@ async def test_a_salt_is_thrown_away_after_two_days(tmp_path: Path) -> None:
     assert not [content for content in files_of(tmp_path) if before.salt in content]
 
 
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(days=1), timedelta(days=3)])
+async def test_a_clock_that_jumps_and_comes_back_loses_no_view(tmp_path: Path, jump: timedelta) -> None:
+    """Every view counts, on the day that the clock showed; no salt is kept for longer."""
+    async with Database(tmp_path) as records:
+        for moment in (NOON, NOON + jump, NOON, NOON - jump, NOON):
+            which = ("main", "summer", day_number(moment), "a" * 22)
+            await records.count(a_tally((which, bytes(32))), moment)
+        assert sum(row.views for row in await records.rows(views)) == 5
+        await records.count(a_tally((PICTURE, bytes(32))), NOON + timedelta(hours=49))
+        made = {row.made_at for row in await records.rows(salts)}
+    assert made == {NOON + timedelta(hours=49)}
+
+
 # That none is lost, and none waits
 
 

@@ -17,6 +17,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.serving.admission import Gatekeeper
@@ -71,7 +72,14 @@ class Gallery:
     port: int = 0
     seconds: float = 0.0  # on the clock by which look-ups are remembered
 
-    async def store(self, data: bytes = BODY, *, file_size: int | None = None, **options: Any) -> str:
+    async def store(
+        self,
+        data: bytes = BODY,
+        *,
+        file_size: int | None = None,
+        created_at: datetime = START,
+        **options: Any,
+    ) -> str:
         """The id of a new picture made with these options."""
         image_id = "".join(secrets.choice(_BASE62) for _ in range(22))
         request = ImageRequest("a lighthouse at dawn", seed=7, **options)
@@ -95,7 +103,7 @@ class Gallery:
                 model="scenery",
                 seed=7,
                 cost=1,
-                created_at=START,
+                created_at=created_at,
                 expires_at=None if left is None else START + left,
             )
         )
@@ -452,6 +460,37 @@ async def test_a_picture_expires_at_its_moment(gallery: Gallery) -> None:
     answer = await gallery.image(image_id)
     assert (answer.status, answer.code, answer.headers["cache-control"]) == (410, "expired", "no-store")
     assert "etag" not in answer.headers
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=1)])
+async def test_a_picture_swept_while_the_clock_was_ahead_is_410_for_good(
+    gallery: Gallery, ahead: timedelta
+) -> None:
+    """Its bytes are gone: once the clock is back the answer is 410, not an error of the server."""
+    looked_at, other = await gallery.store(expires_in=600), await gallery.store(expires_in=600)
+    assert (await gallery.image(looked_at)).status == 200  # and is remembered as it was
+    gallery.now = START + ahead
+    assert (await gallery.image(looked_at)).status == 410
+    upkeep = Upkeep(gallery.records, gallery.blobs, every_s=60, now=lambda: gallery.now)
+    assert await upkeep.sweep() == 2
+    gallery.now = START
+    for image_id in (looked_at, other):
+        for method in ("GET", "HEAD"):
+            answer = await gallery.image(image_id, method=method)
+            assert (answer.status, answer.headers["cache-control"]) == (410, "no-store")
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=1)])
+async def test_a_picture_made_while_the_clock_was_ahead_is_served(gallery: Gallery, ahead: timedelta) -> None:
+    """It is not modified in the future, and the conditions of viewers who have it hold."""
+    gallery.now = START + ahead
+    image_id = await gallery.store(created_at=gallery.now)
+    gallery.now = START
+    answer = await gallery.image(image_id)
+    assert (answer.status, answer.headers["last-modified"]) == (200, DATE)
+    for line in (f"If-None-Match: {answer.headers['etag']}", f"If-Modified-Since: {DATE}"):
+        assert (await gallery.image(image_id, line)).status == 304
+    assert (await gallery.image(image_id, f"If-Unmodified-Since: {DATE}")).status == 200
 
 
 async def test_a_deleted_picture_is_410_though_its_bytes_are_in_memory(gallery: Gallery) -> None:

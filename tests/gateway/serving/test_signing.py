@@ -595,6 +595,19 @@ def test_a_signature_ends_exactly_at_exp(late: timedelta, expected: str) -> None
     assert outcome(PATH, QUERY, datetime.fromtimestamp(EXP, UTC) + late) == expected
 
 
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(days=1)])
+def test_a_signature_survives_a_clock_that_jumps_and_comes_back(jump: timedelta) -> None:
+    """It holds whenever the clock stands before its end; what was signed ahead of time ends at its own."""
+    end = datetime.fromtimestamp(EXP, UTC)
+    for moment, expected in ((NOW, "accepted"), (NOW + jump, "410 signature_expired"), (NOW, "accepted")):
+        assert outcome(PATH, QUERY, moment) == expected
+    assert outcome(PATH, QUERY, NOW - jump) == "accepted"
+    assert outcome(PATH, QUERY, end - jump) == "accepted"
+    signed_ahead = SIGNER.sign(PATH, ACCESS_ID, expiry(NOW + jump, 3600, stable=False))
+    assert outcome(PATH, signed_ahead, NOW) == "accepted"
+    assert outcome(PATH, signed_ahead, NOW + jump + timedelta(hours=1)) == "410 signature_expired"
+
+
 def test_what_was_signed_and_has_ended_is_gone_and_says_when() -> None:
     """Row 3: 410 with the end, for people."""
     with pytest.raises(Gone, match=r"expired at 2026-11-22T15:00:30\+00:00; ask"):

@@ -207,5 +207,6 @@ def _of(picture: ImageRecord, table: sa.Table) -> sa.ColumnElement[bool]:
 
 def _in_state(pictures: sa.Subquery, state: str, now: datetime) -> sa.ColumnElement[bool]:
     deleted = pictures.c.deleted_at.is_not(None)
-    expired = pictures.c.expires_at.is_not(None) & (pictures.c.expires_at <= now)
+    over = pictures.c.expires_at.is_not(None) & (pictures.c.expires_at <= now)
+    expired = pictures.c.swept_at.is_not(None) | over
     return {"live": ~deleted & ~expired, "expired": ~deleted & expired, "deleted": deleted}[state]

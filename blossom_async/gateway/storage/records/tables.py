@@ -81,6 +81,10 @@ class ImageRecord:
         """The file for viewers whose Accept names no format."""
         return self.files[-1]
 
+    def has_expired(self, now: datetime) -> bool:
+        """Whether its time is over. Without its files it has expired for good, even if a clock was ahead."""
+        return self.swept_at is not None or (self.expires_at is not None and self.expires_at <= now)
+
 
 @attrs.frozen(kw_only=True)
 class ApiKey:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _SALT_LIFE = timedelta(hours=48)
+_SALT_AHEAD = timedelta(hours=1)  # a salt made later than this was made by a clock that was ahead
 _IDS_AT_ONCE = 1000
 _MOST_GROUPS = 1000
 _COUNTS = ("views", "loads", "load_us")
@@ -94,13 +95,12 @@ def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> No
 
 def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
     """Whether ``forget_salts`` would delete any."""
-    due = sa.select(salts.c.day).where(salts.c.made_at <= now - _SALT_LIFE).limit(1)
-    return connection.scalar(due) is not None
+    return connection.scalar(sa.select(salts.c.day).where(_old_salts(now)).limit(1)) is not None
 
 
 def forget_salts(now: datetime, connection: sa.Connection) -> None:
-    """Deletes the salts that were made 48 hours ago or earlier."""
-    connection.execute(salts.delete().where(salts.c.made_at <= now - _SALT_LIFE))
+    """Deletes the salts that were made 48 hours ago or earlier, and those a clock ahead would keep longer."""
+    connection.execute(salts.delete().where(_old_salts(now)))
 
 
 def fold(image_id: str, connection: sa.Connection) -> None:
@@ -239,6 +239,10 @@ def _live(image_ids: Collection[str], connection: sa.Connection) -> set[str]:
 def _in_parts(image_ids: Collection[str]) -> list[list[str]]:
     ids = sorted(image_ids)
     return [ids[start : start + _IDS_AT_ONCE] for start in range(0, len(ids), _IDS_AT_ONCE)]
+
+
+def _old_salts(now: datetime) -> sa.ColumnElement[bool]:
+    return (salts.c.made_at <= now - _SALT_LIFE) | (salts.c.made_at > now + _SALT_AHEAD)
 
 
 def _salt(day: int, now: datetime, connection: sa.Connection) -> bytes:

@@ -7,14 +7,14 @@ looked up when the webhook is sent, so a delete removes it from webhooks too.
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import attrs
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.tables import Webhook, webhooks
 
-__all__ = ["any_due", "claim", "delivered", "enqueue", "forget", "put_off"]
+__all__ = ["any_due", "bring_forward", "claim", "delivered", "enqueue", "forget", "put_off"]
 
 
 def enqueue(image_id: str, tenant: str, kind: str, now: datetime, connection: sa.Connection) -> None:
@@ -67,6 +67,14 @@ def put_off(
         .where(this, webhooks.c.delivered_at.is_(None))
         .values(next_at=next_at, last_status=status)
     )
+
+
+def bring_forward(by: timedelta, now: datetime, connection: sa.Connection) -> None:
+    """Moves the attempts that are not due yet, after the clock was set back by that much."""
+    waiting = sa.select(webhooks.c.id, webhooks.c.next_at).where(webhooks.c.next_at > now)
+    for row in connection.execute(waiting).all():
+        this = (webhooks.c.id == row.id) & (webhooks.c.next_at == row.next_at)
+        connection.execute(webhooks.update().where(this).values(next_at=max(now, row.next_at - by)))
 
 
 def forget(before: datetime, connection: sa.Connection) -> None:
