@@ -202,7 +202,7 @@ def _joins(http: web.Request) -> bool:
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     """OpenAI's parameters as options of a picture; options of ours stay as they are."""
     for name, (values, allowed) in _DEFAULTS.items():
-        value = body.get(name)
+        value = _whole(body.get(name))
         if value is not None and not any(type(value) is type(each) and value == each for each in values):
             raise InvalidRequest(name, value, allowed)
     theirs = {*_THEIRS, *_DEFAULTS}
@@ -211,7 +211,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("defer", options["defer"], "no value; POST /v1/images makes deferred pictures")
     size = body.get("size")
     if size is not None and size != "auto":
-        found = _SIZE.fullmatch(size) if isinstance(size, str) else None
+        found = _SIZE.fullmatch(size.strip().lower()) if isinstance(size, str) else None
         if found is None:
             raise InvalidRequest("size", size, "a width and a height in pixels, such as 1024x1024, or auto")
         options["width"], options["height"] = int(found[1]), int(found[2])
@@ -219,7 +219,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         options["quality"] = _QUALITIES[_one_of(options, "quality", tuple(_QUALITIES), "auto")]
     if (file_format := body.get("output_format")) is not None:
         options["format"] = _FORMATS[_one_of(body, "output_format", tuple(_FORMATS), file_format)]
-    if (compression := body.get("output_compression")) is not None:
+    if (compression := _whole(body.get("output_compression"))) is not None:
         least = 0 if options.get("format") in {"jpg", "webp"} else 100
         if type(compression) is not int or not least <= compression <= 100:
             allowed = "a whole number from 0 to 100 with output_format jpeg or webp, else 100"
@@ -231,8 +231,13 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _whole(value: Any) -> Any:
+    """A number such as 2.0, as JSON of some languages has it, as a whole one; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _number(body: Mapping[str, Any]) -> int:
-    count = body.get("n")
+    count = _whole(body.get("n"))
     if count is None:
         return 1
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:

@@ -140,6 +140,8 @@ async def test_models(tmp_path: Path) -> None:
         {"output_compression": 100},
         {"style": "vivid"},
         {"style": "natural"},
+        {"extra_body": {"n": 1.0, "partial_images": 0.0, "output_compression": 100.0, "size": "64X64"}},
+        {"extra_body": {"style": None, "moderation": None, "n": None, "response_format": None}},
     ],
 )
 async def test_their_defaults_ask_for_nothing(options: dict[str, Any], tmp_path: Path) -> None:
