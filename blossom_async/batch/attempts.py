@@ -107,6 +107,7 @@ class Attempts(Generic[Item, Value]):
         """Raises ``ValueError`` for an invalid timeout."""
         self._attempt = attempt
         self._slots = slots
+        self._lease = slots.lease()
         self._gates = gates
         self._repeats = retry is not None
         self._policy = retry or NO_RETRY
@@ -127,6 +128,8 @@ class Attempts(Generic[Item, Value]):
         slots = self._slots
         if not slots.try_acquire():
             await slots.acquire()
+        lease = self._lease
+        lease.held += 1
         try:
             for gate in self._gates:
                 if gate.closed:
@@ -153,7 +156,9 @@ class Attempts(Generic[Item, Value]):
                 slots.succeeded()
             return None
         finally:
-            slots.release()
+            if lease.held:
+                lease.held -= 1
+                slots.release()
 
     def stop(self) -> None:
         """From now on no attempt starts."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 
 import attrs
 from aiolimiter import AsyncLimiter
+
+from blossom_async.batch.line import Line
+from blossom_async.batch.loops import wake
 
 __all__ = ["Gate", "RateLimit", "RateLimitLike", "pass_gates", "rate_limits"]
 
@@ -21,6 +25,7 @@ _SPELLED = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*
 _MARGIN = 1.005
 _CATCH_UP_S = 0.05  # timers fire this late on a busy machine; the meter lets the starts catch up
 
+_CLOCKS_DIFFER_S = 1.0  # clocks of event loops may lag behind each other by less
 _LONGEST_PAUSE_S = 600.0  # as RetryPolicy.max_throttle_s
 
 # Otherwise all that waited for the end of a pause would start at once and cause the next one.
@@ -108,9 +113,61 @@ class _Window:
         self._starts[self._next] = now
         self._next = (self._next + 1) % len(self._starts)
 
+    def shift(self, seconds: float) -> None:
+        self._starts = array("d", [start + seconds for start in self._starts])
+
     def starts(self) -> list[float]:
         in_order = self._starts[self._next :] + self._starts[: self._next]
         return [start for start in in_order if start > -math.inf]
+
+
+class _Turn:
+    """Of one who passes a turnstile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop
+
+
+_RESERVED = _Turn()  # for the one who was just given a turn
+
+
+class _Turnstile:
+    """Lets one pass at a time, first come first served, in any event loop and thread."""
+
+    def __init__(self) -> None:
+        self._line = Line(self._next)
+        self._taken: _Turn | None = None
+
+    def locked(self) -> bool:
+        return self._taken is not None
+
+    async def enter(self) -> _Turn:
+        turn = _Turn(asyncio.get_running_loop())
+        taken = self._taken
+        if taken is not None and taken.loop is not None and taken.loop.is_closed():
+            self.leave(taken)
+        if self._taken is None:  # as in Slots, no other thread runs before the assignment
+            self._taken = turn
+            return turn
+        joined = self._line.join()
+        if self._taken is None:  # another thread has left since
+            self._taken = _RESERVED
+            self._next()
+        await self._line.turn(joined)
+        self._taken = turn
+        return turn
+
+    def leave(self, turn: _Turn) -> None:
+        if self._taken is turn:  # else its loop was closed, and others have gone on
+            self._next()
+
+    def _next(self) -> None:
+        self._taken = _RESERVED
+        while not self._line.grant():
+            self._taken = None
+            if not self._line.waiting or self._taken is not None:
+                return
+            self._taken = _RESERVED
 
 
 class Gate:
@@ -121,12 +178,14 @@ class Gate:
     leaks meanwhile. Only the head of the line waits, on a timer of the gate. Nobody waits in the meters, so
     the order holds and limits can change at any time.
 
-    Belongs to the event loop it is first waited on in.
+    Event loops may share it, at once or one after another; what one has started counts for the others.
     """
 
     def __init__(self, *limits: RateLimit) -> None:
         self._limits: tuple[RateLimit, ...] = ()
-        self._turnstile = asyncio.Lock()
+        self._turnstile = _Turnstile()
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._latest = -math.inf  # time of a start or a pause
         self._windows: list[_Window] = []
         self._meters: list[AsyncLimiter] = []
         self._head: asyncio.Future[None] | None = None  # set while the head of the line waits
@@ -164,7 +223,10 @@ class Gate:
         if not (math.isfinite(seconds) and seconds > 0):
             return
         seconds = min(seconds, at_most_s)
-        until = asyncio.get_running_loop().time() + seconds
+        now = asyncio.get_running_loop().time()
+        self._follow_clock(now)
+        self._latest = max(self._latest, now)
+        until = now + seconds
         if until > self._paused_until:
             self._paused_until = until
             self._ramp_next = until
@@ -188,7 +250,26 @@ class Gate:
                     at = max(at, now + 1.000001 * meter.time_period / meter.max_rate)
         return at
 
+    def _enter_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None or self._loop() is not loop:
+            self._loop = weakref.ref(loop)
+            self._meters = [_meter(limit) for limit in self._limits]  # those of aiolimiter belong to a loop
+            self._follow_clock(loop.time())
+
+    def _follow_clock(self, now: float) -> None:
+        """On the clock of another event loop that is behind, no time has passed since the last one."""
+        if now < self._latest - _CLOCKS_DIFFER_S:
+            shift = now - self._latest
+            for window in self._windows:
+                window.shift(shift)
+            self._paused_until += shift
+            self._ramp_until += shift
+            self._ramp_next += shift
+            self._latest = now
+
     async def _take(self, now: float) -> None:
+        self._latest = now
         for meter in self._meters:
             await meter.acquire()  # has capacity, so this does not wait
         for window in self._windows:
@@ -200,17 +281,18 @@ class Gate:
 
     async def _wait_until(self, at: float) -> None:
         loop = asyncio.get_running_loop()
-        self._head = loop.create_future()
+        self._head = head = loop.create_future()
         timer = loop.call_at(at, self._look_again)
         try:
-            await self._head
+            await head
         finally:
             timer.cancel()
-            self._head = None
+            if self._head is head:
+                self._head = None
 
     def _look_again(self) -> None:
-        if self._head is not None and not self._head.done():
-            self._head.set_result(None)
+        if self._head is not None:
+            wake(self._head, _nobody)
 
 
 async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
@@ -224,7 +306,9 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
         return
     gate = gates[first]
     loop = asyncio.get_running_loop()
-    async with gate._turnstile:
+    turn = await gate._turnstile.enter()
+    try:
+        gate._enter_loop()
         while True:
             while (at := gate._ready_at(loop.time())) > loop.time():
                 await gate._wait_until(at)
@@ -233,6 +317,12 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
             if gate._ready_at(now) <= now:  # else it was paused while this waited further on
                 break
         await gate._take(now)
+    finally:
+        gate._turnstile.leave(turn)
+
+
+def _nobody() -> None:
+    """Nothing is to be given back."""
 
 
 def _meter(limit: RateLimit) -> AsyncLimiter:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 
 from blossom_async.batch.line import Line
 
-__all__ = ["Slots"]
+__all__ = ["Lease", "Slots"]
 
 # Growth after a cut follows the curve of CUBIC (RFC 9438, 4.2), counted in round trips (as many successes as
 # there are slots) instead of seconds, so that it suits answers of 20 ms and of 20 s: fast up to where the
@@ -22,13 +23,19 @@ _STEPS = (
 )  # share of the slots kept; the later ones for cuts with no successful round between
 
 
+class Lease:
+    """How many slots the attempts of one event loop hold; 0 once it was closed and they were freed."""
+
+    held = 0
+
+
 class Slots:
     """``limit`` slots, of which ``allowed`` may be used now. ``async with slots:`` holds one.
 
     Waiters are served by priority (0 first), and in the order they came within each. ``allowed`` begins at
     the limit, falls at most once per round trip while the server is overloaded, and grows back while attempts
-    succeed; it stays within 1..``limit``. Belongs to the event loop it is first waited on
-    in. Cancelling a waiter loses no slot: one that it was just given goes to the next in line.
+    succeed; it stays within 1..``limit``. Event loops may share it, at once or one after another. Cancelling
+    a waiter loses no slot: one that it was just given goes to the next in line.
     """
 
     def __init__(self, limit: int, *, priorities: int = 1) -> None:
@@ -39,6 +46,7 @@ class Slots:
         self.allowed = limit
         self.in_use = 0
         self.cuts = 0
+        self._leases: dict[asyncio.AbstractEventLoop, Lease] = {}
         self._line = Line(self.release, priorities=priorities)
         self._refused_at = float(limit)  # where the curve is flat
         self._curve = _FLATTEST
@@ -48,6 +56,23 @@ class Slots:
 
     def __repr__(self) -> str:
         return f"<Slots: {self.in_use} in use, {self.allowed} of {self.limit} allowed>"
+
+    def lease(self) -> Lease:
+        """The count of the slots that the attempts of the running event loop hold."""
+        self._free_closed_loops()
+        loop = asyncio.get_running_loop()
+        lease = self._leases.get(loop)
+        if lease is None:
+            lease = self._leases[loop] = Lease()
+        return lease
+
+    def _free_closed_loops(self) -> None:
+        """Frees what event loops held that were closed without ending their tasks."""
+        for loop in [loop for loop in tuple(self._leases) if loop.is_closed()]:
+            lease = self._leases.pop(loop, Lease())
+            self.in_use -= lease.held
+            lease.held = 0
+            self._line.forget_closed_loops()
 
     def try_acquire(self) -> bool:
         """Takes a slot if one is free and nobody waits for it. Never blocks."""
@@ -65,7 +90,10 @@ class Slots:
         """Waits for a slot."""
         if self.try_acquire():
             return
-        await self._line.wait(priority)
+        self._free_closed_loops()
+        turn = self._line.join(priority)
+        self._hand_out()  # what another thread has released since
+        await self._line.turn(turn)
 
     def release(self) -> None:
         """Returns a slot. Raises ``RuntimeError`` when none is held."""
@@ -110,8 +138,11 @@ class Slots:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        while self.in_use < self.allowed and self._line.grant():
+        # No other thread runs between a comparison and the addition after it: only calls and loops let it.
+        while self._line.waiting and self.in_use < self.allowed:
             self.in_use += 1
+            if not self._line.grant():
+                self.in_use -= 1
 
     async def __aenter__(self) -> None:
         await self.acquire()
