@@ -17,8 +17,13 @@ __all__ = ["Viewer", "address_allowed", "check_access", "site_allowed"]
 
 _SITE = r"https?://(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::[0-9]{1,5})?"
 _ORIGIN = re.compile(_SITE, re.ASCII | re.IGNORECASE)  # RFC 6454, 6.2
-# RFC 9110, 10.1.3: no user, no fragment. Browsers read a backslash as a slash, except in the query.
-_REFERER = re.compile(rf"{_SITE}(?:/[!\"$->@-\[\]-~]*(?:\?[!\"$-~]*)?)?", re.ASCII | re.IGNORECASE)
+# RFC 9110, 10.1.3, and what apps and old browsers send beyond it once the host has ended with a slash: a
+# fragment, and characters beyond ASCII. Browsers read a backslash as a slash, except in query and fragment.
+_BEYOND = "\x80-\U0010ffff"
+_REFERER = re.compile(
+    rf"{_SITE}(?:/[!\"$->@-\[\]-~{_BEYOND}]*(?:\?[!\"$-~{_BEYOND}]*)?(?:#[!-~{_BEYOND}]*)?)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @attrs.frozen(kw_only=True)

@@ -213,17 +213,31 @@ def test_any_other_site_is_refused_in_either_header(site: str) -> None:
         "https://evil.com?https://myapp.com/",
         "https://myapp.com#@evil.com",
         "https://myapp.com?@evil.com",
-        "https://myapp.com/#x",
+        "https://myapp.com#x",
+        "https://myapp.comé",
+        "https://myapp.com\udcff/",
+        "https://evil.com/é#https://myapp.com/",
+        "https://evil.com/#/https://myapp.com/",
         "https://myapp.com/a b",
         "https://myapp.com/\\evil.com",
         "https://myapp.com/\t",
-        "https://myapp.com/é",
-        "https://myapp.com/\udcff",
+        "https://myapp.com/#\x00",
     ],
 )
 def test_what_follows_the_host_of_a_referer_never_makes_it_allowed(referer: str) -> None:
     """Other sites that name an allowed one, and texts that no browser sends as a Referer."""
     assert not site_allowed([], [referer], DOMAINS)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    ["#x", "#@evil.com", "a?b#c?d", "é", "日本/語?名=値#絵", "\udcff\udcc3", "a%20b#\\evil.com", "\u2028"],
+)
+def test_a_referer_may_have_a_fragment_and_characters_beyond_ascii(tail: str) -> None:
+    """Apps and old browsers send both; behind the slash neither changes the host."""
+    assert site_allowed([], [f"https://myapp.com/{tail}"], DOMAINS)
+    assert not site_allowed([], [f"https://evil.com/{tail}"], DOMAINS)
+    assert not site_allowed([f"https://myapp.com/{tail}"], [], DOMAINS)
 
 
 def test_an_origin_has_no_path() -> None:
@@ -304,7 +318,7 @@ _CRAFTED = [
     "https://" + "-" * 8192,
     "https://[" + ":" * 8192 + "]",
     "https://" + "0." * 4096,
-    "https://myapp.com/" + "?" * 8192 + "#",
+    "https://myapp.com/" + "?" * 8192 + "# ",
     "https://myapp.com/" + "/?" * 4096 + " ",
     "https://myapp.com:" + "4" * 8192,
     "https://" * 1024,
