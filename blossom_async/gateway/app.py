@@ -35,6 +35,7 @@ from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
+from blossom_async.gateway.http.open_files import last_for_connections
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.accounts import Account, connected
@@ -59,6 +60,7 @@ from blossom_async.rules import network_rule
 
 __all__ = ["STATUS", "create_app"]
 
+_OPEN_FILES = 64  # of an idle gateway
 _SETTLE_S = 3.0  # for pictures still being made
 
 STATUS: web.AppKey[Status] = web.AppKey("status", Status)
@@ -123,7 +125,7 @@ def create_app(
     webhooks = Webhooks(
         records, told, info=lambda record: image_info(record, public_url=public_url, now=_now()), now=_now
     )
-    creating = Room(settings.max_connections - _reserved(settings))
+    creating = Room(_most_creating(settings))
     admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
     front_door = FrontDoor(
         admission, generation, upstreams, blobs, Repeats(records, now=_now), public_url=public_url
@@ -246,10 +248,13 @@ def _accounts(settings: Settings) -> list[Account]:
     return [known[name] for name in settings.providers]
 
 
-def _reserved(settings: Settings) -> int:
-    if settings.reserved_connections is not None:
-        return settings.reserved_connections
-    return min(max(1, settings.max_connections // 10), settings.max_connections - 1)
+def _most_creating(settings: Settings) -> int:
+    """How many connections calls that make pictures may take; fewer if few files may be open."""
+    reserved = settings.reserved_connections
+    if reserved is None:
+        reserved = min(max(1, settings.max_connections // 10), settings.max_connections - 1)
+    by_files = last_for_connections() * 9 // 10 - _OPEN_FILES
+    return max(1, min(settings.max_connections - reserved, by_files))
 
 
 def _meter(rate: str | None) -> Meter | None:
