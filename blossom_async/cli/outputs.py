@@ -34,10 +34,14 @@ def check_files(source: PromptFile, files: Mapping[str, Path | None]) -> None:
 
 def _resolved(path: Path, name: str) -> Path:
     try:
-        return path.resolve()
-    except (OSError, RuntimeError) as exc:  # before Python 3.13 a loop of links is the latter
+        resolved = path.resolve()
+        looped = resolved.is_symlink()  # from Python 3.13 on a loop is left as it is
+    except (OSError, RuntimeError) as exc:  # before that a loop is a RuntimeError
         reason = getattr(exc, "strerror", None) or "a loop of symbolic links"
         raise CannotStart(f"{name} {path}: {reason}; name another file") from exc
+    if looped:
+        raise CannotStart(f"{name} {path}: a loop of symbolic links; name another file")
+    return resolved
 
 
 class Outputs:

@@ -1057,7 +1057,7 @@ class TestWords:
         """Whatever is said goes through the same sieve."""
         path = prompts("prompt,\x1b]0;owned\x07", "a lake,b", name="p.csv")
         stderr = blossom("batch", path, *TINY).stderr
-        assert "not used: �]0;owned�" in stderr
+        assert "not options: �]0;owned�" in stderr
 
     def test_whatever_is_said_is_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Without characters that would steer a terminal."""

@@ -120,7 +120,7 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(line: str, tmp_path:
     path = tmp_path / "notes.txt"
     path.write_text(f"{line}\n")
     for opened in (Ledger, Ledger.read):
-        with pytest.raises(ConfigurationError, match="line 1 of"):
+        with pytest.raises(ConfigurationError, match="line 1 is not a charge"):
             opened(path)
     assert path.read_text() == f"{line}\n"
 
