@@ -14,12 +14,15 @@ __all__ = ["lock", "unlock"]
 _held: set[int] = set()
 
 
-def lock(descriptor: int, path: Path) -> None:
+_ANOTHER_FOLDER = "choose another folder with BLOSSOM_DATA_DIR, or mount this one with locks"
+
+
+def lock(descriptor: int, path: Path, instead: str = _ANOTHER_FOLDER) -> None:
     """Locks an open file for this process.
 
     A forked process would hold the lock for as long as it lives, so its copy of the descriptor is closed.
     Raises ``BlockingIOError`` if another process has the file locked, ``ConfigurationError`` if it cannot be
-    locked, as on NFS without lockd.
+    locked, as on NFS without lockd; ``instead`` says what to do then.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,8 +31,7 @@ def lock(descriptor: int, path: Path) -> None:
     except OSError as exc:
         raise ConfigurationError(
             f"{path} cannot be locked ({exc.strerror}), and without a lock two processes would do the same "
-            "work twice; allowed: a folder on a local disk, or on a file system with locks; choose another "
-            "folder with BLOSSOM_DATA_DIR, or mount this one with locks"
+            f"work twice; allowed: a folder on a local disk, or on a file system with locks; {instead}"
         ) from exc
     _held.add(descriptor)
 

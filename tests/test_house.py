@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "scenery": set(),
     "rules": set(),
     "models": {"errors", "rules"},
-    "batch": {"errors"},
+    "batch": {"errors", "locks"},
     "testing": {"errors"},  # not the gateway: people use it in tests of their own
     "transport": {"errors", "models", "batch"},  # of batch only the reading of headers
     "warmup": {"errors", "guard", "models"},

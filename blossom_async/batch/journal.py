@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import queue
@@ -26,6 +25,7 @@ from blossom_async.batch.cancellation import completion
 from blossom_async.batch.outcome import Outcome
 from blossom_async.batch.spending import amount
 from blossom_async.errors import ConfigurationError, JournalMismatch
+from blossom_async.locks import lock, unlock
 
 __all__ = ["Journal", "JournalFound", "OpenJournal", "Recalled"]
 
@@ -115,6 +115,7 @@ class OpenJournal(Generic[Item, Value]):
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._write, name="blossom journal", daemon=True)
         self._file: _File | None = None
+        self._process = os.getpid()
         self._refused = 0
         self._first_refused = ""
         self.run_id = ""
@@ -180,8 +181,14 @@ class OpenJournal(Generic[Item, Value]):
     def append(self, outcome: Outcome[Item, Value], key: str, cost: Decimal) -> None:
         """Queues an outcome for writing; ``on_durable`` receives it once it is on disk.
 
-        Raises ``ConfigurationError`` when its value cannot be written as JSON, or is too long.
+        Raises ``ConfigurationError`` when its value cannot be written as JSON, or is too long, and in a
+        process that was forked while the journal was open.
         """
+        if self._forked:
+            raise ConfigurationError(
+                f"journal {self.path}: was opened by process {self._process}, and this is a fork of it; "
+                "allowed: one process; start the batch in the process that is to run it"
+            )
         record: dict[str, Any] = {"index": outcome.index, "key": key, "ok": outcome.ok}
         if outcome.ok:
             record["value"] = self._journal.encode(outcome.value)
@@ -207,7 +214,7 @@ class OpenJournal(Generic[Item, Value]):
 
     async def close(self) -> None:
         """Returns when everything is on disk and the file is closed, even if cancelled meanwhile."""
-        if self._thread.ident is None:
+        if self._thread.ident is None or self._forked:  # the thread has stayed with the parent
             return
         self._queue.put(None)
         try:
@@ -224,6 +231,10 @@ class OpenJournal(Generic[Item, Value]):
                 self._refused,
                 self._first_refused,
             )
+
+    @property
+    def _forked(self) -> bool:
+        return self._process != os.getpid()
 
     # In the writer thread
 
@@ -299,11 +310,11 @@ class _File:
             self.spent = Decimal(0)
             self.found = self._scan(run)
         except BaseException:
-            os.close(self._fd)
+            unlock(self._fd)
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        unlock(self._fd)
 
     def append(self, lines: bytes) -> None:
         """Raises ``OSError``; then the end may be torn and nothing more may be appended."""
@@ -317,7 +328,7 @@ class _File:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._fd, self._path, "use another path for the journal")
         except BlockingIOError:
             raise ConfigurationError(
                 f"journal {self._path}: another run is writing it; wait for that run to end, or use another "

@@ -15,6 +15,7 @@ import sys
 import threading
 import zlib
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blossom_async.batch import Journal, RetryPolicy, current_attempt, run, stream
+from blossom_async.batch import Done, Journal, RetryPolicy, current_attempt, run, stream
 from blossom_async.batch import journal as journal_module
+from blossom_async.batch.journal import OpenJournal
 from blossom_async.errors import ConfigurationError, JournalMismatch, Rejected, ServerFailed
 from tests.waiting import LIMIT_S
 
@@ -585,3 +587,46 @@ async def test_a_retry_is_one_record(tmp_path: Path) -> None:
     await run(once_broken, names(5), journal=path, retry=RetryPolicy(first_wait_s=0.001))
     assert sorted(record["index"] for record in whole_lines(path)[1:]) == list(range(5))
     assert {record["attempts"] for record in whole_lines(path)[1:]} == {2}
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS without lockd: what was seen, what is allowed, and what to do."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(
+        ConfigurationError,
+        match=r"run\.jsonl cannot be locked \(No locks.*local disk.*another path for the journal",
+    ):
+        asyncio.run(run(Sent().attempt, ["a"], journal=tmp_path / "run.jsonl"))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+async def test_a_forked_process_neither_locks_an_open_journal_nor_writes_it(tmp_path: Path) -> None:
+    """It is told so, and outlives the run without keeping the next one from the file."""
+    path = tmp_path / "run.jsonl"
+    journal: OpenJournal[str, str] = OpenJournal(Journal(path), lambda _: None, lambda *_: None)
+    await journal.open()
+    told, tell = os.pipe()
+    stay, leave = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(leave)
+        try:
+            journal.append(Done(0, "a", "A", 1, 0.0), "key", Decimal(0))
+        except ConfigurationError as exc:
+            os.write(tell, str(exc).encode())
+        os.read(stay, 1)  # until the parent has closed its end
+        os._exit(0)
+    try:
+        said = os.read(told, 4096).decode()
+        assert f"was opened by process {os.getpid()}, and this is a fork of it; allowed: one process" in said
+        await journal.close()
+        result = await run(Sent().attempt, ["a"], journal=path)  # the child does not hold the lock
+        assert list(result) == ["A"]
+        assert [line.get("index") for line in whole_lines(path)] == [None, 0]
+    finally:
+        os.close(leave)
+        await asyncio.to_thread(os.waitpid, child, 0)
