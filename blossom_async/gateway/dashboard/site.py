@@ -199,8 +199,10 @@ class Dashboard:
             raise InvalidRequest("state", wanted, f"one of {', '.join(overview.STATES)}")
         before = _before(http.query.get("before"))
         now = self._now()
-        page = await self._records.read(partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now))
-        seen = await self._records.read(partial(overview.views_of, page.pictures))
+        page = await self._records.study(
+            partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now)
+        )
+        seen = await self._records.study(partial(overview.views_of, page.pictures))
         older = None
         if page.older is not None:
             microseconds = (page.older[0] - _EPOCH) // timedelta(microseconds=1)
@@ -219,7 +221,7 @@ class Dashboard:
     async def picture(self, http: web.Request, tenant: str) -> web.Response:
         """Everything known about one picture."""
         picture = await self._known(http.match_info["id"], tenant)
-        days = await self._records.read(partial(overview.days_of, picture))
+        days = await self._records.study(partial(overview.days_of, picture))
         return await self._answer(
             "picture.html",
             picture=picture,
@@ -231,11 +233,11 @@ class Dashboard:
     async def campaigns(self, _: web.Request, tenant: str) -> web.Response:
         """The campaigns with the newest pictures."""
         await self._flush()
-        found = await self._records.read(partial(overview.campaigns, tenant))
+        found = await self._records.study(partial(overview.campaigns, tenant))
         seen = {}
         for campaign in found:  # one question each, so that others get their turn in between
             total = partial(overview.campaign_total, tenant, campaign.tracking_id)
-            seen[campaign.tracking_id] = await self._records.read(total)
+            seen[campaign.tracking_id] = await self._records.study(total)
         return await self._answer("campaigns.html", campaigns=found, seen=seen)
 
     async def campaign(self, http: web.Request, tenant: str) -> web.Response:
@@ -248,7 +250,7 @@ class Dashboard:
         if first is not None and last is not None and first > last:
             raise InvalidRequest("from", first.isoformat(), f"a day up to {last}")
         stats = await self._stats(tenant, tracking_id, first or _EPOCH.date(), last or date.max)
-        number, pictures = await self._records.read(
+        number, pictures = await self._records.study(
             partial(overview.campaign_pictures, tenant, tracking_id, _SAMPLES)
         )
         days = stats.by_day
@@ -271,7 +273,7 @@ class Dashboard:
         by_format: dict[str, tuple[int, int]] = {}
         last: str | None = ""
         while last is not None:  # in parts, so that others get their turn in between
-            part = await self._records.read(partial(overview.stored, tenant, last))
+            part = await self._records.study(partial(overview.stored, tenant, last))
             for name, (number, weight) in part.by_format.items():
                 earlier = by_format.get(name, (0, 0))
                 by_format[name] = (earlier[0] + number, earlier[1] + weight)
@@ -301,7 +303,7 @@ class Dashboard:
     async def _stats(self, tenant: str, tracking_id: str, first: date, last: date) -> UrlStats:
         await self._flush()
         days = _number(first), _number(last)
-        found = await self._records.read(partial(campaign_views, tenant, tracking_id, *days))
+        found = await self._records.study(partial(campaign_views, tenant, tracking_id, *days))
         if found is None:
             raise NotFound("No picture was ever made for this campaign; go back to the campaigns.")
         return url_stats(tracking_id, found.days, found.groups)

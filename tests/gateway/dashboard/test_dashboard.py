@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import aiohttp
 import attrs
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -465,6 +467,27 @@ async def test_hostile_words_stay_words(
     for harmless, hostile in zip(*pages, strict=True):
         assert hostile.tags == harmless.tags
         assert line in "".join(hostile.text)
+
+
+async def test_pages_have_a_reader_of_the_database_of_their_own(
+    gateway: AbstractAsyncContextManager[RunningGateway],
+) -> None:
+    """However long a page takes, it takes nothing from the readers that look up pictures for viewers."""
+    asked: list[tuple[str, str]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append((threading.current_thread().name, statement))
+
+    async with gateway as running, running.client() as client, visiting(running) as visitor:
+        await client.image.generate_url("a lake", tracking_id="spring", **SMALL)
+        sa.event.listen(sa.Engine, "before_cursor_execute", note)
+        try:
+            for page in ("/", "/?q=lake", "/campaigns", "/campaigns/spring", "/storage"):
+                await visitor.page(page)
+        finally:
+            sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    readers = {name for name, statement in asked if statement.startswith("SELECT") and " images" in statement}
+    assert readers == {"blossom-records-student"}
 
 
 async def test_control_characters_are_told(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
