@@ -69,6 +69,7 @@ def http_url(value: str, name: str) -> URL:
         url = URL(value)
         sound = url.scheme in {"http", "https"} and bool(url.host) and url.port is not None
         sound = sound and value.isprintable() and " " not in value  # yarl drops line breaks silently
+        (url.raw_host or "").encode("idna")  # raises for what no name server can be asked, such as a..b
     except (ValueError, TypeError):
         sound = False
     if not sound or url.user or url.password or url.query_string or url.fragment:

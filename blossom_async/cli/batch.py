@@ -12,6 +12,7 @@ from blossom_async.cli.options import (
     URL,
     gateway_options,
     help_settings,
+    number,
     picture_options,
     picture_settings,
 )
@@ -62,7 +63,11 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
 )
 @click.option("--rate-limit", multiple=True, metavar="N/TIME", help="Such as 600/min or 10/s; repeatable.")
 @click.option(
-    "--max-cost", type=click.FloatRange(min=0), metavar="CREDITS", help="Stop before spending more."
+    "--max-cost",
+    type=click.FloatRange(min=0),
+    callback=number,
+    metavar="CREDITS",
+    help="Stop before spending more.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what it would cost, and make nothing.")
 @gateway_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -11,8 +12,9 @@ from typing import Any
 
 import click
 
-from blossom_async.cli.words import say, stdout_checked
-from blossom_async.errors import BlossomError, nearest
+from blossom_async.cli.failures import sentence
+from blossom_async.cli.words import CannotStart, say, stdout_checked
+from blossom_async.errors import nearest
 
 __all__ = ["commands"]
 
@@ -62,6 +64,14 @@ class _Commands(click.Group):
             for descriptor in (1, 2):  # at exit the interpreter flushes what they still hold
                 os.dup2(nowhere, descriptor)
             return _NO_READER
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as exc:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            said = sentence(exc, command)
+            if said is None:
+                raise
+            raise CannotStart(said) from exc
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -69,6 +79,9 @@ class _Commands(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **options: Any) -> Any:
         """Runs a command and exits: 0 done, 1 some items failed, 2 the command failed, above 128 stopped."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is printed as a question mark
+                stream.reconfigure(errors="replace")
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say(str(message))
             sys.exit(self._status(args, {**options, "prog_name": "blossom", "standalone_mode": False}))
@@ -87,9 +100,6 @@ class _Commands(click.Group):
         except click.ClickException as exc:
             say(exc.format_message())
             return exc.exit_code
-        except BlossomError as exc:
-            say(str(exc))
-            return 2
         except click.Abort:
             return _STOPPED
 

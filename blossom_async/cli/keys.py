@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import rich_click as click
 
 from blossom_async.cli.folder import asked, changed, folder_options, folder_settings
-from blossom_async.cli.options import help_settings
+from blossom_async.cli.options import help_settings, number
 from blossom_async.cli.words import CannotStart, plural, say, stdout_checked
 from blossom_async.errors import Conflict
 
@@ -51,6 +51,7 @@ def keys() -> None:
 @click.option(
     "--daily-budget",
     type=click.FloatRange(min=0),
+    callback=number,
     metavar="USD",
     help="What it may spend per day (UTC); default: the setting daily_budget.",
 )

@@ -25,6 +25,7 @@ __all__ = [
     "URL",
     "gateway_options",
     "help_settings",
+    "number",
     "opened_client",
     "picture_options",
     "picture_settings",
@@ -100,9 +101,10 @@ _MAX_TIMEOUT = 86_400.0
 _KEY = re.compile("[!-~]+", re.ASCII)
 
 
-def _number(_: click.Context, option: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # every comparison with a bound is False
-        raise click.BadParameter(f"nan is not a number; allowed: seconds above 0, up to {_MAX_TIMEOUT:.0f}.")
+def number(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A callback that refuses nan, for which every comparison with a bound is False, and infinity."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number; allowed: {option.metavar} as a number.")
     return value
 
 
@@ -117,7 +119,7 @@ _GATEWAY = (
     click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True, max=_MAX_TIMEOUT),
-        callback=_number,
+        callback=number,
         default=300.0,
         metavar="SECONDS",
         help="For each picture; default 300.",
@@ -180,9 +182,11 @@ def opened_client(
     import os
 
     from blossom_async.client import BlossomClient
+    from blossom_async.transport import http_url
 
     base_url = given["base_url"] or os.environ.get("BLOSSOM_BASE_URL") or "embedded"
-    _check_host(base_url)
+    if base_url != "embedded":
+        http_url(base_url, "--base-url" if given["base_url"] else "BLOSSOM_BASE_URL")
     try:
         return BlossomClient(
             base_url,
@@ -196,19 +200,6 @@ def opened_client(
         raise
     except ValueError as exc:
         raise CannotStart(str(exc)) from exc
-
-
-def _check_host(base_url: str) -> None:
-    """Raises ``ConfigurationError`` for a host that cannot be looked up, such as ``a..b``."""
-    from urllib.parse import urlsplit
-
-    try:
-        (urlsplit(base_url).hostname or "").encode("idna")
-    except ValueError as exc:  # UnicodeError is one
-        raise ConfigurationError(
-            f"base_url: {base_url!r} is not a valid address; allowed: http(s)://host[:port][/path], "
-            "for example https://images.example.com"
-        ) from exc
 
 
 def _key(path: Path | None) -> str | None:

@@ -14,7 +14,9 @@ __all__ = ["sign"]
 
 @click.command("sign", cls=click.RichCommand, context_settings=help_settings)
 @click.argument("url")
-@click.option("--ttl", type=int, default=3600, metavar="SECONDS", help="1 to 604,800; default 3,600.")
+@click.option(
+    "--ttl", "signature_ttl", type=int, default=3600, metavar="SECONDS", help="1 to 604,800; default 3,600."
+)
 @click.option("--access-key", metavar="NAME", help="Whom it is for; revoking this name ends the URL.")
 @click.option(
     "--stable", is_flag=True, help="Give the same URL for a while, so that browsers cache the picture."
@@ -30,7 +32,10 @@ def sign(url: str, **given: Any) -> int:
 
         async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
             made = await client.image.sign_url(
-                url, signature_ttl=given["ttl"], access_key=given["access_key"], stable=given["stable"]
+                url,
+                signature_ttl=given["signature_ttl"],
+                access_key=given["access_key"],
+                stable=given["stable"],
             )
             with stdout_checked():
                 click.echo(said(made))

@@ -32,7 +32,10 @@ def said(text: str) -> str:
 
 def say(line: str) -> None:
     """Prints one line on stderr, after the command's name, with control characters replaced."""
-    click.echo(f"blossom: {said(line)}", err=True)
+    if sys.stderr is not None:
+        click.echo(
+            f"blossom: {said(line)}", file=sys.stderr
+        )  # `err=True` writes UTF-8 where ASCII is asked for
 
 
 @contextmanager

@@ -28,7 +28,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blossom_async import ConfigurationError, InvalidRequest
 from blossom_async.cli.commands import commands
+from blossom_async.cli.failures import sentence
 from blossom_async.cli.results import InTurn, JsonLines, Result, Tally
 from blossom_async.cli.words import duration, plural, said, say, size
 from blossom_async.models import ImageInfo, ImageOptions
@@ -417,8 +419,66 @@ class TestBatch:
             assert there.wait(timeout=LIMIT_S) == 141
 
 
+class TestEncodings:
+    """A terminal or a pipe that is not UTF-8."""
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["batch", "-", *TINY],
+            ["batch", "-", *TINY, "--json"],
+            ["url", "木 🦊", *TINY, "--info", "--metadata", "a=木"],
+        ],
+        ids=["table", "json", "url"],
+    )
+    def test_the_url_comes_whatever_the_encoding(
+        self, encoding: str, arguments: list[str], tmp_path: Path
+    ) -> None:
+        """A letter that the encoding lacks is a question mark; what was paid for is not lost to it."""
+        ran = subprocess.run(
+            [*BLOSSOM, *arguments], input="a fox 🦊 木\n".encode(), capture_output=True, check=False,
+            timeout=50,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "BLOSSOM_DATA_DIR": str(tmp_path / "木")},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert b"Traceback" not in ran.stderr
+        assert b"/image/" in ran.stdout
+        assert b"?" in ran.stderr  # the data folder's name
+
+    @pytest.mark.parametrize("command", [["nonsense 🦊"], ["batch", "木.txt"], ["url", "--help"], ["--help"]])
+    def test_messages_come_too(self, command: list[str]) -> None:
+        """Usage errors and help are said in any encoding."""
+        ran = subprocess.run(
+            [*BLOSSOM, *command], capture_output=True, check=False, timeout=50,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        assert ran.returncode in {0, 2}
+        assert b"Traceback" not in ran.stderr
+        (ran.stdout + ran.stderr).decode("ascii")
+
+
 class TestCtrlC:
     """Stopping."""
+
+    def test_input_that_breaks_midway_costs_nothing_that_was_made(self, tmp_path: Path) -> None:
+        """A terminal that goes away: what was read is made and listed, and the error says how it ended."""
+        master, slave = pty.openpty()
+        out = tmp_path / "urls.jsonl"
+        os.write(slave, b"")
+        with running("batch", "-", *TINY, "--json", "--out", out, stdin=master) as there:
+            os.close(master)
+            assert there.stdout is not None
+            os.write(slave, b"a lake\na sea\n")
+            made = [orjson.loads(there.stdout.readline()) for _ in range(2)]
+            os.close(slave)
+            said_last = ended(there)
+        assert there.returncode == 2
+        assert [line["prompt"] for line in made] == ["a lake", "a sea"]
+        assert lines(out) == made
+        assert "stopped: 2 pictures" in said_last
+        assert "the same command goes on from here" in said_last
+        assert "blossom: stdin: Input/output error; make it readable, then start again" in said_last
 
     def test_it_stops_cleanly_and_says_what_is_done(self, prompts: Prompts, tmp_path: Path) -> None:
         """Status 130; every line that was written stays, whole and in order; the page has them too."""
@@ -712,22 +772,22 @@ class TestBadInput:
             (["--format", "jpg", "--transparency"], "transparency: True cannot be used; allowed: False with"),
             (["--quality", "ultr"], "Did you mean 'ultra'"),
             (["--seed", "-1"], "seed: -1 cannot be used"),
-            (["--expires-in", "0"], "expires_in: 0 cannot be used"),
-            (["--cache-control", "x\ny"], "cache_control: .* cannot be used"),
+            (["--expires-in", "0"], "--expires-in: 0 cannot be used"),
+            (["--cache-control", "x\ny"], "--cache-control: .* cannot be used"),
             (["--metadata", "page"], "--metadata: 'page' is not a pair; allowed: KEY=VALUE"),
             (["--use-custom-cdn"], "--use-custom-cdn needs a prefix; add --cdn-prefix"),
-            (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "cdn_prefix: .* is not https"),
-            (["--base-url", "ftp://example.com"], "base_url: 'ftp://example.com' is not a valid address"),
+            (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "--cdn-prefix: .* is not https"),
+            (["--base-url", "ftp://example.com"], "--base-url: 'ftp://example.com' is not a valid address"),
             (["--base-url", "http://127.0.0.1:9"], r"no answer from http://127\.0\.0\.1:9"),
             (["--timeout", "0"], "'--timeout': 0.0 is not in the range"),
             (
                 ["--timeout", "nan"],
-                "'--timeout': nan is not a number; allowed: seconds above 0, up to 86400",
+                "'--timeout': nan is not a number; allowed: SECONDS as a number",
             ),
             (["--timeout", "inf"], "'--timeout': inf is not in the range"),
             (["--timeout", "1e300"], "'--timeout': 1e.300 is not in the range"),
-            (["--base-url", "http://a..b/"], "base_url: 'http://a..b/' is not a valid address"),
-            (["--base-url", f"http://{'x' * 70}.com"], "base_url: .* is not a valid address"),
+            (["--base-url", "http://a..b/"], "--base-url: 'http://a..b/' is not a valid address"),
+            (["--base-url", f"http://{'x' * 70}.com"], "--base-url: .* is not a valid address"),
             (["--api-key-file", "/no/such/file"], "--api-key-file /no/such/file: No such file or directory"),
         ],
     )
@@ -877,7 +937,59 @@ class TestBadInput:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             result = await asyncio.to_thread(blossom, "batch", prompts("a lake"), "--base-url", url)
         assert result.status == 2
-        assert "that is no Blossom gateway; check base_url or BLOSSOM_BASE_URL" in result.stderr
+        assert "that is no Blossom gateway; check --base-url or BLOSSOM_BASE_URL" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (
+                ["--cache-control", "public", "--require-auth"],
+                "with --require-auth, --allowed-ip or --allowed-",
+            ),
+            (["--allowed-domain", "*"], "--allowed-domain: .*; omit --allowed-domain to allow every site"),
+            (["--metadata", "a=\x01"], r"--metadata\['a'\]: "),
+            (["--width", "5", "--cache-control", "max_age"], "--width: 5 cannot be used"),
+        ],
+    )
+    def test_options_have_the_names_of_the_command_line(self, options: list[str], says: str) -> None:
+        """Nobody who types a command knows the names of a Python program."""
+        refused("url", "a lake", *options, says=says)
+
+    def test_an_address_from_the_environment_is_not_laid_to_an_option(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The variable is named."""
+        monkeypatch.setenv("BLOSSOM_BASE_URL", "http://a..b/")
+        refused("url", "a lake", says="BLOSSOM_BASE_URL: 'http://a..b/' is not a valid address")
+
+    @pytest.mark.parametrize("number", ["nan", "inf"])
+    def test_a_limit_that_is_no_number(self, number: str, prompts: Prompts) -> None:
+        """Neither would limit anything."""
+        says = f"'--max-cost': {number} is not a number"
+        refused("batch", prompts("a lake"), "--max-cost", number, says=says)
+        refused("keys", "create", "a", "--daily-budget", number, says="'--daily-budget': .* is not a number")
+
+    @pytest.mark.parametrize(
+        ("failure", "says"),
+        [
+            (OSError(24, "Too many open files"), "^Too many open files; the system refused this: look at"),
+            (
+                PermissionError(13, "Permission denied", "/a/b"),
+                "^/a/b: Permission denied; the system refused",
+            ),
+            (ExceptionGroup("", [InvalidRequest("seed", -1, "more")]), "^--seed: -1 cannot be used; allowed"),
+            (
+                ConfigurationError("cache_control, 'cache_control', /cache_control"),
+                "^--cache-control, 'cache_c",
+            ),
+            (ExceptionGroup("", [OSError(24, "x"), ZeroDivisionError()]), None),
+            (KeyError("seed"), None),
+        ],
+    )
+    def test_what_the_environment_does_is_one_sentence(self, failure: Exception, says: str | None) -> None:
+        """And what is a bug is none."""
+        said = sentence(failure, commands.get_command(click.Context(commands), "url"))
+        assert (said is None) if says is None else (said is not None and re.search(says, said)), said
 
     def test_a_bug_still_shows_a_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Only errors raised on purpose become one line."""
