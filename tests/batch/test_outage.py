@@ -1,0 +1,208 @@
+"""A server that goes away for a while: waited for, with one attempt at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, stream
+from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
+from tests.virtual_clock import on_virtual_clock
+
+
+class Server:
+    """Answers in 50 ms, but for the times at which it is away: then it aborts what is under way."""
+
+    def __init__(self, *away: tuple[float, float], error: Exception | None = None) -> None:
+        self.away = away
+        self.error = error
+        self.requests = 0
+        self.failed: list[float] = []
+        self.busy = 0
+
+    def is_away(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return any(start <= now < end for start, end in self.away)
+
+    async def serve(self, item: int) -> int:
+        self.requests += 1
+        if self.is_away():
+            self.fail()
+        now = asyncio.get_running_loop().time()
+        cut = min((start for start, _ in self.away if start > now), default=float("inf"))
+        await asyncio.sleep(min(0.05, cut - now))
+        if self.is_away():
+            self.fail()
+        return item
+
+    def fail(self) -> None:
+        self.failed.append(asyncio.get_running_loop().time())
+        raise self.error or TransportError("connection refused")
+
+
+def batch(server: Server, count: int = 4000, **options: object) -> BatchResult[int, int]:
+    options = {"max_concurrency": 16, "retry": RetryPolicy(), **options}
+    return on_virtual_clock(run(server.serve, range(count), **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("away_s", [12, 20, 60])
+@pytest.mark.parametrize(
+    "error", [TransportError("refused"), Overloaded("no backend"), StaleConnection("cut")]
+)
+def test_a_short_outage_fails_no_item(away_s: float, error: Exception) -> None:
+    """It costs what was under way, a few to notice it, and a probe every two seconds."""
+    server = Server((2, 2 + away_s), error=error)
+    result = batch(server)
+    assert list(result) == list(range(4000))
+    assert len(server.failed) <= 16 + 5 + away_s / 2 + 4
+    ideal_s = 4000 / 16 * 0.05
+    assert result.elapsed_s <= ideal_s + away_s + 3
+
+
+def test_twenty_seconds_cost_at_most_thirty_requests() -> None:
+    """With eight at once."""
+    server = Server((2, 22))
+    result = batch(server, max_concurrency=8)
+    assert list(result) == list(range(4000))
+    assert server.requests - 4000 <= 30
+    assert result.elapsed_s <= 4000 / 8 * 0.05 + 25
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 200])
+def test_an_outage_is_noticed_at_any_concurrency(at_once: int) -> None:
+    """One at a time as well as more than the retry budget has."""
+    server = Server((1, 21))
+    assert None not in batch(server, count=at_once * 40, max_concurrency=at_once, rate_limit=2000)
+
+
+def test_one_probe_at_a_time_is_made() -> None:
+    """At once, then after half a second, one, two and two again."""
+    server = Server((2, 22))
+    batch(server)
+    later = [at for at in server.failed if at > 2]
+    assert [round(after - before, 2) for before, after in itertools.pairwise(later)] == [
+        1.0,
+        *[2.0] * (len(later) - 2),
+    ]
+
+
+def test_the_state_is_in_the_progress() -> None:
+    """While it lasts, also though no item ends, and not after it."""
+    server, seen = Server((2, 22)), list[Progress]()
+    batch(server, on_progress=seen.append)
+    during = [progress.outage_s for progress in seen if progress.outage_s is not None]
+    assert during == sorted(during)
+    assert len(during) >= 10
+    assert during[0] == 0
+    assert during[-1] >= 15
+    assert seen[-1].outage_s is None
+    assert seen[-1].done == 4000
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    """Untried items are not run; those tried keep their error."""
+    server = Server((2, 1e6))
+    result = batch(server, deadline_s=30)
+    assert result.elapsed_s == pytest.approx(30)
+    assert all(isinstance(outcome.error, TransportError) for outcome in result.failures)
+    assert len(result.failures) <= 16 + 5
+    assert len(result.not_run) >= 3000
+
+
+def test_an_outage_that_lasts_too_long_stops_the_batch() -> None:
+    """It says for how long nothing was answered."""
+    server = Server((2, 1e6))
+    result = batch(server, retry=RetryPolicy(max_outage_s=60))
+    assert result.stopped == "nothing was answered for 60 s; raise max_outage_s to wait longer"
+    assert 62 <= result.elapsed_s <= 66
+    assert isinstance(result.not_run[0].error, NotRun)
+
+
+def test_a_server_that_never_answered_is_not_waited_for() -> None:
+    """A wrong address fails as soon as before."""
+    server = Server((0, 1e6))
+    result = batch(server, count=10)
+    assert len(result.failures) == 10
+    assert result.elapsed_s < 30
+
+
+def test_without_retries_nothing_is_waited_for() -> None:
+    """Each item has its one attempt."""
+    server = Server((1, 3))
+    result = batch(server, retry=None)
+    assert result.failures
+    assert server.requests == 4000
+
+
+def test_an_answer_of_any_kind_ends_the_outage() -> None:
+    """Also one that an item has failed; what says nothing of the server lets the next one probe."""
+    server = Server((2, 10))
+
+    async def serve(item: int) -> int:
+        try:
+            return await server.serve(item)
+        except TransportError:
+            if asyncio.get_running_loop().time() > 4:
+                raise LookupError(item) from None
+            raise
+
+    result = on_virtual_clock(run(serve, range(2000), max_concurrency=16, retry=RetryPolicy()))
+    assert all(isinstance(outcome.error, LookupError) for outcome in result.failures)
+    assert len(result.failures) + sum(outcome.ok for outcome in result.outcomes) == 2000
+
+
+def test_leaving_a_stream_in_an_outage_leaves_nothing() -> None:
+    """No task, no timer."""
+    server = Server((2, 1e6))
+
+    async def go() -> float:
+        async with stream(server.serve, range(4000), max_concurrency=16, retry=RetryPolicy()) as outcomes:
+            async for outcome in outcomes:
+                if outcome.index > 500:
+                    break
+            await asyncio.sleep(20)
+        return asyncio.get_running_loop().time()
+
+    assert on_virtual_clock(go()) < 30
+
+
+aways = st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.1, 20)), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(aways, st.integers(1, 40), st.booleans())
+def test_whatever_the_outages_every_item_is_done(
+    pauses: Iterable[tuple[float, float]], at_once: int, limited: bool
+) -> None:
+    """Any number of them, of any length, at any concurrency; and it ends soon after the last."""
+    now, away = 0.0, []
+    for up, down in pauses:
+        away.append((now + up, now + up + down))
+        now += up + down
+    server = Server(*away)
+    count = at_once * 100
+    result = batch(server, count, max_concurrency=at_once, rate_limit="1000/s" if limited else None)
+    assert list(result) == list(range(count))
+    assert result.elapsed_s <= now + max(count / at_once * 0.05, count / 1000 * limited) * 1.3 + 3
+
+
+def test_a_fifth_of_failures_is_no_outage() -> None:
+    """A server that fails at random is retried as before, and hardly slowed down."""
+    numbers = iter(range(10**9))
+
+    async def serve(item: int) -> int:
+        await asyncio.sleep(0.05)
+        if next(numbers) * 7919 % 10 < 2:
+            raise ServerFailed("at random")
+        return item
+
+    result = on_virtual_clock(
+        run(serve, range(4000), max_concurrency=16, retry=RetryPolicy(max_attempts=10, budget=10))
+    )
+    assert list(result) == list(range(4000))
+    assert result.elapsed_s <= 4000 / 16 * 0.05 / 0.8 * 1.2 + 3
