@@ -615,13 +615,14 @@ def _requests() -> cattrs.Converter:
     return border
 
 
-def _answers() -> cattrs.Converter:
-    border = make_converter(detailed_validation=False)
+def _answers(*, detailed: bool = False) -> cattrs.Converter:
+    border = make_converter(detailed_validation=detailed)
     for kind in (str, int, float, bool, NoneType):
         border.register_structure_hook(kind, _strict(kind))
     return border
 
 
+_MISFITS = (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError)
 _converter = _requests()
 _answer_converter = _answers()
 
@@ -680,7 +681,7 @@ def from_json(data: bytes, kind: type[T]) -> T:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise ValueError(f"not a {kind.__name__}") from exc
+        raise ValueError(f"not a valid {kind.__name__}: it is not JSON") from exc
     return from_plain(value, kind)
 
 
@@ -688,5 +689,17 @@ def from_plain(value: Any, kind: type[T]) -> T:
     """As ``from_json``, from parsed JSON."""
     try:
         return _answer_converter.structure(value, kind)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise ValueError(f"not a {kind.__name__}") from exc
+    except _MISFITS as exc:
+        raise ValueError(f"not a valid {kind.__name__}: {_first_fault(value, kind)}") from exc
+
+
+def _first_fault(value: Any, kind: type[T]) -> str:
+    """Which field of an answer is at fault, and how."""
+    fault = path = ""
+    try:
+        _answers(detailed=True).structure(value, kind)  # slower, and seldom needed
+    except _MISFITS as exc:
+        fault, _, path = cattrs.transform_error(exc)[0].partition(" @ $")
+    if path and isinstance(value, dict):
+        return f"{path.removeprefix('.')}: {fault}"
+    return "it is not a JSON object of that kind"

@@ -214,5 +214,5 @@ def test_info_is_read_from_a_gateways_answer() -> None:
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", INFO.replace(b'"width":16', b'"width":"16"')])
 def test_an_answer_of_another_shape_is_a_value_error(data: bytes) -> None:
     """What is no ``ImageInfo`` is not taken for one."""
-    with pytest.raises(ValueError, match="not a ImageInfo"):
+    with pytest.raises(ValueError, match="not a valid ImageInfo: "):
         from_json(data, ImageInfo)

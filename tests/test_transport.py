@@ -300,7 +300,7 @@ async def test_an_answer_with_another_type_of_value_is_no_gateway() -> None:
         transport = Transport("http://gateway.test", None, session)
         with aioresponses() as mocked:
             mocked.post("http://gateway.test/v1/images", body=b'{"url":3}', content_type="application/json")
-            with pytest.raises(ConfigurationError, match="a body that is not a ImageInfo"):
+            with pytest.raises(ConfigurationError, match=r"a body that is not a valid ImageInfo: url: .*str"):
                 await transport.send(CREATE)
 
 
