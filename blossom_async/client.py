@@ -15,6 +15,7 @@ from blossom_async.batch.gate import RateLimitLike, rate_limits
 from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
 from blossom_async.cdn import Cdn
 from blossom_async.connection import Connections, Destination, in_event_loop
+from blossom_async.errors import ConfigurationError
 from blossom_async.images import Images
 from blossom_async.limits import Limits
 from blossom_async.transport import http_url
@@ -62,12 +63,12 @@ class BlossomClient:
         warmup: str | Collection[str] = "public",
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL") or None
+        asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL", "").strip() or None
         if asked_url not in {None, "embedded"}:
             http_url(str(asked_url), "base_url")
         self._limits = Limits(max_concurrency, rate_limits(rate_limit), retry, timeout_s)
         self._asked_url = asked_url
-        self._asked_key = api_key or os.environ.get("BLOSSOM_API_KEY") or None
+        self._asked_key = _key(api_key or os.environ.get("BLOSSOM_API_KEY"))
         self._connections = Connections(Destination(asked_url, self._asked_key, session, self._limits))
         self._thread = LoopThread()
         _clients.add(self)
@@ -141,6 +142,17 @@ class BlossomClient:
         self._thread.start_afresh()
         self._connections.start_afresh()
         self._limits.renew()
+
+
+def _key(given: str | None) -> str | None:
+    """An API key as it was meant, without the line break of the file that it was read from."""
+    key = (given or "").strip()
+    if not key.isprintable():
+        raise ConfigurationError(
+            "api_key or BLOSSOM_API_KEY: a key with a line break or another control character in it; "
+            "allowed: one line, as the gateway has it"
+        )
+    return key or None
 
 
 def _after_fork() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
@@ -170,6 +171,8 @@ class Transport:
                     data = await _bounded(response)
             except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # a TimeoutError is an OSError
                 error = _translated(exc, address, headers_came=headers_came)
+            except (RuntimeError, ValueError) as exc:  # of aiohttp, about the session
+                raise _unusable(exc, closed=self.session.closed) from exc
             else:
                 return self._read(response, data, exchange.answer)
             if moved or not await self._moved_from(address, error):
@@ -252,6 +255,14 @@ def _translated(exc: Exception, address: str, *, headers_came: bool) -> Transpor
     if not isinstance(exc, aiohttp.ClientResponseError):  # that one holds the request's headers: the API key
         error.__cause__ = exc
     return error
+
+
+def _unusable(exc: Exception, *, closed: bool) -> ConfigurationError | TransportError:
+    if not threading.main_thread().is_alive():
+        return TransportError("no new connection can be made: the program is ending; make the call earlier")
+    if closed:
+        return ConfigurationError("the client, or the session that it was given, is closed; open a new one")
+    return ConfigurationError(f"the session given to BlossomClient cannot be used: {exc}")
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

@@ -350,6 +350,20 @@ async def test_rate_limit_and_concurrency_are_checked_when_given() -> None:
             BlossomClient("embedded", **bad)
 
 
+async def test_an_api_key_is_one_line(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line break of its file is left out; one inside is refused, without showing the key."""
+    async with gateway as running:
+        async with BlossomClient(running.base_url, api_key=f"{running.api_key}\n") as client:
+            assert await client.image.generate_url("a lake", **TINY)
+        monkeypatch.setenv("BLOSSOM_API_KEY", f" {running.api_key} ")
+        monkeypatch.setenv("BLOSSOM_BASE_URL", f"{running.base_url}\n")
+        async with BlossomClient() as client:
+            assert await client.image.generate_url("a lake", **TINY)
+    with pytest.raises(ConfigurationError, match="BLOSSOM_API_KEY: a key with a line break") as caught:
+        BlossomClient("embedded", api_key="secret\nX-Evil: 1")
+    assert "secret" not in str(caught.value)
+
+
 async def test_the_blocking_form_refuses_a_running_loop() -> None:
     """``with`` inside a coroutine would block it, and says what to write instead."""
     with pytest.raises(RuntimeError, match="async with"):

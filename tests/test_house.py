@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
     "connection": {"batch", "embedded", "limits", "transport", "errors"},
-    "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup"},
+    "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup", "errors"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
     "gateway": {"models", "errors", "guard", "locks", "rules", "batch", "scenery"},
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},

@@ -321,6 +321,22 @@ async def test_a_key_has_no_repr() -> None:
         assert "secret" not in repr(Transport("http://x", "secret", session))
 
 
+async def test_a_closed_session_is_said() -> None:
+    """Not a bare error of aiohttp."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    with pytest.raises(ConfigurationError, match="is closed; open a new one"):
+        await Transport("http://127.0.0.1:1", None, session).send(CREATE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_session_with_a_login_of_its_own_is_said() -> None:
+    """It cannot carry the API key too."""
+    async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("me", "pw")) as session:
+        with pytest.raises(ConfigurationError, match=r"session given to .* cannot be used: .*AUTH"):
+            await Transport("http://127.0.0.1:1", "a-key", session).send(CREATE)
+
+
 async def test_an_endless_answer_is_not_kept() -> None:
     """More than a gateway ever says is cut off."""
 
