@@ -18,6 +18,8 @@ def sentence(failure: BaseException, command: click.Command | None) -> str | Non
         return said[0] if all(said) else None
     if isinstance(failure, BlossomError):
         return _in_names_of(command, failure)
+    if isinstance(failure, MemoryError):
+        return "out of memory; allow this process more, or ask for less at once"
     if isinstance(failure, OSError):
         where = f"{failure.filename}: " if failure.filename is not None else ""
         reason = failure.strerror or str(failure) or type(failure).__name__
@@ -25,11 +27,19 @@ def sentence(failure: BaseException, command: click.Command | None) -> str | Non
     return None
 
 
+def _options(command: click.Command | None) -> list[click.Option]:
+    """Those of the command, and of the commands in a group."""
+    if command is None:
+        return []
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    own = [param for param in command.params if isinstance(param, click.Option)]
+    return own + [option for one in inner for option in _options(one)]
+
+
 def _in_names_of(command: click.Command | None, failure: BlossomError) -> str:
     """The message with the command's options in place of the library's, ``--max-cost`` for ``max_cost``."""
     message = str(failure)
-    options = [param for param in command.params if isinstance(param, click.Option)] if command else []
-    names = {str(param.name): param.opts[0] for param in options}
+    names = {str(option.name): option.opts[0] for option in _options(command)}
     if isinstance(failure, InvalidRequest | ResponseError) and failure.field:
         field = failure.field.partition("[")[0]
         if field in names and message.startswith(failure.field):

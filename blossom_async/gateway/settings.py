@@ -96,7 +96,13 @@ class _Unusable(ConfigurationError):
 
 
 def _data_dir() -> Path:
-    return platformdirs.user_data_path("blossom_async")
+    try:
+        path = platformdirs.user_data_path("blossom_async")
+    except RuntimeError:
+        path = Path("~")
+    if not path.is_absolute():
+        raise _Unusable("data_dir: there is no home folder for it; choose a folder with BLOSSOM_DATA_DIR")
+    return path
 
 
 def _in_range(_: object, field: attrs.Attribute[Any], number: float) -> None:

@@ -924,6 +924,26 @@ class TestBadInput:
         for command in (["url", "a lake"], ["serve"]):
             refused(*command, says="data folder /dev/null/data: .*; choose another with BLOSSOM_DATA_DIR")
 
+    @pytest.mark.parametrize("command", [["url", "a lake"], ["serve"], ["keys", "list"], ["batch", "-"]])
+    def test_a_user_without_a_home_folder(self, command: list[str]) -> None:
+        """As services run: the setting is named that it needs."""
+        code = (
+            "import pwd, sys\n"
+            "pwd.getpwuid = lambda uid: {}[uid]  # as for a user without an entry\n"
+            "sys.argv = ['blossom', *sys.argv[1:]]\n"
+            "from blossom_async.cli import main\nmain()\n"
+        )
+        homes = {"HOME", "XDG_DATA_HOME", "BLOSSOM_DATA_DIR"}
+        env = {name: value for name, value in os.environ.items() if name not in homes}
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *command], input="a lake\n", env=env, capture_output=True, text=True,
+            check=False, timeout=50,
+        )  # fmt: skip
+        assert ran.returncode == 2
+        assert re.search(
+            "^blossom: (data_dir|--data-dir): there is no home folder.*BLOSSOM_DATA_DIR$", ran.stderr.strip()
+        )
+
     async def test_something_else_at_the_address(self, prompts: Prompts) -> None:
         """A web server that is no gateway is named as such."""
 
