@@ -16,7 +16,8 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from blossom_async.batch import Outcome
-from blossom_async.connection import in_event_loop
+from blossom_async.batch.loops import running_loop
+from blossom_async.connection import in_event_loop, in_trio
 from blossom_async.images import Images
 from blossom_async.models import Estimate, Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
 from blossom_async.url_batch import BatchOptions, Request, UrlBatch
@@ -146,6 +147,9 @@ class BlockingImages:
     def _result(self, work: Coroutine[Any, Any, T]) -> T:
         if in_event_loop():
             return cast(T, work)
+        if in_trio():
+            work.close()
+            running_loop()  # raises: there is none
         return self._thread.call(lambda: work)
 
     def _url(self, work: Coroutine[Any, Any, str]) -> str:

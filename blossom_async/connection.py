@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
+import threading
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, Callable
@@ -15,11 +18,11 @@ import attrs
 
 from blossom_async import embedded
 from blossom_async.batch.loops import running_loop
-from blossom_async.errors import ConfigurationError
+from blossom_async.errors import ConfigurationError, TransportError
 from blossom_async.limits import Limits
 from blossom_async.transport import Transport, http_session
 
-__all__ = ["Connections", "Destination", "in_event_loop"]
+__all__ = ["Connections", "Destination", "in_event_loop", "in_trio"]
 
 
 _of_the_parent: list[object] = []  # kept, because freeing it would close what the parent still uses
@@ -34,6 +37,11 @@ class Destination:
     session: aiohttp.ClientSession | None
     limits: Limits
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the gateway is found or started through the data folder."""
+        return self.base_url is None or self.base_url == "embedded"
+
     async def connected(self, resources: AsyncExitStack) -> Transport:
         """A way to the gateway, which lasts as long as the resources. Raises as ``Connections.open``."""
         session = self.session
@@ -44,15 +52,15 @@ class Destination:
                 "the session given to BlossomClient belongs to another event loop; "
                 "use the client in that one, or without a session"
             )
-        if self.base_url is None or self.base_url == "embedded":
-            transport = await self._embedded(resources, session)
+        if self.embedded:
+            transport = await self._in_the_folder(resources, session)
         else:
-            transport = Transport(self.base_url, self.api_key, session)
+            transport = Transport(str(self.base_url), self.api_key, session)
             await transport.probe(self.limits.timeout_s)
         transport.on_pause = self.limits.gate.pause
         return transport
 
-    async def _embedded(self, resources: AsyncExitStack, session: aiohttp.ClientSession) -> Transport:
+    async def _in_the_folder(self, resources: AsyncExitStack, session: aiohttp.ClientSession) -> Transport:
         if self.base_url is None:
             warnings.warn(
                 "BlossomClient has no base_url: using the gateway of this user's data folder, which runs "
@@ -159,7 +167,17 @@ class Connections:
         if connection is None:
             self.abandon_closed_loops()
             connection = self._by_loop[loop] = _Connection(self._destination)
+        if self._destination.embedded and not threading.main_thread().is_alive():
+            self._refuse_at_exit(connection.transport)
         return connection.transport or await connection.open()
+
+    @staticmethod
+    def _refuse_at_exit(transport: Transport | None) -> None:
+        if transport is None or transport.successor is None:  # the gateway is, or would be, in this process
+            raise TransportError(
+                "the embedded gateway has no threads any more: the program is ending; make the call earlier, "
+                "or run the gateway in a process of its own with `blossom serve`"
+            )
 
     async def aclose(self) -> None:
         """Closes what was opened in the running event loop. Does nothing the second time."""
@@ -206,3 +224,14 @@ def in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def in_trio() -> bool:
+    """Whether the calling code runs in trio."""
+    if "trio" not in sys.modules:
+        return False
+    sniffio = importlib.import_module("sniffio")  # which trio brings along
+    try:
+        return bool(sniffio.current_async_library() == "trio")
+    except sniffio.AsyncLibraryNotFoundError:
+        return False

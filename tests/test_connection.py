@@ -12,6 +12,7 @@ from typing import cast
 
 import aiohttp
 import pytest
+import trio
 
 from blossom_async import BlossomClient, ConfigurationError, ImageInfo, ImageOptions, Outcome
 from blossom_async.blocking import BlockingImages
@@ -113,6 +114,46 @@ def test_a_call_made_before_its_loop_runs_gives_the_url_all_the_same() -> None:
         url = client.image.generate_url("a lake", **TINY)
         assert type(pickle.loads(pickle.dumps(url))) is str  # noqa: S301 - our own bytes
         assert client.image.validate_url(url)
+
+
+def test_under_trio_it_says_that_it_runs_on_asyncio() -> None:
+    """Before a picture is made, and also where a call would block; in trio's threads it works."""
+    with BlossomClient("embedded") as running:
+        client = BlossomClient(running.base_url, api_key=running.api_key)
+
+        async def main() -> str:
+            with pytest.raises(ConfigurationError, match="runs on asyncio"):
+                await client.image.generate_url("a lake", **TINY)
+            with pytest.raises(ConfigurationError, match="runs on asyncio"):
+                async with client:
+                    pass
+            return await trio.to_thread.run_sync(lambda: blocking(client).generate_url("a lake", **TINY))
+
+        assert trio.run(main).startswith("http://127.0.0.1")
+        client.close()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_at_exit_it_says_that_the_program_ends(used: bool) -> None:
+    """An embedded gateway, which can draw no more, prints no traceback."""
+    said = script_output(
+        f"""
+import atexit
+from blossom_async import BlossomClient, BlossomError
+
+def report():
+    try:
+        client.image.generate_url("a lake", width=16, height=16)
+    except BlossomError as exc:
+        print(exc)
+
+atexit.register(report)
+client = BlossomClient("embedded")
+if {used}:
+    client.image.generate_url("a lake", width=16, height=16)
+"""
+    )
+    assert "the program is ending" in said
 
 
 def test_a_given_session_stays_in_its_loop() -> None:
