@@ -111,7 +111,8 @@ class Ledger(Generic[Item, Value]):
             return None
         price, job.cost = job.cost, None
         spent, most = self._spending.spent, self._spending.max_cost
-        return f"item {job.index} may cost {price}, and {spent} of {most} are spent"
+        seen = f"item {job.index} may cost {price}, and {spent} of max_cost {most} are spent"
+        return f"{seen}; raise it for the rest"
 
     def settle(self, job: Job[Item, Value], *, recorded: bool = False) -> None:
         """Passes the end of a job to the journal first, if there is one, and then to the consumer."""

@@ -162,12 +162,14 @@ def _made(making: Making, outputs: Outputs, resume: Resuming, source: str) -> in
         failure = resume.advised(exc)
     if failure is not None and not outputs.tally.done:
         raise failure
-    ended = not stopped and failure is None
+    ended = not stopped and failure is None and outputs.tally.stopped_by is None
     try:
         outputs.show()
     finally:
         sentence = outputs.tally.sentence(ended=ended)
         say(sentence if ended else f"stopped: {sentence}")
+        if outputs.tally.stopped_by is not None:
+            say(f"not tried: the rest, because {outputs.tally.stopped_by}")
         for sentence in resume.sentences(outputs.tally, ended=ended):
             say(sentence)
         if making.note and outputs.tally.done:
@@ -175,4 +177,4 @@ def _made(making: Making, outputs: Outputs, resume: Resuming, source: str) -> in
         outputs.finish_page(source, making.note, ended=ended)
     if failure is not None:
         raise failure
-    return stopped or (1 if outputs.tally.failed else 0)
+    return stopped or (0 if ended and not outputs.tally.failed else 1)

@@ -6,7 +6,7 @@ import re
 
 import click
 
-from blossom_async.errors import BlossomError, InvalidRequest, ResponseError
+from blossom_async.errors import BlossomError, InvalidRequest, ResponseError, Unauthenticated
 
 __all__ = ["sentence"]
 
@@ -40,6 +40,7 @@ def _in_names_of(command: click.Command | None, failure: BlossomError) -> str:
     """The message with the command's options in place of the library's, ``--max-cost`` for ``max_cost``."""
     message = str(failure)
     names = {str(option.name): option.opts[0] for option in _options(command)}
+    names |= {"api_key": names["api_key_file"]} if "api_key_file" in names else {}
     if isinstance(failure, InvalidRequest | ResponseError) and failure.field:
         field = failure.field.partition("[")[0]
         if field in names and message.startswith(failure.field):
@@ -47,4 +48,7 @@ def _in_names_of(command: click.Command | None, failure: BlossomError) -> str:
     # Names of one word may be words of the sentence. Those in quotes and paths are values.
     several = "|".join(re.escape(name) for name in names if "_" in name)
     pattern = rf"(?<![\w/.'\"-])({several})(?![\w/.'\"=-])"
-    return re.sub(pattern, lambda found: names[found[1]], message) if several else message
+    message = re.sub(pattern, lambda found: names[found[1]], message) if several else message
+    if isinstance(failure, Unauthenticated) and "api_key" in names:
+        return f"{message}; give the key in BLOSSOM_API_KEY or a file with {names['api_key']}"
+    return message

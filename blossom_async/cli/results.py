@@ -20,7 +20,7 @@ from rich.text import Text
 from blossom_async.batch import Outcome
 from blossom_async.cli.prompts.entry import Entry
 from blossom_async.cli.words import CannotStart, duration, plural, said, stdout_checked
-from blossom_async.errors import BlossomError
+from blossom_async.errors import BlossomError, NotRun
 
 if TYPE_CHECKING:
     from blossom_async.models import ImageInfo
@@ -33,7 +33,10 @@ _FIRST = 12
 
 @attrs.frozen
 class Result:
-    """What became of one item. ``place`` is its file and line."""
+    """What became of one item. ``place`` is its file and line.
+
+    ``stopped_by`` is why the run stopped before it, None if the item was tried.
+    """
 
     index: int
     place: str
@@ -41,15 +44,20 @@ class Result:
     info: ImageInfo | None
     error: str | None
     reused: bool
+    stopped_by: str | None = None
 
     @classmethod
     def of(cls, outcome: Outcome[Any, ImageInfo], name: str) -> Result:
         """The result of an entry; ``name`` is the name of its prompt file."""
         entry: Entry = outcome.item
         place = f"{name}:{entry.line}"
-        error = None if outcome.error is None else f"{place}: {_why(outcome.error)}"
+        failure, stop = outcome.error, None
+        if isinstance(failure, NotRun):  # a reason of the whole run, and so of the command's options
+            stop = failure.reason.replace("max_cost", "--max-cost")
+            failure = NotRun(stop)
+        error = None if failure is None else f"{place}: {_why(failure)}"
         reused = outcome.ok and outcome.attempts == 0
-        return cls(outcome.index, place, entry.prompt, outcome.value, error, reused)
+        return cls(outcome.index, place, entry.prompt, outcome.value, error, reused, stop)
 
     def json(self) -> bytes:
         """One line of JSON."""
@@ -160,7 +168,10 @@ def json_stdout(result: Result) -> None:
 
 @attrs.define
 class Tally:
-    """Totals so far. ``reused`` of the ``done`` came from an earlier run and cost nothing now."""
+    """Totals so far. ``reused`` of the ``done`` came from an earlier run and cost nothing now.
+
+    ``stopped_by`` is why the run stopped before its end, None while it has not.
+    """
 
     total: int | None = None
     done: int = 0
@@ -168,11 +179,13 @@ class Tally:
     credits: int = 0
     reused: int = 0
     elapsed_s: float = 0.0
+    stopped_by: str | None = None
 
     def add(self, result: Result) -> None:
-        """Counts one result."""
+        """Counts one result. Items that were not tried have not failed."""
+        self.stopped_by = self.stopped_by or result.stopped_by
         if result.info is None:
-            self.failed += 1
+            self.failed += result.stopped_by is None
         else:
             self.done += 1
             self.reused += result.reused

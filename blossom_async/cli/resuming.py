@@ -35,7 +35,9 @@ class Resuming:
             said.append(
                 f"{plural(tally.reused, 'picture')} of these had been finished before: {self.journal}"
             )
-        if self.journal is not None and not ended:
+        if not ended and self.journal is None:
+            said.append("the same command starts over; with --out or --journal it would go on from here")
+        elif not ended:
             said.append("the same command goes on from here")
         elif self.journal is not None and tally.failed:
             said.append("the same command tries the failed ones again")

@@ -344,6 +344,19 @@ class TestBatch:
         ]
         assert made[0]["url"] == f"https://cdn.example.com/generated/{made[0]['id']}.jpg"
 
+    def test_a_limit_of_cost_names_itself(self, prompts: Prompts) -> None:
+        """As it was typed; what was made within it is listed."""
+        result = blossom("batch", prompts("a lake", "a sea", "a wood"), *TINY, "--json", "--max-cost", "1")
+        assert result.status == 1
+        made = [orjson.loads(line) for line in result.stdout.splitlines()]
+        assert [line["url"] is not None for line in made] == [True, False]
+        assert "not tried: item 1 may cost 1, and 1 of --max-cost 1" in made[1]["error"]
+        assert "stopped: 1 picture in" in result.stderr
+        assert (
+            "not tried: the rest, because item 1 may cost 1, and 1 of --max-cost 1.0 are spent"
+            in result.stderr
+        )
+
     def test_the_table_shows_some_rows_of_many(self, prompts: Prompts) -> None:
         """The first ones and the failures; ``--all`` shows every row."""
         path = prompts(
@@ -596,7 +609,9 @@ class TestCtrlC:
             there.send_signal(signal.SIGINT)
             assert there.wait(timeout=LIMIT_S) == 130
             assert there.stderr is not None
-            assert "stopped: 1 picture" in there.stderr.read()
+            said_last = there.stderr.read()
+            assert "stopped: 1 picture" in said_last
+            assert "starts over; with --out or --journal it would go on from here" in said_last
 
 
 class TestResume:
@@ -1042,7 +1057,7 @@ class TestKeys:
             args = ("batch", prompts(*["a lake"] * 50), "--base-url", there.base_url)
             result = await asyncio.to_thread(blossom, *args, BLOSSOM_API_KEY="wrong-" + KEY)
         assert result.status == 2
-        assert "BLOSSOM_API_KEY" in result.stderr
+        assert "; give the key in BLOSSOM_API_KEY or a file with --api-key-file\n" in result.stderr
         assert result.stderr.count("\n") == 1
 
     @pytest.mark.parametrize(
