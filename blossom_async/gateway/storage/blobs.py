@@ -20,15 +20,34 @@ from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.forks import Home
 from blossom_async.models import FORMATS, IMAGE_ID
 
-__all__ = ["LocalBlobs"]
+__all__ = ["LocalBlobs", "OutOfFiles", "Reserved"]
 
 _ID = re.compile(IMAGE_ID, re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
 _PART_KEPT_S = 86_400.0  # no running process writes to a leftover this old
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_NO_FILES_RETRY_S = 1.0
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
 
 T = TypeVar("T")
+
+
+class OutOfFiles(Overloaded):
+    """This process, or the machine, may open no more files for now."""
+
+
+class Reserved:
+    """An open file with room on the disk, for bytes that are still to come. It is used once, or released."""
+
+    def __init__(self, part: Path, descriptor: int) -> None:
+        self._held = [(part, descriptor)]
+
+    def take(self) -> tuple[Path, int] | None:
+        """The file and its descriptor, for the first who asks, in whichever thread."""
+        with contextlib.suppress(IndexError):
+            return self._held.pop()
+        return None
 
 
 class LocalBlobs:
@@ -90,13 +109,30 @@ class LocalBlobs:
             raise ValueError(f"{extension!r} is not a picture format: one of {', '.join(self._extensions)}")
         return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
 
-    async def put(self, image_id: str, extension: str, data: bytes) -> None:
-        """Stores the bytes; once this returns they survive a power cut.
+    async def reserve(self, image_id: str, extension: str, size: int) -> Reserved:
+        """A place for ``put``, so that it needs no more room for ``size`` bytes, and no more files.
 
-        Raises ``Overloaded`` with code ``storage_full`` when the disk is full and ``storage_failed`` for any
-        other failure; then nothing is left behind. A call that is cancelled may still store the file.
+        Raises as ``put``. Give the place to ``release`` in the end. A killed process leaves its file; see
+        ``discard``.
         """
-        await self._in_thread(self._write, self.path(image_id, extension), data)
+        return await self._in_thread(self._reserve, self.path(image_id, extension), size)
+
+    async def release(self, reserved: Reserved) -> None:
+        """Gives the place back, unless ``put`` has used it."""
+        await self._in_thread(_release, reserved)
+
+    async def discard(self, image_id: str) -> None:
+        """Removes unfinished files of a picture that nobody writes any more."""
+        await self._in_thread(_discard, self._root / image_id[:2].lower(), image_id)
+
+    async def put(self, image_id: str, extension: str, data: bytes, reserved: Reserved | None = None) -> None:
+        """Stores the bytes, in the place if there is one; once this returns they survive a power cut.
+
+        Raises ``Overloaded`` with code ``storage_full`` when the disk is full, ``storage_failed`` for any
+        other failure, and ``OutOfFiles``; then nothing is left behind. A call that is cancelled may still
+        store the file.
+        """
+        await self._in_thread(self._write, self.path(image_id, extension), data, reserved)
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes from ``start`` up to ``stop``, by default all; fewer if the file is shorter.
@@ -143,24 +179,40 @@ class LocalBlobs:
     def _probe(self) -> None:
         probe = self._root / f".{secrets.token_hex(8)}.probe"
         try:
+            descriptor = _new_file(probe)
             try:
-                _write_synced(probe, bytes(4096))
+                _write_synced(descriptor, bytes(4096))
             finally:
-                probe.unlink(missing_ok=True)
+                _removed(probe, descriptor)
         except OSError as exc:
             raise _storage_error("stored", exc) from exc
 
-    def _write(self, target: Path, data: bytes) -> None:
-        part = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part")
+    def _reserve(self, target: Path, size: int) -> Reserved:
         try:
             self._make_durable_folder(target.parent)
+            part, descriptor = _created(target)
             try:
-                _write_synced(part, data)
+                if hasattr(os, "posix_fallocate"):  # macOS has none
+                    os.posix_fallocate(descriptor, 0, size)
+            except BaseException:
+                _removed(part, descriptor)
+                raise
+            return Reserved(part, descriptor)
+        except OSError as exc:
+            raise _storage_error("stored", exc) from exc
+
+    def _write(self, target: Path, data: bytes, reserved: Reserved | None) -> None:
+        try:
+            self._make_durable_folder(target.parent)
+            place = None if reserved is None else reserved.take()
+            part, descriptor = place or _created(target)
+            try:
+                _write_synced(descriptor, data)
                 part.rename(target)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    part.unlink()
+                _removed(part, descriptor)
                 raise
+            os.close(descriptor)
             _sync_folder(target.parent)
         except OSError as exc:
             raise _storage_error("stored", exc) from exc
@@ -177,15 +229,39 @@ class LocalBlobs:
             self._durable_folders.add(folder.name)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _created(target: Path) -> tuple[Path, int]:
+    """A new file beside the target, open for writing."""
+    part = target.with_name(f".{target.stem}.{secrets.token_hex(8)}.part")
+    return part, _new_file(part)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _removed(part: Path, descriptor: int) -> None:
+    os.close(descriptor)
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
+def _release(reserved: Reserved) -> None:
+    if (place := reserved.take()) is not None:
+        _removed(*place)
+
+
+def _discard(folder: Path, image_id: str) -> None:
+    for part in folder.glob(f".{image_id}.*.part"):
+        with contextlib.suppress(OSError):  # ``open`` tries again when they are a day old
+            part.unlink()
+
+
+def _write_synced(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.ftruncate(descriptor, len(data))  # a reserved file is longer
+    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -267,6 +343,13 @@ def _leftovers(root: Path, *, older_than: float) -> list[Path]:
 
 
 def _storage_error(done: str, exc: OSError) -> Overloaded:
+    if exc.errno in _NO_FILES:
+        return OutOfFiles(
+            f"The picture could not be {done} ({exc.strerror}); send the request again in "
+            f"{_NO_FILES_RETRY_S:g} s.",
+            code="storage_failed",
+            retry_after_s=_NO_FILES_RETRY_S,
+        )
     if exc.errno in _FULL:
         return Overloaded(
             "The disk that holds the pictures is full; make room, then send the request again.",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.blobs import LocalBlobs, OutOfFiles
 
 ID = "Ab3" + "x" * 19
 
@@ -32,6 +32,10 @@ async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobs]:
 
 def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def sizes_below(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in files_below(folder)]
 
 
 async def test_bytes_come_back_as_they_were_put(blobs: LocalBlobs) -> None:
@@ -263,20 +267,57 @@ async def test_close_ends_the_threads(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("blossom-blobs")]
 
 
-async def test_only_a_full_disk_is_called_full(blobs: LocalBlobs) -> None:
-    """Too many open files is `storage_failed`, since making room would not help."""
+class TestReserved:
+    """A place in hand, for bytes that cost money."""
+
+    async def test_it_takes_what_comes(self, blobs: LocalBlobs, tmp_path: Path) -> None:
+        """Less than was reserved, or more; and nothing else is left on the disk."""
+        for size in (1, 5000):
+            place = await blobs.reserve(ID, "png", 1000)
+            assert sizes_below(tmp_path) == [1000]
+            await blobs.put(ID, "png", bytes(size), place)
+            assert await blobs.size(ID, "png") == size
+            await blobs.release(place)
+            assert files_below(tmp_path) == [blobs.path(ID, "png")]
+            await blobs.delete(ID, "png")
+
+    async def test_it_needs_no_more_files(self, blobs: LocalBlobs) -> None:
+        """The bytes are stored though this process may open none."""
+        place = await blobs.reserve(ID, "png", 1000)
+        with no_files_left():
+            with pytest.raises(OutOfFiles):
+                await blobs.reserve(ID, "png", 1000)
+            await blobs.put(ID, "png", b"x", place)
+        assert await blobs.read(ID, "png") == b"x"
+
+    async def test_it_is_given_back(self, blobs: LocalBlobs, tmp_path: Path) -> None:
+        """Unused, or left behind by a process that was killed."""
+        await blobs.release(await blobs.reserve(ID, "png", 1000))
+        assert not files_below(tmp_path)
+        await blobs.reserve(ID, "png", 1000)
+        await blobs.discard(ID)
+        assert not files_below(tmp_path)
+
+
+@contextlib.contextmanager
+def no_files_left() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    await blobs.put(ID, "png", b"x")
     held = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
         with contextlib.suppress(OSError):
             while True:
                 held.append(os.open("/dev/null", os.O_RDONLY))
-        with pytest.raises(Overloaded) as caught:
-            await blobs.put(ID, "png", b"x")
+        yield
     finally:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert caught.value.code == "storage_failed"
+
+
+async def test_only_a_full_disk_is_called_full(blobs: LocalBlobs) -> None:
+    """Too many open files is `storage_failed`, since making room would not help, and it passes."""
+    await blobs.put(ID, "png", b"x")
+    with no_files_left(), pytest.raises(OutOfFiles) as caught:
+        await blobs.put(ID, "png", b"x")
+    assert (caught.value.code, caught.value.retry_after_s) == ("storage_failed", 1.0)
