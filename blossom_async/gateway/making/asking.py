@@ -20,8 +20,8 @@ async def ask(
 ) -> Artwork | Delivery | Settled:
     """What the provider gave, or why there is nothing. Call it within ``upstream.turn``.
 
-    Only a keyed provider is sent the request more than once, under the same key. ``maybe_paid``: it was sent
-    before, by a process that has ended, and its answer was lost.
+    A request that may have been paid is sent again to a keyed provider only, under the same key.
+    ``maybe_paid``: a process that has ended had sent it, and its answer was lost.
     """
     sends = 0
     while True:
@@ -32,11 +32,10 @@ async def ask(
         except ProviderFault as fault:
             upstream.failed(fault, cuts)
             maybe_paid = in_doubt(fault, before=maybe_paid)
-            if not maybe_paid:
-                return refused(fault, attempt)
-            pause_s = resend_pause_s(fault, sends) if upstream.provider.keyed else None
+            keyed = upstream.provider.keyed
+            pause_s = resend_pause_s(fault, sends, keyed=keyed, doubt=maybe_paid)
             if pause_s is None:
-                return unknown(attempt, fault.detail, fault)
+                return unknown(attempt, fault.detail, fault) if maybe_paid else refused(fault, attempt)
             await asyncio.sleep(pause_s)
         else:
             upstream.succeeded()

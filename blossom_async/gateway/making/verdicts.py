@@ -9,7 +9,7 @@ import attrs
 
 from blossom_async.errors import Conflict, ProviderFailed, Rejected, ResponseError, class_for_status
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.providers.faults import ProviderFault, to_error
+from blossom_async.gateway.providers.faults import Kind, ProviderFault, to_error
 from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ClaimState, ProviderAttempt
 from blossom_async.gateway.storage.records.calls import AttemptEnd
 
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _SENDS = 3  # of one attempt, to a provider that knows it by its key
+_TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PAUSE_S = 0.5  # before the second send, twice that before the third
 _LONGEST_PAUSE_S = 30.0  # a provider that asks for more is not waited for while its slot is held
 
@@ -56,8 +57,15 @@ def in_doubt(fault: ProviderFault, *, before: bool) -> bool:
     return fault.charged == "unknown" or (before and fault.safe_to_repeat)
 
 
-def resend_pause_s(fault: ProviderFault, sends: int) -> float | None:
-    """How long to wait before the same request is sent to a keyed provider again; None: not again."""
+def resend_pause_s(fault: ProviderFault, sends: int, *, keyed: bool, doubt: bool) -> float | None:
+    """How long to wait before the same request is sent again; None: not again.
+
+    ``doubt``: it may have been paid, so that only a ``keyed`` provider is sent it again.
+    """
+    if fault.kind is Kind.OUT_OF_FILES:
+        return fault.retry_after_s if sends < _TRIES_TO_CONNECT else None
+    if not (keyed and doubt):
+        return None
     pause_s = fault.retry_after_s or _PAUSE_S * 2 ** (sends - 1)
     return pause_s if sends < _SENDS and pause_s <= _LONGEST_PAUSE_S else None
 

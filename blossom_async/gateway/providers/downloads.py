@@ -16,6 +16,7 @@ __all__ = ["Downloads", "exact_url"]
 
 _REDIRECTS = 3
 _AGAIN_S = (0.5, 2.0)
+_TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PASSING = {404, 408, 425, 429}
 _MOVED = {301, 302, 303, 307, 308}
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))  # what a request line can hold
@@ -74,7 +75,7 @@ class Downloads:
         """The answer, or why there is none and whether that may pass."""
         for _ in range(_REDIRECTS + 1):
             try:
-                answer = await self._wire.ask("GET", url, headers={})
+                answer = await self._asked(url)
             except ProviderFault as exc:
                 return exc.detail, exc.kind is Kind.LOST
             if answer.ok:
@@ -84,6 +85,18 @@ class Downloads:
                 break
             url = following
         return f"{url.host} answered {answer.status}", answer.status in _PASSING or answer.status >= 500
+
+    async def _asked(self, url: URL) -> Answer:
+        """The answer. While this machine may open no connection it waits, since the picture is paid for."""
+        for _ in range(_TRIES_TO_CONNECT):
+            try:
+                return await self._wire.ask("GET", url, headers={})
+            except ProviderFault as exc:
+                if exc.kind is not Kind.OUT_OF_FILES:
+                    raise
+                fault = exc
+                await self._sleep(exc.retry_after_s or 0.0)
+        raise fault
 
 
 def exact_url(reference: str, base: URL) -> URL | None:

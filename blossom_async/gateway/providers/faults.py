@@ -46,6 +46,8 @@ class Kind(StrEnum):
     """A picture came that is known to mean "too many requests"."""
     UNSENT = "unsent"
     """No connection: nothing of the request was sent."""
+    OUT_OF_FILES = "out_of_files"
+    """This machine may open no more connections for now: nothing of the request was sent."""
     LOST = "lost"
     """The request was sent, the outcome is unknown: a timeout, a reset, an error after work had begun."""
 
@@ -118,6 +120,7 @@ _ERRORS: Mapping[Kind, tuple[type[ResponseError], str, str]] = {
     Kind.BAD_CONTENT: (ProviderFailed, "provider_bad_content", "send the request again for another picture"),
     Kind.PLACEHOLDER: (ProviderFailed, "provider_placeholder", "send the request again later, and slower"),
     Kind.UNSENT: (ProviderFailed, "provider_unreachable", "send the request again later"),
+    Kind.OUT_OF_FILES: (Overloaded, "overloaded", "send the request again in {wait:g} s"),
     Kind.LOST: (
         ProviderFailed,
         "provider_outcome_unknown",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -23,6 +25,8 @@ MAX_BYTES = 64 * 2**20
 """The largest answer that is read, after decompression."""
 
 _KEPT_ALIVE_S = 15.0
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_NO_FILES_RETRY_S = 1.0
 _VISIBLE = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
@@ -164,8 +168,8 @@ class Wire:
         """The answer, whatever its status; redirects are not followed.
 
         Sends the request once, except that aiohttp repeats a ``GET`` whose connection closes before the
-        answer begins. Raises ``ProviderFault``: ``UNSENT``, ``LOST``, or ``BAD_CONTENT`` for an answer of
-        more than ``MAX_BYTES``.
+        answer begins. Raises ``ProviderFault``: ``UNSENT``, ``OUT_OF_FILES``, ``LOST``, or ``BAD_CONTENT``
+        for an answer of more than ``MAX_BYTES``.
         """
         data = None
         if json is not None:
@@ -186,6 +190,15 @@ class Wire:
         except TimeoutError as exc:
             raise self._accident(passage, f"no complete answer within {self._timeout_s:g} s") from exc
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:
+            if not passage.sent and isinstance(exc, OSError) and exc.errno in _NO_FILES:
+                detail = f"no connection to {url.host}: {os.strerror(exc.errno)}"
+                raise ProviderFault(
+                    self._provider,
+                    Kind.OUT_OF_FILES,
+                    detail,
+                    charged="no",
+                    retry_after_s=_NO_FILES_RETRY_S,
+                ) from exc
             what = "the connection broke" if passage.sent else f"no connection to {url.host}"
             raise self._accident(passage, f"{what} ({type(exc).__name__})") from exc
 

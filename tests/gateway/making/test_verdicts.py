@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 
@@ -46,10 +47,20 @@ def test_when_an_attempt_may_have_been_paid(kind: Kind, charged: Charged, before
 
 def test_pauses_between_sends() -> None:
     """Longer each time, as long as the provider asks for up to a limit, and never after the last send."""
-    lost = fault(Kind.LOST, "unknown")
-    assert [resend_pause_s(lost, sends) for sends in (1, 2, 3)] == [0.5, 1.0, None]
-    assert resend_pause_s(fault(Kind.LOST, "unknown", 30.0), 1) == 30.0
-    assert resend_pause_s(fault(Kind.LOST, "unknown", 31.0), 1) is None
+    lost, slow, slower = (fault(Kind.LOST, "unknown", wait_s) for wait_s in (None, 30.0, 31.0))
+    pause_s = partial(resend_pause_s, keyed=True, doubt=True)
+    assert [pause_s(lost, sends) for sends in (1, 2, 3)] == [0.5, 1.0, None]
+    assert (pause_s(slow, 1), pause_s(slower, 1)) == (30.0, None)
+
+
+def test_who_is_sent_a_request_again() -> None:
+    """Where it may have been paid, a provider that knows it by its key; else whoever got nothing of it."""
+    lost, busy = fault(Kind.LOST, "unknown"), fault(Kind.RATE_LIMITED, "no", 0.1)
+    assert resend_pause_s(lost, 1, keyed=False, doubt=True) is None
+    assert resend_pause_s(busy, 1, keyed=True, doubt=False) is None
+    no_files = fault(Kind.OUT_OF_FILES, "no", 1.0)
+    assert resend_pause_s(no_files, 59, keyed=False, doubt=False) == 1.0
+    assert resend_pause_s(no_files, 60, keyed=False, doubt=False) is None
 
 
 def test_what_follows_a_failure() -> None:
