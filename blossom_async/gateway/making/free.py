@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from blossom_async.errors import Conflict, Overloaded
 from blossom_async.gateway.making.orders import Order, new_id
 from blossom_async.gateway.making.storing import Storing
@@ -24,7 +26,7 @@ class Free:
         Raises ``Conflict`` when another process has used the key meanwhile, and ``Overloaded``.
         """
         request, image_id = order.pinned(), new_id()
-        async with upstream.turn(priority=order.priority):
+        async with upstream.turn(priority=order.priority, taking=nullcontext):
             given = await upstream.provider.generate(request, request.seed or 0, key="")
         record = await self._storing.store(image_id, order.tenant, request, upstream.name, given)
         try:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 import attrs
 
@@ -41,6 +43,7 @@ from blossom_async.gateway.making.verdicts import (
 )
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault
+from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
 from blossom_async.gateway.storage.records import (
     AttemptOutcome,
     Claim,
@@ -53,6 +56,9 @@ from blossom_async.gateway.storage.records import (
 from blossom_async.gateway.storage.records import calls as call_records
 
 __all__ = ["Paid"]
+
+T = TypeVar("T")
+_TRIES = 60  # a second apart, while this machine may open no more files
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -92,6 +98,7 @@ class Paid:
         self._daily_budget = daily_budget
         self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
         """The tasks, by the id of the picture."""
+        self._unstaged: dict[str, Artwork | Delivery] = {}
 
     def start(self, claim: Claim, priority: Priority) -> asyncio.Task[ImageRecord]:
         """The task that carries the claim out. It raises what ``POST /v1/images`` answers."""
@@ -147,33 +154,43 @@ class Paid:
 
     async def _resume(self, claim: Claim, last: ProviderAttempt, priority: Priority) -> _Answer | Settled:
         """The answer of an attempt whose process has ended, or whose answer was lost."""
+        if (given := self._unstaged.get(claim.image_id)) is not None:
+            return await self._recorded(claim, last, given)
         staged = await self._staging.get(claim.image_id)
         if staged is not None:
             return _Answer(attempt=last, given=staged)
         upstream = self._upstreams.named(last.provider)
         if upstream is None or not upstream.provider.keyed:
             return unknown(last, "it was asked, and the answer was lost")
-        async with upstream.turn(priority=priority):
+        place = partial(self._staging.reserved, claim.image_id, claim.request)
+        async with upstream.turn(priority=priority, taking=place) as reserved:
             result = await ask(upstream, claim.request, last, maybe_paid=True)
-        return await self._recorded(claim, last, result)
+            return await self._recorded(claim, last, result, reserved)
 
     async def _ask(self, upstream: Upstream, claim: Claim, n: int, priority: Priority) -> _Answer | Settled:
-        """One attempt, written down before a byte of it leaves."""
+        """One attempt: written down, and a place for its answer in hand, before a byte of it leaves."""
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
         begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
-        try:
-            async with upstream.turn(priority=priority):
+        place = partial(self._staging.reserved, claim.image_id, claim.request)
+        async with AsyncExitStack() as held:
+            try:
+                turn = upstream.turn(priority=priority, taking=place)
+                reserved = await held.enter_async_context(turn)
                 await self._records.write(begin)
-                reached("attempt")
-                result = await ask(upstream, claim.request, attempt)
-        except Overloaded as exc:  # no turn there, or nothing can be written down: nothing was sent
-            return Settled(error=exc, elsewhere=True)
-        except PaymentRequired as exc:  # beyond the budget
-            return Settled(error=exc)
-        return await self._recorded(claim, attempt, result)
+            except Overloaded as exc:  # no turn there, no place, or nothing can be written down
+                return Settled(error=exc, elsewhere=True)
+            except PaymentRequired as exc:  # beyond the budget
+                return Settled(error=exc)
+            reached("attempt")
+            result = await ask(upstream, claim.request, attempt)
+            return await self._recorded(claim, attempt, result, reserved)
 
     async def _recorded(
-        self, claim: Claim, attempt: ProviderAttempt, result: Artwork | Delivery | Settled
+        self,
+        claim: Claim,
+        attempt: ProviderAttempt,
+        result: Artwork | Delivery | Settled,
+        reserved: Reserved | None = None,
     ) -> _Answer | Settled:
         """The result, once it is on the disk: the answer, or the end before the next provider is asked."""
         if isinstance(result, Settled):
@@ -181,15 +198,19 @@ class Paid:
                 end = partial(call_records.end_attempt, claim.image_id, result.end, self._now())
                 await self._records.write(end)
             return result
-        await self._staging.put(claim.image_id, result)
+        self._unstaged[claim.image_id] = result  # also after a failure: it is paid, and staged again later
+        await _once_files_can_be_opened(partial(self._staging.put, claim.image_id, result, reserved))
+        del self._unstaged[claim.image_id]
         reached("staged")
         return _Answer(attempt=attempt, given=result)
 
     async def _store(self, claim: Claim, answer: _Answer) -> ImageRecord | Settled:
         attempt, given = answer.attempt, answer.given
         try:
-            record = await self._storing.store(
-                claim.image_id, claim.tenant, claim.request, attempt.provider, given
+            record = await _once_files_can_be_opened(
+                partial(
+                    self._storing.store, claim.image_id, claim.tenant, claim.request, attempt.provider, given
+                )
             )
         except ProviderFault as fault:
             return refused(fault, attempt)
@@ -219,6 +240,17 @@ class Paid:
             await self._records.write(
                 partial(call_records.fail, claim.image_id, state, problem, settled.end, now)
             )
+
+
+async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:
+    """What the work returns. Others that end give back files; the picture is paid for, so this waits."""
+    for _ in range(_TRIES):
+        try:
+            return await work()
+        except OutOfFiles as exc:
+            failure = exc
+            await asyncio.sleep(exc.retry_after_s or 0)
+    raise failure
 
 
 def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:

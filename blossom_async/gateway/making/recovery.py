@@ -90,6 +90,8 @@ class Recovery:
 
     async def _adopt(self, name: str) -> None:
         for claim in await self._records.write(partial(call_records.adopt, name, self._owner.name)):
+            if name != self._owner.name:
+                await self._staging.take_over(claim.image_id)
             if claim.image_id not in self._paid.under_way:
                 _log.info("a call that an ended process left behind is taken over")
                 self._paid.start(claim, Priority.BATCH)

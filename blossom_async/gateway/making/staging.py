@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from decimal import Decimal
 
@@ -10,12 +11,16 @@ import attrs
 import orjson
 
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.blobs import LocalBlobs, Reserved
+from blossom_async.models import ImageRequest
 
 __all__ = ["STAGED", "Staging"]
 
 STAGED = "staged"
 """The extension of the files."""
+
+_BYTES_A_PIXEL = 3  # what a file takes that cannot be compressed
+_HEAD_BYTES = 64 * 1024
 
 
 class Staging:
@@ -24,14 +29,27 @@ class Staging:
     def __init__(self, files: LocalBlobs) -> None:
         self._files = files
 
-    async def put(self, image_id: str, given: Artwork | Delivery) -> None:
+    @asynccontextmanager
+    async def reserved(self, image_id: str, request: ImageRequest) -> AsyncIterator[Reserved]:
+        """A place for the delivery of this request: an open file, and room on the disk.
+
+        Raises as ``LocalBlobs.put``.
+        """
+        size = request.width * request.height * _BYTES_A_PIXEL + _HEAD_BYTES
+        place = await self._files.reserve(image_id, STAGED, size)
+        try:
+            yield place
+        finally:
+            await self._files.release(place)
+
+    async def put(self, image_id: str, given: Artwork | Delivery, place: Reserved | None = None) -> None:
         """Stores a delivery; when this returns it survives a power cut. Raises as ``LocalBlobs.put``.
 
         An artwork is not stored: what was drawn here can be drawn again for nothing.
         """
         if isinstance(given, Delivery):
             told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
-            await self._files.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data)
+            await self._files.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data, place)
 
     async def get(self, image_id: str) -> Delivery | None:
         """The delivery, None if there is none."""
@@ -46,6 +64,10 @@ class Staging:
     async def delete(self, image_id: str) -> None:
         """Removes the delivery, whether or not it is there."""
         await self._files.delete(image_id, STAGED)
+
+    async def take_over(self, image_id: str) -> None:
+        """Gives back what an ended process had reserved for the picture."""
+        await self._files.discard(image_id)
 
     async def ids(self, before: datetime) -> AsyncIterator[str]:
         """The pictures with a delivery from before then."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
 import attrs
 
@@ -14,15 +15,18 @@ from blossom_async.errors import InvalidRequest, Overloaded
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
+from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest
 
 __all__ = ["Limits", "Upstream", "Upstreams"]
 
+T = TypeVar("T")
 _FAILURES = 5  # in a row open the circuit breaker; or as many as are under way, if that is more
 _REST_S = 30.0  # that it stays open, before a call tries the provider again
 _MONEY_REST_S = 60.0  # when the account is empty or the key refused, which no retry mends
 _POLL_S = 3600.0  # between two looks at which models a provider offers
 
+_TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
 _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
 
@@ -64,11 +68,14 @@ class Upstream:
         return max(0.0, self._rests_until - self._clock())
 
     @asynccontextmanager
-    async def turn(self, *, priority: Priority) -> AsyncIterator[None]:
-        """Waits for a turn at the provider; the block may call it.
+    async def turn(
+        self, *, priority: Priority, taking: Callable[[], AbstractAsyncContextManager[T]]
+    ) -> AsyncIterator[T]:
+        """Waits for a turn at the provider, then enters ``taking``; the block may call the provider.
 
-        Raises ``Overloaded`` with ``retry_after_s`` when the queue is full, the wait too long, or the circuit
-        breaker open.
+        ``taking`` is what the call needs besides; if that is ``OutOfFiles``, fewer calls are let in, and this
+        one waits for another to end. Raises what ``taking`` raises otherwise, and ``Overloaded`` with
+        ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open.
         """
         if (rest_s := self.resting_s()) > 0:
             raise Overloaded(
@@ -79,15 +86,13 @@ class Upstream:
             )
         if self.waiting >= self._limits.line:
             raise _too_many(self.name, self.waiting)
-        try:
-            async with asyncio.timeout(self._limits.wait_s):
-                await self._enter(priority)
-        except TimeoutError as exc:
-            raise _too_many(self.name, self.waiting) from exc
-        try:
-            yield
-        finally:
-            self._slots.release()
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(self._limits.wait_s):
+                    taken = await self._enter(priority, taking, held)
+            except TimeoutError as exc:
+                raise _too_many(self.name, self.waiting) from exc
+            yield taken
 
     @property
     def cuts(self) -> int:
@@ -104,7 +109,7 @@ class Upstream:
 
         ``cuts`` is what it was when the request was sent: the refusals of one round cut once.
         """
-        if fault.kind is Kind.RATE_LIMITED:
+        if fault.kind in _TOO_MUCH:
             self._slots.overloaded(cuts)
             if fault.retry_after_s is not None:
                 self._gate.pause(fault.retry_after_s)
@@ -120,13 +125,24 @@ class Upstream:
                 self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
-    async def _enter(self, priority: Priority) -> None:
-        await self._slots.acquire(priority)
-        try:
-            await self._gate.acquire()
-        except BaseException:
-            self._slots.release()
-            raise
+    async def _enter(
+        self, priority: Priority, taking: Callable[[], AbstractAsyncContextManager[T]], held: AsyncExitStack
+    ) -> T:
+        while True:
+            await self._slots.acquire(priority)
+            async with AsyncExitStack() as turn:
+                turn.callback(self._slots.release)
+                cuts = self.cuts
+                try:
+                    taken = await turn.enter_async_context(taking())
+                except OutOfFiles:
+                    if self._slots.in_use == 1:  # nobody's end here would help
+                        raise
+                    self._slots.overloaded(cuts)
+                    continue
+                await self._gate.acquire()
+                held.push_async_exit(turn.pop_all())
+                return taken
 
 
 class Upstreams:

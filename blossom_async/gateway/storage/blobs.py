@@ -199,6 +199,7 @@ class LocalBlobs:
                 raise
             return Reserved(part, descriptor)
         except OSError as exc:
+            self._forget_if_gone(target.parent, exc)
             raise _storage_error("stored", exc) from exc
 
     def _write(self, target: Path, data: bytes, reserved: Reserved | None) -> None:
@@ -215,6 +216,7 @@ class LocalBlobs:
             os.close(descriptor)
             _sync_folder(target.parent)
         except OSError as exc:
+            self._forget_if_gone(target.parent, exc)
             raise _storage_error("stored", exc) from exc
 
     def _make_durable_folder(self, folder: Path) -> None:
@@ -227,6 +229,11 @@ class LocalBlobs:
         _sync_folder(folder.parent)
         with self._lock:
             self._durable_folders.add(folder.name)
+
+    def _forget_if_gone(self, folder: Path, exc: OSError) -> None:
+        if exc.errno in {errno.ENOENT, errno.ENOTDIR}:  # removed, or on a disk that was mounted anew
+            with self._lock:
+                self._durable_folders.discard(folder.name)
 
 
 def _created(target: Path) -> tuple[Path, int]:

@@ -395,16 +395,30 @@ class TestADiskThatFailsAfterThePayment:
             assert [row["spent"] for row in await rooms.spent()] == [40_000]
         assert (len(paid.ledger), spare.ledger) == (1, [])
 
-    async def test_an_answer_that_cannot_be_staged_is_held(self, tmp_path: Path) -> None:
-        """It was paid and is lost: the key stays taken until a person decides."""
+    async def test_nothing_is_sent_while_the_answer_could_not_be_kept(self, tmp_path: Path) -> None:
+        """Its place on the disk comes first: without one nothing is paid, and the key is free."""
         paid, spare = Paid(), Paid("spare")
         async with house(tmp_path, paid, spare) as rooms:
             with _unusable(tmp_path / "staging"), pytest.raises(Overloaded):
                 await rooms.create()
-            with pytest.raises(Conflict) as refused:
-                await rooms.create()
-            assert refused.value.code == "outcome_unknown"
-            assert len(await rooms.calls()) == 1
+            assert (paid.ledger, spare.ledger) == ([], [])
+            assert isinstance(await rooms.create(), ImageRecord)
+
+    async def test_an_answer_that_cannot_be_staged_is_kept(self, tmp_path: Path) -> None:
+        """503 now; the process stages it once that is possible, and nobody is paid again."""
+        paid, spare = Paid(), Paid("spare")
+        async with house(tmp_path, paid, spare) as rooms, contextlib.AsyncExitStack() as broken:
+
+            async def break_the_disk() -> None:
+                broken.enter_context(_unusable(tmp_path / "staging"))
+
+            paid.script = [break_the_disk]
+            for _ in range(2):
+                with pytest.raises(Overloaded):
+                    await rooms.create()
+            await broken.aclose()
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert [row["spent"] for row in await rooms.spent()] == [40_000]
         assert (len(paid.ledger), spare.ledger) == (1, [])
 
 
