@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,7 +153,7 @@ def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
 
     settings = {name: given[name] for name in ImageOptions.__annotations__ if _was_given(given.get(name))}
     if pairs := given["metadata"]:
-        settings["metadata"] = dict(_pair(text) for text in pairs)
+        settings["metadata"] = _metadata(pairs)
     if settings.get("use_custom_cdn") and given["cdn_prefix"] is None:
         raise CannotStart("--use-custom-cdn needs a prefix; add --cdn-prefix https://cdn.example.com")
     checked(settings, ImageSettings)
@@ -164,11 +164,16 @@ def _was_given(value: object) -> bool:
     return value is not None and value is not False and value != ()  # 0 was given, even if it is refused
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CannotStart(f"--metadata: {text!r} is not a pair; allowed: KEY=VALUE")
-    return name, value
+def _metadata(pairs: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in pairs:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CannotStart(f"--metadata: {text!r} is not a pair; allowed: KEY=VALUE")
+        if name in found:
+            raise CannotStart(f"--metadata: {name!r} is there twice; allowed: each key once; remove one")
+        found[name] = value
+    return found
 
 
 def opened_client(
@@ -184,7 +189,7 @@ def opened_client(
     from blossom_async.client import BlossomClient
     from blossom_async.transport import http_url
 
-    base_url = given["base_url"] or os.environ.get("BLOSSOM_BASE_URL") or "embedded"
+    base_url = given["base_url"] or os.environ.get("BLOSSOM_BASE_URL", "").strip() or "embedded"
     if base_url != "embedded":
         http_url(base_url, "--base-url" if given["base_url"] else "BLOSSOM_BASE_URL")
     try:

@@ -790,6 +790,10 @@ class TestBadInput:
             (["--expires-in", "0"], "--expires-in: 0 cannot be used"),
             (["--cache-control", "x\ny"], "--cache-control: .* cannot be used"),
             (["--metadata", "page"], "--metadata: 'page' is not a pair; allowed: KEY=VALUE"),
+            (
+                ["--metadata", "a=1", "--metadata", "a=2"],
+                "--metadata: 'a' is there twice; allowed: each key once",
+            ),
             (["--use-custom-cdn"], "--use-custom-cdn needs a prefix; add --cdn-prefix"),
             (["--use-custom-cdn", "--cdn-prefix", "http://cdn.example.com"], "--cdn-prefix: .* is not https"),
             (["--base-url", "ftp://example.com"], "--base-url: 'ftp://example.com' is not a valid address"),
