@@ -44,8 +44,9 @@ class BlossomClient:
     ``timeout_s`` limits one attempt, from its start to the last byte. ``retry`` says how often and when a
     call that failed temporarily is repeated, under the same ``Idempotency-Key``; None means never.
     ``warmup`` says what ``validate_url`` and ``preload_urls`` may connect to besides this client's own
-    hosts: ``public`` addresses, nothing (``own``), or a list of hosts. A ``session`` that is given is
-    used, in its own event loop only, and left open.
+    hosts: ``public`` addresses, nothing (``own``), or a list of hosts. ``HTTP_PROXY``, ``HTTPS_PROXY`` and
+    ``NO_PROXY`` count, but not for those two, nor with a ``session`` of yours: that is used as it is, in its
+    own event loop only, and left open.
 
     Raises ``ConfigurationError`` for an invalid address and ``ValueError`` for a limit that cannot be used.
     """

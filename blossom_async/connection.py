@@ -15,11 +15,13 @@ from hashlib import sha256
 
 import aiohttp
 import attrs
+from yarl import URL
 
 from blossom_async import embedded
 from blossom_async.batch.loops import running_loop
 from blossom_async.errors import ConfigurationError, TransportError
 from blossom_async.limits import Limits
+from blossom_async.proxies import proxy_for
 from blossom_async.transport import Transport, http_session
 
 __all__ = ["Connections", "Destination", "in_event_loop", "in_trio"]
@@ -46,7 +48,9 @@ class Destination:
         """A way to the gateway, which lasts as long as the resources. Raises as ``Connections.open``."""
         session = self.session
         if session is None:
-            session = await resources.enter_async_context(http_session())
+            # An embedded gateway is on this machine.
+            proxy = None if self.base_url in (None, "embedded") else proxy_for(URL(self.base_url))
+            session = await resources.enter_async_context(http_session(proxy=proxy))
         elif session._loop is not asyncio.get_running_loop():
             raise ConfigurationError(
                 "the session given to BlossomClient belongs to another event loop; "

@@ -54,9 +54,10 @@ class _Connector(aiohttp.TCPConnector):
             super().__del__(_warnings)
 
 
-def http_session(timeout_s: float | None = None) -> aiohttp.ClientSession:
+def http_session(timeout_s: float | None = None, *, proxy: URL | None = None) -> aiohttp.ClientSession:
     """The session of a client. ``timeout_s`` limits each request; None where the engine limits it."""
     return aiohttp.ClientSession(
+        proxy=proxy,
         connector=_Connector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),

@@ -19,6 +19,7 @@ PACKAGE = Path(blossom_async.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "guard": set(),
+    "proxies": {"errors"},
     "locks": {"errors"},
     "scenery": set(),
     "rules": set(),
@@ -33,10 +34,10 @@ MAY_IMPORT = {
     "images": {"url_batch", "cdn", "limits", "models", "batch", "transport", "warmup", "errors"},
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
-    "connection": {"batch", "embedded", "limits", "transport", "errors"},
+    "connection": {"proxies", "batch", "embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup", "errors"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
-    "gateway": {"models", "errors", "guard", "locks", "rules", "batch", "scenery"},
+    "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery"},
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},
 }
 """Room of the package -> the other rooms it may import. What is missing here may not exist."""

@@ -232,6 +232,7 @@ def _accounts(settings: Settings) -> list[Account]:
             key=settings.pollinations_key,
             key_file=settings.pollinations_key_file,
             timeout_s=settings.provider_timeout_s,
+            use_proxies=settings.use_proxies,
         ),
         "openai": Account(
             provider="openai",
@@ -243,6 +244,7 @@ def _accounts(settings: Settings) -> list[Account]:
             keyed=settings.openai_keyed,
             omit=settings.openai_omit,
             timeout_s=settings.provider_timeout_s,
+            use_proxies=settings.use_proxies,
         ),
     }
     return [known[name] for name in settings.providers]

@@ -255,6 +255,11 @@ class Settings:
     provider_timeout_s: float = ts.option(
         default=300.0, validator=_in_range, help="How long a provider may take for a picture."
     )
+    use_proxies: bool = ts.option(
+        default=True,
+        help="Whether providers are reached through the proxies of HTTP_PROXY and HTTPS_PROXY, except hosts "
+        "in NO_PROXY. Pictures that a provider gives as URLs are always fetched directly.",
+    )
     daily_budget: float | None = ts.option(
         default=None,
         validator=_budget,

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
-from yarl import URL
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
@@ -17,8 +16,9 @@ from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.pollinations import Pollinations
-from blossom_async.gateway.providers.wire import Secret, provider_session
+from blossom_async.gateway.providers.wire import Secret, provider_session, service_url
 from blossom_async.guard import Guard
+from blossom_async.proxies import proxy_for
 
 __all__ = ["Account", "connected"]
 
@@ -28,8 +28,8 @@ class Account:
     """A provider as the operator has set it up: ``offline``, ``pollinations`` or ``openai``.
 
     ``model`` draws where a request names none. Of ``key`` and ``key_file`` one may be set. ``keyed``: the
-    server honours ``Idempotency-Key``. ``omit``: parameters it is never sent. The offline renderer needs
-    ``limits`` only.
+    server honours ``Idempotency-Key``. ``omit``: parameters it is never sent. ``use_proxies``: it is reached
+    through the proxy that the environment names. The offline renderer needs ``limits`` only.
     """
 
     provider: str
@@ -41,6 +41,7 @@ class Account:
     keyed: bool = False
     omit: tuple[str, ...] = ()
     timeout_s: float = 300.0
+    use_proxies: bool = True
 
 
 @asynccontextmanager
@@ -68,12 +69,13 @@ async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers
             f"BLOSSOM_{account.provider.upper()}_MODEL, such as gpt-image-2"
         )
     key = _secret(account)
-    session = await sessions.enter_async_context(provider_session())
+    address = service_url(account.provider, account.url)
+    proxy = proxy_for(address) if account.use_proxies else None
+    session = await sessions.enter_async_context(provider_session(proxy=proxy))
     if account.provider == "pollinations":
         return Pollinations(
             session, key=key, base_url=account.url, model=account.model, timeout_s=account.timeout_s
         )
-    address = URL(account.url)
     # A server on a private network gives URLs on itself; others may lead to the internet only.
     guard = Guard({f"{address.host}:{address.port}"})
     downloads = await sessions.enter_async_context(provider_session(guard.socket, guard.resolver()))

@@ -119,8 +119,9 @@ async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 def provider_session(
     socket_factory: Callable[[AddrInfoType], socket.socket] | None = None,
     resolver: aiohttp.abc.AbstractResolver | None = None,
+    proxy: URL | None = None,
 ) -> aiohttp.ClientSession:
-    """A session for providers: without proxies, ``.netrc`` and cookies, and it notes what was sent.
+    """A session for providers: without ``.netrc`` and cookies, and it notes what was sent.
 
     With any other session every failure counts as ``LOST``. ``socket_factory`` makes the socket for an
     address, or raises ``PermissionError`` for a forbidden one; with ``resolver`` it guards the sessions that
@@ -140,6 +141,7 @@ def provider_session(
         headers={"User-Agent": "blossom"},
         trace_configs=[trace],
         trust_env=False,
+        proxy=proxy,
     )
 
 
