@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import warnings
@@ -18,6 +19,7 @@ from blossom_async.batch.hints import pause_s, retry_after_s
 from blossom_async.errors import (
     ConfigurationError,
     NotFound,
+    Overloaded,
     ResponseError,
     StaleConnection,
     TimedOut,
@@ -34,6 +36,8 @@ T = TypeVar("T")
 # Shorter than the idle time of the usual servers and proxies, so that this side closes first: a POST on a
 # connection that the server has just closed fails.
 _KEEPALIVE_S = 15.0
+_NO_FILES = {errno.EMFILE, errno.ENFILE}
+_NO_FILES_RETRY_S = 1.0
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: fifty times an ``ImageInfo`` with the longest metadata."""
 
@@ -152,8 +156,9 @@ class Transport:
         """The gateway's answer.
 
         Raises ``TransportError`` when none came (``StaleConnection`` when not even its first byte did),
-        ``TimedOut`` when it took too long, the ``ResponseError`` of its status, and ``ConfigurationError``
-        when something other than a gateway answered.
+        ``TimedOut`` when it took too long, the ``ResponseError`` of its status, ``Overloaded`` also while
+        this process may open no connection, and ``ConfigurationError`` when something other than a gateway
+        answered.
         """
         moved = False
         while True:
@@ -171,6 +176,8 @@ class Transport:
                     headers_came = True
                     data = await _bounded(response)
             except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # a TimeoutError is an OSError
+                if isinstance(exc, OSError) and exc.errno in _NO_FILES:
+                    raise _out_of_files(exc) from exc
                 error = _translated(exc, address, headers_came=headers_came)
             except (RuntimeError, ValueError) as exc:  # of aiohttp, about the session
                 raise _unusable(exc, closed=self.session.closed) from exc
@@ -242,6 +249,14 @@ class Transport:
             f"{self.base_url} answered {answer}: that is no Blossom gateway; "
             "check base_url or BLOSSOM_BASE_URL"
         )
+
+
+def _out_of_files(exc: OSError) -> Overloaded:
+    return Overloaded(
+        f"this process may open no more connections ({os.strerror(exc.errno or 0)}); "
+        "make fewer calls at once, or allow it more files with ulimit -n",
+        retry_after_s=_NO_FILES_RETRY_S,
+    )
 
 
 def _translated(exc: Exception, address: str, *, headers_came: bool) -> TransportError:

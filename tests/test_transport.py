@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aioresponses import aioresponses
 
+from blossom_async.batch import Throttle, classify
 from blossom_async.errors import (
     BlossomError,
     ConfigurationError,
@@ -36,6 +37,7 @@ from blossom_async.errors import (
 )
 from blossom_async.models import ImageInfo
 from blossom_async.transport import Exchange, Transport, http_session
+from tests.scarcity import no_files_left
 from tests.test_models import INFO
 
 CREATE = Exchange("POST", "/v1/images", ImageInfo, b"{}", idempotency_key="k")
@@ -158,6 +160,20 @@ async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> 
             await transport.probe(5.0)
         assert transport.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+async def test_no_file_for_a_connection_is_overload() -> None:
+    """It passes, counts as no attempt, and does not mean that the gateway is gone."""
+    async with http_session(10) as session:
+        transport = Transport("http://127.0.0.1:1", None, session)
+
+        async def no_other() -> tuple[str, str]:
+            raise AssertionError("another gateway was looked for")
+
+        transport.successor = no_other
+        with no_files_left(), pytest.raises(Overloaded, match="ulimit -n") as refused:
+            await transport.send(CREATE)
+    assert classify(refused.value) == Throttle(1.0)
 
 
 async def test_nobody_there_is_a_transport_error() -> None:

@@ -1,15 +1,13 @@
 """LocalBlobs: a file is whole or not there, and no path is built from unchecked input."""
 
 import asyncio
-import contextlib
 import os
-import resource
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.blobs import LocalBlobs, OutOfFiles
+from tests.scarcity import no_files_left
 
 ID = "Ab3" + "x" * 19
 
@@ -297,22 +296,6 @@ class TestReserved:
         await blobs.reserve(ID, "png", 1000)
         await blobs.discard(ID)
         assert not files_below(tmp_path)
-
-
-@contextlib.contextmanager
-def no_files_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    held = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY))
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_only_a_full_disk_is_called_full(blobs: LocalBlobs) -> None:
