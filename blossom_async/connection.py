@@ -76,6 +76,7 @@ class Destination:
         # A given key says whose pictures are meant; a gateway of this process accepts only its own key.
         key = gateway.api_key if gateway.own or self.api_key is None else self.api_key
         transport = Transport(gateway.base_url, key, session)
+        transport.public_url = gateway.public_url
         transport.place = f"the data folder with key {sha256(gateway.api_key.encode()).hexdigest()[:12]}"
         if not gateway.own:
             transport.successor = partial(_successor, session, resources)

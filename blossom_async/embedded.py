@@ -39,10 +39,14 @@ _HEALTH_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 @attrs.frozen
 class Gateway:
-    """Where a gateway listens, and its API key. ``own`` is False if another process runs it."""
+    """Where a gateway listens, its API key, and what its URLs start with.
+
+    ``own`` is False if another process runs it.
+    """
 
     base_url: str
     api_key: str = attrs.field(repr=False)
+    public_url: str
     own: bool
 
 
@@ -111,9 +115,9 @@ async def _started(settings: Settings) -> AsyncIterator[Gateway]:
     keys = (own_key(settings.data_dir), *settings.api_keys)
     local = attrs.evolve(settings, host="127.0.0.1", api_keys=keys)
     instance = secrets.token_hex(8)
-    async with serving(local, sock, instance=instance):
+    async with serving(local, sock, instance=instance) as public_url:
         with announced(settings.data_dir, sock, keys[0], instance) as base_url:
-            yield Gateway(base_url, keys[0], own=True)
+            yield Gateway(base_url, keys[0], public_url, own=True)
 
 
 @contextmanager
@@ -175,7 +179,7 @@ async def running(data_dir: Path, session: aiohttp.ClientSession) -> Gateway | N
         return None
     if not isinstance(health, dict) or health.get("instance") != told.get("instance"):
         return None
-    return Gateway(base_url, key, own=False)
+    return Gateway(base_url, key, str(health.get("public_url", base_url)), own=False)
 
 
 def announcement(data_dir: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import aiohttp
 from aiohappyeyeballs import AddrInfoType
 
-__all__ = ["Guard", "is_public"]
+__all__ = ["Guard", "is_public", "is_this_machine"]
 
 _WITH_IPV4 = tuple(  # NAT64 (RFC 6052), IPv4-translated (RFC 2765): the IPv4 address comes last
     ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::ffff:0:0:0/96")
@@ -54,6 +54,17 @@ def is_public(address: str) -> bool:
             return is_public(str(inner))
     excluded = any(ip.version == network.version and ip in network for network in _NOT_PUBLIC)
     return ip.is_global and not ip.is_multicast and not excluded
+
+
+def is_this_machine(host: str | None) -> bool:
+    """Whether a host name or address, as it stands, leads to the machine it is used on."""
+    if host is None or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return ip.is_loopback or ip.is_unspecified
 
 
 class Guard:

@@ -25,6 +25,7 @@ from blossom_async.batch import (
 )
 from blossom_async.cdn import Cdn, without_cdn
 from blossom_async.errors import InvalidRequest
+from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
 from blossom_async.models import (
     IMAGE_ID,
@@ -332,9 +333,14 @@ class Images:
         return self._cdn.placed(await transport.send(creation), settings)
 
     def _warmup_session(self, transport: Transport) -> aiohttp.ClientSession:
-        addresses = [transport.base_url, *([self._cdn.prefix] if self._cdn.prefix else [])]
-        own_hosts = {f"{URL(address).host}:{URL(address).port}" for address in addresses}
-        return warmup_session(own_hosts, self._limits.timeout_s, self._warmup)
+        base, public = URL(transport.base_url), URL(transport.public_url)
+        own = {base}
+        if is_this_machine(base.host) or not is_this_machine(public.host):
+            own.add(public)  # else it is another machine's name for itself
+        if self._cdn.prefix is not None:
+            own.add(URL(self._cdn.prefix))
+        hosts = {f"{url.host}:{url.port}" for url in own}
+        return warmup_session(hosts, self._limits.timeout_s, self._warmup)
 
 
 def _creation(request: ImageRequest, more: Mapping[str, object] | None = None) -> Exchange[ImageInfo]:

@@ -113,6 +113,7 @@ class Health:
     """What a gateway reports of itself."""
 
     service: str = ""
+    public_url: str | None = None
 
 
 class Transport:
@@ -128,6 +129,7 @@ class Transport:
         self.api_key = api_key
         self.session = session
         self.place = self.base_url  # what a journal calls the gateway
+        self.public_url = self.base_url  # what the URLs of pictures start with
         self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
         self.on_pause: Callable[[float], None] | None = None
         self._moving = asyncio.Lock()
@@ -151,6 +153,7 @@ class Transport:
         if health.service != "blossom":
             raise self._not_a_gateway("200 without a gateway's health report")
         self._known = True
+        self.public_url = health.public_url or self.base_url
 
     async def send(self, exchange: Exchange[T]) -> T:
         """The gateway's answer.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -207,6 +208,54 @@ async def test_validate_url_tells_true_from_false(gateway: Gateway) -> None:
         assert await client.image.validate_url(url)
         assert not await client.image.validate_url(f"{running.base_url}/image/{'a' * 22}")
         assert not await client.image.validate_url(f"{running.base_url}/elsewhere")
+
+
+@asynccontextmanager
+async def gateway_that_gives_out(public_url: str) -> AsyncIterator[int]:
+    """The port of a gateway that says so of its URLs."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"service": "blossom", "public_url": public_url})
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    async with TestServer(app) as server:
+        yield server.port or 0
+
+
+async def test_the_gateways_own_urls_are_reached_wherever_they_are(gateway: Gateway) -> None:
+    """Pictures may be served under another address than the API, and a private one."""
+    async with gateway as pictures, pictures.client() as client:
+        url = await client.image.generate_url("test image", **TINY)
+        async with gateway_that_gives_out(pictures.base_url) as port:
+            async with BlossomClient(f"http://127.0.0.1:{port}", api_key="k") as other:
+                assert await other.image.validate_url(url)
+                assert not (await other.image.preload_urls([url])).failures
+
+
+async def test_another_machines_loopback_is_not_this_one(gateway: Gateway) -> None:
+    """What a remote gateway calls its own at 127.0.0.1 would lead to something else here."""
+
+    class Resolver(aiohttp.abc.AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[aiohttp.abc.ResolveResult]:
+            return [
+                aiohttp.abc.ResolveResult(
+                    hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0
+                )
+            ]
+
+        async def close(self) -> None:
+            pass
+
+    connector = aiohttp.TCPConnector(resolver=Resolver())
+    async with gateway as here, gateway_that_gives_out(here.base_url) as port:
+        async with aiohttp.ClientSession(connector=connector) as session:
+            remote = BlossomClient(f"http://gateway.example:{port}", api_key="k", session=session)
+            with pytest.raises(TransportError, match="not a public address"):
+                await remote.image.validate_url(f"{here.base_url}/image/{'a' * 22}")
+            await remote.aclose()
 
 
 async def test_an_outage_is_not_invalid(gateway: Gateway) -> None:

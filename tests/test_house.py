@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "cdn": {"errors", "models", "transport"},
     "url_batch": {"errors", "models", "batch", "transport", "cdn"},
     "limits": {"batch"},
-    "images": {"url_batch", "cdn", "limits", "models", "batch", "transport", "warmup", "errors"},
+    "images": {"url_batch", "cdn", "guard", "limits", "models", "batch", "transport", "warmup", "errors"},
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
     "connection": {"proxies", "batch", "embedded", "limits", "transport", "errors"},

@@ -137,7 +137,8 @@ def create_app(
     for sentence in advice(exposed=not private, decodes=settings.providers != ("offline",)):
         warnings.warn(sentence, AdvisoryWarning, stacklevel=2)
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
-    status = Status(metrics, checks, instance=instance, admit=None if private else admission.check)
+    admit = None if private else admission.check
+    status = Status(metrics, checks, instance=instance, public_url=public_url, admit=admit)
     _watch(metrics, generation, hot, upkeep)
     metrics.counters(
         "blossom_webhooks", "Webhooks sent, by outcome.", ("outcome",), lambda: webhooks.attempts

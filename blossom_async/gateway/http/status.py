@@ -32,6 +32,7 @@ class Status:
         checks: Mapping[str, Check],
         *,
         instance: str,
+        public_url: str,
         admit: Callable[[web.Request], Awaitable[None]] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -39,7 +40,7 @@ class Status:
         self.stage: str | None = "starting"
         """Why the gateway is not ready, whatever the checks say: ``starting``, ``draining`` or None."""
         self._checks = checks
-        self._instance = instance
+        self._about = {"service": "blossom", "status": "ok", "instance": instance, "public_url": public_url}
         self._admit = admit
         self._clock = clock
         self._reasons: dict[str, str] = {}
@@ -66,8 +67,8 @@ class Status:
         ]
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """200 while the process runs."""
-        return _json(200, {"service": "blossom", "status": "ok", "instance": self._instance})
+        """200 while the process runs, with the URL that pictures' URLs start with."""
+        return _json(200, self._about)
 
     async def readyz(self, _: web.Request) -> web.Response:
         """200 if the gateway accepts requests; 503 with reasons while it starts, drains or cannot write."""
