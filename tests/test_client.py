@@ -144,6 +144,28 @@ async def test_bad_options_fail_the_batch_before_anything_is_sent(gateway: Gatew
         assert not list(running.data_dir.glob("images/*/*"))
 
 
+class DataFrame:
+    """What a batch can see of a data frame: iterating it gives the names of its columns."""
+
+    columns = ("prompt", "width")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+async def test_a_table_is_no_batch(gateway: Gateway) -> None:
+    """The names of its columns would be drawn."""
+    async with gateway as running, running.client() as client:
+        with pytest.raises(TypeError, match=r"not a DataFrame.*to_dict\('records'\)"):
+            await client.image.generate_urls_batch(DataFrame())
+        with pytest.raises(TypeError, match="not a DataFrame"):
+            async with client.image.stream_urls(DataFrame()):
+                pass
+        with pytest.raises(TypeError, match="not one dict"):
+            await client.image.generate_urls_batch_custom({"prompt": "a fox"})
+        assert not list(running.data_dir.glob("images/*/*"))
+
+
 async def test_requests_win_over_defaults(gateway: Gateway) -> None:
     """Each request's own settings count first, for mappings and for ``ImageRequest``."""
     async with gateway as running, running.client() as client:
