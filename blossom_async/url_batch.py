@@ -89,17 +89,15 @@ def split(options: BatchOptions) -> tuple[dict[str, Any], RunOptions[Request]]:
 
 
 def check_several(requests: object) -> None:
-    """Raises ``TypeError`` for a single request where a batch takes several, for a table, whose iteration gives
-    its columns, and for what is not iterable.
-    """
+    """Raises ``TypeError`` for one request where a batch takes several, a table, and what is not iterable."""
     if isinstance(requests, str | bytes | Mapping | ImageRequest):
         raise TypeError(
             f"a batch takes several requests, not one {type(requests).__name__}; put it in a list"
         )
     if any(hasattr(requests, name) for name in ("columns", "column_names")):  # pandas, Polars, Arrow
         raise TypeError(
-            f"a batch takes an iterable of requests, not a {type(requests).__name__}, which gives its columns; "
-            "hand over its rows, such as df.to_dict('records') or table.to_pylist(), or one column"
+            f"a batch takes an iterable of requests, not a {type(requests).__name__}, which iterates its "
+            "columns; hand over its rows, such as df.to_dict('records') or table.to_pylist(), or one column"
         )
     if not isinstance(requests, Iterable | AsyncIterable):
         raise TypeError(f"a batch takes an iterable of requests, not {type(requests).__name__}")
