@@ -798,13 +798,14 @@ def test_the_log_has_what_statistics_need_and_no_signature(cdn: Cdn) -> None:
         ]
 
     wait_until(lambda: len(written()) == 4)  # the log is written after the answer
-    signed, miss, hit, looked_ahead = [access_log.read_line(line) for line in written()]
-    assert (signed, miss, looked_ahead) == (
-        access_log.COUNTED_THERE,
-        access_log.COUNTED_THERE,
-        access_log.SPECULATIVE,
-    )
-    assert isinstance(hit, access_log.Hit)
+    read = [
+        access_log.read_line(line) for line in written()
+    ]  # Varnish's threads write in an order of their own
+    (hit,) = [line for line in read if isinstance(line, access_log.Hit)]
+    rest = sorted(
+        line for line in read if isinstance(line, str)
+    )  # the signed one, the miss, and the prefetch
+    assert rest == sorted([access_log.COUNTED_THERE, access_log.COUNTED_THERE, access_log.SPECULATIVE])
     assert hit.image_id == public
     assert hit.load_us is not None
 
