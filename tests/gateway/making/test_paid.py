@@ -354,7 +354,7 @@ class TestLimits:
             open_.set()
             await asyncio.gather(*tasks)
         assert most == 2
-        assert order[2] == "now"
+        assert "now" in order[2:4]  # two places came free at once, and their requests leave in either order
 
     async def test_a_full_line_is_said_at_once(self, tmp_path: Path) -> None:
         """Beyond the line: 503 with a time, nothing claimed for good, nothing paid."""
