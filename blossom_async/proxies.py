@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.request
+from contextlib import suppress
 
 from yarl import URL
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.guard import is_this_machine
 
 __all__ = ["proxy_for"]
 
@@ -20,9 +22,11 @@ def proxy_for(url: URL) -> URL | None:
     """
     named = urllib.request.getproxies_environment()
     written = (named.get(url.scheme) or named.get("all") or "").strip()
-    if not written or url.host is None or _is_this_machine(url.host):
+    if not written or url.host is None or is_this_machine(url.host):
         return None
     if urllib.request.proxy_bypass_environment(f"{url.host}:{url.port}", named):  # type: ignore[attr-defined]
+        return None
+    if _in_a_network(url.host, named.get("no", "")):
         return None
     try:
         proxy = URL(written if "://" in written else f"http://{written}")
@@ -37,8 +41,10 @@ def proxy_for(url: URL) -> URL | None:
     return proxy
 
 
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _in_a_network(host: str, without: str) -> bool:
+    """Whether an address is in one of the networks listed in NO_PROXY, which ``urllib`` does not read."""
+    for listed in without.split(","):
+        with suppress(ValueError):
+            if ipaddress.ip_address(host) in ipaddress.ip_network(listed.strip(), strict=False):
+                return True
+    return False

@@ -38,6 +38,7 @@ T = TypeVar("T")
 _KEEPALIVE_S = 15.0
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
+_PROXY_HINT = "check HTTP_PROXY or HTTPS_PROXY, or list the host in NO_PROXY"
 MAX_ANSWER = 1024 * 1024
 """Bytes of an answer: fifty times an ``ImageInfo`` with the longest metadata."""
 
@@ -243,6 +244,8 @@ class Transport:
             )
         if 300 <= status < 400:
             return self._not_a_gateway(f"{status}, which leads to {_without_query(response)}")
+        if status == 407:
+            return self._not_a_gateway(f"407, asking for a login at its proxy; {_PROXY_HINT}")
         return self._not_a_gateway(f"{status} {response.content_type}")
 
     def _not_a_gateway(self, answer: str) -> ConfigurationError | TransportError:
@@ -322,6 +325,14 @@ def _reason(exc: BaseException) -> str:
         )
     if isinstance(exc, aiohttp.ClientSSLError):
         return f"TLS: {exc.os_error}; if it speaks plain HTTP, write http:// in base_url"
+    if isinstance(exc, aiohttp.ClientProxyConnectionError):
+        number = exc.os_error.errno
+        return (
+            f"its proxy {exc.host}:{exc.port} cannot be reached ({os.strerror(number) if number else exc}); "
+            f"{_PROXY_HINT}"
+        )
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return f"its proxy answered {exc.status} {exc.message}; {_PROXY_HINT}"
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return "unknown host name; check base_url or BLOSSOM_BASE_URL"
     if isinstance(exc, aiohttp.ClientConnectorError):

@@ -19,7 +19,7 @@ PACKAGE = Path(blossom_async.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "guard": set(),
-    "proxies": {"errors"},
+    "proxies": {"errors", "guard"},
     "locks": {"errors"},
     "scenery": set(),
     "rules": set(),

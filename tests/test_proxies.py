@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_hosts_without_a_proxy(without: str, direct: bool, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("host", "direct"),
+    [("10.1.2.3", True), ("11.1.2.3", False), ("[fd00::1]", True), ("10.1.2.3.com", False)],
+)
+def test_networks_without_a_proxy(host: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_PROXY lists networks too, as it does in Kubernetes."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8, fd00::/8,.svc")
+    assert (proxy_for(URL(f"http://{host}:8765")) is None) is direct
+
+
+@pytest.mark.parametrize(
     "written", ["socks5://me:secret@proxy:1080", "http://", "http://me:secret@proxy:port"]
 )
 def test_a_proxy_that_cannot_be_used(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +105,27 @@ async def test_a_client_reaches_its_gateway_through_it(monkeypatch: pytest.Monke
             async with BlossomClient("http://gateway.invalid:8765", api_key="k" * 20):
                 pass
     assert lines == ["GET http://gateway.invalid:8765/healthz HTTP/1.1"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_is_not_there_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the gateway, which nobody has asked."""
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:secret@127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(TransportError, match=r"its proxy 127\.0\.0\.1:\d+ cannot be reached") as caught:
+            await BlossomClient(f"{scheme}://gateway.invalid", api_key="k" * 20).__aenter__()
+    assert "NO_PROXY" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_proxy_that_refuses_a_tunnel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its status."""
+    async with proxy() as (url, lines):
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        with pytest.raises(TransportError, match="its proxy answered 404"):
+            await BlossomClient("https://gateway.invalid", api_key="k" * 20).__aenter__()
+    assert lines == ["CONNECT gateway.invalid:443 HTTP/1.1"]
 
 
 @pytest.mark.parametrize("use", [True, False])
