@@ -10,6 +10,7 @@ import string
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -29,6 +30,8 @@ from blossom_async.errors import ConfigurationError, Conflict, Overloaded
 from blossom_async.gateway import migrations
 from blossom_async.gateway.storage.records import METADATA, IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import VISIBLE, ImageRequest
+from tests.scarcity import no_files_left
+from tests.waiting import LIMIT_S
 
 NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
 _BASE62 = string.digits + string.ascii_letters
@@ -346,6 +349,25 @@ def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -
             await records.close()
 
     assert asyncio.run(open_and_look()) == []
+
+
+async def test_the_database_needs_no_more_files_once_it_is_open(records: Records) -> None:
+    """Every thread that asks it has its connection from the start."""
+    record, began, end = a_record(), threading.Event(), threading.Event()
+
+    def occupy(connection: sa.Connection) -> None:
+        connection.execute(sa.text("SELECT 1"))
+        began.set()
+        assert end.wait(LIMIT_S)
+
+    with no_files_left():
+        await records.add(record)
+        busy = asyncio.create_task(records.read(occupy))  # one reader
+        await asyncio.to_thread(began.wait, LIMIT_S)
+        assert await records.get(record.id) == record  # the other
+        end.set()
+        await busy
+        assert await records.study(lambda connection: connection.scalar(sa.text("SELECT 1"))) == 1
 
 
 async def test_a_locked_database_says_when_to_come_back(

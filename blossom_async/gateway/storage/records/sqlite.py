@@ -17,6 +17,7 @@ __all__ = ["engine", "prepare", "storage_error", "truncated_wal"]
 
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
 _BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
+_NO_FILES_RETRY_S = 1.0
 _PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete
 _LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files take some hundred kB from the start
 _FULL = {sqlite3.SQLITE_FULL}
@@ -172,6 +173,13 @@ def storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
         error = Overloaded(
             "The disk that holds the database is full; make room, then send the request again.",
             code="storage_full",
+        )
+    elif _sqlite_code(exc) == sqlite3.SQLITE_CANTOPEN:  # it was open at the start: no file is free for it
+        error = Overloaded(
+            f"The database could not be opened ({exc.orig}); send the request again in "
+            f"{_NO_FILES_RETRY_S:g} s.",
+            code="storage_failed",
+            retry_after_s=_NO_FILES_RETRY_S,
         )
     elif _sqlite_code(exc) in _BUSY:
         error = Overloaded(

@@ -30,7 +30,7 @@ from blossom_async.gateway.storage.records.images import (
     to_row,
 )
 from blossom_async.gateway.storage.records.sqlite import engine, prepare, storage_error, truncated_wal
-from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord
+from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord, revision
 
 __all__ = ["Records"]
 
@@ -53,6 +53,7 @@ class Records:
         self._write_engine = engine(path, writes=True)
         self._read_engine = engine(path, writes=False)
         self._writer = Desk("blossom-records-writer", 1, self._commit)
+        self._reader_threads = readers + 1
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
         self._student = Desk("blossom-records-student", 1, self._look_up)
         self._unpurged = False
@@ -125,11 +126,19 @@ class Records:
     def _begin(self) -> None:
         try:
             prepare(self._path, self._read_engine, self._write_engine)
+            self._connect_readers()
         except ConfigurationError:
             self._dispose()
             raise
         self._unpurged = True  # the process before may have been killed after a delete
         self._purge()
+
+    def _connect_readers(self) -> None:
+        """Opens the files of all reading connections, so that none is needed later."""
+        with contextlib.ExitStack() as opened:
+            for _ in range(self._reader_threads):
+                connection = opened.enter_context(self._read_engine.connect())
+                connection.execute(sa.select(revision))  # the first look opens the side files
 
     def _end(self) -> None:
         self._writer.end()
