@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
-from blossom_async.cli.words import CannotStart
+from blossom_async.cli.words import CannotStart, typed
 from blossom_async.errors import BlossomError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ def picture_settings(given: Mapping[str, Any]) -> ImageOptions:
     from blossom_async.models import ImageOptions, ImageSettings, checked
 
     settings = {name: given[name] for name in ImageOptions.__annotations__ if _was_given(given.get(name))}
+    settings = {name: typed(value) if isinstance(value, str) else value for name, value in settings.items()}
     if pairs := given["metadata"]:
         settings["metadata"] = _metadata(pairs)
     if settings.get("use_custom_cdn") and given["cdn_prefix"] is None:
@@ -167,7 +168,7 @@ def _was_given(value: object) -> bool:
 def _metadata(pairs: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in pairs:
-        name, equals, value = text.partition("=")
+        name, equals, value = typed(text).partition("=")
         if not equals:
             raise CannotStart(f"--metadata: {text!r} is not a pair; allowed: KEY=VALUE")
         if name in found:

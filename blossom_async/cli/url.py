@@ -16,7 +16,7 @@ from blossom_async.cli.options import (
     picture_options,
     picture_settings,
 )
-from blossom_async.cli.words import CannotStart, said, say, size, stdout_checked
+from blossom_async.cli.words import CannotStart, said, say, size, stdout_checked, typed
 
 if TYPE_CHECKING:
     from blossom_async.models import ImageInfo
@@ -45,7 +45,7 @@ def url(words: tuple[str, ...], **given: Any) -> int:
         raise CannotStart("--info and --json exclude each other; give one of them")
     settings = picture_settings(given)
     try:
-        run(_url(words[0], dict(settings), given))
+        run(_url(typed(words[0]), dict(settings), given))
     except KeyboardInterrupt:
         return 130
     return 0

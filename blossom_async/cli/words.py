@@ -11,10 +11,19 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["CannotStart", "duration", "plural", "said", "say", "size", "stdout_checked"]
+__all__ = ["CannotStart", "duration", "plural", "said", "say", "size", "stdout_checked", "typed"]
 
 # Control characters can drive a terminal; bidirectional overrides can make one line read as another.
 _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def typed(argument: str) -> str:
+    """An argument as it was typed, where Python took the locale for ASCII and the terminal sends UTF-8."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:  # neither: refused as a prompt, with the place
+        return argument
+
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 

@@ -1091,6 +1091,14 @@ class TestUrl:
         assert "URLs work while `blossom serve" in result.stderr
         assert "or with --keep" in result.stderr
 
+    def test_a_prompt_in_a_locale_that_python_takes_for_ascii(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The terminal sends UTF-8 all the same, as under cron and in small containers."""
+        for name, value in {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}.items():
+            monkeypatch.setenv(name, value)
+        result = process("url", "a fox \U0001f98a", "--metadata", "für=mich", "--json", *TINY)
+        assert result.status == 0
+        assert orjson.loads(result.stdout)["metadata"] == {"für": "mich"}
+
     def test_a_prompt_without_quotes(self) -> None:
         """The shell made several arguments of it."""
         refused(
