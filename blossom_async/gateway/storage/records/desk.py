@@ -39,11 +39,17 @@ class Desk:
         self._lock = threading.Lock()  # no ticket may be queued behind the end marks
         self._open = False
         self._home = Home()
-        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+        self._name = name
+        self._size = threads
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         self._home = Home()
         self._open = True
+        # Made here: Python 3.13 starts no thread in a forked process that was made before the fork.
+        self._threads = [
+            threading.Thread(target=self._work, name=self._name, daemon=True) for _ in range(self._size)
+        ]
         for thread in self._threads:
             thread.start()
 
