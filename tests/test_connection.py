@@ -25,8 +25,9 @@ TINY: ImageOptions = {"width": 16, "height": 16}
 
 def script_output(script: str, *options: str) -> str:
     """What a script prints; it may print nothing on stderr."""
+    forks = "ignore:This process:DeprecationWarning"  # Python 3.12's own, of forks beside threads
     ended = subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(script)],
+        [sys.executable, "-W", forks, *options, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
         timeout=120,
