@@ -15,7 +15,6 @@ import attrs
 
 from blossom_async.batch.gate import Gate, pass_gates
 from blossom_async.batch.loops import running_loop
-from blossom_async.batch.outage import Outage
 from blossom_async.batch.retry import (
     NO_RETRY,
     Classify,
@@ -104,7 +103,6 @@ class Attempts(Generic[Item, Value]):
         classify: Classify = classify,
         timeout_s: float | None = None,
         budget: RetryBudget | None = None,
-        outage: Outage | None = None,
     ) -> None:
         """Raises ``ValueError`` for an invalid timeout."""
         self._attempt = attempt
@@ -116,7 +114,6 @@ class Attempts(Generic[Item, Value]):
         self._classify = classify
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._stopped = False
-        self._outage = outage or Outage()
         self._budget = budget or RetryBudget(self._policy.budget)
 
     async def once(self, job: Job[Item, Value]) -> float | None:
@@ -128,9 +125,6 @@ class Attempts(Generic[Item, Value]):
         A job whose turn comes after ``stop`` is not tried and stays ``waiting``.
         """
         job.waiting = True
-        outage = self._outage
-        if outage.away and outage.prober is not job:
-            return await self._when_back(job)
         slots = self._slots
         if not slots.try_acquire():
             await slots.acquire()
@@ -143,8 +137,6 @@ class Attempts(Generic[Item, Value]):
                     break
             if self._stopped:
                 return None
-            if outage.away and outage.prober is not job:  # it began while this job waited for its turn
-                return asyncio.get_running_loop().time()
             job.waiting = False
             job.number += 1
             if job.number == 1 and self._repeats:
@@ -160,8 +152,6 @@ class Attempts(Generic[Item, Value]):
                 job.error = exc
                 return self._decide(job, exc, cuts)
             job.error = None
-            if outage.failures:
-                outage.answered()
             if slots.allowed < slots.limit:
                 slots.succeeded()
             return None
@@ -170,22 +160,12 @@ class Attempts(Generic[Item, Value]):
                 lease.held -= 1
                 slots.release()
 
-    async def _when_back(self, job: Job[Item, Value]) -> float | None:
-        """As ``once``, when the server answers again, or to find out whether it does."""
-        probing = await self._outage.turn(job)
-        try:
-            return await self.once(job)
-        finally:
-            if probing:
-                self._outage.probed(job)
-
     def stop(self) -> None:
         """From now on no attempt starts."""
         self._stopped = True
 
     def close(self) -> None:
-        """Cancels the timers. Call it after the last attempt."""
-        self._outage.close()
+        """Releases the timer. Call it after the last attempt."""
         if self._timeout is not None:
             self._timeout.close()
 
@@ -196,11 +176,6 @@ class Attempts(Generic[Item, Value]):
             exc.__context__ = error
             job.error = exc
             return None
-        if isinstance(verdict, Retry | RetryAtOnce):
-            if self._repeats and self._outage.failed(job):
-                return self._held_back(job)
-        elif not isinstance(verdict, Fail):
-            self._outage.answered()
         match verdict:
             case Fail():
                 return None
@@ -239,14 +214,6 @@ class Attempts(Generic[Item, Value]):
             error.add_note(f"not tried again: the server has throttled this item for {longest:g} s")
             return None
         return due
-
-    def _held_back(self, job: Job[Item, Value]) -> float | None:
-        """In an outage an attempt costs its job nothing, unless it lasts too long."""
-        lasts_s, longest = self._outage.lasts_s, self._policy.max_outage_s
-        if lasts_s is not None and lasts_s > longest:
-            job.fatal = f"nothing was answered for {longest:g} s; raise max_outage_s to wait longer"
-            return None
-        return asyncio.get_running_loop().time()
 
     def _repeated(self, job: Job[Item, Value], error: Exception) -> float | None:
         job.counted += 1

@@ -20,7 +20,6 @@ from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import running_loop
 from blossom_async.batch.options import RunOptions, RunSettings
-from blossom_async.batch.outage import Outage
 from blossom_async.batch.outcome import BatchResult, Outcome, carrying
 from blossom_async.batch.progress import Tally
 from blossom_async.batch.retries import Retries
@@ -122,7 +121,6 @@ class _Batch(Generic[Item, Value]):
         window: int | None = None,
     ) -> None:
         own_gates = (Gate(*settings.rate_limit),) if settings.rate_limit or not settings.gates else ()
-        self._outage = Outage(self._report)
         self._attempts = Attempts(
             attempt,
             slots=settings.slots or Slots(settings.max_concurrency),
@@ -131,7 +129,6 @@ class _Batch(Generic[Item, Value]):
             classify=settings.classify,
             timeout_s=settings.timeout_s,
             budget=settings.budget,
-            outage=self._outage,
         )
         self._input = items
         self._hand_over = hand_over
@@ -438,11 +435,7 @@ class _Batch(Generic[Item, Value]):
             self.consumed()
         self._hand_over(outcome)
         if self._tally.on_progress is not None:
-            self._report()
-
-    def _report(self) -> None:
-        if self._tally.on_progress is not None:
-            self._tally.report(len(self._retries), self.stopped, self._outage.lasts_s)
+            self._tally.report(len(self._retries), self.stopped)
 
 
 def _nothing(_: object) -> None:

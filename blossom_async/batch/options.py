@@ -39,8 +39,8 @@ class RunOptions(TypedDict, Generic[Item], total=False):
     untried ones have ``NotRun``. An error that ``classify`` calls fatal stops the batch too, but lets what is
     under way end.
 
-    ``on_progress``, a plain function, is called after each item, and as long as an outage lasts after each
-    probe. What it raises goes to the loop's exception handler.
+    ``on_progress``, a plain function, is called after each item; what it raises goes to the loop's exception
+    handler.
 
     ``journal`` a file in which each finished item is on disk before its outcome is handed out; the same call
     again sends only what is not finished there. ``dedup`` sends equal items once and gives all of them the

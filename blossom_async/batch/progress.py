@@ -21,8 +21,6 @@ class Progress:
     ``done`` items have a value, of which ``reused`` came from the journal or an equal item; ``failed`` items
     have an error; ``not_run`` items were never tried. ``running`` items were taken and have not ended, of
     which ``waiting`` have failed and will be tried again. ``stopped`` says why nothing new is started.
-    ``outage_s`` is for how long the server has not answered, None if it does; then one attempt at a time is
-    made until one is answered.
     """
 
     total: int | None
@@ -34,7 +32,6 @@ class Progress:
     reused: int
     elapsed_s: float
     stopped: str | None
-    outage_s: float | None = None
 
 
 OnProgress = Callable[[Progress], object]
@@ -73,7 +70,7 @@ class Tally:
         else:
             self._failed += 1
 
-    def report(self, waiting: int, stopped: str | None, outage_s: float | None) -> None:
+    def report(self, waiting: int, stopped: str | None) -> None:
         """Tells ``on_progress`` where the batch stands."""
         assert self.on_progress is not None  # noqa: S101 - for the type checker; the caller has asked
         progress = Progress(
@@ -86,7 +83,6 @@ class Tally:
             reused=self._reused,
             elapsed_s=self.elapsed_s,
             stopped=stopped,
-            outage_s=outage_s,
         )
         try:
             self.on_progress(progress)
