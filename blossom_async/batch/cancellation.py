@@ -43,13 +43,15 @@ class Interruptible:
             self.interrupted = True
             requests = self._task.cancelling()
             self._scope.cancel()
-            self._shield_once_delivered(self._task, requests)
+            self._shield_once_delivered(self._clean_up, requests)
 
-    def _shield_once_delivered(self, task: asyncio.Task[object], requests: int) -> None:
-        if task.cancelling() > requests:
-            self._clean_up.shield = True
-        elif self._task is task:  # it was about to go on; anyio tries again in the next pass of the loop
-            asyncio.get_running_loop().call_soon(self._shield_once_delivered, task, requests)
+    def _shield_once_delivered(self, clean_up: CancelScope, requests: int) -> None:
+        if self._task is None or self._clean_up is not clean_up:
+            return  # that block was left without it, and perhaps another one entered
+        if self._task.cancelling() > requests:
+            clean_up.shield = True
+        else:  # the task was about to go on; anyio tries again in the next pass of the loop
+            asyncio.get_running_loop().call_soon(self._shield_once_delivered, clean_up, requests)
 
 
 async def completion(future: asyncio.Future[T]) -> T:

@@ -186,3 +186,23 @@ def test_a_scope_of_anyio_around_a_stream_ends_it() -> None:
         return scope.cancelled_caught, asyncio.get_running_loop().time()
 
     assert on_virtual_clock(go()) == (True, 15)
+
+
+def test_a_block_left_before_it_heard_the_interruption_hands_none_on() -> None:
+    """The same block is entered again at once; the loop does not spin, and a later interruption is heard."""
+
+    async def go() -> tuple[float, bool]:
+        loop, block = asyncio.get_running_loop(), Interruptible()
+        turn = loop.create_future()
+        loop.call_at(10, turn.set_result, None)
+        loop.call_at(10, block.interrupt)  # in the same pass, when the task is about to go on
+        with block:
+            await turn
+        loop.call_at(20, block.interrupt)
+        done = False
+        with block:
+            await asyncio.sleep(100)
+            done = True
+        return loop.time(), done
+
+    assert on_virtual_clock(go()) == (20, False)
