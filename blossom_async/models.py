@@ -27,6 +27,7 @@ __all__ = [
     "FORMATS",
     "IMAGE_ID",
     "PRESETS",
+    "PROVENANCES",
     "QUALITIES",
     "VISIBLE",
     "DayStats",
@@ -57,6 +58,8 @@ FORMATS: tuple[str, ...] = ("jpg", "png", "webp")
 CONTENT_TYPES: dict[str, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
 PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
+PROVENANCES: tuple[str, ...] = ("marked", "provider_c2pa")
+"""How a file says where it comes from: by IPTC's digital source type in XMP, or its maker's manifest."""
 COSTS: dict[str, int] = {"standard": 1, "hd": 2, "ultra": 4}
 """Credits per picture, by quality."""
 QUALITIES: tuple[str, ...] = tuple(COSTS)
@@ -443,7 +446,9 @@ class ImageInfo:
     ``time_remaining`` is in whole seconds from the gateway's answer, None without an expiry. ``seed`` is the
     one used: the same request with it makes the same picture again. A page can show ``thumbhash`` (base64,
     evanw.github.io/thumbhash) or ``dominant_color`` ("#rrggbb") while the picture loads. With ``format``
-    ``auto``, ``file_size`` and ``sha256`` describe the file for viewers that send no ``Accept`` header.
+    ``auto``, ``file_size``, ``sha256`` and ``provenance`` describe the file for viewers that send no
+    ``Accept`` header. ``provenance`` is how the file says where it comes from: ``marked`` with IPTC's digital
+    source type, or ``provider_c2pa``, by its provider's manifest; None for one stored before this was noted.
 
     ``state`` is ``ready``; with ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
     paid) with the reason in ``problem``. Until it is ready, ``file_size`` is 0, and ``sha256``, ``provider``
@@ -469,6 +474,7 @@ class ImageInfo:
     seed: int
     thumbhash: str | None = None
     dominant_color: str | None = None
+    provenance: str | None = None
     state: str = "ready"
     problem: str | None = None
 

@@ -58,4 +58,5 @@ def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -
         seed=record.seed,
         thumbhash=record.thumbhash,
         dominant_color=record.dominant_color,
+        provenance=record.main_file.provenance,
     )

@@ -83,7 +83,11 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
         "access_key": {**_ACCESS_KEY, "type": ["string", "null"]},
     },
     ExplainRequest: {"url": _TEXT, "address": {"minLength": 1, "maxLength": 64}},
-    ImageInfo: {"id": {"pattern": f"^{models.IMAGE_ID}$"}, "format": _FORMATS},
+    ImageInfo: {
+        "id": {"pattern": f"^{models.IMAGE_ID}$"},
+        "format": _FORMATS,
+        "provenance": {"enum": [*models.PROVENANCES, None]},
+    },
 }
 """The validators of ``models`` as JSON Schema, beyond the type."""
 

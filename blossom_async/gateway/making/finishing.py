@@ -15,6 +15,7 @@ from blossom_async.gateway.making.metadata import (
     ALGORITHMIC,
     TRAINED,
     is_plain,
+    is_vouched_for,
     kept,
     marked,
     source_mark,
@@ -44,17 +45,21 @@ class Finished:
 def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) -> Finished:
     """The files asked for, in exactly the size asked for.
 
-    A delivered file that already is what was asked for keeps its pixels as they came. Any other is converted;
-    one of another size is scaled to cover it, then cropped. Each file says where the picture comes from, and
-    nothing else of its maker's metadata is kept. Raises ``ProviderFault`` if it cannot be decoded.
+    A delivered file that already is what was asked for keeps its pixels as they came, and every byte if its
+    maker's manifest (C2PA) vouches for them. Any other is converted; one of another size is scaled to cover
+    it, then cropped. Each file says where the picture comes from, and nothing else of its maker's metadata is
+    kept. Raises ``ProviderFault`` if it cannot be decoded.
     """
     formats = _formats(request)
     mark = source_mark(ALGORITHMIC if isinstance(given, Artwork) else TRAINED, given.notes)
-    made = {}
+    made: dict[str, Encoded] = {}
+    provenance: dict[str, str] = {}
     for file_format, compression in formats:
         if isinstance(given, Delivery) and _is_as_asked(given, request, file_format, compression):
-            data = kept(given.data, file_format, mark)
+            vouched_for = is_vouched_for(given.data, file_format)
+            data = given.data if vouched_for else kept(given.data, file_format, mark)
             made[file_format] = Encoded(data, request.width, request.height)
+            provenance[file_format] = "provider_c2pa" if vouched_for else "marked"
     if isinstance(given, Artwork):
         pixels = given.pixels
     else:
@@ -70,10 +75,14 @@ def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) ->
                 notes=given.notes,
             )
             made[file_format] = attrs.evolve(file, data=marked(file.data, file_format, mark))
+            provenance[file_format] = "marked"
     fallback = made[formats[-1][0]]
     files = {
         StoredFile(
-            format=file_format, sha256=hashlib.sha256(file.data).hexdigest(), file_size=len(file.data)
+            format=file_format,
+            sha256=hashlib.sha256(file.data).hexdigest(),
+            file_size=len(file.data),
+            provenance=provenance[file_format],
         ): file.data
         for file_format, file in made.items()
         if file is fallback or len(file.data) < len(fallback.data)

@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
 
-__all__ = ["ALGORITHMIC", "TRAINED", "is_plain", "kept", "marked", "source_mark"]
+__all__ = ["ALGORITHMIC", "TRAINED", "is_plain", "is_vouched_for", "kept", "marked", "source_mark"]
 
 ALGORITHMIC = "algorithmicMedia"
 TRAINED = "trainedAlgorithmicMedia"
@@ -49,15 +49,21 @@ def is_plain(data: bytes, file_format: str) -> bool:
     return all(data[start + 4] == 8 and data[start + 9] in {1, 3} for start in frames)
 
 
+def is_vouched_for(data: bytes, file_format: str) -> bool:
+    """Whether nothing but its maker's manifest (C2PA) stands beside the picture.
+
+    Any change to the file would break the manifest.
+    """
+    parts, manifest = _PARTS[file_format](data)
+    return bool(manifest) and sum(end - start for start, end in (*parts, *manifest)) == len(data)
+
+
 def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
     """The file with its pixels untouched, without any other metadata, and with this XMP packet.
 
-    What says how pixels are to be shown stays, such as a colour profile. A file that has nothing but its
-    maker's manifest (C2PA) beside the picture is kept byte for byte: any change would break the manifest.
+    What says how pixels are to be shown stays, such as a colour profile.
     """
-    parts, manifest = {"jpg": _jpg, "png": _png, "webp": _webp}[file_format](data)
-    if manifest and sum(end - start for start, end in (*parts, *manifest)) == len(data):
-        return data
+    parts, _ = _PARTS[file_format](data)
     body = b"".join(data[start:end] for start, end in parts)
     if body[12:16] == b"VP8X":
         body = body[:20] + bytes([body[20] & ~(_HAS_XMP | _HAS_EXIF)]) + body[21:]
@@ -115,6 +121,9 @@ def _webp(data: bytes) -> tuple[_Spans, _Spans]:
         elif kind == b"C2PA":
             manifest.append((start, padded))
     return parts, manifest
+
+
+_PARTS = {"jpg": _jpg, "png": _png, "webp": _webp}
 
 
 def _marked_webp(data: bytes, packet: bytes) -> bytes:

@@ -43,11 +43,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @attrs.frozen(kw_only=True)
 class StoredFile:
-    """One file of a picture, by its format."""
+    """One file of a picture, by its format. ``provenance`` as in ``ImageInfo``."""
 
     format: str
     sha256: str
     file_size: int
+    provenance: str | None = None
 
 
 @attrs.frozen(kw_only=True)
