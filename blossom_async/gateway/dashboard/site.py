@@ -234,11 +234,7 @@ class Dashboard:
         """The campaigns with the newest pictures."""
         await self._flush()
         found = await self._records.study(partial(overview.campaigns, tenant))
-        seen = {}
-        for campaign in found:  # one question each, so that others get their turn in between
-            total = partial(overview.campaign_total, tenant, campaign.tracking_id)
-            seen[campaign.tracking_id] = await self._records.study(total)
-        return await self._answer("campaigns.html", campaigns=found, seen=seen)
+        return await self._answer("campaigns.html", campaigns=found)
 
     async def campaign(self, http: web.Request, tenant: str) -> web.Response:
         """A campaign's views and viewers by day and by variant, including the days ``from`` and ``to``.
@@ -270,19 +266,11 @@ class Dashboard:
 
     async def storage(self, _: web.Request, tenant: str) -> web.Response:
         """The files of the tenant's pictures; for the main tenant also the disk and the latest errors."""
-        by_format: dict[str, tuple[int, int]] = {}
-        last: str | None = ""
-        while last is not None:  # in parts, so that others get their turn in between
-            part = await self._records.study(partial(overview.stored, tenant, last))
-            for name, (number, weight) in part.by_format.items():
-                earlier = by_format.get(name, (0, 0))
-                by_format[name] = (earlier[0] + number, earlier[1] + weight)
-            last = part.last
         main = tenant == MAIN_TENANT
         errors = list(self._errors) if main else []
         return await self._answer(
             "storage.html",
-            by_format=dict(sorted(by_format.items())),
+            by_format=await self._records.study(partial(overview.stored, tenant)),
             disk=await asyncio.to_thread(_disk, self._data_dir) if main else None,
             counts=Counter((error.status, error.code) for error in errors).most_common(),
             errors=errors[: -_ERRORS_SHOWN - 1 : -1],

@@ -757,29 +757,13 @@ async def test_storage_counts_what_is_on_the_disk(
             gone = picture(2)
             await records.add(gone)
             await records.delete(gone.id, START)
-            stored = await records.read(partial(overview.stored, "main", ""))
+            stored = await records.read(partial(overview.stored, "main"))
         page = await visitor.page("/storage")
     files = {path.suffix[1:]: path.stat().st_size for path in (running.data_dir / "images").rglob("*.*")}
-    assert stored.by_format == {name: (1, weight) for name, weight in files.items()}
-    assert stored.by_format["png"] == (1, png.file_size)
+    assert stored == {name: (1, weight) for name, weight in files.items()}
+    assert stored["png"] == (1, png.file_size)
     assert "<dt>Files</dt><dd>3</dd>" in page
     assert "Free on the disk" in page
-
-
-async def test_storage_is_counted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One question counts a bounded number of pictures, all of them together count each once."""
-    monkeypatch.setattr(overview, "_LOOKED_THROUGH", 3)
-    async with records_of(tmp_path) as records:
-        for number in range(7):
-            await records.add(picture(number, tenant="main" if number % 2 else "other"))
-        parts: list[int] = []
-        last: str | None = ""
-        while last is not None:
-            part = await records.read(partial(overview.stored, "main", last))
-            parts.append(part.by_format.get("png", (0, 0))[0])
-            last = part.last
-    assert len(parts) == 3
-    assert sum(parts) == 3
 
 
 async def test_errors_are_shown_without_what_was_asked(

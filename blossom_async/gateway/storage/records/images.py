@@ -11,6 +11,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, Conflict
+from blossom_async.gateway.storage.records import totals
 from blossom_async.gateway.storage.records.keys import count_revision
 from blossom_async.gateway.storage.records.tables import (
     IdempotencyEntry,
@@ -82,6 +83,7 @@ def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[An
     adds = [change for change in changes if isinstance(change, Add)]
     if adds:
         connection.execute(images.insert(), [add.image for add in adds])
+        totals.add_pictures([add.image for add in adds], connection)
     if entries := [add.entry for add in adds if add.entry is not None]:
         connection.execute(idempotency.insert(), entries)
     return [None if isinstance(change, Add) else change(connection) for change in changes]
@@ -93,6 +95,7 @@ def apply_apart(connection: sa.Connection, change: Any) -> Any:
             if not isinstance(change, Add):
                 return change(connection)
             _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
+            totals.add_pictures([change.image], connection)
             if change.entry is not None:
                 _insert(
                     connection,
@@ -117,10 +120,10 @@ def _insert(
 
 def _erase(connection: sa.Connection, change: Delete) -> bool:
     live = (images.c.id == change.image_id) & images.c.deleted_at.is_(None)
-    text = connection.scalar(sa.select(images.c.request).where(live).with_for_update())
-    if text is None:
+    row = connection.execute(sa.select(images).where(live).with_for_update()).first()
+    if row is None:
         return False
-    request = request_of(text)
+    request = request_of(row.request)
     kept = ImageRequest(
         _ERASED, width=request.width, height=request.height, quality=request.quality, format=request.format
     )
@@ -136,6 +139,7 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
             deleted_at=change.now,
         )
     )
+    totals.erase_picture(row, connection)
     count_revision(connection)
     return True
 

@@ -9,16 +9,15 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.images import record
-from blossom_async.gateway.storage.records.tables import ImageRecord, images, viewers, views
+from blossom_async.gateway.storage.records.tables import ImageRecord, images, stored_files, viewers, views
+from blossom_async.gateway.storage.records.tables import campaigns as totals
 from blossom_async.models import DayStats
 
 __all__ = [
     "STATES",
     "Campaign",
     "Page",
-    "Stored",
     "campaign_pictures",
-    "campaign_total",
     "campaigns",
     "days_of",
     "page",
@@ -46,19 +45,12 @@ class Page:
 
 @attrs.frozen(kw_only=True)
 class Campaign:
-    """A ``tracking_id``, how many pictures it has, and when the newest was made."""
+    """A ``tracking_id``: how many pictures and views it has, and when the newest picture was made."""
 
     tracking_id: str
     pictures: int
     newest: datetime
-
-
-@attrs.frozen(kw_only=True)
-class Stored:
-    """Files and bytes of some pictures by format. ``last`` is the last id, None at the end."""
-
-    by_format: dict[str, tuple[int, int]]
-    last: str | None
+    views: int
 
 
 def page(
@@ -101,17 +93,13 @@ def page(
 
 
 def views_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict[str, int]:
-    """The views of one tenant's pictures, by id. Untracked pictures are left out."""
+    """The views of pictures, by id. Untracked pictures are left out."""
     tracked = [picture for picture in pictures if picture.request.tracking_id is not None]
     if not tracked:
         return {}
     rows = connection.execute(
         sa.select(views.c.image_id, sa.func.sum(views.c.views))
-        .where(
-            views.c.tenant == tracked[0].tenant,
-            views.c.tracking_id.in_({picture.request.tracking_id for picture in tracked}),
-            views.c.image_id.in_([picture.id for picture in tracked]),
-        )
+        .where(views.c.image_id.in_([picture.id for picture in tracked]))
         .group_by(views.c.image_id)
     )
     return {picture.id: 0 for picture in tracked} | {image_id: int(seen) for image_id, seen in rows}
@@ -121,10 +109,10 @@ def days_of(picture: ImageRecord, connection: sa.Connection) -> list[DayStats]:
     """The days on which a picture was viewed, in order."""
     seen = connection.execute(
         sa.select(views.c.day, views.c.views, views.c.loads, views.c.load_us)
-        .where(_of(picture, views))
+        .where(views.c.image_id == picture.id)
         .order_by(views.c.day)
     ).all()
-    by = sa.select(viewers.c.day, sa.func.count().label("several")).where(_of(picture, viewers))
+    by = sa.select(viewers.c.day, sa.func.count().label("several")).where(viewers.c.image_id == picture.id)
     number = {row.day: row.several for row in connection.execute(by.group_by(viewers.c.day))}
     return [
         DayStats(
@@ -138,71 +126,30 @@ def days_of(picture: ImageRecord, connection: sa.Connection) -> list[DayStats]:
 
 
 def campaigns(tenant: str, connection: sa.Connection) -> list[Campaign]:
-    """The campaigns of the newest pictures, the one with the newest picture first."""
-    newest = (
-        sa.select(images.c.tracking_id, images.c.created_at)
-        .where(images.c.tenant == tenant)
-        .order_by(images.c.created_at.desc())
-        .limit(_LOOKED_THROUGH)
-        .subquery()
-    )
-    last = sa.func.max(newest.c.created_at)
-    found = connection.execute(
-        sa.select(newest.c.tracking_id, sa.func.count().label("pictures"), last.label("newest"))
-        .where(newest.c.tracking_id.is_not(None))
-        .group_by(newest.c.tracking_id)
-        .order_by(last.desc())
-        .limit(_CAMPAIGNS)
-    ).all()
-    return [Campaign(**row._mapping) for row in found]
-
-
-def campaign_total(tenant: str, tracking_id: str, connection: sa.Connection) -> int:
-    """All views of a campaign."""
-    own = (views.c.tenant == tenant) & (views.c.tracking_id == tracking_id)
-    return connection.scalar(sa.select(sa.func.sum(views.c.views)).where(own)) or 0
+    """The campaigns that have pictures, the one with the newest picture first."""
+    columns = [totals.c[name] for name in ("tracking_id", "pictures", "newest", "views")]
+    own = sa.select(*columns).where(totals.c.tenant == tenant, totals.c.pictures > 0)
+    newest = own.order_by(totals.c.newest.desc()).limit(_CAMPAIGNS)
+    return [Campaign(**row._mapping) for row in connection.execute(newest)]
 
 
 def campaign_pictures(
     tenant: str, tracking_id: str, limit: int, connection: sa.Connection
 ) -> tuple[int, list[ImageRecord]]:
     """How many pictures a campaign has, and the newest of them."""
+    this = (totals.c.tenant == tenant) & (totals.c.tracking_id == tracking_id)
+    number = connection.scalar(sa.select(totals.c.pictures).where(this))
     own = (images.c.tenant == tenant) & (images.c.tracking_id == tracking_id)
-    number = connection.scalar(sa.select(sa.func.count()).where(own))
     newest = sa.select(images).where(own).order_by(images.c.created_at.desc(), images.c.id.desc())
     return number or 0, [record(row) for row in connection.execute(newest.limit(limit))]
 
 
-def stored(tenant: str, after: str, connection: sa.Connection) -> Stored:
-    """The files of the next pictures after the id ``after``."""
-    part = (
-        sa.select(images.c.id, images.c.files, images.c.tenant, images.c.deleted_at, images.c.swept_at)
-        .where(images.c.id > after)
-        .order_by(images.c.id)
-        .limit(_LOOKED_THROUGH)
-        .subquery()
-    )
-    file = sa.func.json_each(part.c.files).table_valued("value")
-    kind = sa.func.json_extract(file.c.value, "$.format")
-    size = sa.func.sum(sa.func.json_extract(file.c.value, "$.file_size"))
-    rows = connection.execute(
-        sa.select(kind, sa.func.count(), size)
-        .select_from(part.join(file, sa.true()))
-        .where(part.c.tenant == tenant, part.c.deleted_at.is_(None), part.c.swept_at.is_(None))
-        .group_by(kind)
-        .order_by(kind)
-    )
-    by_format = {name: (number, int(weight)) for name, number, weight in rows}
-    last: str | None = connection.scalar(sa.select(part.c.id).offset(_LOOKED_THROUGH - 1).limit(1))
-    return Stored(by_format=by_format, last=last)
-
-
-def _of(picture: ImageRecord, table: sa.Table) -> sa.ColumnElement[bool]:
-    return (
-        (table.c.tenant == picture.tenant)
-        & (table.c.tracking_id == picture.request.tracking_id)
-        & (table.c.image_id == picture.id)
-    )
+def stored(tenant: str, connection: sa.Connection) -> dict[str, tuple[int, int]]:
+    """How many files of each format there are, and their bytes."""
+    own = (stored_files.c.tenant == tenant) & (stored_files.c.files > 0)
+    columns = [stored_files.c[name] for name in ("format", "files", "bytes")]
+    rows = connection.execute(sa.select(*columns).where(own).order_by(stored_files.c.format))
+    return {row.format: (row.files, row.bytes) for row in rows}
 
 
 def _in_state(pictures: sa.Subquery, state: str, now: datetime) -> sa.ColumnElement[bool]:

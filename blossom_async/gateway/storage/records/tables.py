@@ -28,11 +28,13 @@ __all__ = [
     "api_keys",
     "attempts",
     "calls",
+    "campaigns",
     "idempotency",
     "images",
     "imports",
     "revision",
     "salts",
+    "stored_files",
     "viewers",
     "views",
     "webhooks",
@@ -274,9 +276,30 @@ images = sa.Table(
     sa.Column("expires_at", _UtcTime),
     sa.Column("deleted_at", _UtcTime),
     sa.Column("swept_at", _UtcTime),
-    sa.Index("images_by_campaign", "tenant", "tracking_id"),
+    sa.Index("images_by_campaign", "tenant", "tracking_id", "created_at"),
     sa.Index("images_by_age", "tenant", "created_at"),
     sa.Index("images_by_expiry", "expires_at", sqlite_where=sa.text("swept_at IS NULL")),
+)
+
+# Totals, kept by every change of pictures and views. A campaign stays known without any picture.
+campaigns = sa.Table(
+    "campaigns",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("tracking_id", sa.Text, primary_key=True),
+    sa.Column("pictures", sa.BigInteger, nullable=False),
+    sa.Column("newest", _UtcTime),
+    sa.Column("views", sa.BigInteger, nullable=False),
+    sa.Index("campaigns_by_age", "tenant", "newest"),
+)
+
+stored_files = sa.Table(
+    "stored_files",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("format", sa.Text, primary_key=True),
+    sa.Column("files", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 
 idempotency = sa.Table(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, revision
+from blossom_async.gateway.storage.records.totals import sweep_pictures
 
 __all__ = ["check_writable", "expired_unswept", "having_files", "mark_swept"]
 
@@ -31,6 +32,7 @@ def expired_unswept(
 
 def mark_swept(ids: Collection[str], now: datetime, connection: sa.Connection) -> None:
     """Records that the files of these pictures were removed."""
+    sweep_pictures(ids, connection)
     connection.execute(images.update().where(images.c.id.in_(ids)).values(swept_at=now))
 
 

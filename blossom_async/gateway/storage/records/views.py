@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from blossom_async.errors import Conflict
+from blossom_async.gateway.storage.records import totals
+from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
 
 __all__ = [
@@ -71,6 +73,7 @@ def store(
 
     sums = (dict(zip(_COUNTS, count, strict=True)) for count in counts.values())
     add_views([row(picture) | count for picture, count in zip(counts, sums, strict=True)], connection)
+    totals.add_views(counts, connection)
     forget_salts(now, connection)
     keys = {day: _salt(day, now, connection) for day in {picture[2] for picture, _ in seen}}
     add_viewers(
@@ -104,16 +107,7 @@ def forget_salts(now: datetime, connection: sa.Connection) -> None:
 
 
 def fold(image_id: str, connection: sa.Connection) -> None:
-    """Keeps a deleted picture's views for its campaign, and removes the link to the picture.
-
-    A campaign without views gets a row of zeros, so that it remains known.
-    """
-    campaign = (images.c.id == image_id) & images.c.tracking_id.is_not(None)
-    for tenant, tracking_id in connection.execute(
-        sa.select(images.c.tenant, images.c.tracking_id).where(campaign)
-    ).all():
-        nothing = {"tenant": tenant, "tracking_id": tracking_id, "day": 0, "image_id": ""}
-        add_views([{**nothing, "views": 0, "loads": 0, "load_us": 0}], connection)
+    """Keeps a deleted picture's views for its campaign, and removes the link to the picture."""
     for table, add in ((views, add_views), (viewers, add_viewers)):
         own = connection.execute(sa.select(table).where(table.c.image_id == image_id)).mappings().all()
         if own:
@@ -130,9 +124,8 @@ def campaign_views(
     pictures are in no group.
     """
 
-    of_campaign = [(table, _of(table, tenant, tracking_id)) for table in (images, views)]
-    known = [sa.exists().where(campaign).select_from(table) for table, campaign in of_campaign]
-    if not connection.scalar(sa.select(sa.or_(*known))):
+    known = sa.exists().where(_of(campaigns_table, tenant, tracking_id)).select_from(campaigns_table)
+    if not connection.scalar(sa.select(known)):
         return None
     seen, by = (
         (_of(table, tenant, tracking_id) & table.c.day.between(first, last)) for table in (views, viewers)

@@ -1,0 +1,99 @@
+"""Statements that keep totals as they change, so that no page counts what has gathered.
+
+A change of pictures or views calls them in its own transaction.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from blossom_async.gateway.storage.records.tables import campaigns, images, stored_files
+
+__all__ = ["add_pictures", "add_views", "erase_picture", "sweep_pictures"]
+
+
+def add_pictures(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
+    """Counts new rows of ``images``."""
+    whole = [row for row in rows if row["swept_at"] is None and row["deleted_at"] is None]
+    _add_files([(row["tenant"], row["files"]) for row in whole], 1, connection)
+    pictures: Counter[tuple[str, str]] = Counter()
+    newest: dict[tuple[str, str], datetime] = {}
+    for row in rows:
+        if row["tracking_id"] is not None:
+            campaign = row["tenant"], row["tracking_id"]
+            pictures[campaign] += 1
+            newest[campaign] = max(row["created_at"], newest.get(campaign, row["created_at"]))
+    changed = [_row(*one, pictures=number, newest=newest[one]) for one, number in pictures.items()]
+    _add(changed, connection)
+
+
+def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connection: sa.Connection) -> None:
+    """Counts the views of a tally."""
+    views: Counter[tuple[str, str]] = Counter()
+    for (tenant, name, _, _), count in counts.items():
+        views[tenant, name] += count[0]
+    _add([_row(*one, views=number) for one, number in views.items()], connection)
+
+
+def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
+    """Takes away a picture whose row has been erased; ``row`` is what it was before."""
+    if row.swept_at is None:
+        _add_files([(row.tenant, row.files)], -1, connection)
+    if row.tracking_id is None:
+        return
+    left = (images.c.tenant == row.tenant) & (images.c.tracking_id == row.tracking_id)
+    newest = sa.select(sa.func.max(images.c.created_at)).where(left).scalar_subquery()
+    this = (campaigns.c.tenant == row.tenant) & (campaigns.c.tracking_id == row.tracking_id)
+    connection.execute(
+        campaigns.update().where(this).values(pictures=campaigns.c.pictures - 1, newest=newest)
+    )
+
+
+def sweep_pictures(ids: Collection[str], connection: sa.Connection) -> None:
+    """Takes away the files of pictures that are about to be marked as swept."""
+    having = images.c.id.in_(ids) & images.c.swept_at.is_(None) & images.c.deleted_at.is_(None)
+    rows = connection.execute(sa.select(images.c.tenant, images.c.files).where(having)).all()
+    _add_files([(row.tenant, row.files) for row in rows], -1, connection)
+
+
+def _row(
+    tenant: str, name: str, *, pictures: int = 0, newest: datetime | None = None, views: int = 0
+) -> dict[str, Any]:
+    return {"tenant": tenant, "tracking_id": name, "pictures": pictures, "newest": newest, "views": views}
+
+
+def _add(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
+    if not rows:
+        return
+    adding = insert(campaigns)
+    new, old = adding.excluded.newest, campaigns.c.newest
+    later = sa.case((old.is_(None) | (new > old), new), else_=old)
+    sums = {name: campaigns.c[name] + adding.excluded[name] for name in ("pictures", "views")}
+    kept = {**sums, "newest": later}
+    connection.execute(adding.on_conflict_do_update(index_elements=campaigns.primary_key, set_=kept), rows)
+
+
+def _add_files(pictures: Sequence[tuple[str, str]], sign: int, connection: sa.Connection) -> None:
+    files: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for tenant, text in pictures:
+        for file in orjson.loads(text):
+            files[tenant, file["format"]] += sign
+            size[tenant, file["format"]] += sign * file["file_size"]
+    if files:
+        adding = insert(stored_files)
+        sums = {name: stored_files.c[name] + adding.excluded[name] for name in ("files", "bytes")}
+        connection.execute(
+            adding.on_conflict_do_update(index_elements=stored_files.primary_key, set_=sums),
+            [
+                {"tenant": tenant, "format": name, "files": number, "bytes": size[tenant, name]}
+                for (tenant, name), number in files.items()
+            ],
+        )
