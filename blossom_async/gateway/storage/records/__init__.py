@@ -17,6 +17,7 @@ from blossom_async.gateway.storage.records.tables import (
     ImageRecord,
     ProviderAttempt,
     StoredFile,
+    Variant,
     Webhook,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "ProviderAttempt",
     "Records",
     "StoredFile",
+    "Variant",
     "Webhook",
 ]

@@ -23,6 +23,7 @@ __all__ = [
     "ImageRecord",
     "ProviderAttempt",
     "StoredFile",
+    "Variant",
     "Webhook",
     "access_keys",
     "api_keys",
@@ -35,6 +36,7 @@ __all__ = [
     "revision",
     "salts",
     "stored_files",
+    "variants",
     "viewers",
     "views",
     "webhooks",
@@ -87,6 +89,16 @@ class ImageRecord:
     def has_expired(self, now: datetime) -> bool:
         """Whether its time is over. Without its files it has expired for good, even if a clock was ahead."""
         return self.swept_at is not None or (self.expires_at is not None and self.expires_at <= now)
+
+
+@attrs.frozen(kw_only=True)
+class Variant:
+    """A stored picture in fewer pixels: ``width`` of them across. Its file is stored under its own ``id``."""
+
+    id: str
+    image_id: str
+    width: int
+    file: StoredFile
 
 
 @attrs.frozen(kw_only=True)
@@ -300,6 +312,18 @@ stored_files = sa.Table(
     sa.Column("format", sa.Text, primary_key=True),
     sa.Column("files", sa.BigInteger, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+# Files of the pictures in ``images`` in fewer pixels, made when a viewer asks for them.
+variants = sa.Table(
+    "variants",
+    METADATA,
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("width", sa.Integer, primary_key=True),
+    sa.Column("format", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("file_size", sa.BigInteger, nullable=False),
 )
 
 idempotency = sa.Table(
