@@ -160,7 +160,8 @@ async def test_a_database_of_before_gets_its_totals(tmp_path: Path) -> None:
     await records.close()
     with sqlite3.connect(path) as database:
         database.executescript(
-            "DROP TABLE campaigns; DROP TABLE stored_files; DROP TABLE variants; DROP INDEX images_by_campaign;"
+            "DROP TABLE campaigns; DROP TABLE stored_files; DROP TABLE variants;"
+            "DROP INDEX images_by_campaign;"
             "CREATE INDEX images_by_campaign ON images (tenant, tracking_id);"
             "UPDATE alembic_version SET version_num = '0004';"
         )
