@@ -219,8 +219,11 @@ class _Batch(Generic[Item, Value]):
         return worker
 
     def _call_in_help(self) -> None:
-        """Wakes a parked worker, or adds one, if there is more to do."""
-        if (self._retries.is_due() or (self._has_room() and not self._pulling)) and not self._wake_one():
+        """Wakes a parked worker, or adds one, if there is more to do; one stands by for the next retry."""
+        if self._retries.is_due() or (self._has_room() and not self._pulling):
+            if not self._wake_one():
+                self._add_worker()
+        elif self._retries.next_due is not None and not self._parked.waiting:
             self._add_worker()
 
     def _wake_one(self) -> bool:

@@ -508,6 +508,23 @@ def test_an_outage_is_not_answered_with_a_multiple_of_the_load() -> None:
     assert any("budget is used up" in str(getattr(o.error, "__notes__", "")) for o in result.failures)
 
 
+def test_retries_at_the_end_run_side_by_side() -> None:
+    """Workers that found nothing more to take have ended; one is there for each retry all the same."""
+    tried: set[int] = set()
+
+    async def attempt(item: int) -> int:
+        if item not in tried:
+            tried.add(item)
+            await asyncio.sleep(item / 100)
+            raise ServerFailed("at first")
+        await asyncio.sleep(10)
+        return item
+
+    result = on_virtual_clock(run(attempt, range(4), max_concurrency=4, retry=RetryPolicy()))
+    assert list(result) == [0, 1, 2, 3]
+    assert result.elapsed_s < 11
+
+
 def test_retries_are_counted_against_the_rate() -> None:
     """Attempts, not items, are what a rate limits."""
     attempt, starts = failing(*[ServerFailed("again")] * 5, takes_s=0)
