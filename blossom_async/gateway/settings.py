@@ -75,14 +75,14 @@ _UNITS = {
 _PAGE = """\
 # Settings of the gateway
 
-Each is set in the environment, as `BLOSSOM_` and its name in capitals, or in a TOML file that
-`blossom serve --config FILE` reads, by its name in the section `[blossom]`. The environment wins over the
-file, and an option of `blossom serve` over both. In the environment, lists are separated by commas or
-line ends.
+Set a setting in the environment, as `BLOSSOM_` and its name in capitals, or in a TOML file for
+`blossom serve --config FILE`, by its name in the section `[blossom]`. The environment overrides the file,
+and an option of `blossom serve` overrides both. In the environment, lists are separated by commas or line
+ends.
 
-Blanks and line ends around a value do not count, an empty value is as none, and `~` is the home folder. What
-would have no effect is refused: a misspelt variable or name, a setting outside of `[blossom]`, a value in
-quotes that no shell has taken off. Service links of Kubernetes (`BLOSSOM_PORT=tcp://...`) are left alone.
+Blanks and line ends around a value are ignored, an empty value counts as not set, and `~` is the home folder.
+A setting that would have no effect is refused: a misspelt variable or name, one outside `[blossom]`, a value
+in quotes that no shell has removed. Service links of Kubernetes (`BLOSSOM_PORT=tcp://...`) are ignored.
 
 | name | default | unit | what it is |
 |---|---|---|---|"""
@@ -190,7 +190,7 @@ class Settings:
     public_url: str | None = ts.option(
         default=None,
         validator=_url,
-        help="What URLs begin with, when viewers reach the gateway by another name.",
+        help="Beginning of the URLs, if viewers reach the gateway by another name.",
     )
     api_keys: tuple[str, ...] = ts.option(
         default=(),
@@ -202,52 +202,52 @@ class Settings:
         default=(),
         validator=_secrets,
         repr=False,
-        help="Secrets that URLs are signed with, the newest first, separated by commas; "
-        "without them the gateway keeps one of its own in the data folder.",
+        help="Secrets that sign URLs, the newest first, separated by commas; by default the gateway keeps "
+        "its own in the data folder.",
     )
     trusted_proxies: tuple[str, ...] = ts.option(
         default=(),
         validator=_networks,
-        help="Addresses and networks of proxies whose X-Forwarded-For is believed, separated by commas.",
+        help="Addresses and networks of proxies whose X-Forwarded-For is trusted, separated by commas.",
     )
     providers: tuple[str, ...] = ts.option(
         default=("offline",),
         validator=_providers,
-        help="Who draws: offline, pollinations, openai. The next is asked where the one before cannot, "
-        "or has failed; separated by commas.",
+        help="Who draws: offline, pollinations, openai, separated by commas. The next is asked if the one "
+        "before lacks an option or has failed.",
     )
     pollinations_url: str = ts.option(
-        default="https://gen.pollinations.ai", help="Where Pollinations is; also its older host."
+        default="https://gen.pollinations.ai", help="Address of Pollinations; its older host works, too."
     )
     pollinations_key: str | None = ts.option(
         default=None, repr=False, help="Key of the account at Pollinations."
     )
     pollinations_key_file: Path | None = ts.option(default=None, help="File with that key instead.")
-    pollinations_model: str = ts.option(default="flux", help="Draws where a request names no model.")
+    pollinations_model: str = ts.option(default="flux", help="Model for requests that name none.")
     pollinations_rate_limit: str | None = ts.option(
         default=None, validator=_rate, help="Requests that the account may make, such as 10/s."
     )
     openai_url: str = ts.option(
-        default="https://api.openai.com/v1", help="OpenAI, or a server that speaks its Images API."
+        default="https://api.openai.com/v1", help="Address of OpenAI, or of a server with its Images API."
     )
     openai_key: str | None = ts.option(default=None, repr=False, help="Key of the account there.")
     openai_key_file: Path | None = ts.option(default=None, help="File with that key instead.")
     openai_model: str | None = ts.option(
-        default=None, help="Draws where a request names no model; needed with that provider."
+        default=None, help="Model for requests that name none; required with the provider openai."
     )
     openai_keyed: bool = ts.option(
         default=False,
-        help="Whether that server honours Idempotency-Key, so that a lost answer can be asked for again.",
+        help="Whether that server honours Idempotency-Key, so that a lost answer can be requested again.",
     )
     openai_omit: tuple[str, ...] = ts.option(
         default=(),
-        help="Parameters that server is never sent, such as response_format,seed; separated by commas.",
+        help="Parameters never sent to that server, such as response_format,seed; separated by commas.",
     )
     openai_rate_limit: str | None = ts.option(
         default=None, validator=_rate, help="Requests that the account may make, such as 50/min."
     )
     provider_at_once: int = ts.option(
-        default=16, validator=_in_range, help="Requests under way at each provider."
+        default=16, validator=_in_range, help="Requests in progress at each provider at once."
     )
     provider_wait_s: float = ts.option(
         default=240.0, validator=_in_range, help="How long a call may wait for its turn at a provider."
@@ -268,17 +268,18 @@ class Settings:
     defer_wait_s: float = ts.option(
         default=25.0,
         validator=_in_range,
-        help="How long the URL of a deferred picture waits for it before it answers 202.",
+        help="How long the URL of a deferred picture waits for the picture before it answers 202.",
     )
     webhook_url: str | None = ts.option(
         default=None,
         repr=False,
-        help="Where the end of each deferred picture is told: https, or http on this machine.",
+        help="URL that is told when a deferred picture is finished or has failed: https, or http on this "
+        "machine.",
     )
     webhook_secret: str | None = ts.option(
         default=None,
         repr=False,
-        help="What webhooks are signed with: `whsec_` and 24 to 64 random bytes in base64.",
+        help="Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64.",
     )
     render_threads: int = ts.option(
         factory=lambda: min(os.cpu_count() or 1, 256),
@@ -291,7 +292,7 @@ class Settings:
     reserved_connections: int | None = ts.option(
         default=None,
         validator=_reserved,
-        help="Those of max_connections that calls which make pictures never take, so that viewers get in.",
+        help="Of max_connections, those kept free of calls that make pictures, so that viewers get in.",
     )
     max_queue: int = ts.option(
         default=1000,
@@ -314,7 +315,7 @@ class Settings:
     drain_delay_s: float = ts.option(
         default=0.0,
         validator=_in_range,
-        help="When stopping: how long /readyz answers 503 before no connection is taken any more.",
+        help="When stopping: how long /readyz answers 503 before new connections are refused.",
     )
 
 
