@@ -57,7 +57,7 @@ _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from 
 _REFUSED = "Could not convert loaded settings: "
 _COMPUTED = {
     "data_dir": "the platform's folder for user data",
-    "render_threads": "one a processor",
+    "render_threads": "one per processor",
     "reserved_connections": "a tenth",
 }
 _UNITS = {
@@ -89,7 +89,7 @@ in quotes that no shell has removed. Service links of Kubernetes (`BLOSSOM_PORT=
 
 
 class _Unusable(ConfigurationError):
-    """A value that a validator refuses. typed-settings shows the ``repr`` of it, which is the sentence."""
+    """A value that a validator refuses. typed-settings shows its ``repr``, so that is the message."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -101,14 +101,14 @@ def _data_dir() -> Path:
     except RuntimeError:
         path = Path("~")
     if not path.is_absolute():
-        raise _Unusable("data_dir: there is no home folder for it; choose a folder with BLOSSOM_DATA_DIR")
+        raise _Unusable("data_dir: no home folder was found; choose a folder with BLOSSOM_DATA_DIR")
     return path
 
 
 def _in_range(_: object, field: attrs.Attribute[Any], number: float) -> None:
     low, high = _RANGES[field.name]
     if not low <= number <= high:
-        what = "is no port" if field.name == "port" else "cannot be used"
+        what = "is not a port" if field.name == "port" else "cannot be used"
         raise _Unusable(f"{field.name}: {number} {what}; allowed: {_ALLOWED[field.name]}")
 
 
@@ -133,7 +133,8 @@ def _url(_: object, field: attrs.Attribute[Any], url: str | None) -> None:
 def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, ...]) -> None:
     if any(len(key) < _MIN_KEY or not _KEY.fullmatch(key) for key in keys):
         raise _Unusable(
-            f"{field.name}: a key is shorter than {_MIN_KEY} characters, or has a space or no ASCII in it; "
+            f"{field.name}: a key is shorter than {_MIN_KEY} characters, or contains a space or a character "
+            "beyond ASCII; "
             "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
 
@@ -141,7 +142,7 @@ def _keys(_: object, field: attrs.Attribute[tuple[str, ...]], keys: tuple[str, .
 def _secrets(_: object, field: attrs.Attribute[tuple[str, ...]], secrets: tuple[str, ...]) -> None:
     if any(re.search(r"\s", secret) for secret in secrets):
         raise _Unusable(
-            f"{field.name}: a secret has a space or a line break in it; separate secrets by commas, "
+            f"{field.name}: a secret contains a space or a line break; separate secrets by commas, "
             "and make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
 
@@ -320,10 +321,10 @@ class Settings:
 
 
 def load(config: Path | None = None, **given: Any) -> Settings:
-    """The settings in force: ``given`` over environment over file over default.
+    """The settings: ``given`` overrides the environment, which overrides the file, which overrides defaults.
 
-    Blanks around a value do not count, an empty value is none, and ``~`` is the home folder, in each of them.
-    Raises ``ConfigurationError`` for a file that cannot be read, an unknown name, or a bad value.
+    In each of them blanks around a value are ignored, an empty value counts as not set, and ``~`` is the home
+    folder. Raises ``ConfigurationError`` for a file that cannot be read, an unknown name, or a bad value.
     """
     fields = attrs.fields_dict(attrs.resolve_types(Settings))
     lists = [name for name, field in fields.items() if field.type == tuple[str, ...]]
@@ -343,7 +344,7 @@ def load(config: Path | None = None, **given: Any) -> Settings:
 
 
 class _File(DictLoader):
-    """The loader's name stands in typed-settings' errors."""
+    """Its own class, because typed-settings names the loader's class in errors."""
 
 
 class _Environment(DictLoader):
@@ -360,7 +361,7 @@ def _readable(values: dict[str, Any], fields: dict[str, attrs.Attribute[Any]]) -
         elif kind is int and isinstance(value, str | float) and _WHOLE.fullmatch(str(value)):
             value = int(str(value).partition(".")[0])
         elif kind is int and type(value) is not int:
-            value = str(value)  # int() would cut a fraction off, and take True for 1
+            value = str(value)  # int() would truncate a fraction, and accept True as 1
         elif kind == tuple[str, ...] and isinstance(value, str):
             value = cleaned(value.split(","))
         readable[name] = value
@@ -372,7 +373,7 @@ def _told(reason: str) -> str:
         value, name, loader = unreadable.groups()
         given = f"BLOSSOM_{name.upper()}" if loader == "_Environment" else name
         if name not in _ALLOWED:
-            return f"{given}: the value is of the wrong kind; see 'blossom serve --help'"
+            return f"{given}: the value has the wrong type; see 'blossom serve --help'"
         return f"{given}: {value} cannot be used; allowed: {_ALLOWED[name]}"
     if reason.startswith(_REFUSED):
         name, _, rest = reason.removeprefix(_REFUSED).partition(":")
@@ -384,7 +385,7 @@ def _told(reason: str) -> str:
 def check_keys(settings: Settings, *, stored: bool) -> None:
     """Raises ``ConfigurationError`` when other machines could reach a gateway that has no API keys.
 
-    ``stored`` is whether the database has one that is not revoked.
+    ``stored``: whether the database has a key that is not revoked.
     """
     if not settings.api_keys and not stored and not is_loopback(settings.host):
         raise ConfigurationError(
@@ -394,7 +395,7 @@ def check_keys(settings: Settings, *, stored: bool) -> None:
 
 
 def documented() -> str:
-    """The page of all settings, as it stands in docs/settings.md."""
+    """The text of docs/settings.md."""
     rows = []
     for field in attrs.fields(Settings):
         told = field.metadata["typed-settings"]["help"]

@@ -1177,7 +1177,7 @@ class TestServe:
 
     def test_settings_that_cannot_be_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each is named."""
-        refused("serve", "--port", "99999", says="port: 99999 is no port")
+        refused("serve", "--port", "99999", says="port: 99999 is not a port")
         refused("serve", "--config", tmp_path / "no.toml", says="there is no such file")
         (tmp_path / "bad.toml").write_text("[blossom]\nporrt = 3\n")
         refused("serve", "--config", tmp_path / "bad.toml", says="porrt")

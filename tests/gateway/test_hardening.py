@@ -366,7 +366,7 @@ class TestSettings:
         ("variable", "value", "told"),
         [
             ("BLOSSOM_PORT", "abc", "BLOSSOM_PORT: 'abc' cannot be used; allowed: a whole number from 1"),
-            ("BLOSSOM_PORT", "70000", "BLOSSOM_PORT: 70000 is no port; allowed: a whole number from 1"),
+            ("BLOSSOM_PORT", "70000", "BLOSSOM_PORT: 70000 is not a port; allowed: a whole number from 1"),
             ("BLOSSOM_RENDER_THREADS", "0", "BLOSSOM_RENDER_THREADS: 0 cannot be used; allowed: a whole"),
             ("BLOSSOM_RENDER_THREADS", "-1", "BLOSSOM_RENDER_THREADS: -1 cannot be used; allowed: a whole"),
             ("BLOSSOM_RENDER_THREADS", "257", "BLOSSOM_RENDER_THREADS: 257 cannot be used; allowed: a whole"),

@@ -38,7 +38,7 @@ def test_times_have_their_unit() -> None:
 def test_the_page_names_nothing_of_this_machine() -> None:
     """What is found out on a machine is described in words."""
     assert str(Path.home()) not in documented()
-    assert "| `render_threads` | one a processor |" in documented()
+    assert "| `render_threads` | one per processor |" in documented()
 
 
 @pytest.mark.parametrize(
