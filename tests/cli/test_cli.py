@@ -960,7 +960,7 @@ class TestBadInput:
         )  # fmt: skip
         assert ran.returncode == 2
         assert re.search(
-            "^blossom: (data_dir|--data-dir): there is no home folder.*BLOSSOM_DATA_DIR$", ran.stderr.strip()
+            "^blossom: (data_dir|--data-dir): no home folder was found.*BLOSSOM_DATA_DIR$", ran.stderr.strip()
         )
 
     async def test_something_else_at_the_address(self, prompts: Prompts) -> None:
