@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from enum import Enum, auto
 from xml.sax.saxutils import quoteattr
 
 from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
@@ -18,8 +20,10 @@ _PNG_KEPT = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iCCP", b"sBIT", b"sRGB", b"pHYs"}
 )
 _WEBP_KEPT = frozenset({b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"})
+_XMP_CHUNK = b"iTXtXML:com.adobe.xmp\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
-_APP0, _APP1, _APP2, _APP11, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xE2, 0xEB, 0xEE, 0xEF, 0xFE
+_APP0, _APP1, _APP2, _APP11, _APP13, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE, 0xEF
+_COMMENT = 0xFE
 _SHOWN = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Adobe"}  # what tells how a jpg is shown
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _HAS_ALPHA, _HAS_XMP, _HAS_EXIF = 0x10, 0x04, 0x08
@@ -50,12 +54,14 @@ def is_plain(data: bytes, file_format: str) -> bool:
 
 
 def is_vouched_for(data: bytes, file_format: str) -> bool:
-    """Whether nothing but its maker's manifest (C2PA) stands beside the picture.
+    """Whether the file has its maker's manifest (C2PA), and nothing that has to go.
 
-    Any change to the file would break the manifest.
+    Any change to the file would break the manifest. Comments and texts have to go.
     """
-    parts, manifest = _PARTS[file_format](data)
-    return bool(manifest) and sum(end - start for start, end in (*parts, *manifest)) == len(data)
+    parts = list(_PARTS[file_format](data))
+    found = {what for what, _, _ in parts}
+    whole = sum(end - start for _, start, end in parts) == len(data)
+    return whole and _Is.MANIFEST in found and _Is.TEXT not in found
 
 
 def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
@@ -63,8 +69,8 @@ def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
 
     What says how pixels are to be shown stays, such as a colour profile.
     """
-    parts, _ = _PARTS[file_format](data)
-    body = b"".join(data[start:end] for start, end in parts)
+    parts = _PARTS[file_format](data)
+    body = b"".join(data[start:end] for what, start, end in parts if what is _Is.PICTURE)
     if body[12:16] == b"VP8X":
         body = body[:20] + bytes([body[20] & ~(_HAS_XMP | _HAS_EXIF)]) + body[21:]
     return marked(body, file_format, packet)
@@ -84,45 +90,52 @@ def marked(data: bytes, file_format: str, packet: bytes) -> bytes:
     return _marked_webp(data, packet)
 
 
-_Spans = list[tuple[int, int]]
+class _Is(Enum):
+    PICTURE = auto()
+    """The coded pixels, and what tells how they are shown."""
+    MANIFEST = auto()
+    DESCRIPTION = auto()
+    """XMP, Exif and IPTC, which makers of manifests write, too."""
+    TEXT = auto()
+    """Comments and texts, in which front ends write the prompt."""
 
 
-def _png(data: bytes) -> tuple[_Spans, _Spans]:
-    """Where the parts of the picture lie, and those of a manifest (C2PA 2.2, A.3.1)."""
-    parts, manifest = [(0, 8)], []
+_Parts = Iterator[tuple[_Is, int, int]]
+
+
+def _png(data: bytes) -> _Parts:
+    # C2PA 2.2, A.3.1
+    yield _Is.PICTURE, 0, 8
     for kind, start, end in png_chunks(data):
-        if kind in _PNG_KEPT:
-            parts.append((start, end))
-        elif kind == b"caBX":
-            manifest.append((start, end))
-    return parts, manifest
+        described = kind == b"eXIf" or data.startswith(_XMP_CHUNK, start + 4)
+        other = {b"caBX": _Is.MANIFEST}.get(kind, _Is.DESCRIPTION if described else _Is.TEXT)
+        yield _Is.PICTURE if kind in _PNG_KEPT else other, start, end
 
 
-def _jpg(data: bytes) -> tuple[_Spans, _Spans]:
+def _jpg(data: bytes) -> _Parts:
     # C2PA 2.2, A.3.2: in segments APP11 of JPEG XT (ISO/IEC 19566-5, D.2)
-    parts, manifest = [(0, 2)], []
+    yield _Is.PICTURE, 0, 2
     for marker, start, end in jpg_segments(data):
         body = data[start + 4 : start + 40]
         if marker in _SHOWN and body.startswith(_SHOWN[marker]):
-            parts.append((start, end))
+            what = _Is.PICTURE
         elif marker == _APP11 and body.startswith(b"JP") and b"jumb" in body:
-            manifest.append((start, end))
-        elif not _APP0 <= marker <= _APP15 and marker != _COMMENT:
-            parts.append((start, end))
-    return parts, manifest
+            what = _Is.MANIFEST
+        elif marker in {_APP1, _APP13}:
+            what = _Is.DESCRIPTION
+        else:
+            what = _Is.TEXT if _APP0 <= marker <= _APP15 or marker == _COMMENT else _Is.PICTURE
+        yield what, start, end
 
 
-def _webp(data: bytes) -> tuple[_Spans, _Spans]:
-    parts, manifest = [(0, 12)], []
+def _webp(data: bytes) -> _Parts:
+    yield _Is.PICTURE, 0, 12
     for kind, start, end in webp_chunks(data):
-        padded = min(end + (end - start) % 2, len(data))
-        if kind in _WEBP_KEPT:
-            parts.append((start, padded))
-        elif kind == b"C2PA":
-            manifest.append((start, padded))
-    return parts, manifest
+        what = _Is.PICTURE if kind in _WEBP_KEPT else _WEBP_OTHERS.get(kind, _Is.TEXT)
+        yield what, start, min(end + (end - start) % 2, len(data))
 
 
+_WEBP_OTHERS = {b"C2PA": _Is.MANIFEST, b"EXIF": _Is.DESCRIPTION, b"XMP ": _Is.DESCRIPTION}
 _PARTS = {"jpg": _jpg, "png": _png, "webp": _webp}
 
 
