@@ -40,6 +40,7 @@ from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.accounts import Account, connected
 from blossom_async.gateway.making.encoding import warm_up
+from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.staging import STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
@@ -94,6 +95,7 @@ def create_app(
         owner,
         secret=signing_secrets[-1].encode(),
         now=_now,
+        finish=partial(finished, keep_manifests=settings.metadata == "keep"),
         most=settings.max_queue,
         daily_budget=None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000),
     )

@@ -172,6 +172,11 @@ def _providers(_: object, field: attrs.Attribute[tuple[str, ...]], names: tuple[
         )
 
 
+def _metadata(_: object, field: attrs.Attribute[Any], choice: str) -> None:
+    if choice not in {"keep", "clean"}:
+        raise _Unusable(f"{field.name}: {choice!r} cannot be used; allowed: keep or clean")
+
+
 def _budget(_: object, field: attrs.Attribute[float | None], usd: float | None) -> None:
     if usd is not None and not 0 <= usd < math.inf:
         raise _Unusable(f"{field.name}: {usd} cannot be used; allowed: {_ALLOWED[field.name]}")
@@ -281,6 +286,12 @@ class Settings:
         default=None,
         repr=False,
         help="Secret that signs webhooks: `whsec_` and 24 to 64 random bytes in base64.",
+    )
+    metadata: str = ts.option(
+        default="keep",
+        validator=_metadata,
+        help="`keep` keeps a picture with its provider's manifest (C2PA) byte for byte; `clean` leaves "
+        "nothing in any file but the mark of where it comes from. Texts with prompts are always removed.",
     )
     render_threads: int = ts.option(
         factory=lambda: min(os.cpu_count() or 1, 256),

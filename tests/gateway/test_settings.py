@@ -53,6 +53,7 @@ def test_the_page_names_nothing_of_this_machine() -> None:
         ("key_rate_limit", "600/min", "600/min"),
         ("failed_key_limit", "5/min", "5/min"),
         ("sweep_every_s", "2.5", 2.5),
+        ("metadata", "clean", "clean"),
         ("drain_delay_s", "5", 5.0),
     ],
 )
@@ -90,6 +91,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_DRAIN_DELAY_S", "21", "allowed: seconds from 0 to 20"),
         ("BLOSSOM_KEY_RATE_LIMIT", "often", "allowed: a rate such as 600/min or 10/s"),
         ("BLOSSOM_FAILED_KEY_LIMIT", "0/min", "allowed: a rate such as 600/min or 10/s"),
+        ("BLOSSOM_METADATA", "none", "allowed: keep or clean"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import attrs
 import numpy as np
@@ -26,7 +27,7 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import ImageRequest
 
-__all__ = ["Finished", "finished"]
+__all__ = ["Finish", "Finished", "finished"]
 
 _PREVIEW_PX = 128  # of the shorter side, enough for a ThumbHash and the colour
 
@@ -42,13 +43,19 @@ class Finished:
     dominant_color: str
 
 
-def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) -> Finished:
+Finish = Callable[[Artwork | Delivery, ImageRequest, str], Finished]
+"""As ``finished``, with the gateway's settings."""
+
+
+def finished(
+    given: Artwork | Delivery, request: ImageRequest, provider: str, *, keep_manifests: bool = True
+) -> Finished:
     """The files asked for, in exactly the size asked for.
 
     A delivered file that already is what was asked for keeps its pixels as they came, and every byte if its
-    maker's manifest (C2PA) vouches for them. Any other is converted; one of another size is scaled to cover
-    it, then cropped. Each file says where the picture comes from, and nothing else of its maker's metadata is
-    kept. Raises ``ProviderFault`` if it cannot be decoded.
+    maker's manifest (C2PA) vouches for them, with ``keep_manifests``. Any other is converted; one of another
+    size is scaled to cover it, then cropped. Each file says where the picture comes from, and nothing else of
+    its maker's metadata is kept. Raises ``ProviderFault`` if it cannot be decoded.
     """
     formats = _formats(request)
     mark = source_mark(ALGORITHMIC if isinstance(given, Artwork) else TRAINED, given.notes)
@@ -56,7 +63,7 @@ def finished(given: Artwork | Delivery, request: ImageRequest, provider: str) ->
     provenance: dict[str, str] = {}
     for file_format, compression in formats:
         if isinstance(given, Delivery) and _is_as_asked(given, request, file_format, compression):
-            vouched_for = is_vouched_for(given.data, file_format)
+            vouched_for = keep_manifests and is_vouched_for(given.data, file_format)
             data = given.data if vouched_for else kept(given.data, file_format, mark)
             made[file_format] = Encoded(data, request.width, request.height)
             provenance[file_format] = "provider_c2pa" if vouched_for else "marked"

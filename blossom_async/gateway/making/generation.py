@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from blossom_async.errors import Conflict, Gone, InvalidRequest, Overloaded
+from blossom_async.gateway.making.finishing import Finish, finished
 from blossom_async.gateway.making.free import Free
 from blossom_async.gateway.making.joining import Joining
 from blossom_async.gateway.making.orders import Order, new_id
@@ -58,6 +59,7 @@ class Generation:
         *,
         secret: bytes,
         now: Callable[[], datetime],
+        finish: Finish = finished,
         most: int = 1000,
         daily_budget: int | None = None,
     ) -> None:
@@ -67,7 +69,7 @@ class Generation:
         self._owner = owner
         self._now = now
         self._most = most
-        self._storing = Storing(blobs, workers, now)
+        self._storing = Storing(blobs, workers, now, finish)
         self._free = Free(records, self._storing)
         self._paid = Paid(
             upstreams, records, staging, self._storing, secret=secret, now=now, daily_budget=daily_budget

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 
-from blossom_async.gateway.making.finishing import Finished, finished
+from blossom_async.gateway.making.finishing import Finish, Finished
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.storage.blobs import LocalBlobs
@@ -20,10 +20,13 @@ __all__ = ["Storing"]
 class Storing:
     """Finishes pictures in worker threads and stores their files. Their rows are left to the caller."""
 
-    def __init__(self, blobs: LocalBlobs, workers: Workers, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, blobs: LocalBlobs, workers: Workers, now: Callable[[], datetime], finish: Finish
+    ) -> None:
         self._blobs = blobs
         self._workers = workers
         self._now = now
+        self._finish = finish
         self.made: Counter[tuple[str, ...]] = Counter()
         """Pictures that have got their row, by provider and format."""
 
@@ -34,7 +37,7 @@ class Storing:
 
         Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``LocalBlobs.put``.
         """
-        made = await self._workers.run(partial(finished, given, request, provider), first=True)
+        made = await self._workers.run(partial(self._finish, given, request, provider), first=True)
         record = _record(image_id, tenant, request, provider, given.model, made, self._now())
         for file, data in made.files.items():
             await self._blobs.put(image_id, file.format, data)

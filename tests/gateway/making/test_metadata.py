@@ -179,6 +179,10 @@ def test_a_makers_manifest_is_kept_with_every_byte_it_is_about(file_format: str)
     request = ImageRequest("x", width=96, height=64, format=file_format)
     ((file, data),) = finished(delivered(given), request, "p").files.items()
     assert (data, file.provenance) == (given, "provider_c2pa")
+    ((file, data),) = finished(delivered(given), request, "p", keep_manifests=False).files.items()
+    assert b"c2pa" not in data
+    assert b"maker" not in data
+    assert (source(data), file.provenance) == ("trainedAlgorithmicMedia", "marked")
     told = given + b"appended words"
     ((file, data),) = finished(delivered(told), request, "p").files.items()
     assert b"c2pa" not in data
