@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
@@ -18,6 +17,7 @@ from blossom_async.gateway.storage.records.tables import images, views
 from blossom_async.gateway.storage.records.upkeep import mark_swept
 from blossom_async.gateway.storage.records.views import campaign_views, store
 from blossom_async.models import ImageRequest
+from tests.gateway.storage.earlier import taken_back
 from tests.gateway.storage.test_records import NOW, a_record
 
 SECOND = timedelta(seconds=1)
@@ -158,14 +158,7 @@ async def test_a_database_of_before_gets_its_totals(tmp_path: Path) -> None:
         if number % 7 == 0:
             await records.write(partial(mark_swept, [one.id], NOW))
     await records.close()
-    with sqlite3.connect(path) as database:
-        database.executescript(
-            "DROP TABLE campaigns; DROP TABLE stored_files; DROP TABLE variants;"
-            "DROP INDEX images_by_campaign;"
-            "CREATE INDEX images_by_campaign ON images (tenant, tracking_id);"
-            "UPDATE alembic_version SET version_num = '0004';"
-        )
-    database.close()
+    taken_back(path, "0004")
     records = Records(path)
     await records.open()
     await check(records)

@@ -1,0 +1,25 @@
+"""Databases as earlier versions left them."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+__all__ = ["taken_back"]
+
+_UNDONE = {
+    "0006": "DROP TABLE variants;",
+    "0005": "DROP TABLE campaigns; DROP TABLE stored_files; DROP INDEX images_by_campaign;"
+    "CREATE INDEX images_by_campaign ON images (tenant, tracking_id);",
+}
+"""Takes each step of the migrations back, the newest first."""
+
+
+def taken_back(path: Path, revision: str) -> None:
+    """Takes a database back to this revision; what older versions know in it stays."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for step, undo in _UNDONE.items():
+            if step > revision:
+                database.executescript(undo)
+        database.execute("UPDATE alembic_version SET version_num = ?", (revision,))
