@@ -16,6 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict, PaymentRequired
+from blossom_async.gateway.storage.records import spending
 from blossom_async.gateway.storage.records.images import (
     Add,
     apply_together,
@@ -176,15 +177,15 @@ def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connecti
             "cannot be kept; name another model or size, or use a key without a budget",
             code="price_unknown",
         )
-    if daily_budget is not None:
-        gone = _spent(connection, attempt.payer, attempt.day)
-        if gone + attempt.reserved > daily_budget:
-            raise PaymentRequired(
-                f"the API key's budget of {daily_budget / 1e6:.2f} US dollars a day has "
-                f"{max(0, daily_budget - gone) / 1e6:.4f} left, and this picture costs "
-                f"{attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
-                code="budget_exhausted",
-            )
+    payer, day = attempt.payer, attempt.day
+    if not spending.reserve(payer, day, attempt.reserved, daily_budget, connection):
+        budget = daily_budget or 0
+        raise PaymentRequired(
+            f"the API key's budget of {budget / 1e6:.2f} US dollars a day has "
+            f"{spending.left(payer, day, budget, connection) / 1e6:.4f} left, and this picture costs "
+            f"{attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
+            code="budget_exhausted",
+        )
     connection.execute(attempts.insert().values(**attrs.asdict(attempt)))
 
 
@@ -200,7 +201,10 @@ def end_attempt(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Co
     }
     if end.spent is not None:
         values["priced"] = True
-    connection.execute(attempts.update().where(this).values(**values))
+    ending = attempts.update().where(this).values(**values)
+    row = connection.execute(ending.returning(attempts.c.payer, attempts.c.day, attempts.c.reserved)).first()
+    if row is not None and end.outcome not in OPEN:
+        spending.settle(row.payer, row.day, row.reserved, end.spent or 0, connection)
 
 
 def finish(
@@ -308,14 +312,6 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
         .mappings()
         .all()
     )
-
-
-def _spent(connection: sa.Connection, payer: str, day: int) -> int:
-    open_ = attempts.c.outcome.in_(OPEN)
-    amount = sa.case((open_, attempts.c.reserved), else_=attempts.c.spent)
-    this = (attempts.c.payer == payer) & (attempts.c.day == day)
-    total: int | None = connection.scalar(sa.select(sa.func.sum(amount)).where(this))
-    return total or 0
 
 
 def _move(

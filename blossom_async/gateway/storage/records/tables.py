@@ -35,6 +35,7 @@ __all__ = [
     "imports",
     "revision",
     "salts",
+    "spending",
     "stored_files",
     "variants",
     "viewers",
@@ -392,6 +393,16 @@ attempts = sa.Table(
     sa.Column("sent_at", _UtcTime, nullable=False),
     sa.Column("ended_at", _UtcTime),
     sa.Index("attempts_by_payer", "payer", "day"),
+)
+
+# The ledger's totals: what attempts reserve while their outcome is open, and what the others have spent.
+spending = sa.Table(
+    "spending",
+    METADATA,
+    sa.Column("payer", sa.Text, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Column("spent", sa.BigInteger, nullable=False),
 )
 
 # The outbox: a row is written in the transaction that ends a deferred picture.
