@@ -6,13 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.storage.blobs import LocalBlobs
-from blossom_async.gateway.storage.records import ImageRecord, Records
+from blossom_async.gateway.storage.records import ImageRecord, Records, variants
 from blossom_async.gateway.storage.records import upkeep as statements
 from blossom_async.gateway.storage.records import views as view_records
 
@@ -76,7 +76,8 @@ class Upkeep:
         last: ImageRecord | None = None
         while due := await self._records.read(partial(statements.expired_unswept, now, last, _TOGETHER)):
             last = due[-1]
-            bare = [record.id for record in due if await self._emptied(record)]
+            files = await self._records.read(partial(variants.files_of, due))
+            bare = [image_id for image_id in files if await self._emptied(files[image_id])]
             await self._records.write(partial(statements.mark_swept, bare, now))
             swept += len(bare)
         self.swept += swept
@@ -115,10 +116,10 @@ class Upkeep:
             self._origin = self._now() - passed
         return min(self._now(), self._origin + passed)
 
-    async def _emptied(self, record: ImageRecord) -> bool:
+    async def _emptied(self, files: Sequence[tuple[str, str]]) -> bool:
         try:
-            for file in record.files:
-                await self._blobs.delete(record.id, file.format)
+            for file_id, file_format in files:
+                await self._blobs.delete(file_id, file_format)
         except Overloaded as exc:
             _log.warning("the files of an expired picture cannot be removed yet: %s", exc.detail)
             return False

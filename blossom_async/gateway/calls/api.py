@@ -28,7 +28,7 @@ from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records, variants
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
@@ -130,8 +130,11 @@ class Api:
     async def _erase(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, self._now())
         self._lookups.forget()
-        for file in record.files:
-            await self._blobs.delete(record.id, file.format)
+        files = await self._records.read(partial(variants.files_of, [record]))
+        for file_id, file_format in files[record.id]:
+            await self._blobs.delete(file_id, file_format)
+        if len(files[record.id]) > len(record.files):
+            await self._records.write(partial(variants.forget, [record.id]))
 
     async def regenerate(self, http: web.Request) -> web.Response:
         """201 with a new picture: the earlier request with the changes in the body.

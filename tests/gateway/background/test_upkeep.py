@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from blossom_async.gateway.background.supervisor import Supervisor
 from blossom_async.gateway.background.upkeep import ORPHAN_AGE, Upkeep
 from blossom_async.gateway.storage.blobs import LocalBlobs
-from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
-from blossom_async.gateway.storage.records.upkeep import expired_unswept, mark_swept
+from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant, variants
+from blossom_async.gateway.storage.records.upkeep import expired_unswept, having_files, mark_swept
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
 from tests.waiting import LIMIT_S
@@ -77,6 +77,19 @@ class TestSweep:
         assert await house.upkeep().sweep() == 1
         assert house.files(record) == []
         assert await house.records.get(record.id) == attrs.evolve(record, swept_at=house.now)
+
+    async def test_its_variants_go_with_it(self, house: House) -> None:
+        """Their files and their rows; until then they are no orphans."""
+        record = await house.picture()
+        file = StoredFile(format="png", sha256="cd" * 32, file_size=3)
+        variant = Variant(id=a_record().id, image_id=record.id, width=64, file=file)
+        await house.blobs.put(variant.id, "png", b"123")
+        await house.records.write(partial(variants.add, variant, house.now))
+        assert await house.records.read(partial(having_files, [variant.id, "0" * 22])) == {variant.id}
+        house.now += HOUR
+        assert await house.upkeep().sweep() == 1
+        assert not house.blobs.path(variant.id, "png").exists()
+        assert await house.records.read(partial(variants.find, record.id, 64, "png")) is None
 
     async def test_what_has_not_expired_stays(self, house: House) -> None:
         """To the microsecond; and what never expires, for good."""

@@ -39,9 +39,10 @@ async def test_the_first_of_two_counts(records: Records) -> None:
     assert await records.write(partial(variants.add, other, NOW)) == other
     assert await records.read(partial(variants.find, picture.id, 640, "webp")) == first
     assert await records.read(partial(variants.find, picture.id, 640, "png")) is None
-    assert set(await records.read(partial(variants.of_pictures, [picture.id]))) == {first, other}
+    files = {(picture.id, "png"), (first.id, "webp"), (other.id, "webp")}
+    assert set((await records.read(partial(variants.files_of, [picture])))[picture.id]) == files
     await records.write(partial(variants.forget, [picture.id]))
-    assert await records.read(partial(variants.of_pictures, [picture.id])) == []
+    assert await records.read(partial(variants.files_of, [picture])) == {picture.id: [(picture.id, "png")]}
 
 
 @pytest.mark.parametrize("end", ["deleted", "expired", "swept", "unknown"])
@@ -56,4 +57,4 @@ async def test_a_picture_that_is_gone_gets_none(records: Records, end: str) -> N
         await records.write(partial(mark_swept, [picture.id], NOW))
     now = NOW + timedelta(hours=1) if end == "expired" else NOW
     assert await records.write(partial(variants.add, made, now)) is None
-    assert await records.read(partial(variants.of_pictures, [picture.id])) == []
+    assert await records.read(partial(variants.find, made.image_id, 640, "webp")) is None

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records import variants
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, revision
 from blossom_async.gateway.storage.records.totals import sweep_pictures
@@ -33,13 +34,15 @@ def expired_unswept(
 def mark_swept(ids: Collection[str], now: datetime, connection: sa.Connection) -> None:
     """Records that the files of these pictures were removed."""
     sweep_pictures(ids, connection)
+    variants.forget(ids, connection)
     connection.execute(images.update().where(images.c.id.in_(ids)).values(swept_at=now))
 
 
 def having_files(ids: Collection[str], connection: sa.Connection) -> set[str]:
-    """The ids whose pictures exist and have their files."""
+    """The ids whose pictures, or the pictures of whose variants, exist and have their files."""
     whole = images.c.id.in_(ids) & images.c.deleted_at.is_(None) & images.c.swept_at.is_(None)
-    return set(connection.scalars(sa.select(images.c.id).where(whole)))
+    pictures = set(connection.scalars(sa.select(images.c.id).where(whole)))
+    return pictures | variants.of_live_pictures(ids, connection)
 
 
 def check_writable(connection: sa.Connection) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.gateway.storage.records.tables import StoredFile, Variant, images, variants
+from blossom_async.gateway.storage.records.tables import ImageRecord, StoredFile, Variant, images, variants
 
-__all__ = ["add", "find", "forget", "of_pictures"]
+__all__ = ["add", "files_of", "find", "forget", "of_live_pictures"]
 
 
 def find(image_id: str, width: int, file_format: str, connection: sa.Connection) -> Variant | None:
@@ -41,11 +41,20 @@ def add(made: Variant, now: datetime, connection: sa.Connection) -> Variant | No
     return known or made
 
 
-def of_pictures(ids: Collection[str], connection: sa.Connection) -> list[Variant]:
-    """All variants of these pictures."""
-    return [
-        _variant(row) for row in connection.execute(sa.select(variants).where(variants.c.image_id.in_(ids)))
-    ]
+def files_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict[str, list[tuple[str, str]]]:
+    """Id and format of each file of these pictures, those of their variants included, by picture."""
+    found = {picture.id: [(picture.id, file.format) for file in picture.files] for picture in pictures}
+    wanted = variants.c.image_id.in_(found)
+    for row in connection.execute(sa.select(variants).where(wanted)):
+        found[row.image_id].append((row.id, row.format))
+    return found
+
+
+def of_live_pictures(ids: Collection[str], connection: sa.Connection) -> set[str]:
+    """Those of the ids that are of variants whose pictures have their files."""
+    whole = images.c.deleted_at.is_(None) & images.c.swept_at.is_(None)
+    asked = sa.select(variants.c.id).join(images, images.c.id == variants.c.image_id)
+    return set(connection.scalars(asked.where(variants.c.id.in_(ids) & whole)))
 
 
 def forget(ids: Collection[str], connection: sa.Connection) -> None:
