@@ -56,7 +56,7 @@ class Job(Generic[Item, Value]):
     counted = 0  # attempts that count against the policy's max_attempts
     throttled = 0
     throttled_since: float | None = None
-    stale = False  # has been repeated at once
+    stale = False  # whether it was repeated at once, after a stale connection
     waiting = True  # for a slot or at a gate
     fatal: str | None = None
     cost: Decimal | None = None

@@ -202,13 +202,13 @@ class _Batch(Generic[Item, Value]):
         return self._tally.elapsed_s
 
     def consumed(self) -> None:
-        """Tells that one outcome has left the window, so that a parked worker may go on."""
+        """Notes that one outcome has left the window, so a parked worker may go on."""
         self._tally.consumed += 1
         if self._parked.waiting:
             self._wake_one()
 
     def _add_worker(self) -> None:
-        """Starts a worker unless there are enough, not counting one that pulls."""
+        """Starts a worker unless there are enough. One that waits for the input does not count."""
         assert self._group is not None  # noqa: S101 - for the type checker; _host() sets it
         if len(self._workers) - self._pulling < self._max_workers:
             self._group.start_soon(self._work, self._new_worker())
@@ -219,7 +219,7 @@ class _Batch(Generic[Item, Value]):
         return worker
 
     def _call_in_help(self) -> None:
-        """Wakes a parked worker, or adds one, if there is more to do; one stands by for the next retry."""
+        """Wakes or adds a worker if there is more to do. One stays parked as long as retries wait."""
         if self._retries.is_due() or (self._has_room() and not self._pulling):
             if not self._wake_one():
                 self._add_worker()

@@ -122,17 +122,17 @@ class _Window:
 
 
 class _Turn:
-    """Of one who passes a turnstile."""
+    """The turn of one task at a turnstile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.loop = loop
 
 
-_RESERVED = _Turn()  # for the one who was just given a turn
+_RESERVED = _Turn()  # for the waiter that was just granted its turn and has not run yet
 
 
 class _Turnstile:
-    """Lets one pass at a time, first come first served, in any event loop and thread."""
+    """Lets one task through at a time, first come first served, across event loops and threads."""
 
     def __init__(self) -> None:
         self._line = Line(self._next)
@@ -150,7 +150,7 @@ class _Turnstile:
             self._taken = turn
             return turn
         joined = self._line.join()
-        if self._taken is None:  # another thread has left since
+        if self._taken is None:  # a task of another thread has left in between
             self._taken = _RESERVED
             self._next()
         await self._line.turn(joined)
@@ -193,7 +193,7 @@ class Gate:
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
         self.closed = False
-        """Whether an attempt must call ``acquire``: always with limits, without them during a pause."""
+        """Whether an attempt must call ``acquire``: always if there are limits, else only during a pause."""
         self.change(*limits)
 
     def __repr__(self) -> str:
@@ -314,7 +314,7 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
                 await gate._wait_until(at)
             await pass_gates(gates, first + 1)
             now = loop.time()
-            if gate._ready_at(now) <= now:  # else it was paused while this waited further on
+            if gate._ready_at(now) <= now:  # else it was paused while this waited at a wider gate
                 break
         await gate._take(now)
     finally:
@@ -322,7 +322,7 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
 
 
 def _nobody() -> None:
-    """Nothing is to be given back."""
+    """For ``wake``: a head of the line that was woken too late has no turn to give back."""
 
 
 def _meter(limit: RateLimit) -> AsyncLimiter:

@@ -39,7 +39,9 @@ def retry_after_s(headers: Mapping[str, str], *, now_s: float | None = None) -> 
 
 
 def pause_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float | None:
-    """Seconds until a quota that the answer reports as used up has room; None when none is, or unknown.
+    """Seconds until there is room in a quota that the answer reports as used up.
+
+    None if no quota is used up, or if the answer does not say for how long.
 
     Reads ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers, the forms of drafts 3 to 10),
     ``RateLimit-Remaining`` / ``-Reset``, and ``x-ratelimit-remaining[-requests|-tokens|-images]`` and

@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 class Input(Generic[Item]):
     """The input of a batch. ``ended`` once it has no more items, or none are wanted.
 
-    ``total`` is the number of items where the input knows it, else None. ``waits`` says how items are had:
-    with ``await anext()``, by one caller at a time, or with ``next()``. Both raise what the input raises, and
+    ``total`` is the number of items if the input knows it, else None. If ``waits``, get items with
+    ``await anext()``, one caller at a time; otherwise with ``next()``. Both raise what the input raises, and
     ``StopAsyncIteration`` or ``StopIteration`` at its end.
     """
 
@@ -31,6 +31,6 @@ class Input(Generic[Item]):
             self.next = iter(items).__next__
 
     async def aclose(self) -> None:
-        """Closes an async generator where it stands, so that what it holds open is not left to chance."""
+        """Closes an async generator, so that its clean-up does not wait for the garbage collector."""
         if self.waits and isinstance(self._async, AsyncGenerator):
             await self._async.aclose()

@@ -295,7 +295,7 @@ class _File:
         try:
             self._fd = os.open(path, flags, 0o600)
         except ValueError as exc:  # a NUL, or a character that the file system cannot encode
-            raise ConfigurationError(f"journal {str(path)!r}: no path of a file: {exc}; use another") from exc
+            raise ConfigurationError(f"journal {str(path)!r}: not a valid path: {exc}; use another") from exc
         try:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise ConfigurationError(

@@ -138,7 +138,7 @@ class Slots:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        # No other thread runs between a comparison and the addition after it: only calls and loops let it.
+        # Threads switch only at calls and loops, so none runs between a comparison and the addition after it.
         while self._line.waiting and self.in_use < self.allowed:
             self.in_use += 1
             if not self._line.grant():

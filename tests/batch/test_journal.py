@@ -187,7 +187,7 @@ async def test_a_pipe_is_refused(tmp_path: Path) -> None:
 async def test_a_path_that_can_be_no_file_is_refused(tmp_path: Path, impossible: str) -> None:
     """In one line, which shows what is wrong with it."""
     async with asyncio.timeout(LIMIT_S):
-        with pytest.raises(ConfigurationError, match=r"no path of a file: .*; use another") as caught:
+        with pytest.raises(ConfigurationError, match=r"not a valid path: .*; use another") as caught:
             await run(Sent().attempt, names(3), journal=tmp_path / impossible)
     assert str(caught.value).isprintable()
 
