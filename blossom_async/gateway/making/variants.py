@@ -1,0 +1,101 @@
+"""Pictures in fewer pixels: made from the stored ones at the first request, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from cachetools import LRUCache
+
+from blossom_async.errors import ServerFailed
+from blossom_async.gateway.making.decoding import Undecodable
+from blossom_async.gateway.making.orders import new_id
+from blossom_async.gateway.making.resizing import narrowed
+from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
+from blossom_async.gateway.storage.records import variants as statements
+
+__all__ = ["Variants"]
+
+_REMEMBERED = 20_000
+
+_Key = tuple[str, int, str]
+
+
+class Variants:
+    """Makes each variant once, for all who ask at the same time, and stores it like a picture's own files."""
+
+    def __init__(
+        self, records: Records, blobs: LocalBlobs, workers: Workers, *, now: Callable[[], datetime]
+    ) -> None:
+        self._records = records
+        self._blobs = blobs
+        self._workers = workers
+        self._now = now
+        self._known: LRUCache[_Key, Variant] = LRUCache(_REMEMBERED)
+        self._under_way: dict[_Key, asyncio.Task[Variant | None]] = {}
+        self.made = 0
+
+    async def get(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
+        """One of the picture's files in that width, below its own; None if the picture is gone by now.
+
+        A caller that is cancelled does not end what others wait for. Raises ``FileNotFoundError`` and
+        ``ServerFailed`` if the file cannot be used, and ``Overloaded`` as ``LocalBlobs`` and ``Records``.
+        """
+        key = record.id, width, file.format
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        if key not in self._under_way:
+            task = asyncio.create_task(self._found_or_made(record, file, width))
+            self._under_way[key] = task
+            task.add_done_callback(lambda ended: self._leave(key, ended))
+        return await asyncio.shield(self._under_way[key])
+
+    async def close(self) -> None:
+        """Gives up what is being made."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _found_or_made(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
+        variant = await self._records.read(partial(statements.find, record.id, width, file.format))
+        if variant is None:
+            variant = await self._made(record, file, width)
+        if variant is not None:
+            self._known[record.id, width, file.format] = variant
+        return variant
+
+    async def _made(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
+        whole = await self._blobs.read(record.id, file.format)
+        try:
+            data, sha256 = await self._workers.run(
+                partial(_hashed, whole, file.format, record, width), first=True
+            )
+        except Undecodable as exc:
+            raise ServerFailed(
+                "The picture is known, but its file on the gateway's disk is damaged.", code="bytes_missing"
+            ) from exc
+        smaller = StoredFile(format=file.format, sha256=sha256, file_size=len(data))
+        made = Variant(id=new_id(), image_id=record.id, width=width, file=smaller)
+        await self._blobs.put(made.id, file.format, data)
+        counts = await self._records.write(partial(statements.add, made, self._now()))
+        if counts != made:  # nothing refers to the file
+            await self._blobs.delete(made.id, file.format)
+        self.made += 1
+        return counts
+
+    def _leave(self, key: _Key, task: asyncio.Task[Variant | None]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # retrieved, also when every caller has gone
+
+
+def _hashed(whole: bytes, file_format: str, record: ImageRecord, width: int) -> tuple[bytes, str]:
+    data = narrowed(whole, file_format, record, width)
+    return data, hashlib.sha256(data).hexdigest()
