@@ -1,7 +1,7 @@
 """From a valid request to a stored picture, paid at most once.
 
-What costs nothing is made at once, in ``free``. What may cost money is claimed on the disk first and carried
-out in ``paid``; claims that an ended process has left behind are taken over by ``recovery``.
+A picture that costs nothing is made at once, in ``free``. One that may cost money is first claimed in the
+database and then made in ``paid``. ``recovery`` takes over the claims of dead processes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from blossom_async.models import Estimate, ImageRequest
 
 __all__ = ["Generation"]
 
-_FULL_RETRY_S = 5.0  # by then some of those that wait have been made
+_FULL_RETRY_S = 5.0  # by then the queue has moved on
 _POLL_S = 0.1
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 
@@ -63,7 +63,7 @@ class Generation:
         most: int = 1000,
         daily_budget: int | None = None,
     ) -> None:
-        """At most ``most`` pictures are made or wait. ``secret`` and ``daily_budget`` are as for ``Paid``."""
+        """At most ``most`` pictures are in progress or wait. ``secret``, ``daily_budget`` as for ``Paid``."""
         self._upstreams = upstreams
         self._records = records
         self._owner = owner
@@ -99,15 +99,15 @@ class Generation:
     ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
-        ``payer`` is the name of the API key whose budget it is. The same ``tenant`` and idempotency ``key``
-        with the same request never makes a second picture, also when the first is still under way, its
-        caller has gone, or another process makes it. With ``defer`` it is the claim, which is on the disk.
+        ``payer`` is the name of the API key whose budget pays. The same ``tenant``, idempotency ``key`` and
+        request never make a second picture, even if the first is still in progress, its caller has
+        disconnected, or another process makes it. With ``defer`` the result is the stored claim.
 
         Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
-        picture was deleted or has expired, ``Overloaded`` when too many are waiting, ``PaymentRequired``
+        picture was deleted or has expired, ``Overloaded`` when too many are queued, ``PaymentRequired``
         beyond the payer's budget, ``Conflict`` (``outcome_unknown``) when it may have been paid,
-        ``Conflict`` (``in_progress``) when another process still makes it, and what the provider's failure
-        becomes.
+        ``Conflict`` (``in_progress``) when another process still makes it, and the error for the provider's
+        failure.
         """
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
@@ -131,7 +131,7 @@ class Generation:
         return self._upstreams.able(request)[0].provider.remote
 
     def check_room(self, count: int = 1) -> None:
-        """Raises ``Overloaded`` if so many more cannot be made now."""
+        """Raises ``Overloaded`` if there is no room for ``count`` more pictures."""
         if self.waiting + count > self._most:
             raise Overloaded(
                 f"{self.waiting} pictures are waiting to be made; "
@@ -140,18 +140,18 @@ class Generation:
             )
 
     async def claimed(self, tenant: str, key: str) -> Claim | None:
-        """The claim under a key: it is under way, or was paid, or may have been, without a picture so far."""
+        """The claim under a key, None if there is none or its picture is stored."""
         return await self._records.read(partial(call_records.claim_by_key, tenant, key))
 
     async def pending(self, image_id: str) -> Claim | None:
-        """The claim of a picture that is not there yet, or never will be."""
+        """The claim of a picture that is still being made, or that failed. None for any other id."""
         return await self._records.read(partial(call_records.claim_by_id, image_id))
 
     async def forget(self, claim: Claim) -> None:
-        """Removes a failed claim, with its words.
+        """Removes a failed claim and its text.
 
-        Raises ``Conflict`` for one that is under way, and for one that may have been paid: that stays until
-        it is released.
+        Raises ``Conflict`` if it is in progress, and if it may have been paid: then it stays until it is
+        released.
         """
         forgotten = claim.state is ClaimState.FAILED and await self._records.write(
             partial(call_records.forget, claim.image_id), erases=True
@@ -177,20 +177,20 @@ class Generation:
             await asyncio.sleep(_POLL_S)
 
     async def recover(self) -> None:
-        """Takes over what ended processes have left unfinished, until it is cancelled."""
+        """Takes over the claims of dead processes, until it is cancelled."""
         await self._recovery.run()
 
     async def settle(self) -> None:
-        """Waits for pictures whose callers have gone."""
+        """Waits for the pictures in progress whose callers have disconnected."""
         tasks = [*self._joining.tasks(), *self._paid.under_way.values()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def stop(self) -> None:
-        """Ends what is under way, as a kill would: claims are taken up at the next start."""
+        """Cancels the claims in progress, as a kill would: they are resumed at the next start."""
         self._paid.stop()
 
     async def _drawn(self, order: Order, upstream: Upstream) -> tuple[ImageRecord | Claim, bool]:
-        """Makes what costs nothing, unless something stands under its key."""
+        """Makes a picture that costs nothing, unless its key was used before."""
         standing = await self._standing(order)
         if standing is None:
             try:
@@ -203,7 +203,7 @@ class Generation:
         return await self._earlier(order, standing), True
 
     async def _claimed(self, order: Order) -> tuple[ImageRecord | Claim, bool]:
-        """Claims what may cost money and has it carried out, unless something stands under its key."""
+        """Claims a picture that may cost money and makes it, unless its key was used before."""
         new = Claim(
             image_id=new_id(),
             tenant=order.tenant,
@@ -220,7 +220,7 @@ class Generation:
                 task = self._paid.start(new, order.priority)
         if standing is not new:
             return await self._earlier(order, standing), True
-        # A caller that goes away ends nothing that may have been paid.
+        # A caller that disconnects must not cancel what may have been paid.
         return new if order.request.defer else await asyncio.shield(task), False
 
     async def _standing(self, order: Order) -> IdempotencyEntry | Claim | None:
@@ -229,7 +229,7 @@ class Generation:
         return await self._records.read(partial(call_records.standing, order.tenant, order.key))
 
     async def _earlier(self, order: Order, standing: IdempotencyEntry | Claim) -> ImageRecord | Claim:
-        """What an earlier request under the same key has come to."""
+        """The picture or the claim of an earlier request under the same key."""
         if standing.fingerprint != order.fingerprint:
             raise key_reused()
         if isinstance(standing, IdempotencyEntry):
@@ -241,7 +241,7 @@ class Generation:
         return await self._picture(claim)
 
     async def _picture(self, claim: Claim) -> ImageRecord:
-        """The picture of a claim, whoever makes it."""
+        """The picture of a claim, whichever process makes it."""
         if claim.state is not ClaimState.RUNNING:
             raise stored_problem(claim)
         if (task := self._paid.under_way.get(claim.image_id)) is not None:
