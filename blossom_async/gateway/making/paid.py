@@ -1,8 +1,8 @@
 """Pictures that may cost money, from a claim to a stored picture: each is paid at most once.
 
-The claim is on the disk, then the attempt, and only then does a byte leave for the provider. What comes back
-is staged on the disk before anything else is done with it. A process may end between any two of these steps;
-whoever takes the claim over, carries it out from where it stands.
+First the claim is written to disk, then the attempt, and only then is a byte sent to the provider. The answer
+is staged on disk before it is processed. The process may die between any two of these steps; the process that
+takes the claim over continues from there.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ _log = logging.getLogger("blossom_async.gateway")
 
 @attrs.frozen(kw_only=True)
 class _Answer:
-    """What a provider gave, staged, and the attempt that brought it."""
+    """A provider's answer, which is staged, and the attempt that brought it."""
 
     attempt: ProviderAttempt
     given: Artwork | Delivery
 
 
 class Paid:
-    """Carries claims out, each in a task of its own that no caller's leaving ends.
+    """Makes the pictures of claims. Each has its own task, which goes on when the caller disconnects.
 
     ``secret`` makes the idempotency keys for providers. ``daily_budget``, in millionths of a US dollar, is
     for API keys without one of their own; None: no limit.
@@ -101,7 +101,7 @@ class Paid:
         self._unstaged: dict[str, Artwork | Delivery] = {}
 
     def start(self, claim: Claim, priority: Priority) -> asyncio.Task[ImageRecord]:
-        """The task that carries the claim out. It raises what ``POST /v1/images`` answers."""
+        """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers."""
         task = asyncio.create_task(self._carry_out(claim, priority))
         self.under_way[claim.image_id] = task
 
@@ -115,7 +115,7 @@ class Paid:
         return task
 
     def stop(self) -> None:
-        """Ends the tasks, as a kill would: the claims are taken up at the next start."""
+        """Cancels the tasks, as a kill would: the claims are resumed at the next start."""
         for task in self.under_way.values():
             task.cancel()
 
@@ -131,7 +131,7 @@ class Paid:
         return made
 
     async def _answer(self, claim: Claim, priority: Priority) -> _Answer | Settled:
-        """Asks one provider after the other, beginning with an attempt whose answer was lost."""
+        """Asks one provider after another, starting with the one whose answer was lost, if any."""
         tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
         result: _Answer | Settled = nobody_left()
         if tried and tried[-1].outcome in call_records.OPEN:
@@ -140,7 +140,7 @@ class Paid:
                 return result
         try:
             able = self._upstreams.able(claim.request)
-        except InvalidRequest as exc:  # what could make it when it was claimed is no longer set up
+        except InvalidRequest as exc:  # the provider that could make it is no longer configured
             return Settled(error=Rejected(str(exc)))
         n = len(tried)
         for upstream in able:
@@ -153,7 +153,7 @@ class Paid:
         return result
 
     async def _resume(self, claim: Claim, last: ProviderAttempt, priority: Priority) -> _Answer | Settled:
-        """The answer of an attempt whose process has ended, or whose answer was lost."""
+        """The answer of an attempt whose process died, or whose answer was lost."""
         if (given := self._unstaged.get(claim.image_id)) is not None:
             return await self._recorded(claim, last, given)
         staged = await self._staging.get(claim.image_id)
@@ -168,7 +168,7 @@ class Paid:
             return await self._recorded(claim, last, result, reserved)
 
     async def _ask(self, upstream: Upstream, claim: Claim, n: int, priority: Priority) -> _Answer | Settled:
-        """One attempt: written down, and a place for its answer in hand, before a byte of it leaves."""
+        """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
         begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
         place = partial(self._staging.reserved, claim.image_id, claim.request)
@@ -177,7 +177,7 @@ class Paid:
                 turn = upstream.turn(priority=priority, taking=place)
                 reserved = await held.enter_async_context(turn)
                 await self._records.write(begin)
-            except Overloaded as exc:  # no turn there, no place, or nothing can be written down
+            except Overloaded as exc:  # no turn at this provider, no file, or the database cannot be written
                 return Settled(error=exc, elsewhere=True)
             except PaymentRequired as exc:  # beyond the budget
                 return Settled(error=exc)
@@ -192,7 +192,7 @@ class Paid:
         result: Artwork | Delivery | Settled,
         reserved: Reserved | None = None,
     ) -> _Answer | Settled:
-        """The result, once it is on the disk: the answer, or the end before the next provider is asked."""
+        """The result, once it is on disk. A failed attempt is recorded before the next provider is asked."""
         if isinstance(result, Settled):
             if result.elsewhere and result.end is not None:
                 end = partial(call_records.end_attempt, claim.image_id, result.end, self._now())
@@ -229,9 +229,9 @@ class Paid:
         return record
 
     async def _end(self, claim: Claim, settled: Settled) -> None:
-        """Ends attempt and claim together: with the one alone, the picture might be paid once more."""
+        """Ends attempt and claim in one transaction: otherwise the picture might be paid again."""
         state, now = settled.state, self._now()
-        if state is None and claim.request.defer:  # its URL is out, and says why there is no picture
+        if state is None and claim.request.defer:  # its URL was given out and must say why it failed
             state = ClaimState.FAILED
         if state is None:
             await self._records.write(partial(call_records.give_up, claim.image_id, settled.end, now))
@@ -243,7 +243,7 @@ class Paid:
 
 
 async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:
-    """What the work returns. Others that end give back files; the picture is paid for, so this waits."""
+    """What the work returns. Waits for others to close files, because the picture is paid for."""
     for _ in range(_TRIES):
         try:
             return await work()
