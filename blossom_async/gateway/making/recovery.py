@@ -1,4 +1,4 @@
-"""Takes over what ended processes have left unfinished."""
+"""Takes over the claims of processes that died, by a crash or a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("blossom_async.gateway")
 
 
 class Recovery:
-    """Sees to it that every running claim is carried out, by this process or by a living other one."""
+    """Makes sure that a living process, this one or another, works on every running claim."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Recovery:
         self._now = now
 
     async def run(self) -> None:
-        """Takes claims over as their processes end, until it is cancelled; first clears the staging area."""
+        """Takes over the claims of dead processes until it is cancelled. Clears the staging area once."""
         cleared = False
         while True:
             try:
@@ -52,25 +52,25 @@ class Recovery:
                 if not cleared:
                     await self._clear_staging()
                     cleared = True
-            except Overloaded as exc:  # the database; the next round may find it well again
+            except Overloaded as exc:  # of the database; the next round tries again
                 _log.warning("unfinished calls could not be looked at: %s", exc.code)
             except Exception:  # noqa: BLE001 - the task's border: what was left unfinished must not stay so
                 _log.exception("unfinished calls could not be looked at; they are looked at again")
             await asyncio.sleep(_EVERY_S)
 
     async def resume(self, claim: Claim) -> Claim:
-        """The claim, carried out by a living process if it is running, or can run again."""
+        """The claim. If it is running or can run again, a living process works on it afterwards."""
         if claim.state is ClaimState.UNKNOWN:
             return await self._reopen(claim)
         if claim.state is ClaimState.RUNNING and claim.owner is not None:
             if self._owner.has_ended(claim.owner):
                 await self._adopt(claim.owner)
             elif claim.owner == self._owner.name and claim.image_id not in self._paid.under_way:
-                self._paid.start(claim, Priority.INTERACTIVE)  # its task ended on an error of the disk
+                self._paid.start(claim, Priority.INTERACTIVE)  # its task failed because of the disk
         return claim
 
     async def _reopen(self, claim: Claim) -> Claim:
-        """An unknown claim runs again where its provider knows the request by its key."""
+        """Runs an unknown claim again if its provider recognises the request by its key."""
         tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
         upstream = self._upstreams.named(tried[-1].provider)
         if upstream is None or not upstream.provider.keyed:
@@ -84,7 +84,7 @@ class Recovery:
 
     async def _adopt_orphans(self) -> None:
         for name in await self._records.read(call_records.owners):
-            # Claims of this process that are not under way ended on an error of the disk.
+            # Claims of this process without a task failed because of the disk.
             if name == self._owner.name or await asyncio.to_thread(self._owner.has_ended, name):
                 await self._adopt(name)
 
@@ -93,13 +93,13 @@ class Recovery:
             if name != self._owner.name:
                 await self._staging.take_over(claim.image_id)
             if claim.image_id not in self._paid.under_way:
-                _log.info("a call that an ended process left behind is taken over")
+                _log.info("taking over a call of a dead process")
                 self._paid.start(claim, Priority.BATCH)
 
     async def _clear_staging(self) -> None:
-        """Removes deliveries of claims that have ended: their process died before it could."""
+        """Removes the staged files of ended claims, whose process died before it could."""
         async for image_id in self._staging.ids(before=self._now()):
             claim = await self._records.read(partial(call_records.claim_by_id, image_id))
-            # A picture is claimed before anything of it is staged.
+            # A claim is always written before its file, so a file without one is not in use.
             if claim is None or claim.state is ClaimState.FAILED:
                 await self._staging.delete(image_id)
