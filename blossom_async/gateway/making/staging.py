@@ -1,4 +1,4 @@
-"""What a provider delivered, kept on the disk until it is a stored picture."""
+"""Keeps what a provider delivered on disk until the picture is stored."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["STAGED", "Staging"]
 STAGED = "staged"
 """The extension of the files."""
 
-_BYTES_A_PIXEL = 3  # what a file takes that cannot be compressed
+_BYTES_A_PIXEL = 3  # of a file that cannot be compressed
 _HEAD_BYTES = 64 * 1024
 
 
 class Staging:
-    """Deliveries by the id of the picture they become: a line of JSON, then the bytes as they came."""
+    """Deliveries by the id of their picture. A file is a line of JSON, then the bytes as delivered."""
 
     def __init__(self, files: LocalBlobs) -> None:
         self._files = files
 
     @asynccontextmanager
     async def reserved(self, image_id: str, request: ImageRequest) -> AsyncIterator[Reserved]:
-        """A place for the delivery of this request: an open file, and room on the disk.
+        """A place for the delivery of this request: an open file with room on the disk.
 
         Raises as ``LocalBlobs.put``.
         """
@@ -43,9 +43,9 @@ class Staging:
             await self._files.release(place)
 
     async def put(self, image_id: str, given: Artwork | Delivery, place: Reserved | None = None) -> None:
-        """Stores a delivery; when this returns it survives a power cut. Raises as ``LocalBlobs.put``.
+        """Stores a delivery; once this returns, it survives a power cut. Raises as ``LocalBlobs.put``.
 
-        An artwork is not stored: what was drawn here can be drawn again for nothing.
+        An artwork is not stored, because drawing it again costs nothing.
         """
         if isinstance(given, Delivery):
             told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
@@ -62,15 +62,15 @@ class Staging:
         return Delivery(**{**told, "data": data, "usd": usd})
 
     async def delete(self, image_id: str) -> None:
-        """Removes the delivery, whether or not it is there."""
+        """Removes the delivery, if there is one."""
         await self._files.delete(image_id, STAGED)
 
     async def take_over(self, image_id: str) -> None:
-        """Gives back what an ended process had reserved for the picture."""
+        """Frees what a dead process had reserved for the picture."""
         await self._files.discard(image_id)
 
     async def ids(self, before: datetime) -> AsyncIterator[str]:
-        """The pictures with a delivery from before then."""
+        """The pictures whose delivery was staged before this time."""
         for folder in await self._files.folders():
             for image_id, _ in await self._files.files_before(folder, before):
                 yield image_id
