@@ -110,7 +110,7 @@ def serve_bare_route(port: int) -> None:
 async def store(data_dir: Path, data: bytes, tracking_id: str | None) -> str:
     """The id of a public picture with these bytes, as a gateway on this folder would have stored it."""
     from blossom_async.gateway.making.generation import new_id
-    from blossom_async.gateway.storage.blobs import LocalBlobs
+    from blossom_async.gateway.storage.folder import LocalBlobs
     from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
     from blossom_async.models import ImageRequest
 

@@ -8,7 +8,7 @@ from functools import partial
 from cachetools import LRUCache
 
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord
 
 __all__ = ["Thumbnails"]

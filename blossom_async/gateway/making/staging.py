@@ -11,7 +11,7 @@ import attrs
 import orjson
 
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.storage.blobs import LocalBlobs, Reserved
+from blossom_async.gateway.storage.folder import LocalBlobs, Reserved
 from blossom_async.models import ImageRequest
 
 __all__ = ["STAGED", "Staging"]

@@ -10,7 +10,7 @@ from functools import partial
 from blossom_async.gateway.making.finishing import Finish, Finished
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord
 from blossom_async.models import ImageRequest
 

@@ -15,7 +15,7 @@ from blossom_async.gateway.making.decoding import Undecodable
 from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.making.resizing import narrowed
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
 from blossom_async.gateway.storage.records import variants as statements
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from blossom_async.errors import ServerFailed
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import FORMATS
 

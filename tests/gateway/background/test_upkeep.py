@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from blossom_async.gateway.background.supervisor import Supervisor
 from blossom_async.gateway.background.upkeep import ORPHAN_AGE, Upkeep
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant, variants
 from blossom_async.gateway.storage.records.upkeep import expired_unswept, having_files, mark_swept
 from tests.conftest import running_gateway

@@ -26,7 +26,7 @@ from blossom_async.errors import Overloaded
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.counting import analytics
 from blossom_async.gateway.counting.analytics import Tally, Views, day_number, viewer
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records

@@ -29,7 +29,7 @@ from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records

@@ -14,7 +14,7 @@ from blossom_async.errors import ServerFailed
 from blossom_async.gateway.making.encoding import encode
 from blossom_async.gateway.making.variants import Variants
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
 from blossom_async.gateway.storage.records import variants as statements
 from blossom_async.models import ImageRequest

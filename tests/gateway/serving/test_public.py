@@ -24,7 +24,7 @@ from blossom_async.gateway.serving.admission import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import Records
 
 KILLS = 20
@@ -23,7 +23,7 @@ _COMMON = """
 import asyncio, hashlib, os, pathlib, resource, secrets, string, sys
 from datetime import UTC, datetime
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord, Records, StoredFile
 from blossom_async.models import ImageRequest
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from blossom_async.gateway.storage.blobs import LocalBlobs
+from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import Records
 from tests.forking import FORKS
 from tests.gateway.storage.test_records import a_record

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.storage.blobs import LocalBlobs, OutOfFiles
+from blossom_async.gateway.storage.folder import LocalBlobs, OutOfFiles
 from tests.scarcity import no_files_left
 
 ID = "Ab3" + "x" * 19
@@ -201,7 +201,7 @@ def test_a_file_cut_short_by_a_limit_is_overloaded_and_leaves_nothing(tmp_path: 
     code = f"""
         import asyncio, pathlib, resource
         from blossom_async.errors import Overloaded
-        from blossom_async.gateway.storage.blobs import LocalBlobs
+        from blossom_async.gateway.storage.folder import LocalBlobs
         root = pathlib.Path({str(tmp_path)!r}) / "images"
         async def main():
             blobs = LocalBlobs(root)
