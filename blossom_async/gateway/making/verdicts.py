@@ -1,4 +1,4 @@
-"""What an answer or a fault of a provider means for the picture, the money and the claim. Decides only."""
+"""What a provider's answer or failure means for the picture, the cost and the claim. Decides only; no I/O."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
     "unknown",
 ]
 
-_SENDS = 3  # of one attempt, to a provider that knows it by its key
+_SENDS = 3  # how often one attempt is sent to a provider that recognises its key
 _TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PAUSE_S = 0.5  # before the second send, twice that before the third
-_LONGEST_PAUSE_S = 30.0  # a provider that asks for more is not waited for while its slot is held
+_LONGEST_PAUSE_S = 30.0  # a longer wait would hold a slot for too long
 
 
 @attrs.frozen(kw_only=True)
@@ -51,16 +51,16 @@ class Settled:
 def in_doubt(fault: ProviderFault, *, before: bool) -> bool:
     """Whether the attempt may have been paid, now that it has failed.
 
-    ``before``: it might already have been paid by an earlier send. "Not charged" is said of this send only;
-    a final refusal is said of both, because the key would have brought the picture.
+    ``before``: an earlier send may already have been paid. "Not charged" applies to this send only. A final
+    refusal applies to both: if the first had been paid, the key would have brought the picture.
     """
     return fault.charged == "unknown" or (before and fault.safe_to_repeat)
 
 
 def resend_pause_s(fault: ProviderFault, sends: int, *, keyed: bool, doubt: bool) -> float | None:
-    """How long to wait before the same request is sent again; None: not again.
+    """Seconds until the same request is sent again; None if it is not.
 
-    ``doubt``: it may have been paid, so that only a ``keyed`` provider is sent it again.
+    ``doubt``: it may have been paid, so it is repeated only at a ``keyed`` provider.
     """
     if fault.kind is Kind.OUT_OF_FILES:
         return fault.retry_after_s if sends < _TRIES_TO_CONNECT else None
@@ -71,7 +71,7 @@ def resend_pause_s(fault: ProviderFault, sends: int, *, keyed: bool, doubt: bool
 
 
 def refused(fault: ProviderFault, attempt: ProviderAttempt) -> Settled:
-    """The attempt has failed, and it is known whether it was paid."""
+    """The end of an attempt that failed and is known to have been paid, or not."""
     error = to_error(fault)
     error.__cause__ = fault
     charged = fault.charged == "yes"
@@ -81,13 +81,13 @@ def refused(fault: ProviderFault, attempt: ProviderAttempt) -> Settled:
         spent=_reserved(attempt) if charged else 0,
         request_id=fault.request_id,
     )
-    if charged:  # paid once is paid: no provider is asked again without being told to
+    if charged:  # only the caller may decide to pay for it a second time
         return Settled(error=error, end=end, state=ClaimState.FAILED)
     return Settled(error=error, end=end, elsewhere=fault.another_may_help)
 
 
 def unknown(attempt: ProviderAttempt, seen: str, cause: Exception | None = None) -> Settled:
-    """The attempt may or may not have been paid; ``seen`` says what happened."""
+    """The end of an attempt that may have been paid; ``seen`` says what happened."""
     error = Conflict(
         f"{attempt.provider} may have charged for this picture ({seen}), so it is not sent again "
         f"automatically; check the account there, then release it: blossom spend release {attempt.image_id}",
@@ -99,13 +99,13 @@ def unknown(attempt: ProviderAttempt, seen: str, cause: Exception | None = None)
 
 
 def nobody_left() -> Settled:
-    """No provider remains to be asked."""
+    """The end of a claim when no provider remains to be asked."""
     error = ProviderFailed("every provider of this gateway has been asked for this picture", status=502)
     return Settled(error=error)
 
 
 def booked(given: Artwork | Delivery, attempt: ProviderAttempt) -> AttemptEnd:
-    """The attempt has brought a picture: what the provider says it cost, else what was reserved."""
+    """The end of an attempt that brought a picture, at the cost that the provider says, else as reserved."""
     spent: int | None
     if isinstance(given, Artwork) or given.cached:
         spent = 0
@@ -121,18 +121,18 @@ def micro_usd(usd: Decimal) -> int:
 
 
 def problem_of(error: ResponseError) -> dict[str, Any]:
-    """An error as a claim keeps it, for ``stored_problem``."""
+    """An error in the form that a claim stores, for ``stored_problem``."""
     return {"status": error.status, "code": error.code, "detail": error.detail}
 
 
 def stored_problem(claim: Claim) -> ResponseError:
-    """Why a claim has no picture, as it was answered then."""
+    """The error that was answered when a claim got no picture."""
     told = claim.problem or {"status": 500, "detail": "the picture was not made", "code": "failed"}
     return class_for_status(told["status"])(told["detail"], status=told["status"], code=told["code"])
 
 
 def key_reused() -> Rejected:
-    """For a key that came with another request before."""
+    """The error for an idempotency key that was used for another request before."""
     return Rejected(
         "this Idempotency-Key was used for another request; use a new key for each request",
         code="idempotency_key_reused",
