@@ -21,10 +21,10 @@ from blossom_async.models import ImageRequest
 __all__ = ["Limits", "Upstream", "Upstreams"]
 
 T = TypeVar("T")
-_FAILURES = 5  # in a row open the circuit breaker; or as many as are under way, if that is more
-_REST_S = 30.0  # that it stays open, before a call tries the provider again
-_MONEY_REST_S = 60.0  # when the account is empty or the key refused, which no retry mends
-_POLL_S = 3600.0  # between two looks at which models a provider offers
+_FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in progress if that is more
+_REST_S = 30.0  # how long it stays open before a call tries the provider again
+_MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
+_POLL_S = 3600.0  # how often a provider is asked which models it offers
 
 _TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
@@ -33,9 +33,9 @@ _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a provider's account allows: ``rates``, and ``at_once`` requests under way.
+    """What a provider's account allows: ``rates``, and ``at_once`` requests in progress.
 
-    At most ``line`` calls wait for it, each for ``wait_s`` seconds; None: for as long as it takes.
+    At most ``line`` calls are queued, each for at most ``wait_s`` seconds; None for no limit.
     """
 
     rates: tuple[RateLimit, ...] = ()
@@ -45,7 +45,7 @@ class Limits:
 
 
 class Upstream:
-    """A provider and the queue before it. Belongs to the event loop it is first waited on in."""
+    """A provider and its queue. Belongs to the event loop in which it is first awaited."""
 
     def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
         self.provider = provider
@@ -73,9 +73,9 @@ class Upstream:
     ) -> AsyncIterator[T]:
         """Waits for a turn at the provider, then enters ``taking``; the block may call the provider.
 
-        ``taking`` is what the call needs besides; if that is ``OutOfFiles``, fewer calls are let in, and this
-        one waits for another to end. Raises what ``taking`` raises otherwise, and ``Overloaded`` with
-        ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open.
+        ``taking`` acquires what else the call needs. If it raises ``OutOfFiles``, concurrency is lowered and
+        this call waits for another to end. Raises anything else that ``taking`` raises, and ``Overloaded``
+        with ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open.
         """
         if (rest_s := self.resting_s()) > 0:
             raise Overloaded(
