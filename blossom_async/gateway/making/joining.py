@@ -1,4 +1,4 @@
-"""Callers who ask for the same picture at the same time get one."""
+"""Callers who ask for the same picture at the same time share one task."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ T = TypeVar("T")
 
 
 class Joining(Generic[T]):
-    """One task for all callers of this process that come with the same tenant and key."""
+    """One task for all callers in this process with the same tenant and idempotency key."""
 
     def __init__(self) -> None:
         self._under_way: dict[tuple[str, str], tuple[str, asyncio.Task[T]]] = {}
 
     async def run(self, order: Order, make: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """What ``make`` returns, and whether another caller had begun it.
+        """What ``make`` returns, and whether another caller had started it.
 
-        A caller that is cancelled does not end it: its key must still bring the picture back. Raises
-        ``Rejected`` if the key is under way for another request.
+        It goes on when a caller is cancelled: a retry under the key must get the picture. Raises ``Rejected``
+        if another request is in progress under the key.
         """
         if order.key is None:
             return await make(), False
         name = order.tenant, order.key
         joined = name in self._under_way
-        if not joined:  # entered before anything is waited for, so that nobody can come in between
+        if not joined:  # entered before the first await, so that no other caller can start it too
             task = asyncio.create_task(make())
             self._under_way[name] = order.fingerprint, task
             task.add_done_callback(lambda ended: self._leave(name, ended))
@@ -40,10 +40,10 @@ class Joining(Generic[T]):
         return await asyncio.shield(task), joined
 
     def tasks(self) -> list[asyncio.Task[T]]:
-        """What is under way."""
+        """The tasks in progress."""
         return [task for _, task in self._under_way.values()]
 
     def _leave(self, name: tuple[str, str], task: asyncio.Task[T]) -> None:
         del self._under_way[name]
         if not task.cancelled():
-            task.exception()  # retrieved, also when every caller has gone
+            task.exception()  # retrieved, even if every caller was cancelled
