@@ -18,10 +18,10 @@ __all__ = ["ask"]
 async def ask(
     upstream: Upstream, request: ImageRequest, attempt: ProviderAttempt, *, maybe_paid: bool = False
 ) -> Artwork | Delivery | Settled:
-    """What the provider gave, or why there is nothing. Call it within ``upstream.turn``.
+    """The provider's picture, or why there is none. Call it within ``upstream.turn``.
 
-    A request that may have been paid is sent again to a keyed provider only, under the same key.
-    ``maybe_paid``: a process that has ended had sent it, and its answer was lost.
+    A request that may have been paid is repeated only at a keyed provider, under the same key.
+    ``maybe_paid``: a process that died had sent it, and its answer was lost.
     """
     sends = 0
     while True:

@@ -1,4 +1,4 @@
-"""Pictures that cost nothing: bytes first, then the row. A process that ends in between leaves no trace."""
+"""Pictures that cost nothing: files first, then the row. A process that dies in between leaves no picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Free"]
 
 
 class Free:
-    """Draws and stores."""
+    """Draws pictures and stores them."""
 
     def __init__(self, records: Records, storing: Storing) -> None:
         self._records = records
@@ -32,7 +32,7 @@ class Free:
         try:
             await self._records.add(record, _entry(order, image_id))
         except (Conflict, Overloaded) as exc:
-            # After any other failure the row may be there all the same, and a row needs its bytes.
+            # After any other failure the row may have been stored, and a row needs its files.
             if isinstance(exc, Conflict) or exc.code == "storage_full":
                 await self._storing.remove(record)
             raise

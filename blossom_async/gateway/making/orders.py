@@ -1,4 +1,4 @@
-"""What is asked for: one picture, by whom, and under which key."""
+"""An order: one picture, who asked for it, and under which idempotency key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Order:
 
 
 def new_id() -> str:
-    """128 random bits in base62: 22 characters."""
+    """A new id for a picture: 128 random bits in base62, 22 characters."""
     number = secrets.randbits(128)
     digits = []
     for _ in range(22):
