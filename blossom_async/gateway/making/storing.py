@@ -1,4 +1,4 @@
-"""From what a provider gave to the files of a picture on the disk."""
+"""From a provider's answer to the stored files of a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Storing"]
 
 
 class Storing:
-    """Finishes pictures in worker threads and stores their files. Their rows are left to the caller."""
+    """Finishes pictures in worker threads and stores their files. The caller stores the rows."""
 
     def __init__(
         self, blobs: LocalBlobs, workers: Workers, now: Callable[[], datetime], finish: Finish
@@ -28,12 +28,12 @@ class Storing:
         self._now = now
         self._finish = finish
         self.made: Counter[tuple[str, ...]] = Counter()
-        """Pictures that have got their row, by provider and format."""
+        """How many pictures have been stored, rows included, by provider and format."""
 
     async def store(
         self, image_id: str, tenant: str, request: ImageRequest, provider: str, given: Artwork | Delivery
     ) -> ImageRecord:
-        """The record of the picture, whose files are on the disk.
+        """The record of the picture, once its files are stored.
 
         Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``LocalBlobs.put``.
         """

@@ -1,4 +1,4 @@
-"""Work for the processor, in threads: drawing and encoding."""
+"""Threads for CPU-bound work: drawing and encoding."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from blossom_async.batch.line import Line
 __all__ = ["Workers"]
 
 T = TypeVar("T")
-_REST, _NEW = 0, 1  # priorities in the line
+_REST, _NEW = 0, 1  # priorities in the line: the rest of work already started, and new work
 
 
 class Workers:
-    """``threads`` jobs at once; the others wait in the order they came, behind those that go ``first``.
+    """Runs ``threads`` jobs at once. The others wait in line: those that go ``first``, then in order.
 
-    No more threads than this run, so that the event loop keeps its share of the processor.
+    The number of threads is bounded so that the event loop gets its share of the CPU.
     """
 
     def __init__(self, threads: int) -> None:
