@@ -1,4 +1,4 @@
-"""From the colours that a picture file means to those of sRGB, which every viewer assumes."""
+"""Converts the colours of a picture file to sRGB, which every viewer assumes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from PIL import Image, ImageCms
 __all__ = ["in_srgb"]
 
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # ICC.1:2022, 7.2.8, and Pillow's name for it
-_GAMMA = 0.45455  # of sRGB, as a png says it
+_GAMMA = 0.45455  # of sRGB, as a png states it
 _PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _LEAST_GAMMA = 0.05
 
 
 def in_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:
-    """The picture as sRGB shows the colours that the file means.
+    """The picture in sRGB.
 
-    ``info`` is what Pillow read from the file: a profile, or of a png its gamma and primaries. What makes no
-    sense is passed over.
+    ``info`` is what Pillow read from the file: a colour profile, or a png's gamma and primaries. Invalid
+    values are ignored.
     """
     profile = info.get("icc_profile") or b""
     if not profile and "srgb" not in info:

@@ -31,18 +31,20 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By Exif's number; Pillow's own way raises on an Exif that makes no sense."""
-_WHITES = (1.0, 255.0, 65_535.0)  # the values that white has in pictures of more than 8 bits a channel
+"""Turns by Exif's number. Pillow's own function raises for broken Exif."""
+_WHITES = (1.0, 255.0, 65_535.0)  # the possible values of white in pictures with more than 8 bits per channel
 
 
 class Undecodable(Exception):
-    """Bytes that no picture can be read from; the message says why."""
+    """The bytes cannot be decoded as a picture; the message says why."""
 
 
 def decoded(
     data: bytes, file_format: str, *, orientation: int, transparency: bool, at_least: int | None = None
 ) -> Image.Image:
-    """The picture upright in 8 bits, as RGB, or as RGBA with ``transparency``; of an animation the first.
+    """The picture, upright, with 8 bits per channel: RGB, or RGBA with ``transparency``.
+
+    Of an animation it is the first frame.
 
     With ``at_least`` a jpg is decoded at a fraction of its size, with no side of fewer pixels. Raises
     ``Undecodable``.
@@ -61,16 +63,16 @@ def decoded(
     image = in_srgb(_in_8_bits(upright), upright.info)
     if transparency or not image.has_transparency_data:
         return image.convert("RGBA" if transparency else "RGB")
-    # As on a white page: under a transparent pixel any colour may stand, mostly black.
+    # As on a white page: a transparent pixel may have any colour, mostly black.
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Scaled where Pillow would cut values off at 255."""
+    """The picture scaled to 8 bits: Pillow would cut values off at 255."""
     if image.mode not in {"I", "F"} and not image.mode.startswith("I;16"):
         return image
     values = np.nan_to_num(np.asarray(image, np.float32))
-    # 32 bits are used in whole or in part, and floating point from 0 to 1 or as integers are.
+    # Files of 32 bits use all of them or only the lowest; floating point runs from 0 to 1 or like integers.
     used = float(values.max(initial=0))
     whites = {"I": _WHITES[1:], "F": _WHITES}.get(image.mode, _WHITES[-1:])
     white = next((white for white in whites if used <= white), used)

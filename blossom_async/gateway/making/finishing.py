@@ -29,12 +29,12 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["Finish", "Finished", "finished"]
 
-_PREVIEW_PX = 128  # of the shorter side, enough for a ThumbHash and the colour
+_PREVIEW_PX = 128  # the shorter side; enough for a ThumbHash and the dominant colour
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Finished:
-    """A picture ready to be stored: its files and their bytes, the one that any viewer can read last."""
+    """A picture ready to be stored. The last of its ``files`` is the one that every viewer can read."""
 
     width: int
     height: int
@@ -104,7 +104,7 @@ def finished(
 
 
 def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
-    """Formats to store, each with its compression, the one that any viewer can read last."""
+    """Formats to store, each with its compression. Every viewer can read the last one."""
     if request.format != "auto":
         return ((request.format, request.compression),)
     fallback = "png" if request.transparency or request.compression == "lossless" else "jpg"

@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels: cleared and marked, without touching them."""
+"""The metadata of a picture file: removes it and adds the origin, without touching the pixels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def source_mark(source: str, notes: str) -> bytes:
 
 
 def is_plain(data: bytes, file_format: str) -> bool:
-    """Whether every viewer shows the same: one picture, in 8 bits, in sRGB or with a colour profile."""
+    """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a colour profile."""
     if file_format == "png":
         kinds = {kind for kind, _, _ in png_chunks(data)}
         told = not kinds.isdisjoint({b"iCCP", b"sRGB"}) or kinds.isdisjoint({b"gAMA", b"cHRM"})
@@ -54,9 +54,9 @@ def is_plain(data: bytes, file_format: str) -> bool:
 
 
 def is_vouched_for(data: bytes, file_format: str) -> bool:
-    """Whether the file has its maker's manifest (C2PA), and nothing that has to go.
+    """Whether the file has its maker's manifest (C2PA) and no comments or texts, which must be removed.
 
-    Any change to the file would break the manifest. Comments and texts have to go.
+    Any change to the file would break the manifest.
     """
     parts = list(_PARTS[file_format](data))
     found = {what for what, _, _ in parts}
@@ -67,7 +67,7 @@ def is_vouched_for(data: bytes, file_format: str) -> bool:
 def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
     """The file with its pixels untouched, without any other metadata, and with this XMP packet.
 
-    What says how pixels are to be shown stays, such as a colour profile.
+    Metadata that changes how pixels are shown, such as a colour profile, is kept.
     """
     parts = _PARTS[file_format](data)
     body = b"".join(data[start:end] for what, start, end in parts if what is _Is.PICTURE)
