@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from blossom_async.errors import Overloaded
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, variants
 from blossom_async.gateway.storage.records import upkeep as statements
 from blossom_async.gateway.storage.records import views as view_records
@@ -38,7 +38,7 @@ class Upkeep:
     def __init__(
         self,
         records: Records,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         *,
         every_s: float,
         now: Callable[[], datetime],

@@ -26,7 +26,7 @@ from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.serving.admission import Gatekeeper
 from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.signing import Signer, expiry
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records, variants
 from blossom_async.gateway.storage.records import keys as key_records
@@ -51,7 +51,7 @@ class Api:
         generation: Generation,
         records: Records,
         lookups: Lookups,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         signer: Signer,
         gatekeeper: Gatekeeper,
         views: Views,

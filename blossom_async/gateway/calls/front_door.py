@@ -22,7 +22,7 @@ from blossom_async.gateway.calls.incoming import checked_options, idempotency_ke
 from blossom_async.gateway.calls.repeats import Repeats, retry_count
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.upstreams import Upstreams
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
 from blossom_async.models import ImageRequest
 
@@ -66,7 +66,7 @@ class FrontDoor:
         admission: Admission,
         generation: Generation,
         upstreams: Upstreams,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         repeats: Repeats,
         *,
         public_url: str,

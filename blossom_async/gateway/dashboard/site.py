@@ -34,7 +34,7 @@ from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, overview
 from blossom_async.gateway.storage.records.views import campaign_views
@@ -89,7 +89,7 @@ class Dashboard:
         keys: ApiKeys,
         lookups: Lookups,
         records: Records,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         workers: Workers,
         flush: Callable[[], Awaitable[None]],
         *,

@@ -8,7 +8,7 @@ from functools import partial
 from cachetools import LRUCache
 
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord
 
 __all__ = ["Thumbnails"]
@@ -20,13 +20,13 @@ _KEPT = 32 << 20  # bytes
 class Thumbnails:
     """WebP of at most 512 pixels a side. The 32 MiB used last stay in memory."""
 
-    def __init__(self, blobs: LocalBlobs, workers: Workers) -> None:
+    def __init__(self, blobs: Blobs, workers: Workers) -> None:
         self._blobs = blobs
         self._workers = workers
         self._made: LRUCache[str, bytes] = LRUCache(_KEPT, getsizeof=len)
 
     async def get(self, picture: ImageRecord) -> bytes:
-        """The thumbnail. Raises ``FileNotFoundError`` and ``Overloaded`` as ``LocalBlobs.read``."""
+        """The thumbnail. Raises ``FileNotFoundError`` and ``Overloaded`` as ``Blobs.read``."""
         known = self._made.get(picture.id)
         if known is not None:
             return known

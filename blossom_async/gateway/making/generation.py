@@ -26,7 +26,7 @@ from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import (
     Claim,
@@ -52,7 +52,7 @@ class Generation:
         self,
         upstreams: Upstreams,
         records: Records,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         staging: Staging,
         workers: Workers,
         owner: Owner,

@@ -43,7 +43,7 @@ from blossom_async.gateway.making.verdicts import (
 )
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault
-from blossom_async.gateway.storage.folder import OutOfFiles, Reserved
+from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
 from blossom_async.gateway.storage.records import (
     AttemptOutcome,
     Claim,

@@ -11,7 +11,7 @@ import attrs
 import orjson
 
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.storage.folder import LocalBlobs, Reserved
+from blossom_async.gateway.storage.blobs import Blobs, Reserved
 from blossom_async.models import ImageRequest
 
 __all__ = ["STAGED", "Staging"]
@@ -26,14 +26,14 @@ _HEAD_BYTES = 64 * 1024
 class Staging:
     """Deliveries by the id of their picture. A file is a line of JSON, then the bytes as delivered."""
 
-    def __init__(self, files: LocalBlobs) -> None:
+    def __init__(self, files: Blobs) -> None:
         self._files = files
 
     @asynccontextmanager
-    async def reserved(self, image_id: str, request: ImageRequest) -> AsyncIterator[Reserved]:
+    async def reserved(self, image_id: str, request: ImageRequest) -> AsyncIterator[Reserved | None]:
         """A place for the delivery of this request: an open file with room on the disk.
 
-        Raises as ``LocalBlobs.put``.
+        Raises as ``Blobs.put``.
         """
         size = request.width * request.height * _BYTES_A_PIXEL + _HEAD_BYTES
         place = await self._files.reserve(image_id, STAGED, size)
@@ -43,7 +43,7 @@ class Staging:
             await self._files.release(place)
 
     async def put(self, image_id: str, given: Artwork | Delivery, place: Reserved | None = None) -> None:
-        """Stores a delivery; once this returns, it survives a power cut. Raises as ``LocalBlobs.put``.
+        """Stores a delivery; once this returns, it survives a power cut. Raises as ``Blobs.put``.
 
         An artwork is not stored, because drawing it again costs nothing.
         """

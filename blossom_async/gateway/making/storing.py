@@ -10,7 +10,7 @@ from functools import partial
 from blossom_async.gateway.making.finishing import Finish, Finished
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork, Delivery
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord
 from blossom_async.models import ImageRequest
 
@@ -20,9 +20,7 @@ __all__ = ["Storing"]
 class Storing:
     """Finishes pictures in worker threads and stores their files. The caller stores the rows."""
 
-    def __init__(
-        self, blobs: LocalBlobs, workers: Workers, now: Callable[[], datetime], finish: Finish
-    ) -> None:
+    def __init__(self, blobs: Blobs, workers: Workers, now: Callable[[], datetime], finish: Finish) -> None:
         self._blobs = blobs
         self._workers = workers
         self._now = now
@@ -35,7 +33,7 @@ class Storing:
     ) -> ImageRecord:
         """The record of the picture, once its files are stored.
 
-        Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``LocalBlobs.put``.
+        Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``Blobs.put``.
         """
         made = await self._workers.run(partial(self._finish, given, request, provider), first=True)
         record = _record(image_id, tenant, request, provider, given.model, made, self._now())
@@ -44,7 +42,7 @@ class Storing:
         return record
 
     async def remove(self, record: ImageRecord) -> None:
-        """Removes the files of a picture that got no row. Raises as ``LocalBlobs.delete``."""
+        """Removes the files of a picture that got no row. Raises as ``Blobs.delete``."""
         for file in record.files:
             await self._blobs.delete(record.id, file.format)
 

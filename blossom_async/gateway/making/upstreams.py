@@ -15,7 +15,7 @@ from blossom_async.errors import InvalidRequest, Overloaded
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
-from blossom_async.gateway.storage.folder import OutOfFiles
+from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest
 
 __all__ = ["Limits", "Upstream", "Upstreams"]

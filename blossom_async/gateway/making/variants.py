@@ -15,7 +15,7 @@ from blossom_async.gateway.making.decoding import Undecodable
 from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.making.resizing import narrowed
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
 from blossom_async.gateway.storage.records import variants as statements
 
@@ -30,7 +30,7 @@ class Variants:
     """Makes each variant once, for all who ask at the same time, and stores it like a picture's own files."""
 
     def __init__(
-        self, records: Records, blobs: LocalBlobs, workers: Workers, *, now: Callable[[], datetime]
+        self, records: Records, blobs: Blobs, workers: Workers, *, now: Callable[[], datetime]
     ) -> None:
         self._records = records
         self._blobs = blobs
@@ -44,7 +44,7 @@ class Variants:
         """One of the picture's files in that width, below its own; None if the picture is gone by now.
 
         A caller that is cancelled does not end what others wait for. Raises ``FileNotFoundError`` and
-        ``ServerFailed`` if the file cannot be used, and ``Overloaded`` as ``LocalBlobs`` and ``Records``.
+        ``ServerFailed`` if the file cannot be used, and ``Overloaded`` as ``Blobs`` and ``Records``.
         """
         key = record.id, width, file.format
         known = self._known.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cachetools import LRUCache
 
 from blossom_async.errors import ServerFailed
-from blossom_async.gateway.storage.folder import LocalBlobs
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import StoredFile
 from blossom_async.models import FORMATS
 
@@ -17,7 +17,7 @@ _SHARE = 8  # a picture above this part of the capacity is always read from its 
 class HotBytes:
     """Reads pictures, and keeps those used last in memory: at most ``capacity`` bytes of them."""
 
-    def __init__(self, blobs: LocalBlobs, capacity: int = 64 << 20) -> None:
+    def __init__(self, blobs: Blobs, capacity: int = 64 << 20) -> None:
         self._blobs = blobs
         self._largest = capacity // _SHARE
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(capacity, getsizeof=len)
@@ -45,7 +45,7 @@ class HotBytes:
         return data
 
     async def part(self, image_id: str, file: StoredFile, start: int, stop: int) -> bytes:
-        """The bytes from ``start`` up to ``stop``, read from the file. Raises as ``LocalBlobs.read``."""
+        """The bytes from ``start`` up to ``stop``, read from the file. Raises as ``Blobs.read``."""
         return await self._blobs.read(image_id, file.format, start, stop)
 
     def drop(self, image_id: str) -> None:

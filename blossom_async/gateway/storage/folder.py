@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
 from blossom_async.gateway.storage.forks import Home
 from blossom_async.models import FORMATS, IMAGE_ID
 
-__all__ = ["LocalBlobs", "OutOfFiles", "Reserved"]
+__all__ = ["LocalBlobs"]
 
 _ID = re.compile(IMAGE_ID, re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
@@ -33,31 +34,11 @@ _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gai
 T = TypeVar("T")
 
 
-class OutOfFiles(Overloaded):
-    """This process, or the machine, may open no more files for now."""
-
-
-class Reserved:
-    """An open file with room on the disk, for bytes that are still to come. It is used once, or released."""
-
-    def __init__(self, part: Path, descriptor: int) -> None:
-        self._held = [(part, descriptor)]
-
-    def take(self) -> tuple[Path, int] | None:
-        """The file and its descriptor, for the first who asks, in whichever thread."""
-        with contextlib.suppress(IndexError):
-            return self._held.pop()
-        return None
-
-
 class LocalBlobs:
     """Files below ``root``: ``ab/abcdef….png`` for the id ``abcdef…``.
 
     The folder is the first two characters of the id in lower case, so that the layout is the same on file
-    systems that ignore case. Files are written once and never changed.
-
-    An id that is not 22 characters of base62, or an extension that is not in ``extensions``, raises
-    ``ValueError`` before any path is built.
+    systems that ignore case.
     """
 
     def __init__(self, root: Path, extensions: Collection[str] = FORMATS) -> None:
@@ -78,22 +59,16 @@ class LocalBlobs:
         await self._in_thread(self._prepare)
 
     async def check(self) -> None:
-        """Writes and removes a probe file. Raises ``Overloaded`` as ``put`` does."""
+        """Writes and removes a probe file."""
         await self._in_thread(self._probe)
 
     async def folders(self) -> list[str]:
-        """The names of the existing folders, for ``files_before``."""
         return await self._in_thread(_folders, self._root)
 
     async def files_before(self, folder: str, then: datetime) -> list[tuple[str, str]]:
-        """Id and extension of each file in the folder that was written, or copied there, before ``then``.
-
-        Raises ``Overloaded`` (``storage_failed``) when the folder cannot be read.
-        """
         return await self._in_thread(_files_before, self._root / folder, self._file, then.timestamp())
 
     async def close(self) -> None:
-        """Waits for writes under way, then ends the threads."""
         if not self._home.is_here:
             return
         try:
@@ -110,47 +85,26 @@ class LocalBlobs:
         return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
 
     async def reserve(self, image_id: str, extension: str, size: int) -> Reserved:
-        """A place for ``put``, so that it needs no more room for ``size`` bytes, and no more files.
-
-        Raises as ``put``. Give the place to ``release`` in the end. A killed process leaves its file; see
-        ``discard``.
-        """
+        """An open file, so that ``put`` needs no more room for ``size`` bytes, and no more files."""
         return await self._in_thread(self._reserve, self.path(image_id, extension), size)
 
-    async def release(self, reserved: Reserved) -> None:
-        """Gives the place back, unless ``put`` has used it."""
-        await self._in_thread(_release, reserved)
+    async def release(self, reserved: Reserved | None) -> None:
+        if reserved is not None:
+            await self._in_thread(_release, reserved)
 
     async def discard(self, image_id: str) -> None:
-        """Removes unfinished files of a picture that nobody writes any more."""
         await self._in_thread(_discard, self._root / image_id[:2].lower(), image_id)
 
     async def put(self, image_id: str, extension: str, data: bytes, reserved: Reserved | None = None) -> None:
-        """Stores the bytes, in the place if there is one; once this returns they survive a power cut.
-
-        Raises ``Overloaded`` with code ``storage_full`` when the disk is full, ``storage_failed`` for any
-        other failure, and ``OutOfFiles``; then nothing is left behind. A call that is cancelled may still
-        store the file.
-        """
         await self._in_thread(self._write, self.path(image_id, extension), data, reserved)
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes from ``start`` up to ``stop``, by default all; fewer if the file is shorter.
-
-        Raises ``FileNotFoundError`` if there is no such file, ``Overloaded`` (``storage_failed``) if it
-        cannot be read.
-        """
         return await self._in_thread(_read, self.path(image_id, extension), start, stop)
 
     async def size(self, image_id: str, extension: str) -> int:
-        """The size of the file in bytes. Raises as ``read``."""
         return await self._in_thread(_size, self.path(image_id, extension))
 
     async def delete(self, image_id: str, extension: str) -> None:
-        """Removes the file for good, if it is there. May be repeated until it succeeds.
-
-        Raises ``Overloaded`` (``storage_failed``) if it cannot be removed.
-        """
         await self._in_thread(_delete, self.path(image_id, extension))
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:

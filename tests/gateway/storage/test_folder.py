@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.storage.folder import LocalBlobs, OutOfFiles
+from blossom_async.gateway.storage.blobs import OutOfFiles
+from blossom_async.gateway.storage.folder import LocalBlobs
 from tests.scarcity import no_files_left
 
 ID = "Ab3" + "x" * 19
