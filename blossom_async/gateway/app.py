@@ -219,13 +219,19 @@ def _accounts(settings: Settings) -> list[Account]:
             at_once=settings.provider_at_once,
             line=settings.max_queue,
             wait_s=settings.provider_wait_s,
+            hurry_s=settings.max_wait_s,
         )
         for name, rate in rates.items()
     }
     known = {
         "offline": Account(
             provider="offline",
-            limits=Limits(at_once=settings.render_threads, line=settings.max_queue, wait_s=None),
+            limits=Limits(
+                at_once=settings.render_threads,
+                line=settings.max_queue,
+                wait_s=None,
+                hurry_s=settings.max_wait_s,
+            ),
         ),
         "pollinations": Account(
             provider="pollinations",

@@ -32,6 +32,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sweep_every_s": (1, 86_400),
     "provider_at_once": (1, 10_000),
     "provider_wait_s": (0.1, 3600),
+    "max_wait_s": (0.1, 3600),
     "provider_timeout_s": (1, 3600),
     "defer_wait_s": (0, 300),
     "drain_delay_s": (0, 20),
@@ -46,6 +47,7 @@ _ALLOWED = {
     "provider_at_once": "a whole number from 1 to 10000",
     "provider_wait_s": "seconds from 0.1 to 3600",
     "provider_timeout_s": "seconds from 1 to 3600",
+    "max_wait_s": "seconds from 0.1 to 3600",
     "defer_wait_s": "seconds from 0 to 300",
     "daily_budget": "US dollars from 0 up",
     "drain_delay_s": "seconds from 0 to 20",
@@ -310,6 +312,12 @@ class Settings:
         default=1000,
         validator=_in_range,
         help="Pictures made or waited for at once; calls for more are answered 503.",
+    )
+    max_wait_s: float = ts.option(
+        default=2.0,
+        validator=_in_range,
+        help="The longest expected wait of a call, or the time that three pictures take if that is longer; "
+        "beyond it the answer is 503 at once. Batches and deferred pictures wait up to provider_wait_s.",
     )
     key_rate_limit: str | None = ts.option(
         default=None,

@@ -26,7 +26,7 @@ class Free:
         Raises ``Conflict`` when another process has used the key meanwhile, and ``Overloaded``.
         """
         request, image_id = order.pinned(), new_id()
-        async with upstream.turn(priority=order.priority, taking=nullcontext):
+        async with upstream.turn(order.callers, taking=nullcontext):
             given = await upstream.provider.generate(request, request.seed or 0, key="")
         record = await self._storing.store(image_id, order.tenant, request, upstream.name, given)
         try:

@@ -215,9 +215,10 @@ class Generation:
             created_at=self._now(),
         )
         with self._room():
+            self._upstreams.check_wait(order.request, order.callers)
             standing = await self._records.write(partial(call_records.claim, new))
             if standing is new:
-                task = self._paid.start(new, order.priority)
+                task = self._paid.start(new, order.callers)
         if standing is not new:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.

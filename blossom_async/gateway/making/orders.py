@@ -8,6 +8,7 @@ import string
 
 import attrs
 
+from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.models import MAX_SEED, ImageRequest, to_json
 
@@ -29,6 +30,12 @@ class Order:
     key: str | None
     priority: Priority
     fingerprint: str = attrs.field(init=False)
+
+    @property
+    def callers(self) -> Callers:
+        """Those who wait: nobody does for a deferred one."""
+        hurried = self.priority is Priority.INTERACTIVE and not self.request.defer
+        return Callers(self.priority, hurried=hurried)
 
     @fingerprint.default
     def _fingerprint(self) -> str:

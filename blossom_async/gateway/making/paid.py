@@ -27,8 +27,8 @@ from blossom_async.errors import (
     ResponseError,
 )
 from blossom_async.gateway.making.asking import ask
+from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.failpoints import reached
-from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
@@ -100,9 +100,9 @@ class Paid:
         """The tasks, by the id of the picture."""
         self._unstaged: dict[str, Artwork | Delivery] = {}
 
-    def start(self, claim: Claim, priority: Priority) -> asyncio.Task[ImageRecord]:
+    def start(self, claim: Claim, callers: Callers) -> asyncio.Task[ImageRecord]:
         """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers."""
-        task = asyncio.create_task(self._carry_out(claim, priority))
+        task = asyncio.create_task(self._carry_out(claim, callers))
         self.under_way[claim.image_id] = task
 
         def ended(task: asyncio.Task[ImageRecord]) -> None:
@@ -119,8 +119,8 @@ class Paid:
         for task in self.under_way.values():
             task.cancel()
 
-    async def _carry_out(self, claim: Claim, priority: Priority) -> ImageRecord:
-        answer = await self._answer(claim, priority)
+    async def _carry_out(self, claim: Claim, callers: Callers) -> ImageRecord:
+        answer = await self._answer(claim, callers)
         made = answer if isinstance(answer, Settled) else await self._store(claim, answer)
         if isinstance(made, Settled):
             await self._end(claim, made)
@@ -130,12 +130,12 @@ class Paid:
             raise made.error
         return made
 
-    async def _answer(self, claim: Claim, priority: Priority) -> _Answer | Settled:
+    async def _answer(self, claim: Claim, callers: Callers) -> _Answer | Settled:
         """Asks one provider after another, starting with the one whose answer was lost, if any."""
         tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
         result: _Answer | Settled = nobody_left()
         if tried and tried[-1].outcome in call_records.OPEN:
-            result = await self._resume(claim, tried[-1], priority)
+            result = await self._resume(claim, tried[-1], callers)
             if isinstance(result, _Answer) or not result.elsewhere:
                 return result
         try:
@@ -146,13 +146,13 @@ class Paid:
         for upstream in able:
             if upstream.name in {attempt.provider for attempt in tried}:
                 continue
-            result = await self._ask(upstream, claim, n, priority)
+            result = await self._ask(upstream, claim, n, callers)
             if isinstance(result, _Answer) or not result.elsewhere:
                 return result
             n += 0 if result.end is None else 1
         return result
 
-    async def _resume(self, claim: Claim, last: ProviderAttempt, priority: Priority) -> _Answer | Settled:
+    async def _resume(self, claim: Claim, last: ProviderAttempt, callers: Callers) -> _Answer | Settled:
         """The answer of an attempt whose process died, or whose answer was lost."""
         if (given := self._unstaged.get(claim.image_id)) is not None:
             return await self._recorded(claim, last, given)
@@ -163,18 +163,18 @@ class Paid:
         if upstream is None or not upstream.provider.keyed:
             return unknown(last, "it was asked, and the answer was lost")
         place = partial(self._staging.reserved, claim.image_id, claim.request)
-        async with upstream.turn(priority=priority, taking=place) as reserved:
+        async with upstream.turn(callers, taking=place) as reserved:
             result = await ask(upstream, claim.request, last, maybe_paid=True)
             return await self._recorded(claim, last, result, reserved)
 
-    async def _ask(self, upstream: Upstream, claim: Claim, n: int, priority: Priority) -> _Answer | Settled:
+    async def _ask(self, upstream: Upstream, claim: Claim, n: int, callers: Callers) -> _Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
         begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             try:
-                turn = upstream.turn(priority=priority, taking=place)
+                turn = upstream.turn(callers, taking=place)
                 reserved = await held.enter_async_context(turn)
                 await self._records.write(begin)
             except Overloaded as exc:  # no turn at this provider, no file, or the database cannot be written

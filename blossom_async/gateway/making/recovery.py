@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from blossom_async.errors import Overloaded
+from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.paid import Paid
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import Staging
@@ -66,7 +67,7 @@ class Recovery:
             if self._owner.has_ended(claim.owner):
                 await self._adopt(claim.owner)
             elif claim.owner == self._owner.name and claim.image_id not in self._paid.under_way:
-                self._paid.start(claim, Priority.INTERACTIVE)  # its task failed because of the disk
+                self._paid.start(claim, Callers(Priority.INTERACTIVE))  # its task failed because of the disk
         return claim
 
     async def _reopen(self, claim: Claim) -> Claim:
@@ -79,7 +80,7 @@ class Recovery:
         again = await self._records.write(reopen)
         if again is None:
             return claim
-        self._paid.start(again, Priority.INTERACTIVE)
+        self._paid.start(again, Callers(Priority.INTERACTIVE))
         return again
 
     async def _adopt_orphans(self) -> None:
@@ -94,7 +95,7 @@ class Recovery:
                 await self._staging.take_over(claim.image_id)
             if claim.image_id not in self._paid.under_way:
                 _log.info("taking over a call of a dead process")
-                self._paid.start(claim, Priority.BATCH)
+                self._paid.start(claim, Callers(Priority.BATCH))
 
     async def _clear_staging(self) -> None:
         """Removes the staged files of ended claims, whose process died before it could."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
@@ -12,6 +13,8 @@ import attrs
 
 from blossom_async.batch import Gate, RateLimit, Slots
 from blossom_async.errors import InvalidRequest, Overloaded
+from blossom_async.gateway.making.callers import Callers
+from blossom_async.gateway.making.pace import Pace
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
@@ -24,6 +27,9 @@ T = TypeVar("T")
 _FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in progress if that is more
 _REST_S = 30.0  # how long it stays open before a call tries the provider again
 _MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
+_TURNS = 3  # a hurried call may wait for this many, however long a turn takes
+_LATE = 2  # a call is refused once it has waited so many times what was expected
+_FULL_RETRY_S = 5.0  # by then the queue has moved on
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
 
 _TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
@@ -36,12 +42,14 @@ class Limits:
     """What a provider's account allows: ``rates``, and ``at_once`` requests in progress.
 
     At most ``line`` calls are queued, each for at most ``wait_s`` seconds; None for no limit.
+    Hurried calls wait for at most ``hurry_s``, or for the time of three turns if that is longer.
     """
 
     rates: tuple[RateLimit, ...] = ()
     at_once: int = 16
     line: int = 1000
     wait_s: float | None = 240.0
+    hurry_s: float = 2.0
 
 
 class Upstream:
@@ -54,6 +62,8 @@ class Upstream:
         self._clock = clock
         self._slots = Slots(limits.at_once, priorities=len(Priority))
         self._gate = Gate(*limits.rates)
+        self._pace = Pace(clock)
+        self._line = Counter[Priority]()
         self._failures = 0
         self._rests_until = 0.0
         self._why = ""
@@ -67,9 +77,17 @@ class Upstream:
         """Seconds until the provider may be called again; 0 if it may be called."""
         return max(0.0, self._rests_until - self._clock())
 
+    def check_wait(self, callers: Callers) -> None:
+        """Raises ``Overloaded`` if the line is full, or too long for them: it says when it will not be."""
+        if self.waiting >= self._limits.line:
+            raise _too_many(self.name, self.waiting)
+        longest_s, expected_s = self._longest_s(callers), self._wait_s(callers)
+        if callers.hurried and longest_s is not None and expected_s > longest_s:
+            raise _too_many(self.name, self.waiting, expected_s - longest_s)
+
     @asynccontextmanager
     async def turn(
-        self, *, priority: Priority, taking: Callable[[], AbstractAsyncContextManager[T]]
+        self, callers: Callers, *, taking: Callable[[], AbstractAsyncContextManager[T]]
     ) -> AsyncIterator[T]:
         """Waits for a turn at the provider, then enters ``taking``; the block may call the provider.
 
@@ -84,14 +102,13 @@ class Upstream:
                 code="provider_resting",
                 retry_after_s=rest_s,
             )
-        if self.waiting >= self._limits.line:
-            raise _too_many(self.name, self.waiting)
+        self.check_wait(callers)
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout(self._limits.wait_s):
-                    taken = await self._enter(priority, taking, held)
+                    taken = await self._enter(callers, taking, held)
             except TimeoutError as exc:
-                raise _too_many(self.name, self.waiting) from exc
+                raise _too_many(self.name, self.waiting, self._wait_s(callers)) from exc
             yield taken
 
     @property
@@ -125,13 +142,37 @@ class Upstream:
                 self._why = str(fault)
                 self._rests_until = self._clock() + _REST_S
 
+    def _longest_s(self, callers: Callers) -> float | None:
+        """How long a call may wait for a slot."""
+        if not callers.hurried or self._pace.usual_s is None:
+            return self._limits.wait_s
+        in_a_hurry_s = max(self._limits.hurry_s, _TURNS * self._pace.usual_s)
+        return in_a_hurry_s if self._limits.wait_s is None else min(in_a_hurry_s, self._limits.wait_s)
+
+    def _wait_s(self, callers: Callers) -> float:
+        """How long a call that comes now is expected to wait for a slot."""
+        if not self.waiting and self._slots.in_use < self._slots.allowed:
+            return 0.0
+        ahead = sum(self._line[each] for each in Priority if each <= callers.priority)
+        return self._pace.wait_s(ahead, self._slots.allowed)
+
+    async def _slot(self, callers: Callers) -> None:
+        longest_s = self._longest_s(callers)
+        self._line[callers.priority] += 1
+        try:
+            async with asyncio.timeout(None if longest_s is None else _LATE * longest_s):
+                await self._slots.acquire(callers.priority)
+        finally:
+            self._line[callers.priority] -= 1
+
     async def _enter(
-        self, priority: Priority, taking: Callable[[], AbstractAsyncContextManager[T]], held: AsyncExitStack
+        self, callers: Callers, taking: Callable[[], AbstractAsyncContextManager[T]], held: AsyncExitStack
     ) -> T:
         while True:
-            await self._slots.acquire(priority)
+            await self._slot(callers)
             async with AsyncExitStack() as turn:
                 turn.callback(self._slots.release)
+                turn.enter_context(self._pace.turn())
                 cuts = self.cuts
                 try:
                     taken = await turn.enter_async_context(taking())
@@ -185,8 +226,20 @@ class Upstreams:
             raise refusals[0]
         return found
 
+    def check_wait(self, request: ImageRequest, callers: Callers) -> None:
+        """Raises as ``Upstream.check_wait``, if every one that can make it would."""
+        refusals = []
+        for upstream in self.able(request):
+            try:
+                return upstream.check_wait(callers)
+            except Overloaded as exc:
+                refusals.append(exc)
+        raise refusals[0]
 
-def _too_many(name: str, waiting: int) -> Overloaded:
+
+def _too_many(name: str, waiting: int, retry_s: float = 0.0) -> Overloaded:
+    retry_s = max(1.0, retry_s) if retry_s else _FULL_RETRY_S
     return Overloaded(
-        f"{waiting} pictures are waiting for {name}; send the request again in 5 s", retry_after_s=5.0
+        f"{waiting} pictures are waiting for {name}; send the request again in {retry_s:.0f} s",
+        retry_after_s=retry_s,
     )

@@ -1,0 +1,113 @@
+"""The line before a provider: who is let in, and who is told to come back."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+
+import pytest
+
+from blossom_async.errors import Overloaded
+from blossom_async.gateway.making.callers import Callers
+from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.upstreams import Limits, Upstream
+from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers.offline import Offline
+from tests.virtual_clock import on_virtual_clock
+
+
+def line(at_once: int = 16) -> Upstream:
+    """A provider that takes so many turns at a time."""
+    clock = asyncio.get_running_loop().time
+    return Upstream(Offline(Workers(1).run), Limits(at_once=at_once), clock=clock)
+
+
+async def turn(upstream: Upstream, takes_s: float, callers: Callers | None = None) -> float:
+    """Waits for a turn and takes it; how long both lasted."""
+    loop = asyncio.get_running_loop()
+    came = loop.time()
+    async with upstream.turn(callers or Callers(Priority.INTERACTIVE, hurried=True), taking=nullcontext):
+        await asyncio.sleep(takes_s)
+    return loop.time() - came
+
+
+def test_three_times_the_load_leaves_the_capacity() -> None:
+    """Those let in are answered soon; the others are told at once; two seconds later nobody waits."""
+
+    async def run() -> tuple[list[float], int]:
+        upstream, answers = line(), list[asyncio.Task[float]]()
+        for _ in range(30 * 120):  # for 30 s, three times what 16 turns of 0.4 s make
+            answers.append(asyncio.create_task(turn(upstream, 0.4)))
+            await asyncio.sleep(1 / 120)
+        await asyncio.sleep(2)
+        assert upstream.waiting == 0
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        refused = [each for each in results if isinstance(each, Overloaded)]
+        return [each for each in results if not isinstance(each, BaseException)], len(refused)
+
+    answered, refused = on_virtual_clock(run())
+    assert len(answered) + refused == 3600
+    assert len(answered) > 0.95 * 30 * 40
+    assert max(answered) < 3
+
+
+def test_who_comes_back_when_told_is_let_in() -> None:
+    """``Retry-After`` is when the line has become short enough."""
+
+    async def run() -> float:
+        upstream = line(at_once=2)
+        await turn(upstream, 1)
+        batch = [asyncio.create_task(turn(upstream, 1, Callers(Priority.BATCH))) for _ in range(20)]
+        waiting = [asyncio.create_task(turn(upstream, 1)) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="pictures are waiting for offline") as caught:
+            await turn(upstream, 1)
+        await asyncio.sleep((caught.value.retry_after_s or 0) + 0.01)  # it was told before turns ended
+        took = await turn(upstream, 1)
+        await asyncio.gather(*batch, *waiting)
+        return took
+
+    assert on_virtual_clock(run()) <= 5
+
+
+def test_a_batch_is_not_in_a_hurry() -> None:
+    """It waits for as long as ``wait_s`` allows, and nobody in a hurry waits for it."""
+
+    async def run() -> list[float]:
+        upstream = line(at_once=1)
+        await turn(upstream, 1)
+        batch = [asyncio.create_task(turn(upstream, 1, Callers(Priority.BATCH))) for _ in range(100)]
+        await asyncio.sleep(0)
+        urgent = await turn(upstream, 1)
+        return [urgent, *await asyncio.gather(*batch)]
+
+    took = on_virtual_clock(run())
+    assert took[0] == pytest.approx(2)
+    assert max(took) == pytest.approx(101)
+
+
+def test_slow_pictures_are_worth_a_longer_wait() -> None:
+    """Where one takes 30 s, our client's 64 calls at once are all let in."""
+
+    async def run() -> float:
+        upstream = line()
+        await turn(upstream, 30)
+        return max(await asyncio.gather(*(turn(upstream, 30) for _ in range(64))))
+
+    assert on_virtual_clock(run()) == pytest.approx(120)
+
+
+def test_a_provider_that_stalls_has_no_long_line() -> None:
+    """Turns that are not over count: callers are told to come back while the line is still short."""
+
+    async def run() -> int:
+        upstream = line(at_once=2)
+        await turn(upstream, 0.1)
+        stalled = [asyncio.create_task(turn(upstream, 60)) for _ in range(2)]
+        await asyncio.sleep(30)
+        with pytest.raises(Overloaded) as caught:
+            await turn(upstream, 0.1)
+        await asyncio.gather(*stalled)
+        return round(caught.value.retry_after_s or 0)
+
+    assert on_virtual_clock(run()) == 13  # half of 30 s, less the 2 s that it may wait
