@@ -30,6 +30,7 @@ __all__ = [
     "PROVENANCES",
     "QUALITIES",
     "VISIBLE",
+    "WIDTH",
     "DayStats",
     "Estimate",
     "ExplainRequest",
@@ -67,6 +68,7 @@ QUALITIES: tuple[str, ...] = tuple(COSTS)
 MAX_PROMPT = 32_000
 MIN_SIDE, MAX_SIDE = 16, 4096
 IMAGE_ID = "[0-9A-Za-z]{22}"  # a pattern: 128 random bits in base62
+WIDTH = "/w[1-9][0-9]{1,3}"  # a pattern: what follows the id in the URL of a picture in fewer pixels
 MAX_SEED = 2_147_483_647  # the widest range that every supported provider accepts
 MAX_EXPIRES_IN = 315_360_000  # ten years
 MAX_SIGNATURE_TTL = 604_800  # a week

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from operator import attrgetter
@@ -19,6 +19,7 @@ from blossom_async.gateway.serving.access import Viewer, check_access
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Claim, ImageRecord
+from blossom_async.models import ImageRequest
 
 __all__ = ["Admitted", "Gatekeeper", "Unfinished", "check_live"]
 
@@ -54,12 +55,14 @@ class Gatekeeper:
         *,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         unfinished: Unfinished | None = None,
+        widths: Collection[int] = (),
     ) -> None:
         self._keys = keys
         self._lookups = lookups
         self._signer = signer
         self._trusted = tuple(trusted_proxies)
         self._unfinished = unfinished
+        self._widths = frozenset(widths)
 
     async def admit(
         self, url: PictureUrl, viewer: Callable[[], Awaitable[Viewer]], now: datetime
@@ -80,7 +83,7 @@ class Gatekeeper:
             signed_until = datetime.fromtimestamp(signature.exp, UTC)
             signed_for = key.tenant
         known = self._lookups.remembered(url.image_id) or await self._lookups.image(url.image_id)
-        record = await self._made_later(url, now) if known is None else _live(known, url, now)
+        record = await self._made_later(url, now) if known is None else self._live(known, url, now)
         request = record.request
         if signed_for not in (None, record.tenant) or (request.require_signature and signature is None):
             raise signing.bad_signature()
@@ -110,12 +113,22 @@ class Gatekeeper:
     async def _made_later(self, url: PictureUrl, now: datetime) -> Claim | ImageRecord:
         claim = None if self._unfinished is None else await self._unfinished.pending(url.image_id)
         if claim is None and (made := await self._lookups.image(url.image_id)) is not None:
-            return _live(made, url, now)  # it was finished between the two look-ups
+            return self._live(made, url, now)  # it was finished between the two look-ups
         if claim is None or not claim.request.defer:
             raise no_picture()
-        if url.extension not in (None, claim.request.format):
-            raise no_picture()
+        self._check_offered(url, claim.request, ())
         return claim
+
+    def _live(self, record: ImageRecord, url: PictureUrl, now: datetime) -> ImageRecord:
+        check_live(record, now)
+        self._check_offered(url, record.request, map(_FORMAT, record.files))
+        return record
+
+    def _check_offered(self, url: PictureUrl, request: ImageRequest, stored: Iterable[str]) -> None:
+        if url.extension not in (None, request.format, *stored):
+            raise no_picture()
+        if url.width is not None and url.width not in self._widths:
+            raise no_picture()
 
 
 def check_live(record: ImageRecord, now: datetime) -> None:
@@ -125,10 +138,3 @@ def check_live(record: ImageRecord, now: datetime) -> None:
     if record.has_expired(now):
         at = record.expires_at or now
         raise Gone(f"This picture expired at {at.isoformat(timespec='seconds')}.", code="expired")
-
-
-def _live(record: ImageRecord, url: PictureUrl, now: datetime) -> ImageRecord:
-    check_live(record, now)
-    if url.extension not in (None, record.request.format, *map(_FORMAT, record.files)):
-        raise no_picture()
-    return record

@@ -1,4 +1,4 @@
-"""What the URL of a picture says: which picture, in which format, and what follows the question mark."""
+"""What the URL of a picture says: which picture, its format and width, and what follows the question mark."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from functools import lru_cache
 import attrs
 
 from blossom_async.errors import NotFound
-from blossom_async.models import FORMATS, IMAGE_ID
+from blossom_async.models import FORMATS, IMAGE_ID, WIDTH
 
 __all__ = ["PictureUrl", "no_picture", "picture_url"]
 
 _CACHED = 4096
 _FORMATS = "|".join((*FORMATS, "auto"))
 _PATH = re.compile(
-    rf"/image/(?P<id>{IMAGE_ID})|/generated/(?P<cdn_id>{IMAGE_ID})\.(?P<extension>{_FORMATS})",
+    rf"/image/(?P<id>{IMAGE_ID})(?P<width>{WIDTH})?"
+    rf"|/generated/(?P<cdn_id>{IMAGE_ID})(?P<cdn_width>{WIDTH})?\.(?P<extension>{_FORMATS})",
     re.ASCII,
 )
 
@@ -24,12 +25,14 @@ _PATH = re.compile(
 class PictureUrl:
     """The URL of a picture. ``path`` and ``query`` are exactly as sent, not decoded.
 
-    ``extension`` is None for ``/image/{id}``, ``query`` is None without a question mark.
+    ``path`` is that of the whole picture, without ``/w640``: what a signature covers. ``width`` is None for
+    the whole picture, ``extension`` for ``/image/{id}``, ``query`` without a question mark.
     """
 
     path: str
     image_id: str
     extension: str | None
+    width: int | None
     query: str | None
 
 
@@ -41,7 +44,14 @@ def picture_url(path: str, target: str) -> PictureUrl:
     if found is None or "#" in target:
         raise no_picture()
     _, mark, query = target.partition("?")
-    return PictureUrl(path, found["id"] or found["cdn_id"], found["extension"], query if mark else None)
+    width = found["width"] or found["cdn_width"]
+    return PictureUrl(
+        path=path if width is None else path.replace(width, "", 1),
+        image_id=found["id"] or found["cdn_id"],
+        extension=found["extension"],
+        width=None if width is None else int(width.removeprefix("/w")),
+        query=query if mark else None,
+    )
 
 
 def no_picture() -> NotFound:
