@@ -44,6 +44,7 @@ from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.staging import STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
+from blossom_async.gateway.making.variants import Variants
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.serving.admission import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
@@ -109,8 +110,11 @@ def create_app(
 
     views = Views(store_views)
     trusted = [ip_network(network_rule(network)) for network in settings.trusted_proxies]
-    gatekeeper = Gatekeeper(keys, lookups, signer, trusted_proxies=trusted, unfinished=generation)
+    gatekeeper = Gatekeeper(
+        keys, lookups, signer, trusted_proxies=trusted, unfinished=generation, widths=settings.widths
+    )
     hot = HotBytes(blobs)
+    variants = Variants(records, blobs, workers, now=_now)
     public = Public(
         gatekeeper,
         lookups,
@@ -119,6 +123,7 @@ def create_app(
         now=_now,
         views=views,
         unfinished=generation,
+        variants=variants,
         wait_s=settings.defer_wait_s,
     )
     api = Api(generation, records, lookups, blobs, signer, gatekeeper, views, public_url=public_url, now=_now)
@@ -174,6 +179,7 @@ def create_app(
                 opened.push_async_callback(part.close)
                 await part.open()
             opened.push_async_callback(views.close)
+            opened.push_async_callback(variants.close)
             opened.callback(owner.close)
             await asyncio.to_thread(owner.open)
             stored = await records.read(all_api_keys)

@@ -19,6 +19,7 @@ from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.configured import cleaned, expanded, from_environment, from_file
 from blossom_async.gateway.http.addresses import is_loopback
+from blossom_async.models import MAX_SIDE, MIN_SIDE
 from blossom_async.rules import network_rule
 
 __all__ = ["Settings", "check_keys", "documented", "load"]
@@ -51,7 +52,9 @@ _ALLOWED = {
     "defer_wait_s": "seconds from 0 to 300",
     "daily_budget": "US dollars from 0 up",
     "drain_delay_s": "seconds from 0 to 20",
+    "widths": f"whole numbers from {MIN_SIDE} to {MAX_SIDE}, separated by commas",
 }
+_LISTS = (tuple[str, ...], tuple[int, ...])
 _KEY = re.compile("[!-~]+")
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
@@ -73,6 +76,7 @@ _UNITS = {
     "openai_rate_limit": "requests",
     "provider_at_once": "requests",
     "daily_budget": "US dollars",
+    "widths": "pixels",
 }
 _PAGE = """\
 # Settings of the gateway
@@ -177,6 +181,12 @@ def _providers(_: object, field: attrs.Attribute[tuple[str, ...]], names: tuple[
 def _metadata(_: object, field: attrs.Attribute[Any], choice: str) -> None:
     if choice not in {"keep", "clean"}:
         raise _Unusable(f"{field.name}: {choice!r} cannot be used; allowed: keep or clean")
+
+
+def _widths(_: object, field: attrs.Attribute[tuple[int, ...]], widths: tuple[int, ...]) -> None:
+    for width in widths:
+        if not MIN_SIDE <= width <= MAX_SIDE:
+            raise _Unusable(f"{field.name}: {width} cannot be used; allowed: {_ALLOWED[field.name]}")
 
 
 def _budget(_: object, field: attrs.Attribute[float | None], usd: float | None) -> None:
@@ -329,6 +339,12 @@ class Settings:
         validator=_rate,
         help="Wrong API keys that each address (IPv6: /64 network) may send; more are answered 429.",
     )
+    widths: tuple[int, ...] = ts.option(
+        default=(320, 640, 1280),
+        validator=_widths,
+        help="Widths below its own in which a picture is served, at its URL with /w640 and so on, "
+        "unless its request lists others; separated by commas.",
+    )
     sweep_every_s: float = ts.option(
         default=60.0, validator=_in_range, help="Time between two removals of the files of expired pictures."
     )
@@ -346,7 +362,7 @@ def load(config: Path | None = None, **given: Any) -> Settings:
     folder. Raises ``ConfigurationError`` for a file that cannot be read, an unknown name, or a bad value.
     """
     fields = attrs.fields_dict(attrs.resolve_types(Settings))
-    lists = [name for name, field in fields.items() if field.type == tuple[str, ...]]
+    lists = [name for name, field in fields.items() if field.type in _LISTS]
     file = {} if config is None else from_file(expanded(config), fields)
     given = {name: value for name, value in given.items() if cleaned(value) is not None}
     loaders: list[Loader] = [
@@ -381,7 +397,7 @@ def _readable(values: dict[str, Any], fields: dict[str, attrs.Attribute[Any]]) -
             value = int(str(value).partition(".")[0])
         elif kind is int and type(value) is not int:
             value = str(value)  # int() would truncate a fraction, and accept True as 1
-        elif kind == tuple[str, ...] and isinstance(value, str):
+        elif kind in _LISTS and isinstance(value, str):
             value = cleaned(value.split(","))
         readable[name] = value
     return readable
@@ -428,7 +444,7 @@ def _default(field: attrs.Attribute[Any]) -> str:
     if field.default in (None, ()):
         return "none"
     if isinstance(field.default, tuple):
-        return f"`{','.join(field.default)}`"
+        return f"`{','.join(map(str, field.default))}`"
     return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
 
 

@@ -55,6 +55,7 @@ def test_the_page_names_nothing_of_this_machine() -> None:
         ("sweep_every_s", "2.5", 2.5),
         ("metadata", "clean", "clean"),
         ("drain_delay_s", "5", 5.0),
+        ("widths", "480,960", (480, 960)),
     ],
 )
 def test_from_the_environment_and_from_a_file(

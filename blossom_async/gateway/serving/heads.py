@@ -39,24 +39,28 @@ class Heads:
     """Builds heads, and keeps those that every request gets alike."""
 
     def __init__(self) -> None:
-        self._kept: LRUCache[tuple[str, str], Head] = LRUCache(_CACHED)
+        self._kept: LRUCache[tuple[str, int | None, str], Head] = LRUCache(_CACHED)
 
     def get(
         self,
         record: ImageRecord,
         file: StoredFile,
+        width: int | None = None,
         *,
         signed_until: datetime | None,
         origins: Sequence[str],
         now: datetime,
     ) -> Head:
-        """The head of a file. ``origins`` are the values of the request's header Origin."""
+        """The head of a file, or of a variant's: then ``width`` is its width.
+
+        ``origins`` are the values of the request's header Origin.
+        """
         if signed_until is not None or record.expires_at is not None or record.request.restricted:
-            return Head(_headers(record, file, signed_until, origins, now))
-        head = self._kept.get((record.id, file.format))
+            return Head(_headers(record, file, width, signed_until, origins, now))
+        head = self._kept.get((record.id, width, file.format))
         if head is None:
-            headers = _headers(record, file, None, origins, now)
-            head = self._kept[record.id, file.format] = Head(headers, written(headers, file.file_size))
+            headers = _headers(record, file, width, None, origins, now)
+            head = self._kept[record.id, width, file.format] = Head(headers, written(headers, file.file_size))
         return head
 
 
@@ -92,15 +96,17 @@ def cors(wish: ImageRequest, origins: Sequence[str]) -> dict[str, str]:
 def _headers(
     record: ImageRecord,
     file: StoredFile,
+    width: int | None,
     signed_until: datetime | None,
     origins: Sequence[str],
     now: datetime,
 ) -> dict[str, str]:
     wish = record.request
+    narrowed = "" if width is None else f"-w{width}"
     headers = {
         "Content-Type": CONTENT_TYPES[file.format],
-        "Content-Disposition": f'inline; filename="{record.id}.{file.format}"',
-        "ETag": _etag(record, file),
+        "Content-Disposition": f'inline; filename="{record.id}{narrowed}.{file.format}"',
+        "ETag": _etag(record, file, narrowed),
         "Last-Modified": http_date(min(record.created_at, now)),  # 9110, 8.8.2.1
         "Cache-Control": cache_control(
             wish.cache_control,
@@ -126,8 +132,8 @@ def _headers(
     return headers | cors(wish, origins)
 
 
-def _etag(record: ImageRecord, file: StoredFile) -> str:
+def _etag(record: ImageRecord, file: StoredFile, narrowed: str) -> str:
     if record.request.etag is None:
         return f'"{file.sha256}"'
     several = len(record.files) > 1
-    return f'"{record.request.etag}-{file.format}"' if several else f'"{record.request.etag}"'
+    return f'"{record.request.etag}{narrowed}{f"-{file.format}" if several else ""}"'

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network
+from typing import Protocol
 
 from aiohttp import web
 
@@ -21,18 +22,28 @@ from blossom_async.gateway.serving.heads import NOT_WITH_304, Head, Heads, chose
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, StoredFile
+from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, StoredFile, Variant
 from blossom_async.models import ImageRequest
 
-__all__ = ["Public"]
+__all__ = ["Public", "Variants"]
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
 _PREFLIGHT_S = 600
 _VIEWERS = 1024
 
 
+class Variants(Protocol):
+    """Has pictures in fewer pixels."""
+
+    async def get(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
+        """One of the picture's files in that width, below its own; None if the picture is gone by now.
+
+        Raises ``FileNotFoundError``, ``ServerFailed`` and ``Overloaded``.
+        """
+
+
 class Public:
-    """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``.
+    """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``, or with ``/w640`` after the id.
 
     A deleted picture, or one whose key was revoked, is gone at once; in other processes within a second.
     """
@@ -47,6 +58,7 @@ class Public:
         now: Callable[[], datetime],
         views: Views | None = None,
         unfinished: Unfinished | None = None,
+        variants: Variants | None = None,
         wait_s: float = 25.0,
     ) -> None:
         self._gatekeeper = gatekeeper
@@ -56,6 +68,7 @@ class Public:
         self._now = now
         self._views = views
         self._unfinished = unfinished
+        self._variants = variants
         self._wait_s = wait_s
         self._heads = Heads()
         self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # most viewers look at several pictures
@@ -87,15 +100,20 @@ class Public:
         if isinstance(record, Claim):
             return await self._awaited(request, record)
         file = chosen_file(record, url.extension, request.headers.getall("Accept", ()))
+        stored_as, width = record.id, None
+        if url.width is not None and url.width < record.width:
+            variant = await self._variant(record, file, url.width)
+            stored_as, width, file = variant.id, variant.width, variant.file
         head = self._heads.get(
             record,
             file,
+            width,
             signed_until=admitted.signed_until,
             origins=request.headers.getall("Origin", ()),
             now=now,
         )
         plan = _plan(request, record, file, head.headers["ETag"], now)
-        answer = await self._answer(request, record, file, plan, head)
+        answer = await self._answer(request, record, stored_as, file, plan, head)
         if record.request.tracking_id is not None and plan.status == 200:
             self._count(request, record, now, started)
         return answer
@@ -159,6 +177,7 @@ class Public:
         self,
         request: web.Request,
         record: ImageRecord,
+        stored_as: str,
         file: StoredFile,
         plan: Plan,
         head: Head,
@@ -166,7 +185,7 @@ class Public:
         if plan.status == 304:
             kept = {name: value for name, value in head.headers.items() if name not in NOT_WITH_304}
             return web.Response(status=304, headers=kept)
-        data = await self._data(record, file, wanted=request.method == "GET")
+        data = await self._data(record, stored_as, file, wanted=request.method == "GET")
         if head.written is not None and plan.status == 200 and data is not None and fits(data, request):
             return Whole(request, head.written, data)
         headers = {**head.headers, "Content-Length": str(plan.stop - plan.start)}
@@ -180,20 +199,39 @@ class Public:
         async def piece(start: int, stop: int) -> bytes:
             if data is not None:
                 return data[start:stop]
-            return await self._hot.part(record.id, file, start, stop)
+            return await self._hot.part(stored_as, file, start, stop)
 
         return Streamed(request, plan, headers, piece)
 
-    async def _data(self, record: ImageRecord, file: StoredFile, *, wanted: bool) -> bytes | None:
+    async def _data(
+        self, record: ImageRecord, stored_as: str, file: StoredFile, *, wanted: bool
+    ) -> bytes | None:
         try:
-            return await self._hot.whole(record.id, file, wanted=wanted)
+            return await self._hot.whole(stored_as, file, wanted=wanted)
         except FileNotFoundError as exc:
-            # It may have been deleted after its record was looked up: a second look-up shows that.
-            self._lookups.forget()
-            again = await self._lookups.image(record.id)
-            if again is not None:
+            raise await self._missing(record) from exc
+
+    async def _variant(self, record: ImageRecord, file: StoredFile, width: int) -> Variant:
+        if self._variants is None:
+            raise no_picture()
+        try:
+            variant = await self._variants.get(record, file, width)
+        except FileNotFoundError as exc:
+            raise await self._missing(record) from exc
+        if variant is None:
+            raise await self._missing(record)
+        return variant
+
+    async def _missing(self, record: ImageRecord) -> ResponseError:
+        """Why bytes are missing: the picture may have been deleted after its record was looked up."""
+        self._lookups.forget()
+        again = await self._lookups.image(record.id)
+        if again is not None:
+            try:
                 check_live(again, self._now())
-            raise bytes_missing("are missing") from exc
+            except Gone as gone:
+                return gone
+        return bytes_missing("are missing")
 
 
 def _check_method(request: web.Request) -> None:

@@ -1,0 +1,95 @@
+"""Pictures in fewer pixels over HTTP: under the rules, expiry and headers of the whole ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import aiohttp
+import attrs
+import pytest
+from PIL import Image
+
+from tests.conftest import RunningGateway, running_gateway
+
+
+@attrs.frozen
+class Answer:
+    """What a viewer got."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        with Image.open(io.BytesIO(self.body)) as image:
+            return image.size
+
+
+async def ask(url: str, method: str = "GET", **headers: str) -> Answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(
+            method, url, headers={name.replace("_", "-"): headers[name] for name in headers}
+        ) as got,
+    ):
+        return Answer(got.status, got.headers, await got.read())
+
+
+def files(gateway: RunningGateway) -> list[Path]:
+    return [file for file in (gateway.data_dir / "images").rglob("*") if file.is_file()]
+
+
+async def test_a_picture_in_a_listed_width(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """Kept after the first request, with the headers of the whole picture and bytes of its own."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("a lake", format="webp", width=400, height=200)
+        whole, first = await ask(url), await ask(f"{url}/w320")
+        assert (first.status, first.size, len(files(running))) == (200, (320, 160), 2)
+        again = await ask(f"{url}/w320")
+        assert (again.body, again.headers["ETag"]) == (first.body, first.headers["ETag"])
+        assert len(files(running)) == 2
+        assert first.headers["ETag"] != whole.headers["ETag"]
+        for name in ("Content-Type", "Cache-Control", "Last-Modified", "Accept-Ranges"):
+            assert first.headers[name] == whole.headers[name]
+        assert first.headers["Content-Disposition"].endswith('-w320.webp"')
+        assert (await ask(f"{url}/w320", If_None_Match=first.headers["ETag"])).status == 304
+        head = await ask(f"{url}/w320", "HEAD")
+        assert (head.status, head.headers["Content-Length"]) == (200, str(len(first.body)))
+        part = await ask(f"{url}/w320", Range="bytes=10-19")
+        assert (part.status, part.body) == (206, first.body[10:20])
+        cdn = await ask(f"{url.replace('/image/', '/generated/')}/w320.webp")
+        assert cdn.body == first.body
+
+
+async def test_a_picture_is_never_widened(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """A listed width above its own gets the picture as it is, and nothing is stored."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("a lake", format="jpg", width=400, height=200)
+        whole, wider = await ask(url), await ask(f"{url}/w640")
+        assert (wider.body, wider.headers["ETag"]) == (whole.body, whole.headers["ETag"])
+        assert len(files(running)) == 1
+
+
+@pytest.mark.parametrize(
+    "end", ["/w321", "/w0320", "/w320/", "/w320.webp", "/w", "/w-320", "/W320", "/w320/w320"]
+)
+async def test_any_other_width_is_not_found(
+    gateway: AbstractAsyncContextManager[RunningGateway], end: str
+) -> None:
+    """Nobody fills the disk with widths of their own."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("a lake", format="webp", width=400, height=200)
+        assert (await ask(url + end)).status == 404
+        assert len(files(running)) == 1
+
+
+async def test_the_widths_of_the_settings(tmp_path: Path) -> None:
+    """Others than by default."""
+    async with running_gateway(tmp_path, widths=(100,)) as running, running.client() as client:
+        url = await client.image.generate_url("a lake", format="jpg", width=400, height=200)
+        assert (await ask(f"{url}/w100")).size == (100, 50)
+        assert (await ask(f"{url}/w320")).status == 404
