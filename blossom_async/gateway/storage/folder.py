@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
@@ -10,15 +9,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
-from blossom_async.gateway.storage.forks import Home
+from blossom_async.gateway.storage.threads import Threads
 from blossom_async.models import FORMATS, IMAGE_ID
 
 __all__ = ["LocalBlobs"]
@@ -30,8 +27,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
-
-T = TypeVar("T")
 
 
 class LocalBlobs:
@@ -45,36 +40,30 @@ class LocalBlobs:
         self._root = root
         self._extensions = extensions
         self._file = re.compile(rf"({IMAGE_ID})\.({'|'.join(extensions)})", re.ASCII)
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blossom-blobs")
+        self._threads = Threads(_THREADS)
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
-        self._home = Home()
 
     async def open(self) -> None:
         """Creates the folder, checks that it is writable, and removes what writes left over a day ago.
 
         Raises ``ConfigurationError`` when it cannot be created or written to.
         """
-        self._home = Home()
-        await self._in_thread(self._prepare)
+        self._threads.open()
+        await self._threads.run(self._prepare)
 
     async def check(self) -> None:
         """Writes and removes a probe file."""
-        await self._in_thread(self._probe)
+        await self._threads.run(self._probe)
 
     async def folders(self) -> list[str]:
-        return await self._in_thread(_folders, self._root)
+        return await self._threads.run(_folders, self._root)
 
     async def files_before(self, folder: str, then: datetime) -> list[tuple[str, str]]:
-        return await self._in_thread(_files_before, self._root / folder, self._file, then.timestamp())
+        return await self._threads.run(_files_before, self._root / folder, self._file, then.timestamp())
 
     async def close(self) -> None:
-        if not self._home.is_here:
-            return
-        try:
-            await asyncio.to_thread(self._pool.shutdown)
-        except RuntimeError:  # the interpreter is shutting down and starts no threads
-            self._pool.shutdown()
+        await self._threads.close()
 
     def path(self, image_id: str, extension: str) -> Path:
         """Where the file of a picture is or would be."""
@@ -86,30 +75,26 @@ class LocalBlobs:
 
     async def reserve(self, image_id: str, extension: str, size: int) -> Reserved:
         """An open file, so that ``put`` needs no more room for ``size`` bytes, and no more files."""
-        return await self._in_thread(self._reserve, self.path(image_id, extension), size)
+        return await self._threads.run(self._reserve, self.path(image_id, extension), size)
 
     async def release(self, reserved: Reserved | None) -> None:
         if reserved is not None:
-            await self._in_thread(_release, reserved)
+            await self._threads.run(_release, reserved)
 
     async def discard(self, image_id: str) -> None:
-        await self._in_thread(_discard, self._root / image_id[:2].lower(), image_id)
+        await self._threads.run(_discard, self._root / image_id[:2].lower(), image_id)
 
     async def put(self, image_id: str, extension: str, data: bytes, reserved: Reserved | None = None) -> None:
-        await self._in_thread(self._write, self.path(image_id, extension), data, reserved)
+        await self._threads.run(self._write, self.path(image_id, extension), data, reserved)
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
-        return await self._in_thread(_read, self.path(image_id, extension), start, stop)
+        return await self._threads.run(_read, self.path(image_id, extension), start, stop)
 
     async def size(self, image_id: str, extension: str) -> int:
-        return await self._in_thread(_size, self.path(image_id, extension))
+        return await self._threads.run(_size, self.path(image_id, extension))
 
     async def delete(self, image_id: str, extension: str) -> None:
-        await self._in_thread(_delete, self.path(image_id, extension))
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        self._home.check("the pictures")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        await self._threads.run(_delete, self.path(image_id, extension))
 
     def _prepare(self) -> None:
         try:
