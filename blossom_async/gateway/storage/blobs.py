@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from blossom_async.errors import Overloaded
+from blossom_async.models import IMAGE_ID
 
-__all__ = ["Blobs", "OutOfFiles", "Reserved"]
+__all__ = ["Blobs", "OutOfFiles", "Reserved", "file_name"]
+
+_ID = re.compile(IMAGE_ID, re.ASCII)
+
+
+def file_name(image_id: str, extension: str, extensions: Collection[str]) -> str:
+    """The path below a place: ``ab/AbCdef….png`` for the id ``AbCdef…``.
+
+    The folder is the first two characters of the id in lower case, so that the layout is the same on file
+    systems that ignore case. Raises ``ValueError`` for an id that is not 22 characters of base62, and for an
+    extension that is not one of ``extensions``.
+    """
+    if not _ID.fullmatch(image_id):
+        raise ValueError(f"{image_id!r} is not a picture id: 22 characters of 0-9, A-Z, a-z")
+    if extension not in extensions:
+        raise ValueError(f"{extension!r} is not a picture format: one of {', '.join(extensions)}")
+    return f"{image_id[:2].lower()}/{image_id}.{extension}"
 
 
 class OutOfFiles(Overloaded):
@@ -32,8 +51,7 @@ class Reserved:
 class Blobs(Protocol):
     """The bytes of pictures, by id and extension: each complete and durable, or not there at all.
 
-    They are written once and never changed. An id that is not 22 characters of base62, or an extension that
-    is not one of the place's, raises ``ValueError``.
+    They are written once and never changed. A wrong id or extension raises ``ValueError``; see ``file_name``.
     """
 
     async def open(self) -> None:

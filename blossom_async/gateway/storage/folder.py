@@ -14,13 +14,12 @@ from datetime import datetime
 from pathlib import Path
 
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
+from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved, file_name
 from blossom_async.gateway.storage.threads import Threads
 from blossom_async.models import FORMATS, IMAGE_ID
 
 __all__ = ["LocalBlobs"]
 
-_ID = re.compile(IMAGE_ID, re.ASCII)
 _PART = re.compile(rf"\.{IMAGE_ID}\.[0-9a-f]{{16}}\.part", re.ASCII)
 _PART_KEPT_S = 86_400.0  # no running process writes to a leftover this old
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -30,11 +29,7 @@ _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gai
 
 
 class LocalBlobs:
-    """Files below ``root``: ``ab/abcdef….png`` for the id ``abcdef…``.
-
-    The folder is the first two characters of the id in lower case, so that the layout is the same on file
-    systems that ignore case.
-    """
+    """Files below ``root``, named by ``file_name``."""
 
     def __init__(self, root: Path, extensions: Collection[str] = FORMATS) -> None:
         self._root = root
@@ -67,11 +62,7 @@ class LocalBlobs:
 
     def path(self, image_id: str, extension: str) -> Path:
         """Where the file of a picture is or would be."""
-        if not _ID.fullmatch(image_id):
-            raise ValueError(f"{image_id!r} is not a picture id: 22 characters of 0-9, A-Z, a-z")
-        if extension not in self._extensions:
-            raise ValueError(f"{extension!r} is not a picture format: one of {', '.join(self._extensions)}")
-        return self._root / image_id[:2].lower() / f"{image_id}.{extension}"
+        return self._root / file_name(image_id, extension, self._extensions)
 
     async def reserve(self, image_id: str, extension: str, size: int) -> Reserved:
         """An open file, so that ``put`` needs no more room for ``size`` bytes, and no more files."""
