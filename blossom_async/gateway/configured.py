@@ -31,9 +31,9 @@ _BLANK = " \t\r\n\v\f\u00a0\u200b\u2060\ufeff"  # what copying a value brings al
 
 
 def cleaned(value: object) -> object:
-    """A value without blanks, line breaks and a byte order mark around it; None for an empty one.
+    """A value without surrounding blanks, line breaks and byte order mark; None for an empty one.
 
-    Of a list every member, and the empty ones are left out.
+    In a list, each member is cleaned and empty ones are left out.
     """
     if isinstance(value, str):
         return value.strip(_BLANK) or None
@@ -46,10 +46,10 @@ def cleaned(value: object) -> object:
 def from_environment(
     environ: Mapping[str, str], names: Collection[str], lists: Collection[str]
 ) -> dict[str, Any]:
-    """The settings of the environment by name, empty ones left out; ``lists`` split at commas and line ends.
+    """The settings in the environment by name, without empty ones; ``lists`` split at commas and line ends.
 
     Raises ``ConfigurationError`` for a value in quotes and for a variable whose name is close to a setting's.
-    Warns of other variables that begin with ``BLOSSOM_`` and that nobody reads.
+    Warns of other unknown variables that begin with ``BLOSSOM_``.
     """
     values: dict[str, Any] = {}
     for variable, written in environ.items():
@@ -62,7 +62,7 @@ def from_environment(
         members = _SEPARATORS.split(written) if name in lists else [written]
         if any(_QUOTED.fullmatch(member.strip(_BLANK)) for member in members):
             raise ConfigurationError(
-                f"{variable}: the value stands in quotes, which would count as part of it; leave them out "
+                f"{variable}: the value is in quotes, which would count as part of it; leave them out "
                 "(no shell reads an env file of Docker)"
             )
         value = cleaned(members if name in lists else written)
@@ -72,10 +72,10 @@ def from_environment(
 
 
 def from_file(path: Path, names: Collection[str]) -> dict[str, Any]:
-    """The settings of section ``[blossom]`` by name, empty ones left out.
+    """The settings in section ``[blossom]`` by name, without empty ones.
 
     Raises ``ConfigurationError`` for a file that cannot be read or is not TOML, for an unknown name in the
-    section, and for settings that stand outside of it. Warns of sections that have nothing of ours.
+    section, and for settings outside it. Warns of other sections.
     """
     document = _toml(path)
     section = document.pop(SECTION, None)
@@ -83,7 +83,7 @@ def from_file(path: Path, names: Collection[str]) -> dict[str, Any]:
         stray = _first_known(title, content, names)
         if stray is not None:
             raise ConfigurationError(
-                f"configuration file {path}: {stray} stands outside of [{SECTION}] and would have no effect; "
+                f"configuration file {path}: {stray} is outside [{SECTION}] and would have no effect; "
                 f"move it below a line [{SECTION}]"
             )
         warnings.warn(f"configuration file {path}: {title} is not read; only [{SECTION}] is", stacklevel=2)
@@ -108,9 +108,9 @@ def from_file(path: Path, names: Collection[str]) -> dict[str, Any]:
 
 
 def expanded(path: Path) -> Path:
-    """The path with ``~`` as the home folder. Raises ``ConfigurationError`` where that is not known."""
+    """The path with ``~`` as the home folder. Raises ``ConfigurationError`` if that is not known."""
     if str(path).startswith("$"):
-        raise ConfigurationError(f"{path}: nothing replaces the variable here; write the folder itself")
+        raise ConfigurationError(f"{path}: variables are not expanded here; write the path itself")
     try:
         return path.expanduser()
     except RuntimeError:
@@ -130,7 +130,7 @@ def _check_unknown(variable: str, names: Collection[str]) -> None:
             f"{variable}: there is no such setting, so it would have no effect; "
             f"did you mean {PREFIX}{close[0].upper()}? Rename it or unset it"
         )
-    warnings.warn(f"{variable} is no setting of Blossom and has no effect", stacklevel=4)
+    warnings.warn(f"{variable} is not a setting of Blossom and has no effect", stacklevel=4)
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -145,11 +145,11 @@ def _toml(path: Path) -> dict[str, Any]:
             f"configuration file {path}: byte {exc.start} is not UTF-8; save the file as UTF-8"
         ) from None
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"configuration file {path}: {exc}; it has to be TOML") from None
+        raise ConfigurationError(f"configuration file {path}: {exc}; it must be TOML") from None
 
 
 def _first_known(title: str, content: object, names: Collection[str]) -> str | None:
-    """What of a top-level entry looks like ours: a setting, or a section named nearly as ours is."""
+    """The part of a top-level entry that looks like ours: a setting, or a misspelt name of the section."""
     if not isinstance(content, dict):
         return title
     if nearest(title.lower(), [SECTION]):
