@@ -1,7 +1,7 @@
-"""Security advisories against the packages that meet strangers' bytes, where an older one is installed.
+"""Security advisories against installed packages that read untrusted bytes.
 
-The floors in pyproject.toml are what this project needs to work beside other packages. What is unsafe below
-that is told at start, not forced.
+pyproject.toml also allows versions that are unsafe, so that other packages can be installed beside this one.
+The gateway warns of unsafe ones at start, and runs.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ __all__ = ["ADVISORIES", "Advisory", "AdvisoryWarning", "advice"]
 
 
 class AdvisoryWarning(UserWarning):
-    """An installed package is known to be unsafe for what this gateway does with it."""
+    """An installed package is known to be unsafe in the way this gateway uses it."""
 
 
 @attrs.frozen
 class Advisory:
-    """What is known against every version of ``package`` before ``fixed``."""
+    """A vulnerability in every version of ``package`` before ``fixed``."""
 
     package: str
     fixed: str
     names: str
     what: str
-    decodes: bool = False  # concerns only who decodes pictures made elsewhere
+    decodes: bool = False  # concerns only gateways that decode pictures made elsewhere
 
 
 ADVISORIES = (
@@ -41,15 +41,14 @@ ADVISORIES = (
         decodes=True,
     ),
 )
-"""Each with the advisory of the package's own maintainers. Those that need a file format, or a function, that
-the gateway does not use are left out."""
+"""Published by the packages' maintainers. Advisories about formats or functions that the gateway does not use
+are left out."""
 
 
 def advice(*, exposed: bool, decodes: bool) -> Iterator[str]:
-    """A sentence for each advisory that concerns this gateway: what is known, and what to install.
+    """A sentence for each advisory that concerns this gateway: the vulnerability, and what to install.
 
-    ``exposed``: others than this machine's user can reach it. ``decodes``: it decodes files of a remote
-    provider.
+    ``exposed``: other machines or users can reach it. ``decodes``: it decodes files of a remote provider.
     """
     for advisory in ADVISORIES:
         found = version(advisory.package)
