@@ -188,7 +188,7 @@ def create_app(
             jobs = await opened.enter_async_context(Supervisor())
             jobs.start("warming up", warm)
             jobs.start("clearing away", upkeep.run)
-            jobs.start("taking up unfinished calls", generation.recover)
+            jobs.start("recovering unfinished calls", generation.recover)
             jobs.start("asking for models", upstreams.poll_models)
             jobs.start("sending webhooks", webhooks.run)
             yield
@@ -266,7 +266,7 @@ def _accounts(settings: Settings) -> list[Account]:
 
 
 def _most_creating(settings: Settings) -> int:
-    """How many connections calls that make pictures may take; fewer if few files may be open."""
+    """How many connections may be taken by calls that make pictures; fewer if few files may be open."""
     reserved = settings.reserved_connections
     if reserved is None:
         reserved = min(max(1, settings.max_connections // 10), settings.max_connections - 1)
