@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from blossom_async.gateway.making.metadata import marked
 from blossom_async.models import FORMATS
 
 __all__ = ["Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
@@ -93,6 +94,7 @@ def encode(
     preset: str | None = None,
     lossy_quality: int | None = None,
     notes: str,
+    mark: bytes | None = None,
 ) -> Encoded:
     """The file for uint8 pixels of shape (height, width, 3), or 4 with alpha.
 
@@ -102,8 +104,8 @@ def encode(
     pixels) or ``print`` (the best quality, with 300 dpi). A preset overrides ``auto``; together with any
     other compression ``thumbnail`` only sets the size. docs/formats.md has the table.
     ``lossy_quality``, 0 to 100, is that of a jpg or a lossy webp, in place of the others.
-    ``notes`` (ASCII) becomes the file's software tag, its only metadata. Nearly all of the default runs
-    without the GIL.
+    ``notes`` (ASCII) becomes the file's software tag and ``mark`` its XMP packet; it has no other metadata.
+    Nearly all of the default runs without the GIL.
 
     Raises ``ValueError`` for pixels of another shape, an unknown format, compression or preset, alpha or
     lossless with jpg, and a preset that contradicts the compression.
@@ -140,7 +142,7 @@ def encode(
     else:
         dpi = PRINT_DPI if weight == "print" else None
         data = _save(Image.fromarray(pixels), file_format, notes, dpi=dpi, **_SAVED_AS[file_format, weight])
-    return Encoded(data, width, height)
+    return Encoded(data if mark is None else marked(data, file_format, mark), width, height)
 
 
 def _weight(file_format: str, compression: str | None, preset: str | None) -> str:

@@ -18,7 +18,6 @@ from blossom_async.gateway.making.metadata import (
     is_plain,
     is_vouched_for,
     kept,
-    marked,
     source_mark,
 )
 from blossom_async.gateway.providers import Artwork, Delivery
@@ -73,15 +72,15 @@ def finished(
         pixels = _read(given, request, provider, whole=len(made) < len(formats))
     for file_format, compression in formats:
         if file_format not in made:
-            file = encode(
+            made[file_format] = encode(
                 pixels,
                 file_format,
                 compression=compression,
                 preset=request.quality_preset,
                 lossy_quality=request.lossy_quality,
                 notes=given.notes,
+                mark=mark,
             )
-            made[file_format] = attrs.evolve(file, data=marked(file.data, file_format, mark))
             provenance[file_format] = "marked"
     fallback = made[formats[-1][0]]
     files = {
