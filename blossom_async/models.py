@@ -54,9 +54,14 @@ __all__ = [
     "to_plain",
 ]
 
-FORMATS: tuple[str, ...] = ("jpg", "png", "webp")
+FORMATS: tuple[str, ...] = ("jpg", "png", "webp", "avif")
 """Of files. A request may also ask for ``auto``: a file in each, and viewers get the best they accept."""
-CONTENT_TYPES: dict[str, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+CONTENT_TYPES: dict[str, str] = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "avif": "image/avif",
+}
 COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
 PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
 PROVENANCES: tuple[str, ...] = ("marked", "provider_c2pa")
@@ -306,7 +311,7 @@ class ImageSettings:
 
     def __attrs_post_init__(self) -> None:
         if self.transparency and self.format == "jpg":
-            raise InvalidRequest("transparency", True, "False with format jpg, or format png or webp")
+            raise InvalidRequest("transparency", True, "False with format jpg, or format png, webp or avif")
         self._check_weight()
         if self.cache_control is not None:
             try:
@@ -317,8 +322,8 @@ class ImageSettings:
                 raise InvalidRequest("cache_control", self.cache_control, str(exc)) from exc
 
     def _check_weight(self) -> None:
-        if self.compression == "lossless" and self.format == "jpg":
-            allowed = "lossy, auto or none with format jpg, or format png or webp"
+        if self.compression == "lossless" and self.format in {"jpg", "avif"}:
+            allowed = f"lossy, auto or none with format {self.format}, or format png or webp"
         elif self.quality_preset == "web_optimized" and self.compression in {"none", "lossless"}:
             allowed = "auto, lossy or not set with quality_preset web_optimized"
         elif self.quality_preset == "print" and self.compression == "lossy":
@@ -331,8 +336,8 @@ class ImageSettings:
     def _check_lossy_quality(self) -> None:
         if self.lossy_quality is None:
             return
-        if self.format not in {"jpg", "webp"}:
-            allowed = f"not set with format {self.format}, or format jpg or webp"
+        if self.format not in {"jpg", "webp", "avif"}:
+            allowed = f"not set with format {self.format}, or format jpg, webp or avif"
         elif self.quality_preset is not None:
             allowed = "not set with a quality_preset"
         elif self.compression not in {None, "lossy"}:
@@ -361,11 +366,11 @@ class ImageRequest(ImageSettings):
     """The picture that is wanted, and how its URL behaves. The one place where options are checked.
 
     Sizes are in pixels, 16 to 4096 a side. ``quality`` is ``standard`` (1 credit), ``hd`` (2) or ``ultra``
-    (4). ``format`` is ``jpg``, ``png`` or ``webp``, or ``auto``: stored in several formats, of which each
+    (4). ``format`` is ``jpg``, ``png``, ``webp`` or ``avif``, or ``auto``: stored in several, of which each
     viewer gets the smallest it accepts. ``transparency`` asks for an alpha channel, which jpg lacks.
     ``compression`` is ``auto``, ``none``, ``lossy`` or ``lossless``; ``quality_preset`` is
     ``web_optimized``, ``thumbnail`` or ``print``; docs/formats.md explains them. ``lossy_quality``, 0 to 100,
-    is the encoder's, for jpg and webp, instead of a ``compression`` or a preset. ``seed`` is 0 to
+    is the encoder's, for jpg, webp and avif, instead of a ``compression`` or a preset. ``seed`` is 0 to
     2,147,483,647; without one the gateway picks one and records it. ``expires_in`` is in seconds, at most
     ten years; afterwards the URL answers 410. ``cache_control`` and ``etag`` become headers of the picture.
     ``tracking_id`` and ``metadata`` are stored with it. ``use_custom_cdn`` puts the URL under the client's

@@ -45,7 +45,9 @@ _PICTURE = (
         "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; default standard."
     ),
     click.option(
-        "--format", metavar="png|jpg|webp|auto", help="Default png; auto: the smallest each viewer accepts."
+        "--format",
+        metavar="png|jpg|webp|avif|auto",
+        help="Default png; auto: the smallest each viewer accepts.",
     ),
     click.option("--transparency", is_flag=True, help="Transparent background; not with jpg."),
     click.option(
@@ -55,7 +57,7 @@ _PICTURE = (
         "--lossy-quality",
         type=int,
         metavar="0-100",
-        help="Quality of a jpg or webp, in place of --compression.",
+        help="Quality of a jpg, webp or avif, in place of --compression.",
     ),
     click.option("--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),

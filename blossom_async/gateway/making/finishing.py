@@ -113,7 +113,7 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
 
 
 def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compression: str | None) -> bool:
-    if given.format != file_format:
+    if given.format != file_format or file_format == "avif":
         return False
     if (compression, request.quality_preset, request.lossy_quality) != (None, None, None):
         return False

@@ -40,16 +40,20 @@ def narrowed(data: bytes, file_format: str, record: ImageRecord, width: int) -> 
     small = whole.resize((width, height), Image.Resampling.HAMMING)
     source = ALGORITHMIC if record.provider == Offline.name else TRAINED
     notes = f"{record.provider} {record.model}; narrowed to {width}x{height}"
-    return marked(_saved(small, file_format, request, notes), file_format, source_mark(source, notes))
+    return _saved(small, file_format, request, notes, source_mark(source, notes))
 
 
-def _saved(image: Image.Image, file_format: str, request: ImageRequest, notes: str) -> bytes:
+def _saved(image: Image.Image, file_format: str, request: ImageRequest, notes: str, mark: bytes) -> bytes:
     if file_format == "png":
         light = request.compression in {"auto", "lossy"} or request.quality_preset in {
             "web_optimized",
             "thumbnail",
         }
-        return encode(np.asarray(image), "png", compression="lossy" if light else None, notes=notes).data
+        compression = "lossy" if light else None
+        return encode(np.asarray(image), "png", compression=compression, notes=notes, mark=mark).data
+    if file_format == "avif":
+        quality = request.lossy_quality
+        return encode(np.asarray(image), "avif", lossy_quality=quality, notes=notes, mark=mark).data
     name, how = _LOSSY[file_format]
     if file_format == "webp" and request.compression in {"lossless", "none"}:
         how = _LOSSLESS_WEBP
@@ -57,4 +61,4 @@ def _saved(image: Image.Image, file_format: str, request: ImageRequest, notes: s
         how = {**how, "quality": max(1, request.lossy_quality)}  # Pillow takes a jpg's 0 for its default
     out = io.BytesIO()
     image.save(out, name, **how)
-    return out.getvalue()
+    return marked(out.getvalue(), file_format, mark)

@@ -19,13 +19,14 @@ from blossom_async.gateway.making.metadata import TRAINED, kept, marked, source_
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.containers import Unusable, jpg_segments, look, png_chunks, webp_chunks
 from blossom_async.gateway.providers.faults import ProviderFault
-from blossom_async.models import ImageRequest
+from blossom_async.models import FORMATS, ImageRequest
 from blossom_async.scenery import paint
 
 PIXELS = paint("a lake", width=96, height=64, seed=1)
 CLEAR = paint("a lake", width=96, height=64, seed=1, transparency=True)
 SECRET = "a secret prompt, Steps: 20, Sampler: Euler"
 NAMES = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+"""Of the formats that are kept as they came."""
 
 
 def file(file_format: str, pixels: np.ndarray = PIXELS, **how: Any) -> bytes:
@@ -226,7 +227,7 @@ def test_inks_are_converted_to_colours() -> None:
     assert Image.open(io.BytesIO(stored(delivered(out.getvalue()), "jpg"))).mode == "RGB"
 
 
-@pytest.mark.parametrize("file_format", NAMES)
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_the_offline_renderer_is_no_trained_model(file_format: str) -> None:
     """Its pictures say so."""
     drawn = Artwork(pixels=PIXELS, model="scenery-1", notes="offline")
