@@ -62,7 +62,7 @@ INFO = (
         ({"transparency": "false"}, "transparency", "'false' cannot be used; allowed: True or False"),
         ({"transparency": True, "format": "jpg"}, "transparency", "False with format jpg"),
         ({"lossy_quality": 101, "format": "jpg"}, "lossy_quality", "a whole number from 0 to 100"),
-        ({"lossy_quality": 80}, "lossy_quality", "format jpg or webp"),
+        ({"lossy_quality": 80}, "lossy_quality", "format jpg, webp or avif"),
         (
             {"lossy_quality": 80, "format": "jpg", "quality_preset": "print"},
             "lossy_quality",
