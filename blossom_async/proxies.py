@@ -33,7 +33,7 @@ def proxy_for(url: URL) -> URL | None:
         sound = proxy.scheme in {"http", "https"} and bool(proxy.host) and proxy.port is not None
     except ValueError:
         sound = False
-    if not sound:  # not said back: a password may be in it
+    if not sound:  # not quoted: it may contain a password
         raise ConfigurationError(
             f"the proxy for {url.scheme}://{url.host} cannot be used; allowed in {url.scheme.upper()}_PROXY: "
             "an http(s) URL such as http://proxy.example.com:3128; or list the host in NO_PROXY"

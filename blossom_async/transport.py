@@ -252,7 +252,7 @@ class Transport:
         if self._known:  # a proxy's hiccup, not a wrong address
             return TransportError(f"{self.base_url} answered {answer}, which no gateway does")
         return ConfigurationError(
-            f"{self.base_url} answered {answer}: that is no Blossom gateway; "
+            f"{self.base_url} answered {answer}: that is not a Blossom gateway; "
             "check base_url or BLOSSOM_BASE_URL"
         )
 

@@ -161,7 +161,9 @@ def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
         }
     if isinstance(item, Mapping):
         return {name: value for name, value in item.items() if value is not None}
-    raise TypeError(f"{shown(item)} is no request; allowed: a prompt, a mapping of options, an ImageRequest")
+    raise TypeError(
+        f"{shown(item)} is not a request; allowed: a prompt, a mapping of options, an ImageRequest"
+    )
 
 
 class UrlBatch(Sequence[str | None]):

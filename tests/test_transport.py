@@ -156,7 +156,9 @@ async def test_a_proxy_that_fails_is_an_outage(status: int) -> None:
 async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> None:
     """What is no gateway is a configuration error in one line that names the address."""
     async with answering(always(**answer)) as transport:
-        with pytest.raises(ConfigurationError, match="that is no Blossom gateway; check base_url") as caught:
+        with pytest.raises(
+            ConfigurationError, match="that is not a Blossom gateway; check base_url"
+        ) as caught:
             await transport.probe(5.0)
         assert transport.base_url in str(caught.value)
         assert "\n" not in str(caught.value)

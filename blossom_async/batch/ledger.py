@@ -89,7 +89,7 @@ class Ledger(Generic[Item, Value]):
         """
         if self._keyed and self._key is None and not isinstance(job.item, str):
             raise ConfigurationError(
-                f"key: missing, and item {job.item!r:.80} is no text; allowed: a function from an item to a "
+                f"key: missing, and item {job.item!r:.80} is not text; allowed: a function from an item to a "
                 "str that is the same for equal items only"
             )
         try:

@@ -976,7 +976,7 @@ class TestBadInput:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             result = await asyncio.to_thread(blossom, "batch", prompts("a lake"), "--base-url", url)
         assert result.status == 2
-        assert "that is no Blossom gateway; check --base-url or BLOSSOM_BASE_URL" in result.stderr
+        assert "that is not a Blossom gateway; check --base-url or BLOSSOM_BASE_URL" in result.stderr
 
     @pytest.mark.parametrize(
         ("options", "says"),

@@ -9,7 +9,7 @@ __all__ = ["BrokenLine", "Entry"]
 
 
 class BrokenLine(ValueError):
-    """A line that is no entry of a prompt file; the message says what was seen and what is allowed."""
+    """A line that is not a valid entry; the message says what was seen and what is allowed."""
 
 
 class Entry(Mapping[str, Any]):

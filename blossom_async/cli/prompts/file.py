@@ -64,7 +64,7 @@ class PromptFile:
         """The entries, at most ``limit``; ``notice`` gets what a person should know of the columns.
 
         A pipe is read in a thread of its own, so that waiting for the next line holds nothing else up.
-        Raises ``ConfigurationError`` for what is no prompt file at all.
+        Raises ``ConfigurationError`` for a file that is not a prompt file.
         """
         found = islice(entries(self._file, self.kind, self.name, notice), limit)
         if self._regular:

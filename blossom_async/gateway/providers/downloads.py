@@ -48,7 +48,7 @@ class Downloads:
         A relative one starts from ``base``, or from the root, as some servers mean it. Raises
         ``ProviderFault``: ``BAD_CONTENT`` that was charged, since the service has made the picture.
         """
-        problem = "it is no http(s) URL"
+        problem = "it is not an http(s) URL"
         urls = dict.fromkeys((exact_url(reference, base), exact_url(reference, base.origin())))
         for wait_s in (0.0, *_AGAIN_S):
             if wait_s:

@@ -44,7 +44,7 @@ class Placeholders:
         for text in hashes:
             if not _HEX.fullmatch(text):
                 raise ConfigurationError(
-                    f"{text[:80]!r} is no hash of a placeholder picture; allowed: MD5 (32) or SHA-256 (64 "
+                    f"{text[:80]!r} is not a hash of a placeholder picture; allowed: MD5 (32) or SHA-256 (64 "
                     "hexadecimal digits), as `md5sum` or `sha256sum` prints it"
                 )
         self._md5s = frozenset(text for text in hashes if len(text) == _MD5_DIGITS)
