@@ -330,7 +330,7 @@ def test_known_placeholders_have_a_source() -> None:
 @pytest.mark.parametrize("text", ["", "abc", "g" * 32, "a" * 40])
 def test_what_is_no_hash_is_refused(text: str) -> None:
     """Else a placeholder would never be known."""
-    with pytest.raises(ConfigurationError, match="no hash"):
+    with pytest.raises(ConfigurationError, match="not a hash"):
         Placeholders([text])
 
 
