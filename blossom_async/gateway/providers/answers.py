@@ -38,7 +38,7 @@ _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
 
 def fields_of(body: bytes, content_type: str = "") -> dict[str, Any]:
-    """The JSON object in an answer, or an empty one. Reads what ``document_of`` does."""
+    """The JSON object in an answer, or an empty one. As tolerant as ``document_of``."""
     document = document_of(body, content_type)
     return document if isinstance(document, dict) else {}
 
@@ -46,8 +46,8 @@ def fields_of(body: bytes, content_type: str = "") -> dict[str, Any]:
 def document_of(body: bytes, content_type: str = "") -> Any:
     """The JSON document in an answer, or None.
 
-    Also of JSON that the standard forbids and servers send: with NaN, a byte order mark, raw control
-    characters, text after its end, or in another charset than UTF-8.
+    Tolerates invalid JSON that servers send: with NaN, a byte order mark, raw control characters, text after
+    its end, or in a charset other than UTF-8.
     """
     try:
         return orjson.loads(body)
@@ -67,10 +67,10 @@ def _tolerated(body: bytes, content_type: str) -> object:
 
 
 async def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
-    """The first picture in an answer, or the URL that leads to it, or None; and the fields beside it.
+    """The first picture in an answer, its URL, or None; and the other fields of the answer.
 
-    The picture may be the body itself. In JSON it is found under all the names that servers have for it. A
-    large body is read in a thread.
+    The picture may be the body itself. In JSON it is found under every name that servers use for it. A large
+    body is read in a thread.
     """
     if len(body) < _SMALL:
         return _opened(body, content_type)
@@ -85,7 +85,7 @@ def _opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping
 
 
 def picture_of(document: object) -> bytes | str | None:
-    """As ``opened``, in a document that was parsed."""
+    """As ``opened``, for a parsed document."""
     unlike: bytes | None = None
     for name, text in _texts(document, "", _DEEPEST):
         if (packed := _DATA_URL.match(text[:128])) is not None:
@@ -103,7 +103,7 @@ def picture_of(document: object) -> bytes | str | None:
 
 
 def _texts(value: object, name: str, deepest: int) -> Iterator[tuple[str, str]]:
-    """The texts that may be a picture, best first, each with the name it stands under."""
+    """The texts that may be a picture, the likeliest first, each with the name of its field."""
     if isinstance(value, str) and value.strip():
         yield name, value
     elif isinstance(value, list) and deepest:

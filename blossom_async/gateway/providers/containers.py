@@ -63,7 +63,7 @@ class Seen:
 
 
 class Unusable(Exception):
-    """Bytes that are no complete picture; the message says what they are."""
+    """The bytes are not a complete picture; the message says what they are."""
 
 
 def format_of(data: bytes) -> str | None:
@@ -86,7 +86,7 @@ def format_of(data: bytes) -> str | None:
 def look(data: bytes) -> Seen:
     """What the file is. Raises ``Unusable`` for anything but a complete picture.
 
-    Bytes after its end are passed over, as every viewer does.
+    Bytes after its end are ignored, as in every viewer.
     """
     try:
         match format_of(data):
@@ -232,7 +232,7 @@ def _turned(seen: Seen, orientation: int) -> Seen:
 
 
 def _orientation(exif: bytes) -> int:
-    """How the picture is to be turned; 1, as it is, where the Exif says nothing that makes sense."""
+    """How the picture must be turned; 1 (not at all) if the Exif does not say, or is broken."""
     try:
         (found,) = _tiff_fields(exif.removeprefix(_EXIF)).get(_ORIENTATION, (1,))
     except (struct.error, IndexError, KeyError, ValueError):

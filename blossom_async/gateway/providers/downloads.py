@@ -1,4 +1,4 @@
-"""Pictures that a service gives as URLs, fetched as they were given."""
+"""Fetches the pictures that a service answers as URLs, exactly as they are written."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Downloads:
         self._wire = Wire(provider, session, timeout_s=timeout_s, connect_s=connect_s)
 
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
-        """What the URL leads to, over at most three redirects.
+        """The answer from the URL, after at most three redirects.
 
-        A relative one starts from ``base``, or from the root, as some servers mean it. Raises
-        ``ProviderFault``: ``BAD_CONTENT`` that was charged, since the service has made the picture.
+        A relative URL starts at ``base`` or, as some servers mean it, at the root. Raises ``ProviderFault``:
+        ``BAD_CONTENT`` that was charged, since the service has made the picture.
         """
         problem = "it is not an http(s) URL"
         urls = dict.fromkeys((exact_url(reference, base), exact_url(reference, base.origin())))
@@ -72,7 +72,7 @@ class Downloads:
         )
 
     async def _found(self, url: URL) -> Answer | tuple[str, bool]:
-        """The answer, or why there is none and whether that may pass."""
+        """The answer, or why there is none and whether a later try may succeed."""
         for _ in range(_REDIRECTS + 1):
             try:
                 answer = await self._asked(url)
@@ -87,7 +87,7 @@ class Downloads:
         return f"{url.host} answered {answer.status}", answer.status in _PASSING or answer.status >= 500
 
     async def _asked(self, url: URL) -> Answer:
-        """The answer. While this machine may open no connection it waits, since the picture is paid for."""
+        """The answer. Waits while this machine can open no connection: the picture is paid for."""
         for _ in range(_TRIES_TO_CONNECT):
             try:
                 return await self._wire.ask("GET", url, headers={})
@@ -100,9 +100,9 @@ class Downloads:
 
 
 def exact_url(reference: str, base: URL) -> URL | None:
-    """The URL with every escape as it is written, as signatures need it; None if it is no http(s) URL.
+    """The URL with every escape as written, because signatures need that; None if it is not http(s).
 
-    Only what no request line can hold, such as blanks, is escaped.
+    Only characters that a request line cannot hold, such as blanks, are escaped.
     """
     try:
         parts = urlsplit(urljoin(str(base), reference.strip()))

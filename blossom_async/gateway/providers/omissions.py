@@ -1,4 +1,4 @@
-"""Parameters that a request can do without: what a server refuses by name is not sent again."""
+"""Optional parameters of a request: one that a server refuses by name is not sent again."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _DEEPEST = 5
 
 
 class Omissions:
-    """What is left out of requests: ``always``, and for each model what its server has refused.
+    """The parameters left out of requests: ``always``, and those that a model's server has refused.
 
-    The last thousand refusals are remembered, as long as the process lives. Raises ``ConfigurationError`` for
-    a name that cannot be left out.
+    The last thousand refusals are remembered until the process ends. Raises ``ConfigurationError`` for a name
+    that cannot be left out.
     """
 
     def __init__(self, always: Iterable[str] = ()) -> None:
@@ -57,7 +57,7 @@ class Omissions:
         self._refused: LRUCache[tuple[str, str, str | None], bool] = LRUCache(maxsize=1000)
 
     def names(self, model: str, body: Mapping[str, object]) -> set[str]:
-        """What is not to be sent of a body."""
+        """The names in a body that must not be sent."""
         return {
             name
             for name, value in body.items()
@@ -67,7 +67,7 @@ class Omissions:
         }
 
     def remember(self, model: str, body: Mapping[str, object], refused: Mapping[str, bool]) -> None:
-        """Notes names that were refused: whatever their value where ``True``, else with the value sent."""
+        """Remembers refused names: with any value if ``True``, otherwise only with the value sent."""
         for name, whatever in refused.items():
             value = body[name]
             if whatever or isinstance(value, str):
@@ -75,7 +75,7 @@ class Omissions:
 
 
 def refused_names(document: object, sent: Collection[str]) -> dict[str, bool]:
-    """Which of the names sent a refusal is about; True for one the server does not know at all."""
+    """The names sent that a refusal is about; True for a name that the server does not know at all."""
     told = list(_told(document, "", _DEEPEST))
     words = " ".join(text for where, text in told if where in _SAID_IN)
     named = {re.split(r"[.\[\]/]", text.rstrip("]"))[-1] for where, text in told if where in _NAMED_IN}
@@ -88,7 +88,7 @@ def refused_names(document: object, sent: Collection[str]) -> dict[str, bool]:
 
 
 def _told(value: Any, where: str, deepest: int) -> Iterator[tuple[str, str]]:
-    """The texts in a refusal, each with the name it stands under."""
+    """The texts in a refusal, each with the name of its field."""
     if isinstance(value, str):
         yield where, value[:2000]
     elif isinstance(value, list) and deepest:

@@ -205,11 +205,11 @@ class Wire:
             raise self._accident(passage, f"{what} ({type(exc).__name__})") from exc
 
     async def knows(self, url: URL, headers: Mapping[str, str]) -> bool:
-        """Whether the service knows this address; not if it answers 404, 405 or with a page."""
+        """Whether the path exists at the service: False if it answers 404, 405 or an HTML page."""
         try:
             answer = await self.ask("GET", url, headers=headers)
         except ProviderFault:
-            return True  # for all that is known
+            return True  # it cannot be told
         return answer.status not in {404, 405} and not answer.is_page
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
