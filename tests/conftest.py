@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import Mock
 
 import aiohttp
@@ -18,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from blossom_async import BlossomClient
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
+from blossom_async.gateway.storage.records import Records
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
@@ -41,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Every core; for one file this process alone, so that ``-s`` and ``--pdb`` work as usual."""
-    return 0 if _files_named(config) == 1 else os.cpu_count() or 1
+    """Two for each core, as tests often wait; for one file this process alone, for ``-s`` and ``--pdb``."""
+    return 0 if _files_named(config) == 1 else 2 * (os.cpu_count() or 1)
 
 
 # A machine may be as slow as it is.
@@ -73,10 +78,33 @@ class RunningGateway:
         return BlossomClient(self.base_url, api_key=self.api_key, **options)  # type: ignore[arg-type]
 
 
+@cache
+def _empty_database() -> bytes:
+    """The file of a gateway that has made no picture."""
+
+    async def build(path: Path) -> None:
+        records = Records(path)
+        await records.open()
+        await records.close()
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as apart:
+        built = Path(folder) / "records.sqlite"
+        apart.submit(asyncio.run, build(built)).result()
+        return built.read_bytes()
+
+
+def _with_database(data_dir: Path) -> None:
+    """Puts an empty database there: a copy is quicker than to build all tables step by step."""
+    if not data_dir.exists():
+        data_dir.mkdir(mode=0o700, parents=True)
+        (data_dir / "records.sqlite").write_bytes(_empty_database())
+
+
 @asynccontextmanager
 async def running_gateway(data_dir: Path, **changes: object) -> AsyncIterator[RunningGateway]:
     """A real gateway in this loop, with these settings. Use it with ``async with`` inside the test."""
     settings = Settings(data_dir=data_dir, **{"api_keys": (KEY,), **changes})  # type: ignore[arg-type]
+    _with_database(data_dir)
     async with serving(settings, listen("127.0.0.1", 0)) as base_url:
         yield RunningGateway(base_url, data_dir)
 
