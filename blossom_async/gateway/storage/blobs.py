@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -76,13 +76,24 @@ class Blobs(Protocol):
     async def discard(self, image_id: str) -> None:
         """Removes what an ended process has left unfinished of a picture."""
 
-    async def put(self, image_id: str, extension: str, data: bytes, reserved: Reserved | None = None) -> None:
+    async def put(
+        self,
+        image_id: str,
+        extension: str,
+        data: bytes,
+        reserved: Reserved | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         """Stores the bytes, in what was reserved if anything was; then they survive a power cut.
+
+        Returns the bytes that stand there from now on. They may be of another writer who was quicker.
+        ``headers`` are what HTTP should say of them, for places that keep it.
 
         Raises ``Overloaded`` with code ``storage_full`` when there is no room, ``storage_failed`` for any
         other failure, and ``OutOfFiles``; then nothing is left behind. A call that is cancelled may still
         store them.
         """
+        ...
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes from ``start`` up to ``stop``, by default all; fewer if they end before.

@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -75,8 +75,17 @@ class LocalBlobs:
     async def discard(self, image_id: str) -> None:
         await self._threads.run(_discard, self._root / image_id[:2].lower(), image_id)
 
-    async def put(self, image_id: str, extension: str, data: bytes, reserved: Reserved | None = None) -> None:
+    async def put(
+        self,
+        image_id: str,
+        extension: str,
+        data: bytes,
+        reserved: Reserved | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The file is replaced: a folder has one writer of a picture at a time."""
         await self._threads.run(self._write, self.path(image_id, extension), data, reserved)
+        return data
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         return await self._threads.run(_read, self.path(image_id, extension), start, stop)

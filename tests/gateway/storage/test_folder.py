@@ -73,8 +73,8 @@ async def test_files_are_for_their_owner_only(blobs: LocalBlobs) -> None:
 
 async def test_putting_again_replaces_the_file_whole(blobs: LocalBlobs) -> None:
     """A repeated `put`, as after a crash, ends with one file and the newer bytes."""
-    await blobs.put(ID, "png", b"first")
-    await blobs.put(ID, "png", b"second")
+    assert await blobs.put(ID, "png", b"first") == b"first"
+    assert await blobs.put(ID, "png", b"second") == b"second"
     assert await blobs.read(ID, "png") == b"second"
     assert [path.name for path in blobs.path(ID, "png").parent.iterdir()] == [f"{ID}.png"]
 
