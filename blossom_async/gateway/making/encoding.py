@@ -16,13 +16,14 @@ import attrs
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
+from blossom_async.errors import InvalidRequest
 from blossom_async.gateway.making.metadata import marked
 from blossom_async.models import FORMATS
 
-__all__ = ["Encoded", "dominant_colour", "encode", "thumbhash", "warm_up"]
+__all__ = ["Encoded", "check_encodable", "dominant_colour", "encode", "has_avif", "thumbhash", "warm_up"]
 
 AUTO_SSIM = 0.985
 """Structural similarity that ``compression="auto"`` keeps: no visible loss."""
@@ -101,6 +102,18 @@ def warm_up() -> None:
     """Imports the codecs of our formats. The first ``save`` would import all of Pillow's, in 25 to 100 ms."""
     Image.preinit()
     import_module("PIL.WebPImagePlugin")  # Pillow itself imports it together with forty others
+
+
+def has_avif() -> bool:
+    """Whether the installed Pillow can write avif."""
+    return bool(features.check("avif"))
+
+
+def check_encodable(file_format: str) -> None:
+    """Raises ``InvalidRequest`` for avif where the installed Pillow cannot write it."""
+    if file_format == "avif" and not has_avif():
+        allowed = "jpg, png, webp or auto here, whose Pillow was built without avif; its own wheels have it"
+        raise InvalidRequest("format", file_format, allowed)
 
 
 def encode(

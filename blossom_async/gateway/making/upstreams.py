@@ -14,6 +14,7 @@ import attrs
 from blossom_async.batch import Gate, RateLimit, Slots
 from blossom_async.errors import InvalidRequest, Overloaded
 from blossom_async.gateway.making.callers import Callers
+from blossom_async.gateway.making.encoding import check_encodable
 from blossom_async.gateway.making.pace import Pace
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Provider
@@ -213,6 +214,7 @@ class Upstreams:
 
     def able(self, request: ImageRequest) -> list[Upstream]:
         """Those that can honour the whole request, in order. Raises ``InvalidRequest`` if none can."""
+        check_encodable(request.format)
         refusals: list[InvalidRequest] = []
         found = []
         for upstream in self._upstreams:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from PIL import features
 
-from blossom_async.errors import Gone
+from blossom_async.errors import Gone, InvalidRequest
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
@@ -86,4 +87,19 @@ async def test_a_key_does_not_bring_back_what_has_expired(tmp_path: Path) -> Non
         clock[0] += timedelta(seconds=60)
         with pytest.raises(Gone, match="expired"):
             await rooms.create(REQUEST)
+    workers.close()
+
+
+async def test_avif_is_refused_where_pillow_lacks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is drawn or paid, and when only the price is asked for."""
+    monkeypatch.setattr(features, "check", lambda feature: feature != "avif")
+    workers = Workers(1)
+    provider = Counting(workers.run)
+    request = ImageRequest("a lake", width=16, height=16, format="avif")
+    async with house(tmp_path / "data", provider) as rooms:
+        with pytest.raises(InvalidRequest, match="Pillow was built without avif"):
+            await rooms.generation.create(request, tenant="main", payer="")
+        with pytest.raises(InvalidRequest, match="allowed: jpg, png, webp or auto"):
+            rooms.generation.estimate(request)
+    assert provider.calls == 0
     workers.close()
