@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blossom_async.gateway.making.decoding import Undecodable, decoded
-from blossom_async.gateway.making.encoding import Encoded, dominant_colour, encode, thumbhash
+from blossom_async.gateway.making.encoding import (
+    Encoded,
+    dominant_colour,
+    encode,
+    has_avif,
+    lighter_avif,
+    thumbhash,
+)
 from blossom_async.gateway.making.metadata import (
     ALGORITHMIC,
     TRAINED,
@@ -83,6 +90,12 @@ def finished(
             )
             provenance[file_format] = "marked"
     fallback = made[formats[-1][0]]
+    if request.format == "auto" and has_avif() and _is_lossy(request):
+        avif = lighter_avif(
+            pixels, made["webp"].data, preset=request.quality_preset, notes=given.notes, mark=mark
+        )
+        if avif is not None:
+            made, provenance["avif"] = {"avif": avif, **made}, "marked"
     files = {
         StoredFile(
             format=file_format,
@@ -110,6 +123,11 @@ def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:
     plain = request.compression is None and request.quality_preset is None
     # webp's default is lossless, which is heavier than the jpg beside it.
     return (("webp", "lossy" if plain else request.compression), (fallback, request.compression))
+
+
+def _is_lossy(request: ImageRequest) -> bool:
+    """Whether the webp of ``auto`` is."""
+    return request.compression not in {"none", "lossless"} and request.quality_preset != "print"
 
 
 def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compression: str | None) -> bool:

@@ -8,12 +8,13 @@ import struct
 import zlib
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from blossom_async.gateway.making.finishing import finished
-from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.containers import look
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.models import ImageRequest
@@ -346,3 +347,25 @@ def test_a_pngs_primaries_are_honoured(chunks: tuple[tuple[bytes, bytes], ...]) 
 def test_a_png_that_means_srgb_or_nothing_keeps_its_pixels(chunks: tuple[tuple[bytes, bytes], ...]) -> None:
     """Every one of them."""
     assert np.array_equal(np.asarray(stored(with_chunks(*chunks))), PIXELS)
+
+
+def test_auto_has_an_avif_where_that_is_lighter_than_the_webp() -> None:
+    """And no worse; whoever accepts it is sent it. No avif of a thumbnail is lighter."""
+    pixels = paint("a forest in autumn", width=512, height=512, seed=2)
+    drawn = Artwork(pixels=pixels, model="m", notes="p m")
+    request = ImageRequest("x", width=512, height=512, format="auto")
+    made = finished(drawn, request, "p")
+    sizes = {each.format: each.file_size for each in made.files}
+    assert list(sizes) == ["avif", "webp", "jpg"]
+    assert sizes["avif"] < sizes["webp"]
+    assert {each.provenance for each in made.files} == {"marked"}
+    small = finished(drawn, attrs.evolve(request, quality_preset="thumbnail"), "p")
+    assert [each.format for each in small.files] == ["webp", "jpg"]
+
+
+@pytest.mark.parametrize("asked", [{"compression": "lossless"}, {"quality_preset": "print"}], ids=str)
+def test_auto_has_no_avif_beside_a_lossless_webp(asked: dict[str, Any]) -> None:
+    """An avif would lose something."""
+    drawn = Artwork(pixels=PIXELS, model="m", notes="p m")
+    made = finished(drawn, ImageRequest("x", width=96, height=64, format="auto", **asked), "p")
+    assert "avif" not in {each.format for each in made.files}
