@@ -1,0 +1,49 @@
+"""Object stores for tests: moto in a thread, seaweedfs as a process. Both speak S3, on loopback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["BUCKET", "environment", "moto"]
+
+BUCKET = "pictures"
+_SECRET = "the-secret-of-the-tests"
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a program needs to know of the store, in the names of Amazon's tools."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "key-of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": _SECRET,
+        "AWS_REGION": "us-east-1",
+    }
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """The address of a store in memory, which takes any credentials. It has one bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        told = environment(endpoint)
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
+            region_name=told["AWS_REGION"],
+        )
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+        yield endpoint
+    finally:
+        server.stop()
