@@ -77,6 +77,7 @@ WIDTH = "/w[1-9][0-9]{1,3}"  # a pattern: what follows the id in the URL of a pi
 MAX_SEED = 2_147_483_647  # the widest range that every supported provider accepts
 MAX_EXPIRES_IN = 315_360_000  # ten years
 MAX_SIGNATURE_TTL = 604_800  # a week
+MAX_WIDTHS = 16  # of one picture, besides its own
 MAX_RULES = 100  # domains or networks of one picture
 _HUGE = 2**63  # numbers from here on are in no range, and costly to convert
 
@@ -205,6 +206,22 @@ def _networks(value: Any) -> Any:
     return _canonical("ip_whitelist", value, rules.network_rule)
 
 
+def _widths(value: Any) -> Any:
+    """Widths as a sorted tuple, without repetitions."""
+    if value is None:
+        return None
+    allowed = f"a list of 1 to {MAX_WIDTHS} whole numbers of pixels from {MIN_SIDE} to {MAX_SIDE}"
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection):
+        raise InvalidRequest("widths", value, allowed)
+    found = [_integral(one) for one in value]
+    if not 1 <= len(found) <= MAX_WIDTHS:
+        raise InvalidRequest("widths", value, allowed, seen=f"a list of {len(found)}")
+    for one in found:
+        if type(one) is not int or not MIN_SIDE <= one <= MAX_SIDE:
+            raise InvalidRequest("widths", one, allowed)
+    return tuple(sorted(set(found)))
+
+
 def _access_key(value: object) -> object:
     if value in (".", ".."):  # in the path of the call that revokes it, every client would resolve them away
         raise InvalidRequest("access_key", value, "a name other than . and .., which no URL can hold")
@@ -306,6 +323,7 @@ class ImageSettings:
     ip_whitelist: tuple[str, ...] | None = attrs.field(default=None, converter=_networks)
     require_auth: bool = attrs.field(default=False, validator=_flag)
     require_signature: bool = attrs.field(default=False, validator=_flag)
+    widths: tuple[int, ...] | None = attrs.field(default=None, converter=_widths)
     use_custom_cdn: bool = attrs.field(default=False, validator=_flag)
     defer: bool = attrs.field(default=False, validator=_flag)
 
@@ -373,6 +391,8 @@ class ImageRequest(ImageSettings):
     is the encoder's, for jpg, webp and avif, instead of a ``compression`` or a preset. ``seed`` is 0 to
     2,147,483,647; without one the gateway picks one and records it. ``expires_in`` is in seconds, at most
     ten years; afterwards the URL answers 410. ``cache_control`` and ``etag`` become headers of the picture.
+    ``widths`` are those, below its own, in which the picture is also served, at its URL with ``/w640``
+    after the id; the gateway's settings have the default.
     ``tracking_id`` and ``metadata`` are stored with it. ``use_custom_cdn`` puts the URL under the client's
     ``cdn_prefix``. ``defer`` returns the URL before the picture is made.
 
@@ -411,6 +431,7 @@ class ImageOptions(TypedDict, total=False):
     ip_whitelist: Collection[str] | None
     require_auth: bool
     require_signature: bool
+    widths: Collection[int] | None
     use_custom_cdn: bool
     defer: bool
 
@@ -612,7 +633,7 @@ def _strict(kind: type[T]) -> Callable[[Any, type[T]], T]:
     return check
 
 
-_AS_SENT: set[Any] = {str | None, int | None, tuple[str, ...] | None, datetime | None}
+_AS_SENT: set[Any] = {str | None, int | None, tuple[str, ...] | None, tuple[int, ...] | None, datetime | None}
 
 
 def _requests() -> cattrs.Converter:

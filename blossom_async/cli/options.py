@@ -69,6 +69,14 @@ _PICTURE = (
     click.option("--tracking-id", metavar="NAME", help="The campaign that views are counted under."),
     click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Stored with it; repeatable."),
     click.option(
+        "--also-width",
+        "widths",
+        type=int,
+        multiple=True,
+        metavar="PIXELS",
+        help="A width below its own in which it is served, too; repeatable.",
+    ),
+    click.option(
         "--allowed-domain",
         "allowed_domains",
         multiple=True,
@@ -94,8 +102,9 @@ PICTURE = [
 ]
 GATEWAY = ["--base-url", "--api-key-file", "--timeout"]
 URL = [
-    *("--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata", "--allowed-domain"),
-    *("--allowed-ip", "--require-auth", "--require-signature", "--defer", "--cdn-prefix", "--use-custom-cdn"),
+    *("--expires-in", "--cache-control", "--etag", "--tracking-id", "--metadata", "--also-width"),
+    *("--allowed-domain", "--allowed-ip", "--require-auth", "--require-signature", "--defer"),
+    *("--cdn-prefix", "--use-custom-cdn"),
 ]
 """The names of these options, for the panels of a command's help."""
 

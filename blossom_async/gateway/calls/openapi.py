@@ -77,6 +77,7 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
         },
         "allowed_domains": _RULES,
         "ip_whitelist": _RULES,
+        "widths": {"minItems": 1, "maxItems": models.MAX_WIDTHS, "items": {"type": "integer", **_SIDE}},
     },
     SignRequest: {
         "signature_ttl": {"minimum": 1, "maximum": models.MAX_SIGNATURE_TTL},

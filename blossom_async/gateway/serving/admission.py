@@ -127,7 +127,9 @@ class Gatekeeper:
     def _check_offered(self, url: PictureUrl, request: ImageRequest, stored: Iterable[str]) -> None:
         if url.extension not in (None, request.format, *stored):
             raise no_picture()
-        if url.width is not None and url.width not in self._widths:
+        if url.width is not None and url.width not in (
+            self._widths if request.widths is None else request.widths
+        ):
             raise no_picture()
 
 

@@ -6,12 +6,15 @@ import io
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import attrs
 import pytest
 from PIL import Image
 
+from blossom_async.errors import InvalidRequest
+from blossom_async.models import ImageRequest
 from tests.conftest import RunningGateway, running_gateway
 
 
@@ -93,3 +96,21 @@ async def test_the_widths_of_the_settings(tmp_path: Path) -> None:
         url = await client.image.generate_url("a lake", format="jpg", width=400, height=200)
         assert (await ask(f"{url}/w100")).size == (100, 50)
         assert (await ask(f"{url}/w320")).status == 404
+
+
+async def test_the_widths_of_a_request(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """They take the place of those of the settings."""
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("a lake", format="jpg", width=400, height=200, widths=[99, 200])
+        assert (await ask(f"{url}/w99")).size == (99, 50)
+        assert (await ask(f"{url}/w200")).size == (200, 100)
+        assert (await ask(f"{url}/w320")).status == 404
+
+
+@pytest.mark.parametrize(
+    "widths", [[], [15], [4097], ["640"], [640.5], [True], 640, "640", [[640]], range(16, 33)]
+)
+def test_widths_that_cannot_be(widths: Any) -> None:
+    """Refused before anything is sent."""
+    with pytest.raises(InvalidRequest, match="a list of 1 to 16 whole numbers"):
+        ImageRequest("a lake", widths=widths)
