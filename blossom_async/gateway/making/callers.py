@@ -1,17 +1,64 @@
-"""Who waits for a picture."""
+"""Who waits for a picture, and whether anybody still does."""
 
 from __future__ import annotations
 
-import attrs
+import asyncio
+import contextlib
+from collections.abc import Iterator
 
+from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.priority import Priority
 
 __all__ = ["Callers"]
 
 
-@attrs.frozen
 class Callers:
     """Those who wait for one picture. If ``hurried``, a long wait is refused instead of begun."""
 
-    priority: Priority
-    hurried: bool = False
+    def __init__(self, priority: Priority, *, hurried: bool = False) -> None:
+        self.priority = priority
+        self.hurried = hurried
+        self.dropped = False
+        """Whether the picture was given up because all of them had left."""
+        self._here = 0
+        self._came = False
+        self._in_line: asyncio.Task[object] | None = None
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """One caller waits during the block."""
+        self._came = True
+        self._here += 1
+        try:
+            yield
+        finally:
+            self._here -= 1
+            if self._in_line is not None and not self._here:
+                self.dropped = self._in_line.cancel()
+
+    @contextlib.contextmanager
+    def in_line(self) -> Iterator[None]:
+        """The block waits for the picture's turn. It ends with ``Overloaded`` once all callers have left.
+
+        A picture that nobody has waited for, such as a deferred one, keeps its place.
+        """
+        if self._came and not self._here:
+            self.dropped = True
+            raise _left()
+        task = self._in_line = asyncio.current_task()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task is None or not self.dropped or task.uncancel():
+                raise
+            raise _left() from None
+        finally:
+            self._in_line = None
+
+
+def _left() -> Overloaded:
+    return Overloaded(
+        "every caller left before the picture was begun; send the request again",
+        code="callers_left",
+        retry_after_s=1.0,
+    )

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from blossom_async.errors import Conflict, Gone, InvalidRequest, Overloaded
+from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.finishing import Finish, finished
 from blossom_async.gateway.making.free import Free
 from blossom_async.gateway.making.joining import Joining
@@ -113,11 +114,9 @@ class Generation:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
         order = Order(request=request, tenant=tenant, payer=payer, key=key, priority=priority)
         upstream = self._upstreams.able(request)[0]
-        if upstream.provider.remote or request.defer:
-            make = partial(self._claimed, order)
-        else:
-            make = partial(self._drawn, order, upstream)
-        (made, replayed), joined = await self._joining.run(order, make)
+        claims = upstream.provider.remote or request.defer
+        make = partial(self._claimed, order) if claims else partial(self._drawn, order, upstream)
+        (made, replayed), joined = await self._joining.run(order, make, keep=claims)
         return made, replayed or joined
 
     def estimate(self, request: ImageRequest) -> Estimate:
@@ -218,7 +217,8 @@ class Generation:
             self._upstreams.check_wait(order.request, order.callers)
             standing = await self._records.write(partial(call_records.claim, new))
             if standing is new:
-                task = self._paid.start(new, order.callers)
+                callers = Callers(order.priority) if order.request.defer else order.callers
+                task = self._paid.start(new, callers)
         if standing is not new:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.

@@ -30,16 +30,16 @@ class Order:
     key: str | None
     priority: Priority
     fingerprint: str = attrs.field(init=False)
-
-    @property
-    def callers(self) -> Callers:
-        """Those who wait: nobody does for a deferred one."""
-        hurried = self.priority is Priority.INTERACTIVE and not self.request.defer
-        return Callers(self.priority, hurried=hurried)
+    callers: Callers = attrs.field(init=False, eq=False)
 
     @fingerprint.default
     def _fingerprint(self) -> str:
         return hashlib.sha256(to_json(self.request)).hexdigest()
+
+    @callers.default
+    def _callers(self) -> Callers:
+        hurried = self.priority is Priority.INTERACTIVE and not self.request.defer
+        return Callers(self.priority, hurried=hurried)
 
     def pinned(self) -> ImageRequest:
         """The request with a seed: its own, or a random one."""

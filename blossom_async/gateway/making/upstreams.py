@@ -161,8 +161,9 @@ class Upstream:
         longest_s = self._longest_s(callers)
         self._line[callers.priority] += 1
         try:
-            async with asyncio.timeout(None if longest_s is None else _LATE * longest_s):
-                await self._slots.acquire(callers.priority)
+            with callers.in_line():
+                async with asyncio.timeout(None if longest_s is None else _LATE * longest_s):
+                    await self._slots.acquire(callers.priority)
         finally:
             self._line[callers.priority] -= 1
 
