@@ -164,6 +164,14 @@ class BlockingImages:
         """As ``Images.generate_url_with_info``."""
         return self._result(self._images.generate_url_with_info(prompt, **options))
 
+    def get(self, url: str) -> ImageInfo:
+        """As ``Images.get``."""
+        return self._result(self._images.get(url))
+
+    def delete(self, url: str) -> None:
+        """As ``Images.delete``."""
+        return self._result(self._images.delete(url))
+
     def generate_urls_batch(self, prompts: Iterable[str], **options: Unpack[BatchOptions]) -> UrlBatch:
         """As ``Images.generate_urls_batch``; ``on_progress`` is called in the client's own thread."""
         return self._result(self._images.generate_urls_batch(prompts, **options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import partial
 from types import NoneType
@@ -24,7 +24,7 @@ from blossom_async.batch import (
     stream,
 )
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import InvalidRequest
+from blossom_async.errors import Gone, InvalidRequest
 from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
 from blossom_async.models import (
@@ -62,7 +62,7 @@ __all__ = ["Images"]
 
 Answer = TypeVar("Answer")
 
-_PATH = re.compile(rf".*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
+_PATH = re.compile(rf"({IMAGE_ID})|.*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
 _PRELOAD_AT_ONCE = 32
 
 
@@ -97,6 +97,23 @@ class Images:
         """As ``generate_url``, with everything the gateway knows about the picture."""
         request = self._checked({"prompt": prompt, **options})
         return self._cdn.placed(await self._call(_creation(request)), request)
+
+    async def get(self, url: str) -> ImageInfo:
+        """Everything the gateway knows about a picture, given any of its URLs or its id.
+
+        Also of an expired picture, and of a deferred one while it is being made. Raises ``InvalidRequest``,
+        ``NotFound``, and ``Gone`` if the picture was deleted.
+        """
+        return await self._call(Exchange("GET", f"/v1/images/{_image_id(url)}", ImageInfo))
+
+    async def delete(self, url: str) -> None:
+        """Deletes a picture and erases its prompt and metadata, given any of its URLs or its id.
+
+        Its URLs answer 410 from now on, except where a cache in front of the gateway still has it. Safe to
+        repeat. Raises ``InvalidRequest``, ``NotFound``, and ``Conflict`` while it is being made.
+        """
+        with suppress(Gone):
+            await self._call(Exchange("DELETE", f"/v1/images/{_image_id(url)}", NoneType))
 
     async def generate_signed_url(
         self,
@@ -368,5 +385,7 @@ def _image_id(url: object) -> str:
     path = url.partition("?")[0].partition("#")[0] if isinstance(url, str) else ""
     found = _PATH.fullmatch(path)
     if not found:
-        raise InvalidRequest("url", url, "a URL from the gateway: .../image/{id} or .../generated/{id}.png")
-    return found[1] or found[2]
+        raise InvalidRequest(
+            "url", url, "an id, or a URL from the gateway: .../image/{id} or .../generated/{id}.png"
+        )
+    return found[1] or found[2] or found[3]

@@ -435,6 +435,25 @@ async def test_an_api_key_is_one_line(gateway: Gateway, monkeypatch: pytest.Monk
     assert "secret" not in str(caught.value)
 
 
+async def test_a_picture_is_known_and_deleted_by_url_or_id(
+    gateway: Gateway,
+) -> None:
+    """Any form of its URL will do; once deleted it is gone."""
+    async with gateway as running, running.client() as client:
+        info = await client.image.generate_url_with_info("a lake", **TINY)
+        signed = await client.image.sign_url(info.id)
+        for name in (info.url, signed, info.id, f"{running.base_url}/generated/{info.id}.png"):
+            assert await client.image.get(name) == info
+        await client.image.delete(signed)
+        await client.image.delete(info.id)
+        with pytest.raises(Gone):
+            await client.image.get(info.id)
+        with pytest.raises(NotFound):
+            await client.image.delete("0" * 22)
+        with pytest.raises(InvalidRequest, match="an id, or a URL from the gateway"):
+            await client.image.get("https://example.com/cat.png")
+
+
 async def test_the_blocking_form_refuses_a_running_loop() -> None:
     """``with`` inside a coroutine would block it, and says what to write instead."""
     with pytest.raises(RuntimeError, match="async with"):
@@ -448,6 +467,7 @@ def test_the_blocking_form_does_the_same() -> None:
         with urllib.request.urlopen(info.url) as response:  # noqa: S310 - loopback
             assert len(response.read()) == info.file_size
         assert client.image.validate_url(info.url)
+        assert client.image.get(info.id).sha256 == info.sha256
         assert client.image.regenerate_from_url(info.url) != info.url
         urls = client.image.generate_urls_batch(PROMPTS, **TINY)
         assert None not in urls
