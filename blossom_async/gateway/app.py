@@ -46,7 +46,7 @@ from blossom_async.gateway.making.staging import STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.variants import Variants
 from blossom_async.gateway.making.workers import Workers
-from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer

@@ -23,8 +23,8 @@ from blossom_async.gateway.calls.incoming import (
 from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.serving.admission import Gatekeeper
 from blossom_async.gateway.serving.explaining import explain
+from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups

@@ -8,7 +8,7 @@ from datetime import datetime
 from blossom_async.errors import InvalidRequest, ResponseError, shown
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.serving.access import Viewer
-from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.urls import picture_url
 from blossom_async.gateway.storage.records import ImageRecord
 from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation

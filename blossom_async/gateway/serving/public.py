@@ -15,9 +15,9 @@ from blossom_async.errors import Gone, ResponseError
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.http.connection import Connection
-from blossom_async.gateway.serving.admission import Gatekeeper, Unfinished, check_live
 from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits
 from blossom_async.gateway.serving.caching import Plan, evaluate
+from blossom_async.gateway.serving.gatekeeper import Gatekeeper, Unfinished, check_live
 from blossom_async.gateway.serving.heads import NOT_WITH_304, Head, Heads, chosen_file, cors
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url

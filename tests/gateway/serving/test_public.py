@@ -20,7 +20,7 @@ from aiohttp import web
 from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.problems import problems
-from blossom_async.gateway.serving.admission import Gatekeeper
+from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
