@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
@@ -477,6 +477,7 @@ class ImageInfo:
     ``auto``, ``file_size``, ``sha256`` and ``provenance`` describe the file for viewers that send no
     ``Accept`` header. ``provenance`` is how the file says where it comes from: ``marked`` with IPTC's digital
     source type, or ``provider_c2pa``, by its provider's manifest; None for one stored before this was noted.
+    ``widths`` are those, below its own, in which the picture is also served.
 
     ``state`` is ``ready``; with ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
     paid) with the reason in ``problem``. Until it is ready, ``file_size`` is 0, and ``sha256``, ``provider``
@@ -503,8 +504,38 @@ class ImageInfo:
     thumbhash: str | None = None
     dominant_color: str | None = None
     provenance: str | None = None
+    widths: tuple[int, ...] = ()
     state: str = "ready"
     problem: str | None = None
+
+    def variant_url(self, width: int, *, url: str | None = None) -> str:
+        """The URL of the picture in one of its ``widths``; from its own width on, that of the picture itself.
+
+        ``url`` is another of its URLs, such as a signed one: its signature covers all widths. Raises
+        ``InvalidRequest`` for any other width.
+        """
+        whole = self.url if url is None else url
+        if width >= self.width:
+            return whole
+        if width not in self.widths:
+            listed = ", ".join(map(str, self.widths)) or "none below it"
+            allowed = (
+                f"{listed}, or {self.width} and above for the picture itself; ask for others with widths="
+            )
+            raise InvalidRequest("width", width, allowed)
+        path, mark, query = whole.partition("?")
+        start, dot, extension = path.rpartition(".") if "/generated/" in path else (path, "", "")
+        return f"{start}/w{width}{dot}{extension}{mark}{query}"
+
+    def srcset(self, widths: Iterable[int] | None = None, *, url: str | None = None) -> str:
+        """The ``srcset`` of an ``<img>``: the picture in these widths, by default all of ``widths``.
+
+        Widths from the picture's own on become the picture itself, which always is the last. Give ``sizes``
+        beside it, or browsers take the picture for as wide as the window. ``url`` and errors as for
+        ``variant_url``.
+        """
+        below = sorted({width for width in (self.widths if widths is None else widths) if width < self.width})
+        return ", ".join(f"{self.variant_url(width, url=url)} {width}w" for width in (*below, self.width))
 
 
 @attrs.frozen(kw_only=True)

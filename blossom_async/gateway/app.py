@@ -126,12 +126,22 @@ def create_app(
         variants=variants,
         wait_s=settings.defer_wait_s,
     )
-    api = Api(generation, records, lookups, blobs, signer, gatekeeper, views, public_url=public_url, now=_now)
-
-    told = receiver(settings.webhook_url, settings.webhook_secret)
-    webhooks = Webhooks(
-        records, told, info=lambda record: image_info(record, public_url=public_url, now=_now()), now=_now
+    api = Api(
+        generation,
+        records,
+        lookups,
+        blobs,
+        signer,
+        gatekeeper,
+        views,
+        public_url=public_url,
+        widths=settings.widths,
+        now=_now,
     )
+
+    info = partial(image_info, public_url=public_url, widths=settings.widths)
+    told = receiver(settings.webhook_url, settings.webhook_secret)
+    webhooks = Webhooks(records, told, info=lambda record: info(record, now=_now()), now=_now)
     creating = Room(_most_creating(settings))
     admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
     front_door = FrontDoor(

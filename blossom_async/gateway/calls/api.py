@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
@@ -57,6 +57,7 @@ class Api:
         views: Views,
         *,
         public_url: str,
+        widths: Collection[int],
         now: Callable[[], datetime],
     ) -> None:
         self._generation = generation
@@ -67,6 +68,7 @@ class Api:
         self._gatekeeper = gatekeeper
         self._views = views
         self._public_url = public_url
+        self._widths = widths
         self._now = now
 
     def routes(self) -> list[web.RouteDef]:
@@ -236,7 +238,7 @@ class Api:
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
 
     def _info(self, record: ImageRecord | Claim) -> ImageInfo:
-        return image_info(record, public_url=self._public_url, now=self._now())
+        return image_info(record, public_url=self._public_url, widths=self._widths, now=self._now())
 
     async def _made_or_called(self, http: web.Request) -> ImageRecord | Claim:
         tenant = http[CALLER].tenant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
@@ -10,9 +11,16 @@ from blossom_async.models import ImageInfo
 __all__ = ["image_info"]
 
 
-def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -> ImageInfo:
-    """The answer about a picture, or about one that is still being made."""
+def image_info(
+    record: ImageRecord | Claim, *, public_url: str, widths: Collection[int], now: datetime
+) -> ImageInfo:
+    """The answer about a picture, or about one that is still being made.
+
+    ``widths`` are those of the settings.
+    """
     request = record.request
+    whole = request.width if isinstance(record, Claim) else record.width
+    narrower = tuple(sorted(width for width in request.widths or widths if width < whole))
     if isinstance(record, Claim):
         return ImageInfo(
             url=f"{public_url}/image/{record.id}",
@@ -32,6 +40,7 @@ def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -
             provider="",
             model="",
             seed=request.seed or 0,
+            widths=narrower,
             state="pending" if record.state is ClaimState.RUNNING else record.state,
             problem=None if record.problem is None else str(record.problem["detail"]),
         )
@@ -59,4 +68,5 @@ def image_info(record: ImageRecord | Claim, *, public_url: str, now: datetime) -
         thumbhash=record.thumbhash,
         dominant_color=record.dominant_color,
         provenance=record.main_file.provenance,
+        widths=narrower,
     )

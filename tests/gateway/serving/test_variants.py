@@ -17,6 +17,8 @@ from blossom_async.errors import InvalidRequest
 from blossom_async.models import ImageRequest
 from tests.conftest import RunningGateway, running_gateway
 
+CDN = "https://cdn.example.com/pictures.v1"
+
 
 @attrs.frozen
 class Answer:
@@ -105,6 +107,28 @@ async def test_the_widths_of_a_request(gateway: AbstractAsyncContextManager[Runn
         assert (await ask(f"{url}/w99")).size == (99, 50)
         assert (await ask(f"{url}/w200")).size == (200, 100)
         assert (await ask(f"{url}/w320")).status == 404
+
+
+async def test_a_srcset_of_what_is_served(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """Each of its URLs has the width it says; under a CDN they end with the format."""
+    async with gateway as running, running.client(cdn_prefix=CDN) as client:
+        info = await client.image.generate_url_with_info(
+            "a lake", width=400, height=200, widths=[100, 200, 800]
+        )
+        assert info.widths == (100, 200)
+        for candidate in info.srcset().split(", "):
+            url, described = candidate.split()
+            assert f"{(await ask(url)).size[0]}w" == described
+        assert info.srcset([800, 100]) == f"{info.url}/w100 100w, {info.url} 400w"
+        assert info.variant_url(400) == info.variant_url(800) == info.url
+        with pytest.raises(InvalidRequest, match=r"100, 200, or 400 and above"):
+            info.srcset([320])
+        info = await client.image.generate_url_with_info(
+            "a lake", format="webp", width=400, height=200, use_custom_cdn=True
+        )
+        assert info.srcset() == f"{CDN}/generated/{info.id}/w320.webp 320w, {info.url} 400w"
+        signed = f"{info.url}?exp=1&sig=2.3"
+        assert info.variant_url(320, url=signed) == f"{CDN}/generated/{info.id}/w320.webp?exp=1&sig=2.3"
 
 
 @pytest.mark.parametrize(
