@@ -43,9 +43,13 @@ class Fail:
 
 @attrs.frozen
 class Retry:
-    """Another attempt may succeed, after a backoff. ``overloaded`` lowers the concurrency."""
+    """Another attempt may succeed, after a backoff. ``overloaded`` lowers the concurrency.
+
+    ``away`` says that no server answered, or only a proxy in front of it: several in a row are an outage.
+    """
 
     overloaded: bool = False
+    away: bool = False
 
 
 @attrs.frozen
@@ -75,12 +79,14 @@ Classify = Callable[[Exception], Verdict]
 
 _FAIL = Fail()
 _RETRY = Retry()
-_TOO_MUCH = Retry(overloaded=True)
+_AWAY = Retry(away=True)
+_TOO_MUCH = Retry(overloaded=True, away=True)
 _AT_ONCE = RetryAtOnce()
 
 # 408 and 425: the request was not processed; 529: "overloaded" at some providers. 409 answers a repeated
 # Idempotency-Key while its first request is still being processed (draft-ietf-httpapi-idempotency-key, 2.6).
-_TRY_AGAIN = frozenset({408, 425, 500, 502, 504, 520, 522, 524})
+_TRY_AGAIN = frozenset({408, 425, 500})
+_PROXY_ONLY = frozenset({502, 504, 520, 522, 524})  # no answer from what is behind it
 _OVERLOADED = frozenset({503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _MAY_END = frozenset({"conflict", "error", "in_progress"})  # of a 409: the conflict may be over soon
@@ -94,10 +100,10 @@ def classify(error: Exception) -> Verdict:
     ======================================================  ============================================
     401, 402, 403, out of credit, wrong configuration       ``Fatal``
     429, and 503 with ``Retry-After``                       ``Throttle`` with the wait that was asked for
-    503, 529, ``TimedOut``, ``TimeoutError``                ``Retry(overloaded=True)``
+    503, 529, ``TimedOut``, ``TimeoutError``                ``Retry(overloaded=True, away=True)``
+    502, 504, ``TransportError``, ``ConnectionError``       ``Retry(away=True)``
     other temporary 5xx, 408, 425, 409 of a call under way  ``Retry``
     ``StaleConnection``                                     ``RetryAtOnce``
-    ``TransportError``, ``ConnectionError``                 ``Retry``
     everything else                                         ``Fail``
     ======================================================  ============================================
     """
@@ -108,7 +114,7 @@ def classify(error: Exception) -> Verdict:
     if isinstance(error, TimedOut | TimeoutError):
         return _TOO_MUCH
     if isinstance(error, TransportError | ConnectionError):
-        return _RETRY
+        return _AWAY
     if isinstance(error, ConfigurationError):
         return Fatal(str(error))
     return _FAIL
@@ -124,6 +130,8 @@ def _classify_response(error: ResponseError) -> Verdict:
         return _TOO_MUCH if error.retry_after_s is None else Throttle(error.retry_after_s)
     if isinstance(error, Conflict):
         return _RETRY if error.code in _MAY_END else _FAIL
+    if error.status in _PROXY_ONLY:
+        return _AWAY
     return _RETRY if error.status in _TRY_AGAIN else _FAIL
 
 
