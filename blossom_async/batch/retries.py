@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from blossom_async.batch.attempts import Job
@@ -31,6 +31,9 @@ class Retries(Generic[Item, Value]):
     def __len__(self) -> int:
         return len(self._heap)
 
+    def __iter__(self) -> Iterator[Job[Item, Value]]:
+        return (job for _, _, job in self._heap)
+
     def put(self, job: Job[Item, Value], due: float) -> None:
         """Keeps a job until that time of the loop's clock."""
         heapq.heappush(self._heap, (due, job.index, job))
@@ -48,6 +51,23 @@ class Retries(Generic[Item, Value]):
         job = heapq.heappop(self._heap)[2]
         self._set_timer()
         return job
+
+    def take_least_tried(self) -> Job[Item, Value] | None:
+        """The job with the fewest attempts so far, due or not; None when there is none."""
+        if not self._heap:
+            return None
+        entry = min(self._heap, key=lambda entry: (entry[2].counted, entry[:2]))
+        self._heap.remove(entry)
+        heapq.heapify(self._heap)
+        self._set_timer()
+        return entry[2]
+
+    def postpone(self, wait_s: Callable[[Job[Item, Value]], float]) -> None:
+        """Lets each job wait so long from now, or until it was due if that is later."""
+        now = self._loop.time()
+        self._heap = [(max(due, now + wait_s(job)), index, job) for due, index, job in self._heap]
+        heapq.heapify(self._heap)
+        self._set_timer()
 
     def clear(self) -> list[Job[Item, Value]]:
         """Gives up all jobs and returns them."""

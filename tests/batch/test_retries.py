@@ -55,3 +55,37 @@ def test_jobs_given_up_are_returned_and_ring_no_more() -> None:
         assert not rung
 
     on_virtual_clock(go())
+
+
+def test_the_job_with_the_fewest_attempts_is_taken_before_it_is_due() -> None:
+    """Of several the one that is due first; the timer follows the others."""
+
+    async def go() -> None:
+        retries: Retries[int, int] = Retries(lambda: None)
+        for index, (due, counted) in enumerate([(10, 3), (30, 1), (20, 1)]):
+            waiting = job(index)
+            waiting.counted = counted
+            retries.put(waiting, due)
+        found = [retries.take_least_tried() for _ in range(4)]
+        assert [waiting and waiting.index for waiting in found] == [2, 1, 0, None]
+        assert retries.next_due is None
+
+    on_virtual_clock(go())
+
+
+def test_postponed_jobs_wait_anew_and_none_gets_earlier() -> None:
+    """Each as long as it is told, or until it was due anyway."""
+
+    async def go() -> None:
+        retries: Retries[int, int] = Retries(lambda: None)
+        for index, due in enumerate((1, 2, 100)):
+            retries.put(job(index), due)
+        await asyncio.sleep(50)
+        retries.postpone(lambda waiting: 5 - waiting.index)
+        assert retries.next_due == 54
+        assert [waiting.index for waiting in sorted(retries, key=lambda waiting: waiting.index)] == [0, 1, 2]
+        await asyncio.sleep(5.5)
+        assert [taken(retries) for _ in range(3)] == [1, 0, None]
+        assert retries.next_due == 100
+
+    on_virtual_clock(go())
