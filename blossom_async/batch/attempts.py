@@ -15,6 +15,7 @@ import attrs
 
 from blossom_async.batch.gate import Gate, pass_gates
 from blossom_async.batch.loops import running_loop
+from blossom_async.batch.outage import Outage
 from blossom_async.batch.retry import (
     NO_RETRY,
     Classify,
@@ -103,6 +104,7 @@ class Attempts(Generic[Item, Value]):
         classify: Classify = classify,
         timeout_s: float | None = None,
         budget: RetryBudget | None = None,
+        outage: Outage | None = None,
     ) -> None:
         """Raises ``ValueError`` for an invalid timeout."""
         self._attempt = attempt
@@ -115,6 +117,7 @@ class Attempts(Generic[Item, Value]):
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._stopped = False
         self._budget = budget or RetryBudget(self._policy.budget)
+        self._outage = outage or Outage(self._policy.max_outage_s)
 
     async def once(self, job: Job[Item, Value]) -> float | None:
         """Tries once. Returns None when the job has its value or final error, else when to try again.
@@ -122,9 +125,11 @@ class Attempts(Generic[Item, Value]):
         It takes the slot first and the rate token last, and then calls with no wait in between: a token taken
         before waiting for a slot would carry too early a time, and old tokens would leave together.
 
-        A job whose turn comes after ``stop`` is not tried and stays ``waiting``.
+        A job whose turn comes after ``stop`` is not tried and stays ``waiting``. So does a job whose turn
+        comes in an outage, unless it is the probe: it is due when the outage ends.
         """
         job.waiting = True
+        outage = self._outage
         slots = self._slots
         if not slots.try_acquire():
             await slots.acquire()
@@ -137,6 +142,8 @@ class Attempts(Generic[Item, Value]):
                     break
             if self._stopped:
                 return None
+            if outage.away and job is not outage.prober:
+                return asyncio.get_running_loop().time()
             job.waiting = False
             job.number += 1
             if job.number == 1 and self._repeats:
@@ -152,10 +159,14 @@ class Attempts(Generic[Item, Value]):
                 job.error = exc
                 return self._decide(job, exc, cuts)
             job.error = None
+            if outage.failures:
+                outage.answered(job)
             if slots.allowed < slots.limit:
                 slots.succeeded()
             return None
         finally:
+            if job is outage.prober:
+                outage.prober = None
             if lease.held:
                 lease.held -= 1
                 slots.release()
@@ -165,7 +176,8 @@ class Attempts(Generic[Item, Value]):
         self._stopped = True
 
     def close(self) -> None:
-        """Releases the timer. Call it after the last attempt."""
+        """Releases the timers. Call it after the last attempt."""
+        self._outage.close()
         if self._timeout is not None:
             self._timeout.close()
 
@@ -180,17 +192,33 @@ class Attempts(Generic[Item, Value]):
             case Fail():
                 return None
             case Fatal(reason):
+                self._outage.answered(job)
                 job.fatal = reason
                 return None
             case Throttle(pause_s):
+                self._outage.answered(job)
                 self._slots.overloaded(cuts)
                 return self._throttled(job, error, pause_s)
             case RetryAtOnce() if self._repeats and not job.stale:
                 job.stale = True
+                if self._outage.away:
+                    self._outage.failed(job)
                 return asyncio.get_running_loop().time()
-            case Retry(overloaded=True):
+            case Retry(overloaded=True) if not self._outage.away:  # in an outage it says nothing of the load
                 self._slots.overloaded(cuts)
+        if not (isinstance(verdict, RetryAtOnce) or verdict.away):
+            self._outage.answered(job)
+        elif self._repeats:
+            self._outage.failed(job)
         return self._repeated(job, error)
+
+    def left(self, job: Job[Item, Value]) -> int:
+        """How many attempts at a job may still be made."""
+        return self._policy.max_attempts - job.counted
+
+    def backoff_s(self, job: Job[Item, Value]) -> float:
+        """A random wait before the next attempt at a job; none before the first."""
+        return self._policy.wait_s(job.counted) if job.counted else 0.0
 
     def _throttled(self, job: Job[Item, Value], error: Exception, pause_s: float | None) -> float | None:
         asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from operator import attrgetter
@@ -20,9 +21,11 @@ from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import running_loop
 from blossom_async.batch.options import RunOptions, RunSettings
+from blossom_async.batch.outage import Outage
 from blossom_async.batch.outcome import BatchResult, Outcome, carrying
 from blossom_async.batch.progress import Tally
 from blossom_async.batch.retries import Retries
+from blossom_async.batch.retry import NO_RETRY
 from blossom_async.batch.slots import Slots
 from blossom_async.errors import NotRun, TimedOut
 
@@ -121,6 +124,14 @@ class _Batch(Generic[Item, Value]):
         window: int | None = None,
     ) -> None:
         own_gates = (Gate(*settings.rate_limit),) if settings.rate_limit or not settings.gates else ()
+        self._patience_s = (settings.retry or NO_RETRY).max_outage_s
+        self._outage = Outage(
+            self._patience_s,
+            left=self._items_left,
+            on_due=self._wake_one,
+            on_end=self._go_on,
+            on_patience=self._lose_patience,
+        )
         self._attempts = Attempts(
             attempt,
             slots=settings.slots or Slots(settings.max_concurrency),
@@ -129,6 +140,7 @@ class _Batch(Generic[Item, Value]):
             classify=settings.classify,
             timeout_s=settings.timeout_s,
             budget=settings.budget,
+            outage=self._outage,
         )
         self._input = items
         self._hand_over = hand_over
@@ -220,7 +232,10 @@ class _Batch(Generic[Item, Value]):
 
     def _call_in_help(self) -> None:
         """Wakes or adds a worker if there is more to do. One stays parked as long as retries wait."""
-        if self._retries.is_due() or (self._has_room() and not self._pulling):
+        if self._outage.away:
+            if not self._parked.waiting:
+                self._add_worker()  # for the next probe
+        elif self._retries.is_due() or (self._has_room() and not self._pulling):
             if not self._wake_one():
                 self._add_worker()
         elif self._retries.next_due is not None and not self._parked.waiting:
@@ -292,13 +307,50 @@ class _Batch(Generic[Item, Value]):
         self.end.set()
         self.on_end(self.failure)
 
+    def _waits_for_server(self) -> bool:
+        """Whether there is nothing to do in an outage before the next probe."""
+        if not self._outage.away or self.stopped is not None:
+            return False
+        return not self._input.waits or self._outage.prober is not None or len(self._retries) > 0
+
+    def _items_left(self) -> int | None:
+        all_taken = self._input.ended or self._tally.pulled == self._input.total
+        return self._tally.running if all_taken else None
+
+    def _go_on(self) -> None:
+        """After an outage: its victims are retried as if they had just failed, so not all at once."""
+        self._retries.postpone(self._attempts.backoff_s)
+        self._wake_all()
+
+    def _lose_patience(self) -> None:
+        self._stop(f"nothing was answered for {self._patience_s:g} s; raise max_outage_s to wait longer")
+
     def _has_room(self) -> bool:
         return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
 
     def _take(self) -> Job[Item, Value] | None:
         """A job that can start now; None when there is none, or when it is time to yield to other tasks."""
+        if self._outage.away and self.stopped is None:
+            return self._take_probe()
         if self._retries.next_due is not None and (due := self._retries.take()) is not None:
             return due
+        return self._take_new()
+
+    def _take_probe(self) -> Job[Item, Value] | None:
+        """In an outage, one job at a time; none is given its last attempt while there are others."""
+        new = self._has_room() and not self._input.waits and self._tally.pulled != self._input.total
+        lefts = [self._attempts.left(job) for job in self._retries]
+        if not self._outage.is_time(math.inf if new else sum(lefts) - len(lefts)):
+            return None
+        if not new or max(lefts, default=0) > 1:
+            job = self._retries.take_least_tried()
+        elif (job := self._take_new()) is None and self._input.ended:
+            return self._take_probe()
+        self._outage.prober = job
+        return job
+
+    def _take_new(self) -> Job[Item, Value] | None:
+        """A job for the next item of a synchronous input; None as for ``_take``."""
         if self._input.waits:
             return None
         while self._has_room() and self._since_yield < _PULLS_BETWEEN_YIELDS:
@@ -321,7 +373,7 @@ class _Batch(Generic[Item, Value]):
             if self._since_yield >= _PULLS_BETWEEN_YIELDS:
                 self._since_yield = 0
                 await asyncio.sleep(0)
-            elif not self._has_room() or self._pulling:
+            elif not self._has_room() or self._pulling or self._waits_for_server():
                 if self._input.ended and (self._retries.next_due is None or self._parked.waiting):
                     return None
                 await self._parked.wait()

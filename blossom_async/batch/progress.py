@@ -60,6 +60,11 @@ class Tally:
         """Seconds since the batch began."""
         return self._loop.time() - self._started_at
 
+    @property
+    def running(self) -> int:
+        """Items that were taken and have not ended."""
+        return self.pulled - self._done - self._failed - self._not_run
+
     def count(self, outcome: Outcome[Any, Any]) -> None:
         """Adds the end of one item."""
         if outcome.ok:
@@ -78,7 +83,7 @@ class Tally:
             done=self._done,
             failed=self._failed,
             not_run=self._not_run,
-            running=self.pulled - self._done - self._failed - self._not_run,
+            running=self.running,
             waiting=waiting,
             reused=self._reused,
             elapsed_s=self.elapsed_s,

@@ -150,7 +150,8 @@ class RetryPolicy:
     ``max_wait_s`` ("full jitter": M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015) ·
     ``budget`` 0..10 repetitions for each first attempt, over the whole run and on top of a reserve of 100, so
     that an outage does not multiply the load · ``max_throttle_s`` how long a server may throttle one item; a
-    server that asks for a longer pause stops the run.
+    server that asks for a longer pause stops the run · ``max_outage_s`` how long a batch waits for a server
+    that has answered and no longer does, with one attempt at a time, before it stops.
 
     Raises ``ValueError`` for a value outside these ranges.
     """
@@ -160,6 +161,7 @@ class RetryPolicy:
     max_wait_s: float = attrs.field(default=30.0, validator=_above_zero)
     budget: float = attrs.field(default=0.5)
     max_throttle_s: float = attrs.field(default=600.0, validator=_above_zero)
+    max_outage_s: float = attrs.field(default=600.0, validator=_above_zero)
 
     @max_attempts.validator
     def _check_max_attempts(self, _: object, value: object) -> None:

@@ -1,0 +1,82 @@
+"""A server that goes away for a while: waited for, with one attempt at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+
+from blossom_async.batch import BatchResult, RetryPolicy, run
+from blossom_async.errors import Overloaded, StaleConnection, TransportError
+from tests.virtual_clock import on_virtual_clock
+
+
+class Server:
+    """Answers in 50 ms, but for the times at which it is away: then it aborts what is under way."""
+
+    def __init__(self, *away: tuple[float, float], error: Exception | None = None) -> None:
+        self.away = away
+        self.error = error
+        self.requests = 0
+        self.failed: list[float] = []
+        self.busy = 0
+
+    def is_away(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return any(start <= now < end for start, end in self.away)
+
+    async def serve(self, item: int) -> int:
+        self.requests += 1
+        if self.is_away():
+            self.fail()
+        now = asyncio.get_running_loop().time()
+        cut = min((start for start, _ in self.away if start > now), default=float("inf"))
+        await asyncio.sleep(min(0.05, cut - now))
+        if self.is_away():
+            self.fail()
+        return item
+
+    def fail(self) -> None:
+        self.failed.append(asyncio.get_running_loop().time())
+        raise self.error or TransportError("connection refused")
+
+
+def batch(server: Server, count: int = 4000, **options: object) -> BatchResult[int, int]:
+    options = {"max_concurrency": 16, "retry": RetryPolicy(), **options}
+    return on_virtual_clock(run(server.serve, range(count), **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("away_s", [12, 20, 60])
+@pytest.mark.parametrize(
+    "error", [TransportError("refused"), Overloaded("no backend"), StaleConnection("cut")]
+)
+def test_a_short_outage_fails_no_item(away_s: float, error: Exception) -> None:
+    """It costs what was under way, a few to notice it, and a probe every two seconds."""
+    server = Server((2, 2 + away_s), error=error)
+    result = batch(server)
+    assert list(result) == list(range(4000))
+    cut = 32 if isinstance(error, StaleConnection) else 16  # such a one is repeated at once, the first time
+    assert len(server.failed) <= cut + 5 + away_s / 2 + 4
+    ideal_s = 4000 / 16 * 0.05
+    assert result.elapsed_s <= ideal_s + away_s + 3
+
+
+def test_twenty_seconds_cost_at_most_thirty_requests() -> None:
+    """With eight at once."""
+    server = Server((2, 22))
+    result = batch(server, max_concurrency=8)
+    assert list(result) == list(range(4000))
+    assert server.requests - 4000 <= 30
+    assert result.elapsed_s <= 4000 / 8 * 0.05 + 25
+
+
+def test_one_probe_at_a_time_is_made() -> None:
+    """At once, then after half a second, one, two and two again."""
+    server = Server((2, 22))
+    batch(server)
+    later = [at for at in server.failed if at > 2]
+    assert [round(after - before, 2) for before, after in itertools.pairwise(later)] == [
+        1.0,
+        *[2.0] * (len(later) - 2),
+    ]
