@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from blossom_async.batch import BatchResult, RetryPolicy, run
-from blossom_async.errors import Overloaded, StaleConnection, TransportError
+from blossom_async.errors import NotRun, Overloaded, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -71,6 +71,13 @@ def test_twenty_seconds_cost_at_most_thirty_requests() -> None:
     assert result.elapsed_s <= 4000 / 8 * 0.05 + 25
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 200])
+def test_an_outage_is_noticed_at_any_concurrency(at_once: int) -> None:
+    """One at a time as well as more than the retry budget has."""
+    server = Server((1, 21))
+    assert None not in batch(server, count=at_once * 40, max_concurrency=at_once, rate_limit=2000)
+
+
 def test_one_probe_at_a_time_is_made() -> None:
     """At once, then after half a second, one, two and two again."""
     server = Server((2, 22))
@@ -80,3 +87,22 @@ def test_one_probe_at_a_time_is_made() -> None:
         1.0,
         *[2.0] * (len(later) - 2),
     ]
+
+
+def test_a_deadline_ends_the_wait() -> None:
+    """Untried items are not run; those tried keep their error."""
+    server = Server((2, 1e6))
+    result = batch(server, deadline_s=30)
+    assert result.elapsed_s == pytest.approx(30)
+    assert all(isinstance(outcome.error, TransportError) for outcome in result.failures)
+    assert len(result.failures) <= 16 + 5
+    assert len(result.not_run) >= 3000
+
+
+def test_an_outage_that_lasts_too_long_stops_the_batch() -> None:
+    """It says for how long nothing was answered."""
+    server = Server((2, 1e6))
+    result = batch(server, retry=RetryPolicy(max_outage_s=60))
+    assert result.stopped == "nothing was answered for 60 s; raise max_outage_s to wait longer"
+    assert 62 <= result.elapsed_s <= 66
+    assert isinstance(result.not_run[0].error, NotRun)
