@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from blossom_async.batch import BatchResult, RetryPolicy, run
+from blossom_async.batch import BatchResult, RetryPolicy, run, stream
 from blossom_async.errors import NotRun, Overloaded, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
 
@@ -106,3 +106,51 @@ def test_an_outage_that_lasts_too_long_stops_the_batch() -> None:
     assert result.stopped == "nothing was answered for 60 s; raise max_outage_s to wait longer"
     assert 62 <= result.elapsed_s <= 66
     assert isinstance(result.not_run[0].error, NotRun)
+
+
+def test_a_server_that_never_answered_is_not_waited_for() -> None:
+    """A wrong address fails as soon as before."""
+    server = Server((0, 1e6))
+    result = batch(server, count=10)
+    assert len(result.failures) == 10
+    assert result.elapsed_s < 30
+
+
+def test_without_retries_nothing_is_waited_for() -> None:
+    """Each item has its one attempt."""
+    server = Server((1, 3))
+    result = batch(server, retry=None)
+    assert result.failures
+    assert server.requests == 4000
+
+
+def test_an_answer_of_any_kind_ends_the_outage() -> None:
+    """Also one that an item has failed; what says nothing of the server lets the next one probe."""
+    server = Server((2, 10))
+
+    async def serve(item: int) -> int:
+        try:
+            return await server.serve(item)
+        except TransportError:
+            if asyncio.get_running_loop().time() > 4:
+                raise LookupError(item) from None
+            raise
+
+    result = on_virtual_clock(run(serve, range(2000), max_concurrency=16, retry=RetryPolicy()))
+    assert all(isinstance(outcome.error, LookupError) for outcome in result.failures)
+    assert len(result.failures) + sum(outcome.ok for outcome in result.outcomes) == 2000
+
+
+def test_leaving_a_stream_in_an_outage_leaves_nothing() -> None:
+    """No task, no timer."""
+    server = Server((2, 1e6))
+
+    async def go() -> float:
+        async with stream(server.serve, range(4000), max_concurrency=16, retry=RetryPolicy()) as outcomes:
+            async for outcome in outcomes:
+                if outcome.index > 500:
+                    break
+            await asyncio.sleep(20)
+        return asyncio.get_running_loop().time()
+
+    assert on_virtual_clock(go()) < 30
