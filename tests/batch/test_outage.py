@@ -154,3 +154,33 @@ def test_leaving_a_stream_in_an_outage_leaves_nothing() -> None:
         return asyncio.get_running_loop().time()
 
     assert on_virtual_clock(go()) < 30
+
+
+@pytest.mark.parametrize("left", [1, 2, 4])
+@pytest.mark.parametrize("max_attempts", [2, 4])
+def test_an_outage_at_the_very_last_items_is_noticed(left: int, max_attempts: int) -> None:
+    """Their few attempts last for half a minute; none has more of them than it may."""
+    server = Server((1, 21))
+    policy = RetryPolicy(max_attempts=max_attempts)
+    result = batch(server, count=20 * left, max_concurrency=left, retry=policy)
+    assert max(outcome.attempts for outcome in result.outcomes) <= max_attempts
+    assert list(result) == list(range(20 * left))
+    assert result.elapsed_s <= 1 + 35
+
+
+def test_a_server_that_shuts_down_slowly_ends_no_outage() -> None:
+    """It ends what it has begun and takes nothing new: each answer of the old ones would cost attempts."""
+    started = 0
+
+    async def serve(item: int) -> int:
+        nonlocal started
+        now = asyncio.get_running_loop().time()
+        started += 1
+        if 10 <= now < 40:
+            raise TransportError("connection refused")
+        await asyncio.sleep(3 + item % 16)
+        return item
+
+    result = on_virtual_clock(run(serve, range(300), max_concurrency=16, retry=RetryPolicy()))
+    assert list(result) == list(range(300))
+    assert started <= 300 + 5 + 18
