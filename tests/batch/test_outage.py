@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator
 
 import pytest
 
 from blossom_async.batch import BatchResult, RetryPolicy, run, stream
-from blossom_async.errors import NotRun, Overloaded, StaleConnection, TransportError
+from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -184,3 +185,53 @@ def test_a_server_that_shuts_down_slowly_ends_no_outage() -> None:
     result = on_virtual_clock(run(serve, range(300), max_concurrency=16, retry=RetryPolicy()))
     assert list(result) == list(range(300))
     assert started <= 300 + 5 + 18
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 8])
+@pytest.mark.parametrize("max_attempts", [1, 4])
+def test_an_async_input_is_probed_with_as_well(max_concurrency: int, max_attempts: int) -> None:
+    """Also when no item is left that has failed: then the next one is pulled."""
+    server = Server((1, 21))
+
+    async def items() -> AsyncIterator[int]:
+        for item in range(400):
+            await asyncio.sleep(0.001)
+            yield item
+
+    options = {"max_concurrency": max_concurrency, "retry": RetryPolicy(max_attempts=max_attempts)}
+    result = on_virtual_clock(run(server.serve, items(), **options))  # type: ignore[arg-type]
+    assert len(result) == 400
+    assert len(result.failures) <= (max_attempts == 1) * 30
+
+
+def test_a_server_that_answers_500_is_there() -> None:
+    """It is retried as usual: the outage is over, and no probe after the other burns attempts."""
+    server = Server((2, 10))
+
+    async def serve(item: int) -> int:
+        if 10 <= asyncio.get_running_loop().time() < 10.5:
+            server.requests += 1
+            raise ServerFailed("starting")
+        return await server.serve(item)
+
+    policy = RetryPolicy(max_attempts=10, first_wait_s=1)
+    result = on_virtual_clock(run(serve, range(1000), max_concurrency=8, retry=policy))
+    assert list(result) == list(range(1000))
+    assert server.requests <= 1000 + 8 + 5 + 10 + 100
+
+
+def test_a_fifth_of_failures_is_no_outage() -> None:
+    """A server that fails at random is retried as before, and hardly slowed down."""
+    numbers = iter(range(10**9))
+
+    async def serve(item: int) -> int:
+        await asyncio.sleep(0.05)
+        if next(numbers) * 7919 % 10 < 2:
+            raise ServerFailed("at random")
+        return item
+
+    result = on_virtual_clock(
+        run(serve, range(4000), max_concurrency=16, retry=RetryPolicy(max_attempts=10, budget=10))
+    )
+    assert list(result) == list(range(4000))
+    assert result.elapsed_s <= 4000 / 16 * 0.05 / 0.8 * 1.2 + 3
