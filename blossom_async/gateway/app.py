@@ -51,6 +51,8 @@ from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
+from blossom_async.gateway.storage.blobs import Blobs
+from blossom_async.gateway.storage.bucket import BucketBlobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Owner
@@ -82,8 +84,7 @@ def create_app(
     _check_parser()
     workers = Workers(settings.render_threads)
     records = Records(settings.data_dir / "records.sqlite")
-    blobs = LocalBlobs(settings.data_dir / "images")
-    staging = LocalBlobs(settings.data_dir / "staging", (STAGED,))
+    blobs, staging = _places(settings)
     owner = Owner(settings.data_dir / "owners")
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     upstreams = Upstreams()
@@ -218,6 +219,15 @@ def create_app(
     )
     app[STATUS] = status
     return app
+
+
+def _places(settings: Settings) -> tuple[Blobs, Blobs]:
+    """Where pictures are kept, and what was paid for until it is a picture."""
+    if settings.blobs is not None:
+        return BucketBlobs(settings.blobs, "images"), BucketBlobs(
+            settings.blobs, "staging", (STAGED,), listed=True
+        )
+    return LocalBlobs(settings.data_dir / "images"), LocalBlobs(settings.data_dir / "staging", (STAGED,))
 
 
 async def _finish(workers: Workers, generation: Generation) -> None:

@@ -58,6 +58,9 @@ _LISTS = (tuple[str, ...], tuple[int, ...])
 _KEY = re.compile("[!-~]+")
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
+_BUCKET_URL = re.compile(
+    r"(s3|gs|az)://[0-9a-z][0-9a-z._-]{1,221}(/[0-9A-Za-z_][0-9A-Za-z._=-]*)*/?", re.ASCII
+)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
 _COMPUTED = {
@@ -189,6 +192,15 @@ def _widths(_: object, field: attrs.Attribute[tuple[int, ...]], widths: tuple[in
             raise _Unusable(f"{field.name}: {width} cannot be used; allowed: {_ALLOWED[field.name]}")
 
 
+def _bucket(_: object, field: attrs.Attribute[str | None], url: str | None) -> None:
+    if url is not None and not _BUCKET_URL.fullmatch(url):  # not shown: it may hold a password
+        raise _Unusable(
+            f"{field.name}: the value cannot be used; allowed: s3://bucket/prefix, gs://bucket/prefix or "
+            "az://container/prefix, without credentials: those have variables of their own, such as "
+            "AWS_ACCESS_KEY_ID"
+        )
+
+
 def _budget(_: object, field: attrs.Attribute[float | None], usd: float | None) -> None:
     if usd is not None and not 0 <= usd < math.inf:
         raise _Unusable(f"{field.name}: {usd} cannot be used; allowed: {_ALLOWED[field.name]}")
@@ -200,6 +212,12 @@ class Settings:
 
     data_dir: Path = ts.option(
         factory=_data_dir, help="Folder of the pictures, their records and the gateway's own key."
+    )
+    blobs: str | None = ts.option(
+        default=None,
+        validator=_bucket,
+        help="Bucket that keeps the pictures, if not the data folder: `s3://bucket/prefix`, `gs://...` or "
+        "`az://container/prefix`; see [storage](storage.md).",
     )
     host: str = ts.option(
         default="127.0.0.1", help="Address to listen on; beyond loopback it needs an API key."

@@ -56,6 +56,7 @@ def test_the_page_names_nothing_of_this_machine() -> None:
         ("metadata", "clean", "clean"),
         ("drain_delay_s", "5", 5.0),
         ("widths", "480,960", (480, 960)),
+        ("blobs", "s3://bucket/some/prefix", "s3://bucket/some/prefix"),
     ],
 )
 def test_from_the_environment_and_from_a_file(
@@ -116,6 +117,25 @@ def test_a_secret_is_not_said_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         load()
     assert secret not in str(caught.value)
     assert secret not in repr(Settings(signing_secrets=(secret,)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "my-pictures",
+        "file:///pictures",
+        "s3:///",
+        "s3://name:pass@bucket",
+        "s3://bucket?key=x",
+        "s3://b/../x",
+    ],
+)
+def test_a_bucket_is_named_without_credentials(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anything else is refused unseen: it may hold a password."""
+    monkeypatch.setenv("BLOSSOM_BLOBS", url)
+    with pytest.raises(ConfigurationError, match="allowed: s3://bucket/prefix, gs://bucket/prefix") as caught:
+        load()
+    assert url not in str(caught.value)
 
 
 @pytest.mark.parametrize("weak", ["short", "a" * 64])
