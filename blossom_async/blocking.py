@@ -168,6 +168,10 @@ class BlockingImages:
         """As ``Images.get``."""
         return self._result(self._images.get(url))
 
+    def wait(self, url: str, *, timeout_s: float = 600.0) -> ImageInfo:
+        """As ``Images.wait``."""
+        return self._result(self._images.wait(url, timeout_s=timeout_s))
+
     def delete(self, url: str) -> None:
         """As ``Images.delete``."""
         return self._result(self._images.delete(url))

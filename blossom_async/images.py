@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -23,8 +24,9 @@ from blossom_async.batch import (
     run_one,
     stream,
 )
+from blossom_async.batch.timeouts import SECONDS, is_seconds
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import Gone, InvalidRequest
+from blossom_async.errors import Gone, InvalidRequest, ProviderFailed, TimedOut
 from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
 from blossom_async.models import (
@@ -105,6 +107,30 @@ class Images:
         ``NotFound``, and ``Gone`` if the picture was deleted.
         """
         return await self._call(Exchange("GET", f"/v1/images/{_image_id(url)}", ImageInfo))
+
+    async def wait(self, url: str, *, timeout_s: float = 600.0) -> ImageInfo:
+        """The picture made with ``defer``, once it is ready. It is asked for every 0.1 to 2 s.
+
+        Raises ``ProviderFailed`` with the reason and its code if it was not made, ``TimedOut`` after
+        ``timeout_s`` seconds (it is still being made then), and as ``get``.
+        """
+        if not is_seconds(timeout_s):
+            raise InvalidRequest("timeout_s", timeout_s, SECONDS)
+        limit, pause_s = asyncio.timeout(timeout_s), 0.1
+        try:
+            async with limit:
+                while (info := await self.get(url)).state == "pending":
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(1.5 * pause_s, 2.0)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise TimedOut(
+                f"the picture is still being made after {timeout_s:g} s; wait for it again"
+            ) from exc
+        if info.state != "ready":
+            raise ProviderFailed(info.problem or "the picture was not made", code=info.problem_code)
+        return info
 
     async def delete(self, url: str) -> None:
         """Deletes a picture and erases its prompt and metadata, given any of its URLs or its id.

@@ -480,8 +480,8 @@ class ImageInfo:
     ``widths`` are those, below its own, in which the picture is also served.
 
     ``state`` is ``ready``; with ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been
-    paid) with the reason in ``problem``. Until it is ready, ``file_size`` is 0, and ``sha256``, ``provider``
-    and ``model`` are empty.
+    paid) with the reason in ``problem`` and ``problem_code``. Until it is ready, ``file_size`` is 0, and
+    ``sha256``, ``provider`` and ``model`` are empty.
     """
 
     url: str = attrs.field(validator=attrs.validators.matches_re(r"https?://[!-~]+"))
@@ -507,6 +507,7 @@ class ImageInfo:
     widths: tuple[int, ...] = ()
     state: str = "ready"
     problem: str | None = None
+    problem_code: str | None = None
 
     def variant_url(self, width: int, *, url: str | None = None) -> str:
         """The URL of the picture in one of its ``widths``; from its own width on, that of the picture itself.

@@ -43,6 +43,7 @@ def image_info(
             widths=narrower,
             state="pending" if record.state is ClaimState.RUNNING else record.state,
             problem=None if record.problem is None else str(record.problem["detail"]),
+            problem_code=None if record.problem is None else str(record.problem["code"]),
         )
     expires_at = record.expires_at
     left = None if expires_at is None else max(0, int((expires_at - now).total_seconds()))

@@ -15,7 +15,7 @@ import openai
 import pytest
 from PIL import Image
 
-from blossom_async import BlossomClient, Conflict, Overloaded, PaymentRequired, ProviderFailed
+from blossom_async import BlossomClient, Conflict, Overloaded, PaymentRequired, ProviderFailed, TimedOut
 from blossom_async.errors import ConfigurationError
 from blossom_async.testing import FakeOpenAI, FakePollinations
 from tests.conftest import KEY, RunningGateway, running_gateway
@@ -143,6 +143,21 @@ class TestDeferred:
                 await service.wait_for_requests(1)
                 assert not viewer.done()
             assert (await viewer)[0] == 200
+
+    async def test_its_owner_waits_for_it(self, tmp_path: Path) -> None:
+        """Until it is ready, or for as long as allowed; a failure raises with its code."""
+        async with drawing(tmp_path) as (service, _, client):
+            with service.held():
+                url = await client.image.generate_url("a lake", defer=True, **SMALL)
+                with pytest.raises(TimedOut, match=r"still being made after 0\.05 s"):
+                    await client.image.wait(url, timeout_s=0.05)
+                waiting = asyncio.create_task(client.image.wait(url))
+            assert (await waiting).state == "ready"
+            service.fail_next("content_policy_violation")
+            url = await client.image.generate_url("a lake", defer=True, **SMALL)
+            with pytest.raises(ProviderFailed, match="change the prompt") as caught:
+                await client.image.wait(url)
+            assert caught.value.code == "content_refused"
 
     async def test_a_viewer_does_not_wait_for_ever(self, tmp_path: Path) -> None:
         """After the bound it is told to come back."""
