@@ -94,8 +94,6 @@ class BucketBlobs:
         await self._threads.run(self._prepare)
 
     async def close(self) -> None:
-        if self._look is not None:
-            await asyncio.wait([self._look])
         await self._threads.close()
 
     async def check(self) -> None:

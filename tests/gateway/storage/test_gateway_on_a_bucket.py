@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from blossom_async.gateway.making.finishing import finished
+from blossom_async.gateway.making.storing import Storing
+from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers.offline import Offline
+from blossom_async.gateway.storage.bucket import BucketBlobs
+from blossom_async.models import ImageRequest
 from tests import stores
 from tests.conftest import KEY, running_gateway
 
@@ -73,3 +83,42 @@ async def test_viewers_cannot_tell_where_pictures_are_kept(tmp_path: Path) -> No
         expected, found = await answers(local.base_url, 7), await answers(far.base_url, 7)
     assert [status for status, _, _ in found] == [200, 200, 200, 206, 206, 416, 304, 304, 412, 206, 204, 410]
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("wish", "told"),
+    [
+        ({}, "public, max-age=31536000, immutable"),
+        ({"cache_control": "public, max-age=60"}, "public, max-age=60"),
+        ({"require_signature": True}, "private, no-store"),
+        ({"ip_whitelist": ["10.0.0.0/8"]}, "private, no-store"),
+        ({"expires_in": 3600}, "private, no-store"),
+    ],
+)
+async def test_an_object_says_what_it_is(tmp_path: Path, wish: dict[str, Any], told: str) -> None:
+    """Its type, and whether a CDN may serve it from the bucket, where nobody judges the viewer."""
+    import obstore
+    from obstore.store import from_url
+
+    async with running_gateway(tmp_path, blobs=URL) as running, running.client() as client:
+        info = await client.image.generate_url_with_info("a pond", width=64, height=64, format="png", **wish)
+    store = from_url(URL, client_options={"allow_http": True})
+    key = f"images/{info.id[:2].lower()}/{info.id}.png"
+    found = await asyncio.to_thread(obstore.get, store, key)
+    assert found.attributes == {"Content-Type": "image/png", "Cache-Control": told}
+
+
+async def test_the_record_describes_the_bytes_that_stand() -> None:
+    """A process whose claim was taken over may have stored them, in an encoding of its own."""
+    first, image_id = b"as another version encodes it", "Ab3" + "x" * 19
+    blobs, workers = BucketBlobs(URL, "images"), Workers(1)
+    await blobs.open()
+    await blobs.put(image_id, "png", first)
+    storing = Storing(blobs, workers, lambda: datetime(2026, 11, 28, tzinfo=UTC), finished)
+    request = ImageRequest(prompt="a pond", width=64, height=64, seed=1)
+    given = await Offline(workers.run).generate(request, 1, key="")
+    record = await storing.store(image_id, "tenant", request, "offline", given)
+    assert record.main_file.sha256 == hashlib.sha256(first).hexdigest()
+    assert record.main_file.file_size == len(first)
+    workers.close()
+    await blobs.close()
