@@ -178,6 +178,46 @@ def test_every_module_says_what_it_offers(name: str) -> None:
     assert own - set(offered) == set()
 
 
+REAL_TIME = {
+    "waiting.py": "asks other processes until something is so, and gives up in the end",
+    "quickest.py": "CPU time, as a ratio to another call of the same run",
+    "batch/test_chaos.py": "a server that answers slowly",
+    "gateway/counting/test_analytics.py": "a viewer that reads slowly, whose load time is what is tested",
+    "gateway/making/test_paying_kills.py": "processes that are killed after a random time",
+    "gateway/serving/test_cdn.py": "URLs that expire by the clock of a cache",
+    "gateway/serving/test_http_checklist.py": "URLs that expired by the clock of a gateway",
+}
+"""Files of the tests that sleep or read a clock, and why. Others move a clock or wait for events."""
+
+_CLOCKS = {"sleep", "time", "monotonic", "perf_counter", "process_time", "thread_time"}
+
+
+def spends_real_time(path: Path) -> bool:
+    """Whether a file sleeps or reads a clock, other than on a virtual clock."""
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules = {"time"} if "tests.virtual_clock" in imported else {"time", "asyncio", "anyio", "loop"}
+    if imported & {"time", "asyncio", "anyio"}:
+        return True  # functions imported by name would not be recognised
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(args=[ast.Constant(value=0)]):
+                pass  # sleep(0) lets other tasks run
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)) if module in modules:
+                if name.removesuffix("_ns") in _CLOCKS:
+                    return True
+            case _:
+                pass
+    return False
+
+
+def test_tests_spend_no_real_time() -> None:
+    """Only the files named above sleep or measure time: all others run alike on any machine."""
+    tests = PACKAGE.parent / "tests"
+    found = {str(path.relative_to(tests)) for path in tests.rglob("*.py") if spends_real_time(path)}
+    assert found == set(REAL_TIME)
+
+
 def test_the_package_is_typed() -> None:
     """``py.typed`` lies inside the package, where type checkers look."""
     assert (PACKAGE / "py.typed").is_file()
