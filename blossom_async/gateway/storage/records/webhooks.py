@@ -42,7 +42,8 @@ def claim(now: datetime, until: datetime, limit: int, connection: sa.Connection)
     No other process claims them before ``until``. If this one dies before that, it may have sent them or not.
     """
     due = sa.select(webhooks).where(webhooks.c.next_at <= now).order_by(webhooks.c.next_at).limit(limit)
-    found = [Webhook(**row) for row in connection.execute(due).mappings()]
+    free = due.with_for_update(skip_locked=True)  # another process is claiming the others
+    found = [Webhook(**row) for row in connection.execute(free).mappings()]
     connection.execute(
         webhooks.update()
         .where(webhooks.c.id.in_([webhook.id for webhook in found]))
