@@ -83,9 +83,9 @@ def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[An
     adds = [change for change in changes if isinstance(change, Add)]
     if adds:
         connection.execute(images.insert(), [add.image for add in adds])
-        totals.add_pictures([add.image for add in adds], connection)
     if entries := [add.entry for add in adds if add.entry is not None]:
         connection.execute(idempotency.insert(), entries)
+    totals.add_pictures([add.image for add in adds], connection)
     return [None if isinstance(change, Add) else change(connection) for change in changes]
 
 
@@ -95,7 +95,6 @@ def apply_apart(connection: sa.Connection, change: Any) -> Any:
             if not isinstance(change, Add):
                 return change(connection)
             _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
-            totals.add_pictures([change.image], connection)
             if change.entry is not None:
                 _insert(
                     connection,
@@ -104,6 +103,7 @@ def apply_apart(connection: sa.Connection, change: Any) -> Any:
                     "idempotency_key_taken",
                     "The Idempotency-Key was used by another request; ask again to get its answer.",
                 )
+            totals.add_pictures([change.image], connection)
     except (BlossomError, *ONE_IS_AT_FAULT) as exc:
         return exc
     return None

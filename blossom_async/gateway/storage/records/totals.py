@@ -1,19 +1,20 @@
 """Statements that keep totals as they change, so that no page counts what has gathered.
 
-A change of pictures or views calls them in its own transaction.
+A change of pictures or views calls them in its own transaction, after all else. Rows are changed in the order
+of their keys, so that changes at the same time wait for each other and never in a circle.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns, images, stored_files
 
 __all__ = ["add_pictures", "add_views", "erase_picture", "sweep_pictures"]
@@ -30,7 +31,7 @@ def add_pictures(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -
             campaign = row["tenant"], row["tracking_id"]
             pictures[campaign] += 1
             newest[campaign] = max(row["created_at"], newest.get(campaign, row["created_at"]))
-    changed = [_row(*one, pictures=number, newest=newest[one]) for one, number in pictures.items()]
+    changed = [_row(*one, pictures=number, newest=newest[one]) for one, number in sorted(pictures.items())]
     _add(changed, connection)
 
 
@@ -39,7 +40,7 @@ def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connect
     views: Counter[tuple[str, str]] = Counter()
     for (tenant, name, _, _), count in counts.items():
         views[tenant, name] += count[0]
-    _add([_row(*one, views=number) for one, number in views.items()], connection)
+    _add([_row(*one, views=number) for one, number in sorted(views.items())], connection)
 
 
 def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
@@ -56,11 +57,9 @@ def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
     )
 
 
-def sweep_pictures(ids: Collection[str], connection: sa.Connection) -> None:
-    """Takes away the files of pictures that are about to be marked as swept."""
-    having = images.c.id.in_(ids) & images.c.swept_at.is_(None) & images.c.deleted_at.is_(None)
-    rows = connection.execute(sa.select(images.c.tenant, images.c.files).where(having)).all()
-    _add_files([(row.tenant, row.files) for row in rows], -1, connection)
+def sweep_pictures(rows: Sequence[sa.Row[Any]], connection: sa.Connection) -> None:
+    """Takes away the files of pictures that have been marked as swept."""
+    _add_files([(row.tenant, row.files) for row in rows if row.deleted_at is None], -1, connection)
 
 
 def _row(
@@ -72,7 +71,7 @@ def _row(
 def _add(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     if not rows:
         return
-    adding = insert(campaigns)
+    adding = insert(campaigns, connection)
     new, old = adding.excluded.newest, campaigns.c.newest
     later = sa.case((old.is_(None) | (new > old), new), else_=old)
     sums = {name: campaigns.c[name] + adding.excluded[name] for name in ("pictures", "views")}
@@ -88,12 +87,12 @@ def _add_files(pictures: Sequence[tuple[str, str]], sign: int, connection: sa.Co
             files[tenant, file["format"]] += sign
             size[tenant, file["format"]] += sign * file["file_size"]
     if files:
-        adding = insert(stored_files)
+        adding = insert(stored_files, connection)
         sums = {name: stored_files.c[name] + adding.excluded[name] for name in ("files", "bytes")}
         connection.execute(
             adding.on_conflict_do_update(index_elements=stored_files.primary_key, set_=sums),
             [
                 {"tenant": tenant, "format": name, "files": number, "bytes": size[tenant, name]}
-                for (tenant, name), number in files.items()
+                for (tenant, name), number in sorted(files.items())
             ],
         )

@@ -33,9 +33,12 @@ def expired_unswept(
 
 def mark_swept(ids: Collection[str], now: datetime, connection: sa.Connection) -> None:
     """Records that the files of these pictures were removed."""
-    sweep_pictures(ids, connection)
+    left = images.c.id.in_(ids) & images.c.swept_at.is_(None)
+    marking = images.update().where(left).values(swept_at=now)
+    swept = connection.execute(marking.returning(images.c.tenant, images.c.files, images.c.deleted_at))
+    rows = swept.all()
     variants.forget(ids, connection)
-    connection.execute(images.update().where(images.c.id.in_(ids)).values(swept_at=now))
+    sweep_pictures(rows, connection)
 
 
 def having_files(ids: Collection[str], connection: sa.Connection) -> set[str]:

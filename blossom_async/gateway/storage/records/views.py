@@ -6,14 +6,15 @@ import hmac
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import attrs
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from blossom_async.errors import Conflict
 from blossom_async.gateway.storage.records import totals
+from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
 
@@ -73,27 +74,28 @@ def store(
 
     sums = (dict(zip(_COUNTS, count, strict=True)) for count in counts.values())
     add_views([row(picture) | count for picture, count in zip(counts, sums, strict=True)], connection)
-    totals.add_views(counts, connection)
     forget_salts(now, connection)
     keys = {day: _salt(day, now, connection) for day in {picture[2] for picture, _ in seen}}
     add_viewers(
         [row(picture) | {"viewer": _hashed(keys[picture[2]], picture, who)} for picture, who in seen],
         connection,
     )
+    totals.add_views(counts, connection)
 
 
 def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds the counts in rows of ``views`` to the stored ones."""
     if rows:
-        adding = insert(views)
+        adding = insert(views, connection)
         counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
-        connection.execute(adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts), rows)
+        adding_up = adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts)
+        connection.execute(adding_up, _in_order(rows, views))
 
 
 def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds rows of ``viewers``; one that exists is not added again."""
     if rows:
-        connection.execute(insert(viewers).on_conflict_do_nothing(), rows)
+        connection.execute(insert(viewers, connection).on_conflict_do_nothing(), _in_order(rows, viewers))
 
 
 def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
@@ -217,13 +219,14 @@ def store_imported(
 
     Raises ``Conflict`` if another process has imported these bytes meanwhile.
     """
-    if imported_up_to(log, connection) != start:
+    fresh = insert(imports, connection).values(log=log, position=0)
+    connection.execute(fresh.on_conflict_do_nothing())
+    this = (imports.c.log == log) & (imports.c.position == start)
+    if not connection.execute(imports.update().where(this).values(position=stop)).rowcount:
         raise Conflict(
             "another process is importing this log; wait until it has finished, then import the log again",
             code="import_under_way",
         )
-    adding = insert(imports).values(log=log, position=stop)
-    connection.execute(adding.on_conflict_do_update(index_elements=[imports.c.log], set_={"position": stop}))
     store(counts, seen, now, connection)
 
 
@@ -231,8 +234,14 @@ def _live(image_ids: Collection[str], connection: sa.Connection) -> set[str]:
     live: set[str] = set()
     for some in _in_parts(image_ids):
         rows = sa.select(images.c.id).where(images.c.id.in_(some), images.c.deleted_at.is_(None))
-        live |= set(connection.scalars(rows))
+        # Held until the views are stored: a delete meanwhile would leave their link to the picture.
+        live |= set(connection.scalars(rows.order_by(images.c.id).with_for_update(read=True)))
     return live
+
+
+def _in_order(rows: Sequence[dict[str, Any]], table: sa.Table) -> list[dict[str, Any]]:
+    """The rows by their keys, so that processes that write at the same time never wait in a circle."""
+    return sorted(rows, key=itemgetter(*table.primary_key.columns.keys()))
 
 
 def _in_parts(image_ids: Collection[str]) -> list[list[str]]:
@@ -246,7 +255,7 @@ def _old_salts(now: datetime) -> sa.ColumnElement[bool]:
 
 def _salt(day: int, now: datetime, connection: sa.Connection) -> bytes:
     fresh = {"day": day, "salt": secrets.token_bytes(32), "made_at": now}
-    connection.execute(insert(salts).on_conflict_do_nothing(), fresh)
+    connection.execute(insert(salts, connection).on_conflict_do_nothing(), fresh)
     salt: bytes = connection.execute(sa.select(salts.c.salt).where(salts.c.day == day)).scalar_one()
     return salt
 
