@@ -170,7 +170,7 @@ class Paid:
     async def _ask(self, upstream: Upstream, claim: Claim, n: int, callers: Callers) -> _Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
-        begin = partial(call_records.begin_attempt, attempt, self._daily_budget)
+        begin = partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             try:
@@ -195,7 +195,7 @@ class Paid:
         """The result, once it is on disk. A failed attempt is recorded before the next provider is asked."""
         if isinstance(result, Settled):
             if result.elsewhere and result.end is not None:
-                end = partial(call_records.end_attempt, claim.image_id, result.end, self._now())
+                end = partial(call_records.end_attempt, claim, result.end, self._now())
                 await self._records.write(end)
             return result
         self._unstaged[claim.image_id] = result  # also after a failure: it is paid, and staged again later
@@ -217,7 +217,9 @@ class Paid:
         reached("stored")
         end = booked(given, attempt)
         try:
-            await self._records.write(partial(call_records.finish, record, _entry(claim), end, self._now()))
+            await self._records.write(
+                partial(call_records.finish, claim, record, _entry(claim), end, self._now())
+            )
         except Conflict as exc:
             if exc.code != "idempotency_key_taken":
                 raise  # another process has finished it: the files are of its picture
@@ -234,12 +236,10 @@ class Paid:
         if state is None and claim.request.defer:  # its URL was given out and must say why it failed
             state = ClaimState.FAILED
         if state is None:
-            await self._records.write(partial(call_records.give_up, claim.image_id, settled.end, now))
+            await self._records.write(partial(call_records.give_up, claim, settled.end, now))
         else:
             problem = problem_of(settled.error)
-            await self._records.write(
-                partial(call_records.fail, claim.image_id, state, problem, settled.end, now)
-            )
+            await self._records.write(partial(call_records.fail, claim, state, problem, settled.end, now))
 
 
 async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:

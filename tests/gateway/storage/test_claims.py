@@ -52,11 +52,11 @@ CHANGES: dict[str, list[Any]] = {
     "claim": [partial(statements.claim, CLAIM)],
     "adopt": [partial(statements.adopt, "me", "another")],
     "reopen": [partial(statements.reopen, ID, "another")],
-    "begin_attempt": [partial(statements.begin_attempt, ATTEMPT, None)],
-    "end_attempt": [partial(statements.end_attempt, ID, end, NOW) for end in ENDS],
-    "finish": [partial(statements.finish, PICTURE, None, ENDS[1], NOW)],
-    "fail": [partial(statements.fail, ID, state, {"status": 502}, ENDS[2], NOW) for state in ClaimState],
-    "give_up": [partial(statements.give_up, ID, ENDS[2], NOW)],
+    "begin_attempt": [partial(statements.begin_attempt, CLAIM, ATTEMPT, None)],
+    "end_attempt": [partial(statements.end_attempt, CLAIM, end, NOW) for end in ENDS],
+    "finish": [partial(statements.finish, CLAIM, PICTURE, None, ENDS[1], NOW)],
+    "fail": [partial(statements.fail, CLAIM, state, {"status": 502}, ENDS[2], NOW) for state in ClaimState],
+    "give_up": [partial(statements.give_up, CLAIM, ENDS[2], NOW)],
     "forget": [partial(statements.forget, ID)],
     "release": [partial(statements.release, ID, paid=paid, now=NOW) for paid in (True, False)],
 }
@@ -75,12 +75,14 @@ def connection() -> Iterator[sa.Connection]:
 def books(connection: sa.Connection, state: ClaimState | None, outcome: AttemptOutcome | None) -> None:
     """One claim in this state, with one attempt of this outcome."""
     connection.rollback()
-    if state is not None:
-        statements.claim(CLAIM, connection)
-        connection.execute(calls.update().values(state=state))
+    statements.claim(CLAIM, connection)
     if outcome is not None:
-        statements.begin_attempt(ATTEMPT, None, connection)
+        statements.begin_attempt(CLAIM, ATTEMPT, None, connection)
         connection.execute(attempts.update().values(outcome=outcome))
+    if state is None:
+        connection.execute(calls.delete())
+    else:
+        connection.execute(calls.update().values(state=state))
 
 
 def test_no_statement_leaves_the_table_of_transitions(connection: sa.Connection) -> None:
@@ -110,5 +112,5 @@ def test_every_statement_that_changes_something_is_tried() -> None:
 def test_only_a_running_claim_becomes_a_picture(state: ClaimState, connection: sa.Connection) -> None:
     """What another process has ended is not stored over its end."""
     books(connection, state, AttemptOutcome.SENT)
-    with pytest.raises(BlossomError, match="finished"):
-        statements.finish(PICTURE, None, ENDS[1], NOW, connection)
+    with pytest.raises(BlossomError, match="taken this picture over"):
+        statements.finish(CLAIM, PICTURE, None, ENDS[1], NOW, connection)

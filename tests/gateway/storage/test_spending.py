@@ -44,17 +44,18 @@ async def paying(records: Records) -> None:
     chance = random.Random(1)  # noqa: S311 - reproducible
     for number in range(60):
         image_id = f"{number:022}"
-        await records.write(partial(statements.claim, attrs.evolve(CLAIM, image_id=image_id, key=None)))
+        claim = attrs.evolve(CLAIM, image_id=image_id, key=None)
+        await records.write(partial(statements.claim, claim))
         of_one = attrs.evolve(
             ATTEMPT, image_id=image_id, payer=chance.choice("ab"), day=20_000 + number % 3,
             reserved=chance.randrange(90),
         )  # fmt: skip
-        await records.write(partial(statements.begin_attempt, of_one, None))
+        await records.write(partial(statements.begin_attempt, claim, of_one, None))
         for _ in range(chance.randrange(3)):
             outcome, spent = chance.choice(list(AttemptOutcome)), chance.choice([None, 0, 7, 200])
             end = statements.AttemptEnd(n=0, outcome=outcome, spent=spent)
-            await records.write(partial(statements.end_attempt, image_id, end, NOW))
-    await records.write(partial(statements.give_up, image_id, end, NOW))
+            await records.write(partial(statements.end_attempt, claim, end, NOW))
+    await records.write(partial(statements.give_up, claim, end, NOW))
 
 
 async def test_what_is_kept_is_what_counting_gives(tmp_path: Path) -> None:
@@ -75,9 +76,10 @@ async def test_a_refused_attempt_reserves_nothing(tmp_path: Path) -> None:
     """Beyond the budget, to the last millionth."""
     records = Records(tmp_path / "records.sqlite")
     await records.open()
+    await records.write(partial(statements.claim, CLAIM))
     for number, budget in enumerate([40_000, 79_999, 80_000]):
         attempt = attrs.evolve(ATTEMPT, n=number)
-        begin = partial(statements.begin_attempt, attempt, budget)
+        begin = partial(statements.begin_attempt, CLAIM, attempt, budget)
         if budget == 79_999:
             with pytest.raises(PaymentRequired, match=r"has 0\.0400 left"):
                 await records.write(begin)

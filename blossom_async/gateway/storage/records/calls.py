@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -25,6 +26,7 @@ from blossom_async.gateway.storage.records.images import (
     request_text,
     to_row,
 )
+from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import (
     AttemptOutcome,
     Claim,
@@ -97,16 +99,27 @@ class AttemptEnd:
 
 
 def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
-    """The new claim, now stored; or what its key has already: an earlier claim, or the picture it made."""
-    if new.key is not None and (earlier := standing(new.tenant, new.key, connection)) is not None:
-        return earlier
-    connection.execute(calls.insert().values(**_row(new)))
-    return new
+    """The new claim, now stored; or what its key has already: an earlier claim, or the picture it made.
+
+    It is stored first, and the key is looked up after that: if the looks came first, another process could
+    finish its picture between them, and neither would find it.
+    """
+    storing = insert(calls, connection).values(**_row(new))
+    storing = storing.on_conflict_do_nothing(index_elements=[calls.c.tenant, calls.c.key])
+    while True:
+        if connection.execute(storing).rowcount:
+            made = None if new.key is None else find_idempotent(new.tenant, new.key, connection)
+            if made is not None:
+                connection.execute(calls.delete().where(calls.c.image_id == new.image_id))
+            return made or new
+        if new.key is not None and (earlier := standing(new.tenant, new.key, connection)) is not None:
+            return earlier
 
 
 def standing(tenant: str, key: str, connection: sa.Connection) -> Claim | IdempotencyEntry | None:
-    """What the tenant's key has already: the picture made under it, else a claim."""
-    return find_idempotent(tenant, key, connection) or claim_by_key(tenant, key, connection)
+    """What the tenant's key has already: a claim, else the picture made under it."""
+    # In this order: a claim that ends between the two looks has made the picture.
+    return claim_by_key(tenant, key, connection) or find_idempotent(tenant, key, connection)
 
 
 def claim_by_id(image_id: str, connection: sa.Connection) -> Claim | None:
@@ -138,9 +151,9 @@ def owners(connection: sa.Connection) -> set[str]:
 def adopt(gone: str, owner: str, connection: sa.Connection) -> list[Claim]:
     """Hands the running claims of a process that has ended to ``owner``, and returns them."""
     theirs = (calls.c.owner == gone) & (calls.c.state == ClaimState.RUNNING)
-    found = _several(connection, theirs)
-    _move(theirs, ClaimState.RUNNING, connection, owner=owner)
-    return [attrs.evolve(claim, owner=owner) for claim in found]
+    # By the owner's name in the row itself: of two that adopt at once, the later one finds another there.
+    moved = connection.execute(calls.update().where(theirs).values(owner=owner).returning(calls))
+    return sorted(map(_claim, moved.mappings()), key=attrgetter("created_at"))
 
 
 def reopen(image_id: str, owner: str, connection: sa.Connection) -> Claim | None:
@@ -158,15 +171,18 @@ def attempts_of(image_id: str, connection: sa.Connection) -> list[ProviderAttemp
     return [ProviderAttempt(**row) for row in rows.mappings()]
 
 
-def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
-    """Reserves its price.
+def begin_attempt(
+    claim: Claim, attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection
+) -> None:
+    """Reserves its price, while ``claim`` is this process's.
 
-    Raises ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of the day, ``price_unknown`` for
-    a budget that cannot be kept because the attempt is not ``priced``.
+    Raises ``Conflict`` if it is not, and ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of
+    the day, ``price_unknown`` for a budget that cannot be kept because the attempt is not ``priced``.
 
     ``default_budget`` is for keys without one of their own. Once this is on the disk the request may leave:
     whoever finds it later knows that it may have.
     """
+    _hold(claim, connection)
     own_budget = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == attempt.payer)
     daily_budget: int | None = connection.scalar(own_budget)
     if daily_budget is None:
@@ -189,8 +205,13 @@ def begin_attempt(attempt: ProviderAttempt, default_budget: int | None, connecti
     connection.execute(attempts.insert().values(**attrs.asdict(attempt)))
 
 
-def end_attempt(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
-    """Settles an attempt; its claim goes on."""
+def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
+    """Settles an attempt; its claim goes on. Raises ``Conflict`` unless it is this process's."""
+    _hold(claim, connection)
+    _settle(claim.image_id, end, now, connection)
+
+
+def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
     may_end = [before for before, after in ATTEMPT_MAY_BECOME.items() if before and end.outcome in after]
     this = (attempts.c.image_id == image_id) & (attempts.c.n == end.n) & attempts.c.outcome.in_(may_end)
     values = {
@@ -208,6 +229,7 @@ def end_attempt(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Co
 
 
 def finish(
+    claim: Claim,
     record: ImageRecord,
     entry: IdempotencyEntry | None,
     end: AttemptEnd,
@@ -216,24 +238,23 @@ def finish(
 ) -> None:
     """The picture is stored: its row, its key, the end of its attempt and its webhook, or none of them.
 
-    Raises ``Conflict`` when the claim is gone: another process has ended it.
+    Raises ``Conflict`` when the claim is not this process's any more.
     """
+    _hold(claim, connection)
     if entry is not None and find_idempotent(entry.tenant, entry.key, connection) is not None:
         raise Conflict(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
         )
-    running = (calls.c.image_id == record.id) & (calls.c.state == ClaimState.RUNNING)
-    if not _move(running, None, connection):
-        raise Conflict("another process has finished this picture", code="finished_elsewhere")
+    _move(_mine(claim), None, connection)
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
-    end_attempt(record.id, end, now, connection)
+    _settle(record.id, end, now, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
 
 def fail(
-    image_id: str,
+    claim: Claim,
     state: ClaimState,
     problem: dict[str, Any],
     end: AttemptEnd | None,
@@ -242,24 +263,26 @@ def fail(
 ) -> None:
     """Settles the attempt, keeps the claim as ``failed`` or ``unknown``, and queues its webhook.
 
-    ``problem`` is the reason, in the words of the answer.
+    ``problem`` is the reason, in the words of the answer. Raises ``Conflict`` unless it is this process's.
     """
+    _hold(claim, connection)
     if end is not None:
-        end_attempt(image_id, end, now, connection)
+        _settle(claim.image_id, end, now, connection)
     told = orjson.dumps(problem).decode()
-    this = calls.c.image_id == image_id
-    if not _move(this, state, connection, owner=None, problem=told, ended_at=now):
-        return
-    known = claim_by_id(image_id, connection)
-    if known is not None and known.request.defer:
-        enqueue(image_id, known.tenant, "image.failed", now, connection)
+    moved = _move(_mine(claim), state, connection, owner=None, problem=told, ended_at=now)
+    if moved and claim.request.defer:
+        enqueue(claim.image_id, claim.tenant, "image.failed", now, connection)
 
 
-def give_up(image_id: str, end: AttemptEnd | None, now: datetime, connection: sa.Connection) -> None:
-    """Settles the attempt and removes the claim, as if it had never been made. Its attempts stay."""
+def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.Connection) -> None:
+    """Settles the attempt and removes the claim, as if it had never been made. Its attempts stay.
+
+    Raises ``Conflict`` unless the claim is this process's.
+    """
+    _hold(claim, connection)
     if end is not None:
-        end_attempt(image_id, end, now, connection)
-    _move((calls.c.image_id == image_id) & (calls.c.state == ClaimState.RUNNING), None, connection)
+        _settle(claim.image_id, end, now, connection)
+    _move(_mine(claim), None, connection)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -276,14 +299,17 @@ def unknown_claims(connection: sa.Connection) -> list[tuple[Claim, ProviderAttem
 
 def release(image_id: str, connection: sa.Connection, *, paid: bool, now: datetime) -> bool:
     """Ends an unknown claim as a person decided; its key may be used again. False if it is not unknown."""
-    if _one(connection, (calls.c.image_id == image_id) & (calls.c.state == ClaimState.UNKNOWN)) is None:
+    held = sa.select(calls.c.image_id).where(
+        calls.c.image_id == image_id, calls.c.state == ClaimState.UNKNOWN
+    )
+    if connection.scalar(held.with_for_update()) is None:
         return False
     last = attempts_of(image_id, connection)[-1]
     paid_usd = last.reserved if last.priced else None
     spent = paid_usd if paid else 0
     outcome = AttemptOutcome.CHARGED if paid else AttemptOutcome.FAILED
     end = AttemptEnd(n=last.n, outcome=outcome, spent=spent, request_id=last.request_id)
-    end_attempt(image_id, end, now, connection)
+    _settle(image_id, end, now, connection)
     _move(calls.c.image_id == image_id, None, connection)
     return True
 
@@ -314,6 +340,20 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
     )
 
 
+def _mine(claim: Claim) -> sa.ColumnElement[bool]:
+    owned = (calls.c.owner == claim.owner) & (calls.c.state == ClaimState.RUNNING)
+    return (calls.c.image_id == claim.image_id) & owned
+
+
+def _hold(claim: Claim, connection: sa.Connection) -> None:
+    """Keeps others from taking the claim over meanwhile. Raises ``Conflict`` if one has already."""
+    if connection.scalar(sa.select(calls.c.image_id).where(_mine(claim)).with_for_update()) is None:
+        raise Conflict(
+            "another process has taken this picture over; ask again with the same Idempotency-Key",
+            code="finished_elsewhere",
+        )
+
+
 def _move(
     condition: sa.ColumnElement[bool], after: ClaimState | None, connection: sa.Connection, **values: Any
 ) -> int:
@@ -332,16 +372,13 @@ def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Claim 
 
 def _several(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Claim]:
     rows = connection.execute(sa.select(calls).where(condition).order_by(calls.c.created_at)).mappings()
-    return [
-        Claim(
-            **{
-                **row,
-                "request": request_of(row["request"]),
-                "problem": None if row["problem"] is None else orjson.loads(row["problem"]),
-            }
-        )
-        for row in rows
-    ]
+    return [_claim(row) for row in rows]
+
+
+def _claim(row: sa.RowMapping) -> Claim:
+    request = request_of(row["request"])
+    problem = None if row["problem"] is None else orjson.loads(row["problem"])
+    return Claim(**{**row, "request": request, "problem": problem})
 
 
 def _row(claim: Claim) -> dict[str, Any]:
