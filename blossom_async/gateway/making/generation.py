@@ -222,7 +222,7 @@ class Generation:
         if standing is not new:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.
-        return new if order.request.defer else await asyncio.shield(task), False
+        return new if order.request.defer else await self._carried_out(new, task), False
 
     async def _standing(self, order: Order) -> IdempotencyEntry | Claim | None:
         if order.key is None:
@@ -246,7 +246,20 @@ class Generation:
         if claim.state is not ClaimState.RUNNING:
             raise stored_problem(claim)
         if (task := self._paid.under_way.get(claim.image_id)) is not None:
+            return await self._carried_out(claim, task)
+        return await self._elsewhere(claim)
+
+    async def _carried_out(self, claim: Claim, task: asyncio.Task[ImageRecord]) -> ImageRecord:
+        """The picture that this process makes, unless another has taken it over."""
+        try:
             return await asyncio.shield(task)
+        except Conflict as exc:
+            if exc.code != "finished_elsewhere":
+                raise
+        return await self._elsewhere(claim)
+
+    async def _elsewhere(self, claim: Claim) -> ImageRecord:
+        """The picture that another process makes."""
         await self.wait(claim.image_id, _ELSEWHERE_S)
         record = await self._records.get(claim.image_id)
         if record is not None:
