@@ -331,7 +331,7 @@ def test_what_a_killed_process_deleted_is_erased_at_the_next_start(path: Path) -
         async def main():
             records = module.Records(pathlib.Path({str(path)!r}))
             await records.open()
-            module.truncated_wal = die  # a kill between commit and checkpoint
+            module.Sqlite.purge = die  # a kill between commit and checkpoint
             record = a_record(request=ImageRequest("xylophone"))
             await records.add(record)
             await records.delete(record.id, NOW)
@@ -482,7 +482,7 @@ async def test_an_add_waits_for_another_process_that_writes(records: Records, pa
 
 async def test_commits_survive_a_power_cut_by_configuration(records: Records) -> None:
     """The writer runs in WAL with synchronous=FULL: NORMAL loses acknowledged commits in a power cut."""
-    with records._write_engine.connect() as connection:
+    with records._database.writing.connect() as connection:
         settings_ = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
         ]

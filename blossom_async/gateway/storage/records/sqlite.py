@@ -6,14 +6,17 @@ import errno
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
-from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.migrations import HEAD, REVISIONS
+from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_apart, apply_together
 
-__all__ = ["engine", "prepare", "storage_error", "truncated_wal"]
+__all__ = ["Sqlite"]
 
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
 _BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
@@ -29,7 +32,37 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 
 
-def engine(path: Path, *, writes: bool) -> sa.Engine:
+class Sqlite:
+    """A database in one file, for the processes of one machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.writing = _engine(path, writes=True)
+        self.reading = _engine(path, writes=False)
+
+    def prepare(self) -> None:
+        """Creates the file if needed, and migrates it. Raises ``ConfigurationError``."""
+        _prepare(self._path, self.reading, self.writing)
+
+    def apply(self, changes: Sequence[Any]) -> list[Any]:
+        """Makes the changes in one transaction; one that is at fault is left out of it."""
+        try:
+            with self.writing.begin() as connection:
+                return apply_together(connection, changes)
+        except (BlossomError, *ONE_IS_AT_FAULT):
+            with self.writing.begin() as connection:
+                return [apply_apart(connection, change) for change in changes]
+
+    def purge(self) -> bool:
+        """Removes what was deleted from ``-wal``; False if a reader of another process held it up."""
+        return _truncated_wal(self.writing)
+
+    def error(self, done: str, exc: sa.exc.DBAPIError) -> Overloaded:
+        """What the callers are told."""
+        return _storage_error(done, exc)
+
+
+def _engine(path: Path, *, writes: bool) -> sa.Engine:
     # isolation_level None stops sqlite3 from beginning transactions. The writer begins IMMEDIATE, so that it
     # waits for other processes at the start and never midway; a reader's SELECT is a snapshot by itself.
     engine = sa.create_engine(
@@ -53,7 +86,7 @@ def engine(path: Path, *, writes: bool) -> sa.Engine:
     return engine
 
 
-def truncated_wal(engine: sa.Engine) -> bool:
+def _truncated_wal(engine: sa.Engine) -> bool:
     connection = engine.raw_connection()  # SQLAlchemy would begin a transaction, which allows no checkpoint
     try:
         cursor = connection.cursor()
@@ -68,7 +101,7 @@ def truncated_wal(engine: sa.Engine) -> bool:
         connection.close()
 
 
-def prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
+def _prepare(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -168,7 +201,7 @@ def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
     return code & 0xFF  # the primary code, without its variants
 
 
-def storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
+def _storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
     if _sqlite_code(exc) in _FULL:
         error = Overloaded(
             "The disk that holds the database is full; make room, then send the request again.",

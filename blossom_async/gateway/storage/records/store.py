@@ -14,22 +14,19 @@ from typing import Any, TypeVar
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.errors import BlossomError, ConfigurationError
+from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.storage.forks import Home
 from blossom_async.gateway.storage.records.desk import Desk
 from blossom_async.gateway.storage.records.images import (
-    ONE_IS_AT_FAULT,
     Add,
     Delete,
     Erasing,
     Get,
     answers,
-    apply_apart,
-    apply_together,
     find_idempotent,
     to_row,
 )
-from blossom_async.gateway.storage.records.sqlite import engine, prepare, storage_error, truncated_wal
+from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord, revision
 
 __all__ = ["Records"]
@@ -49,9 +46,7 @@ class Records:
     """
 
     def __init__(self, path: Path, *, readers: int = 2) -> None:
-        self._path = path
-        self._write_engine = engine(path, writes=True)
-        self._read_engine = engine(path, writes=False)
+        self._database = Sqlite(path)
         self._writer = Desk("blossom-records-writer", 1, self._commit)
         self._reader_threads = readers + 1
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
@@ -125,7 +120,7 @@ class Records:
 
     def _begin(self) -> None:
         try:
-            prepare(self._path, self._read_engine, self._write_engine)
+            self._database.prepare()
             self._connect_readers()
         except ConfigurationError:
             self._dispose()
@@ -137,7 +132,7 @@ class Records:
         """Opens the files of all reading connections, so that none is needed later."""
         with contextlib.ExitStack() as opened:
             for _ in range(self._reader_threads):
-                connection = opened.enter_context(self._read_engine.connect())
+                connection = opened.enter_context(self._database.reading.connect())
                 connection.execute(sa.select(revision))  # the first look opens the side files
 
     def _end(self) -> None:
@@ -152,12 +147,12 @@ class Records:
         if self._unpurged and self._home.is_here:
             # The deletes are committed. An error here shows up again, and is raised, at the next change.
             with contextlib.suppress(sa.exc.DBAPIError, sqlite3.Error):
-                self._unpurged = not truncated_wal(self._write_engine)
+                self._unpurged = not self._database.purge()
 
     def _dispose(self) -> None:
         # In a forked process the connections are still the parent's: they are dropped, not closed.
-        self._read_engine.dispose(close=self._home.is_here)
-        self._write_engine.dispose(close=self._home.is_here)
+        self._database.reading.dispose(close=self._home.is_here)
+        self._database.writing.dispose(close=self._home.is_here)
 
     def _commit(self, changes: Sequence[Any]) -> list[Any]:
         answers = self._applied(changes)
@@ -168,20 +163,15 @@ class Records:
 
     def _applied(self, changes: Sequence[Any]) -> list[Any]:
         try:
-            try:
-                with self._write_engine.begin() as connection:
-                    return apply_together(connection, changes)
-            except (BlossomError, *ONE_IS_AT_FAULT):
-                with self._write_engine.begin() as connection:
-                    return [apply_apart(connection, change) for change in changes]
+            return self._database.apply(changes)
         except sa.exc.DBAPIError as exc:
-            self._write_engine.dispose()  # after an I/O error only a new connection can be trusted
-            return [storage_error("written", exc) for _ in changes]
+            self._database.writing.dispose()  # after an I/O error only a new connection can be trusted
+            return [self._database.error("written", exc) for _ in changes]
 
     def _look_up(self, questions: Sequence[Any]) -> list[Any]:
         try:
-            with self._read_engine.connect() as connection:
+            with self._database.reading.connect() as connection:
                 return answers(connection, questions)
         except sa.exc.DBAPIError as exc:
-            self._read_engine.dispose()
-            return [storage_error("read", exc) for _ in questions]
+            self._database.reading.dispose()
+            return [self._database.error("read", exc) for _ in questions]
