@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from blossom_async.errors import Conflict, PaymentRequired
 from blossom_async.gateway.storage.records import spending
+from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.images import (
     Add,
     apply_together,
@@ -105,9 +106,9 @@ def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     finish its picture between them, and neither would find it.
     """
     storing = insert(calls, connection).values(**_row(new))
-    storing = storing.on_conflict_do_nothing(index_elements=[calls.c.tenant, calls.c.key])
+    unless_standing = storing.on_conflict_do_nothing(index_elements=[calls.c.tenant, calls.c.key])
     while True:
-        if connection.execute(storing).rowcount:
+        if connection.scalar(unless_standing.returning(calls.c.image_id)) is not None:
             made = None if new.key is None else find_idempotent(new.tenant, new.key, connection)
             if made is not None:
                 connection.execute(calls.delete().where(calls.c.image_id == new.image_id))
@@ -326,10 +327,10 @@ def spent_by_day(first: int, last: int, connection: sa.Connection) -> Sequence[s
             sa.select(
                 *columns,
                 sa.func.count().label("attempts"),
-                sa.func.sum(sa.case((attempts.c.outcome == AttemptOutcome.OK, 1), else_=0)).label("pictures"),
-                sa.func.sum(attempts.c.spent).label("spent"),
-                sa.func.sum(sa.case((attempts.c.priced, 0), else_=1)).label("unpriced"),
-                sa.func.sum(sa.case((open_, attempts.c.reserved), else_=0)).label("reserved"),
+                total(sa.case((attempts.c.outcome == AttemptOutcome.OK, 1), else_=0)).label("pictures"),
+                total(attempts.c.spent).label("spent"),
+                total(sa.case((attempts.c.priced, 0), else_=1)).label("unpriced"),
+                total(sa.case((open_, attempts.c.reserved), else_=0)).label("reserved"),
             )
             .where(attempts.c.day.between(first, last))
             .group_by(*columns)

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 import attrs
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records.documents import text_of, total
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, stored_files, viewers, views
 from blossom_async.gateway.storage.records.tables import campaigns as totals
@@ -77,7 +78,7 @@ def page(
     window = within.order_by(images.c.created_at.desc(), images.c.id.desc()).limit(looked_through).subquery()
     matching = sa.select(window).order_by(window.c.created_at.desc(), window.c.id.desc()).limit(limit + 1)
     if words:
-        prompt = sa.type_coerce(window.c.request, sa.JSON)["prompt"].as_string()
+        prompt = text_of(window.c.request, "prompt", connection)
         erased = window.c.deleted_at.is_not(None)  # their prompt is a placeholder
         holds = prompt.icontains(words, autoescape=True) & ~erased
         matching = matching.where(holds | window.c.tracking_id.icontains(words, autoescape=True))
@@ -98,7 +99,7 @@ def views_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict
     if not tracked:
         return {}
     rows = connection.execute(
-        sa.select(views.c.image_id, sa.func.sum(views.c.views))
+        sa.select(views.c.image_id, total(views.c.views))
         .where(views.c.image_id.in_([picture.id for picture in tracked]))
         .group_by(views.c.image_id)
     )

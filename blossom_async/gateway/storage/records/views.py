@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from blossom_async.errors import Conflict
 from blossom_async.gateway.storage.records import totals
+from blossom_async.gateway.storage.records.documents import members, total
 from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
@@ -142,7 +143,7 @@ def _of(table: sa.Table, tenant: str, tracking_id: str) -> sa.ColumnElement[bool
 def _days(
     seen: sa.ColumnElement[bool], by: sa.ColumnElement[bool], connection: sa.Connection
 ) -> list[tuple[int, int, int, int, int]]:
-    sums = [sa.func.sum(views.c[name]) for name in _COUNTS]
+    sums = [total(views.c[name]) for name in _COUNTS]
     rows = sa.select(views.c.day, *sums).where(seen, views.c.views > 0)
     counted = connection.execute(rows.group_by(views.c.day).order_by(views.c.day)).all()
     several = sa.select(viewers.c.day, sa.func.count(viewers.c.viewer.distinct()).label("several")).where(by)
@@ -157,7 +158,7 @@ def _groups(
     by: sa.ColumnElement[bool],
     connection: sa.Connection,
 ) -> list[tuple[str, str, int, int, int, int]]:
-    metadata = sa.func.json_each(images.c.request, "$.metadata").table_valued("key", "value")
+    metadata = members(images.c.request, "metadata", connection)
     # Distinct, as they are anyway: the database then reads the JSON of each picture once, not once a viewer.
     labels = (
         sa.select(images.c.id, metadata.c.key, metadata.c.value)
@@ -168,14 +169,14 @@ def _groups(
     )
     label = (labels.c.key, labels.c.value)
     # Summed for each picture first: joining every day of every picture takes minutes.
-    sums = [sa.func.sum(views.c[name]).label(name) for name in _COUNTS]
+    sums = [total(views.c[name]).label(name) for name in _COUNTS]
     picture = sa.select(views.c.image_id, *sums).where(seen).group_by(views.c.image_id).subquery()
-    total = [sa.func.coalesce(sa.func.sum(picture.c[name]), 0) for name in _COUNTS]
+    totalled = [total(picture.c[name]) for name in _COUNTS]
     counted = connection.execute(
-        sa.select(*label, *total)
+        sa.select(*label, *totalled)
         .select_from(labels.outerjoin(picture, picture.c.image_id == labels.c.id))
         .group_by(*label)
-        .order_by(total[0].desc(), *label)
+        .order_by(totalled[0].desc(), *label)
         .limit(_MOST_GROUPS)
     ).all()
     several = connection.execute(

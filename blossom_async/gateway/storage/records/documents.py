@@ -1,0 +1,28 @@
+"""What stands in JSON that is kept as text, and sums, alike in every kind of database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = ["members", "text_of", "total"]
+
+
+def members(document: sa.Column[str], name: str, connection: sa.Connection) -> sa.TableValuedAlias:
+    """A table of ``key`` and ``value``: the texts in the object of this name."""
+    if connection.dialect.name == "postgresql":
+        inner = sa.cast(document, sa.JSON)[name]
+        return sa.func.json_each_text(inner).table_valued("key", "value", joins_implicitly=True)
+    return sa.func.json_each(document, f"$.{name}").table_valued("key", "value", joins_implicitly=True)
+
+
+def text_of(document: sa.ColumnElement[str], name: str, connection: sa.Connection) -> sa.ColumnElement[str]:
+    """The text of this name in each document."""
+    on_postgres = connection.dialect.name == "postgresql"
+    read = sa.cast(document, sa.JSON) if on_postgres else sa.type_coerce(document, sa.JSON)
+    text: sa.ColumnElement[str] = read[name].as_string()
+    return text
+
+
+def total(numbers: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """Their sum as a whole number, 0 of none. PostgreSQL gives a decimal fraction otherwise."""
+    return sa.func.coalesce(sa.cast(sa.func.sum(numbers), sa.BigInteger), 0)
