@@ -12,6 +12,10 @@ _FILES = (
 )
 
 
+_BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # keys are looked up in ranges
+_UNSWEPT = sa.text("swept_at IS NULL")
+
+
 def _counted() -> list[sa.Column[object]]:
     return [
         sa.Column("tenant", sa.Text, primary_key=True),
@@ -21,9 +25,31 @@ def _counted() -> list[sa.Column[object]]:
     ]
 
 
+def _copy() -> None:
+    op.execute(
+        "INSERT INTO images (id, tenant, tracking_id, request, width, height, files, "
+        "provider, model, seed, cost, created_at, expires_at, deleted_at) "
+        "SELECT id, 'main', json_extract(request, '$.tracking_id'), request, "
+        f"json_extract(request, '$.width'), json_extract(request, '$.height'), {_FILES}, "
+        "provider, model, seed, cost, created_at, expires_at, deleted_at FROM images_0001"
+    )
+    # Until now each API key was a tenant of its own, under a name nobody was told.
+    op.execute(
+        "INSERT OR IGNORE INTO idempotency (tenant, key, fingerprint, image_id) "
+        "SELECT 'main', key, fingerprint, image_id FROM idempotency_0001"
+    )
+    op.drop_table("idempotency_0001")
+    op.drop_table("images_0001")
+
+
 def upgrade() -> None:
-    op.rename_table("images", "images_0001")
-    op.rename_table("idempotency", "idempotency_0001")
+    on_sqlite = op.get_context().dialect.name == "sqlite"  # elsewhere all steps run at once, on nothing
+    if on_sqlite:
+        op.rename_table("images", "images_0001")
+        op.rename_table("idempotency", "idempotency_0001")
+    else:
+        op.drop_table("idempotency")
+        op.drop_table("images")
     op.create_table(
         "images",
         sa.Column("id", sa.Text, primary_key=True),
@@ -47,27 +73,17 @@ def upgrade() -> None:
     op.create_table(
         "idempotency",
         sa.Column("tenant", sa.Text, primary_key=True),
-        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("key", _BYTEWISE, primary_key=True),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("image_id", sa.Text, sa.ForeignKey("images.id"), nullable=False),
     )
-    op.execute(
-        "INSERT INTO images (id, tenant, tracking_id, request, width, height, files, "
-        "provider, model, seed, cost, created_at, expires_at, deleted_at) "
-        "SELECT id, 'main', json_extract(request, '$.tracking_id'), request, "
-        f"json_extract(request, '$.width'), json_extract(request, '$.height'), {_FILES}, "
-        "provider, model, seed, cost, created_at, expires_at, deleted_at FROM images_0001"
-    )
-    # Until now each API key was a tenant of its own, under a name nobody was told.
-    op.execute(
-        "INSERT OR IGNORE INTO idempotency (tenant, key, fingerprint, image_id) "
-        "SELECT 'main', key, fingerprint, image_id FROM idempotency_0001"
-    )
-    op.drop_table("idempotency_0001")
-    op.drop_table("images_0001")
+    if on_sqlite:
+        _copy()
     op.create_index("images_by_campaign", "images", ["tenant", "tracking_id"])
     op.create_index("images_by_age", "images", ["tenant", "created_at"])
-    op.create_index("images_by_expiry", "images", ["expires_at"], sqlite_where=sa.text("swept_at IS NULL"))
+    op.create_index(
+        "images_by_expiry", "images", ["expires_at"], sqlite_where=_UNSWEPT, postgresql_where=_UNSWEPT
+    )
     op.create_table(
         "api_keys",
         sa.Column("name", sa.Text, primary_key=True),

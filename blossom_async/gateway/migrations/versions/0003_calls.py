@@ -6,6 +6,8 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+_BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # keys are looked up in ranges
+
 
 def upgrade() -> None:
     op.create_table(
@@ -13,7 +15,7 @@ def upgrade() -> None:
         sa.Column("image_id", sa.Text, primary_key=True),
         sa.Column("tenant", sa.Text, nullable=False),
         sa.Column("payer", sa.Text, nullable=False),
-        sa.Column("key", sa.Text),
+        sa.Column("key", _BYTEWISE),
         sa.Column("fingerprint", sa.Text, nullable=False),
         sa.Column("request", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),

@@ -24,6 +24,13 @@ def upgrade() -> None:
         sa.Column("files", sa.BigInteger, nullable=False),
         sa.Column("bytes", sa.BigInteger, nullable=False),
     )
+    if op.get_context().dialect.name == "sqlite":  # elsewhere all steps run at once, on nothing
+        _count()
+    op.drop_index("images_by_campaign", "images")
+    op.create_index("images_by_campaign", "images", ["tenant", "tracking_id", "created_at"])
+
+
+def _count() -> None:
     op.execute(
         "INSERT INTO campaigns (tenant, tracking_id, pictures, newest, views) "
         "SELECT tenant, tracking_id, SUM(pictures), MAX(newest), SUM(views) FROM ("
@@ -37,5 +44,3 @@ def upgrade() -> None:
         "SELECT tenant, json_extract(value, '$.format'), COUNT(*), SUM(json_extract(value, '$.file_size')) "
         "FROM images, json_each(images.files) WHERE deleted_at IS NULL AND swept_at IS NULL GROUP BY 1, 2"
     )
-    op.drop_index("images_by_campaign", "images")
-    op.create_index("images_by_campaign", "images", ["tenant", "tracking_id", "created_at"])

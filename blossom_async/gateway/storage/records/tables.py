@@ -267,6 +267,10 @@ class _Word(sa.TypeDecorator[StrEnum]):
         return None if value is None else self.words(value)
 
 
+_UNSWEPT = sa.text("swept_at IS NULL")
+_BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Text that compares by its bytes, as all text does in SQLite."""
+
 METADATA = sa.MetaData()
 
 images = sa.Table(
@@ -291,7 +295,7 @@ images = sa.Table(
     sa.Column("swept_at", _UtcTime),
     sa.Index("images_by_campaign", "tenant", "tracking_id", "created_at"),
     sa.Index("images_by_age", "tenant", "created_at"),
-    sa.Index("images_by_expiry", "expires_at", sqlite_where=sa.text("swept_at IS NULL")),
+    sa.Index("images_by_expiry", "expires_at", sqlite_where=_UNSWEPT, postgresql_where=_UNSWEPT),
 )
 
 # Totals, kept by every change of pictures and views. A campaign stays known without any picture.
@@ -331,7 +335,7 @@ idempotency = sa.Table(
     "idempotency",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("key", _BYTEWISE, primary_key=True),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("image_id", sa.Text, sa.ForeignKey("images.id"), nullable=False),
 )
@@ -363,7 +367,7 @@ calls = sa.Table(
     sa.Column("image_id", sa.Text, primary_key=True),
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("payer", sa.Text, nullable=False),
-    sa.Column("key", sa.Text),
+    sa.Column("key", _BYTEWISE),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("state", _Word(ClaimState), nullable=False),
