@@ -29,6 +29,7 @@ __all__ = [
     "Erasing",
     "Get",
     "answers",
+    "apply_alone",
     "apply_apart",
     "apply_together",
     "find_idempotent",
@@ -92,20 +93,25 @@ def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[An
 def apply_apart(connection: sa.Connection, change: Any) -> Any:
     try:
         with connection.begin_nested():
-            if not isinstance(change, Add):
-                return change(connection)
-            _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
-            if change.entry is not None:
-                _insert(
-                    connection,
-                    idempotency,
-                    change.entry,
-                    "idempotency_key_taken",
-                    "The Idempotency-Key was used by another request; ask again to get its answer.",
-                )
-            totals.add_pictures([change.image], connection)
+            return apply_alone(connection, change)
     except (BlossomError, *ONE_IS_AT_FAULT) as exc:
         return exc
+
+
+def apply_alone(connection: sa.Connection, change: Any) -> Any:
+    """What the change returns. Raises ``Conflict`` for a picture or a key that is there already."""
+    if not isinstance(change, Add):
+        return change(connection)
+    _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
+    if change.entry is not None:
+        _insert(
+            connection,
+            idempotency,
+            change.entry,
+            "idempotency_key_taken",
+            "The Idempotency-Key was used by another request; ask again to get its answer.",
+        )
+    totals.add_pictures([change.image], connection)
     return None
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
-from blossom_async.gateway.migrations import HEAD, REVISIONS
+from blossom_async.gateway.migrations import HEAD
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_apart, apply_together
+from blossom_async.gateway.storage.records.schema import upgrade, version
 
 __all__ = ["Sqlite"]
 
@@ -157,7 +158,7 @@ def _damaged(path: Path) -> str:
 
 def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> None:
     with read_engine.connect() as connection:
-        _version(path, connection)  # refuse a foreign file before changing anything in it
+        version(f"database {path}", connection)  # refuse a foreign file before changing anything in it
     with write_engine.begin() as connection:
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             if _little_room(path):
@@ -166,34 +167,8 @@ def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> Non
                 f"The folder of {path} cannot hold a database in WAL mode. "
                 "Choose a data folder on a local disk."
             )
-        if _version(path, connection) != HEAD:
-            _upgrade(connection)
-
-
-def _version(path: Path, connection: sa.Connection) -> str | None:
-    tables = sa.inspect(connection).get_table_names()
-    if not tables:
-        return None
-    version = None
-    if "alembic_version" in tables:
-        version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    if version not in REVISIONS:
-        raise ConfigurationError(
-            f"The database {path} has schema {version!r}, this program knows {', '.join(REVISIONS)}: a newer "
-            "version or another program wrote it. Update blossom-async, or choose another data folder."
-        )
-    return str(version)
-
-
-def _upgrade(connection: sa.Connection) -> None:
-    # Imported here: it takes 100 ms, and an up-to-date database does not need it.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "blossom_async.gateway:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+        if version(f"database {path}", connection) != HEAD:
+            upgrade(connection)
 
 
 def _sqlite_code(exc: sa.exc.DBAPIError) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import sqlalchemy as sa
@@ -29,13 +29,16 @@ from blossom_async.gateway.storage.records.images import (
 from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord, revision
 
+if TYPE_CHECKING:
+    from blossom_async.gateway.storage.records.postgres import Postgres
+
 __all__ = ["Records"]
 
 T = TypeVar("T")
 
 
 class Records:
-    """The records in one database file; ``open`` creates it if needed.
+    """The records in one database: a file, which ``open`` creates if needed, or a URL of PostgreSQL.
 
     Once ``add``, ``delete`` or ``write`` returns, its change survives a power cut. A call that is cancelled
     may still make its change.
@@ -45,8 +48,8 @@ class Records:
     ``retry_after_s`` when another program has locked the database.
     """
 
-    def __init__(self, path: Path, *, readers: int = 2) -> None:
-        self._database = Sqlite(path)
+    def __init__(self, place: Path | str, *, readers: int = 2) -> None:
+        self._database = _database(place)
         self._writer = Desk("blossom-records-writer", 1, self._commit)
         self._reader_threads = readers + 1
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
@@ -175,3 +178,16 @@ class Records:
         except sa.exc.DBAPIError as exc:
             self._database.reading.dispose()
             return [self._database.error("read", exc) for _ in questions]
+
+
+def _database(place: Path | str) -> Sqlite | Postgres:
+    if isinstance(place, Path):
+        return Sqlite(place)
+    # Imported here: most gateways need no driver of PostgreSQL.
+    try:
+        from blossom_async.gateway.storage.records.postgres import Postgres
+    except ImportError as exc:
+        raise ConfigurationError(
+            "the driver of PostgreSQL is not installed; pip install 'blossom-async[postgres]'"
+        ) from exc
+    return Postgres(sa.make_url(place))

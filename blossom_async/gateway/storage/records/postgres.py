@@ -1,0 +1,154 @@
+"""PostgreSQL: connects, migrates under a lock, and puts its errors into words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
+from blossom_async.gateway.migrations import HEAD
+from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
+from blossom_async.gateway.storage.records.schema import upgrade, version
+
+__all__ = ["Postgres"]
+
+_OLDEST = 15
+_RETRY_S = 1.0  # what a caller is asked to wait while the server cannot be reached
+_TRIES = 10
+_AGAIN = {"40001", "40P01", "23505"}  # serialization failure, deadlock, a row that another made meanwhile
+_FULL = "53100"
+_MIGRATING = 0x626C6F73736F6D  # the advisory lock of migrations
+_REACHING = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "application_name": "blossom",
+}
+# The second frees the rows that a stopped process holds. Commits wait for the disk.
+_SESSION = (
+    "SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'; "
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+
+class Postgres:
+    """A database on a server, for the processes of any number of machines.
+
+    Each change is a transaction of its own: two processes that lock many rows at once, in different orders,
+    would wait for each other.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        self._name = (
+            f"PostgreSQL database {url.database} at {url.host or url.query.get('host') or 'localhost'}"
+        )
+        self.writing = _engine(url, "READ COMMITTED")
+        self.reading = _engine(url, "AUTOCOMMIT")
+
+    def prepare(self) -> None:
+        """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
+        try:
+            with self.writing.begin() as connection:
+                _check(self._name, connection)
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+                if version(self._name, connection) != HEAD:
+                    upgrade(connection)
+        except sa.exc.DBAPIError as exc:
+            raise ConfigurationError(
+                f"The {self._name} cannot be used ({_reason(exc)}). "
+                "Check BLOSSOM_DATABASE_URL and that the server is running."
+            ) from exc
+
+    def apply(self, changes: Sequence[Any]) -> list[Any]:
+        """Makes each change in its own transaction."""
+        answers: list[Any] = []
+        for change in changes:
+            try:
+                answers.append(self._applied(change))
+            except (BlossomError, *ONE_IS_AT_FAULT) as exc:
+                answers.append(exc)
+            except sa.exc.DBAPIError as exc:
+                # Those behind it would wait as long for a server that is away.
+                self.writing.dispose()
+                left = len(changes) - len(answers)
+                return answers + [self.error("written", exc) for _ in range(left)]
+        return answers
+
+    def purge(self) -> bool:
+        """True: what was deleted leaves the server's files when the server cleans up."""
+        return True
+
+    def error(self, done: str, exc: sa.exc.DBAPIError) -> Overloaded:
+        """What the callers are told."""
+        if _state(exc) == _FULL:
+            sentence, code = "The disk that holds the database is full; make room, then", "storage_full"
+        else:
+            sentence, code = f"The database could not be {done} ({_reason(exc)});", "storage_failed"
+        error = Overloaded(
+            f"{sentence} send the request again in {_RETRY_S:g} s.", code=code, retry_after_s=_RETRY_S
+        )
+        error.__cause__ = exc
+        return error
+
+    def _applied(self, change: Any) -> Any:
+        for _ in range(_TRIES):
+            with self.writing.connect() as connection:
+                try:
+                    answer = apply_alone(connection, change)
+                except sa.exc.DBAPIError as exc:
+                    if not _may_try_again(exc):
+                        raise
+                    failure = exc
+                    continue
+                connection.commit()  # if this fails, nobody knows whether it was made
+                return answer
+        raise failure
+
+
+def _engine(url: sa.URL, isolation: str) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        isolation_level=isolation,
+        connect_args=_REACHING,
+        hide_parameters=True,  # they contain prompts, and errors are logged
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: psycopg.Connection[Any], _: object) -> None:
+        before, connection.autocommit = connection.autocommit, True
+        connection.execute(_SESSION)
+        connection.autocommit = before
+
+    return engine
+
+
+def _check(name: str, connection: sa.Connection) -> None:
+    major = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10_000
+    if major < _OLDEST:
+        raise ConfigurationError(
+            f"The {name} is PostgreSQL {major}; allowed: {_OLDEST} and later. Update the server."
+        )
+    if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+        raise ConfigurationError(f"The {name} is read-only. Name the primary server in BLOSSOM_DATABASE_URL.")
+
+
+def _may_try_again(exc: sa.exc.DBAPIError) -> bool:
+    return _state(exc) in _AGAIN or exc.connection_invalidated
+
+
+def _state(exc: sa.exc.DBAPIError) -> str | None:
+    return getattr(exc.orig, "sqlstate", None)
+
+
+def _reason(exc: sa.exc.DBAPIError) -> str:
+    """What the server said, without the values in it."""
+    if isinstance(exc.orig, psycopg.Error) and exc.orig.diag.message_primary:
+        return exc.orig.diag.message_primary
+    return " ".join(str(exc.orig).split())
