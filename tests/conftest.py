@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from blossom_async import BlossomClient
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.records import Records
+from tests.postgres import VERSIONS, Servers
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
@@ -63,6 +64,20 @@ def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BLOSSOM_PORT", "0")
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[Servers]:
+    """PostgreSQL servers, each started by the first test that needs it."""
+    with ExitStack() as held:
+        yield Servers(held)
+
+
+@pytest.fixture(params=["sqlite", *(f"postgresql-{version}" for version in VERSIONS)])
+def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Path | str:
+    """A fresh database of each kind, as ``Records`` takes it."""
+    version = request.param.partition("-")[2]
+    return postgres_servers.fresh(version) if version else tmp_path / "records.sqlite"
 
 
 @attrs.frozen
