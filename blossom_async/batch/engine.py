@@ -166,7 +166,7 @@ class _Batch(Generic[Item, Value]):
         self._since_yield = 0
         self._retries: Retries[Item, Value] = Retries(self._wake_one)
 
-        self._tally = Tally(items.total, settings.on_progress)
+        self._tally = Tally(items.total, settings.on_progress, self._outage)
         self.failure: BaseException | None = None
         self._left = False
         self.stopped: str | None = None

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
+from blossom_async.batch.outage import Outage
 from blossom_async.batch.outcome import Outcome
 from blossom_async.errors import NotRun
 
 __all__ = ["OnProgress", "Progress", "Tally"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Progress:
     """Where a batch stands. ``total`` is None when the input does not know its length.
 
@@ -32,6 +33,19 @@ class Progress:
     reused: int
     elapsed_s: float
     stopped: str | None
+    _outage: ClassVar[Outage | None] = None
+
+    @property
+    def outage_s(self) -> float | None:
+        """For how many seconds the server has answered nothing; None while it answers.
+
+        Unlike the fields this is of now, in any thread: no item ends in an outage, so ``on_progress`` is not
+        called. A bar that redraws itself asks its last ``Progress``. A copy or a pickle has none.
+        """
+        return None if self._outage is None else self._outage.lasts_s
+
+    def __getstate__(self) -> dict[str, object]:
+        return attrs.asdict(self)
 
 
 OnProgress = Callable[[Progress], object]
@@ -43,11 +57,12 @@ class Tally:
     ``on_progress`` is called by ``report``; what it raises goes to the loop's exception handler.
     """
 
-    def __init__(self, total: int | None, on_progress: OnProgress | None) -> None:
+    def __init__(self, total: int | None, on_progress: OnProgress | None, outage: Outage) -> None:
         self.pulled = 0
         self.consumed = 0
         self.on_progress = on_progress
         self._total = total
+        self._outage = outage
         self._done = 0
         self._failed = 0
         self._not_run = 0
@@ -89,6 +104,7 @@ class Tally:
             elapsed_s=self.elapsed_s,
             stopped=stopped,
         )
+        object.__setattr__(progress, "_outage", self._outage)
         try:
             self.on_progress(progress)
         except Exception as exc:  # noqa: BLE001 - a broken progress bar must not cost finished items

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
 from collections.abc import AsyncIterator
 
 import pytest
 
-from blossom_async.batch import BatchResult, RetryPolicy, run, stream
+from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, stream
 from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
 
@@ -88,6 +89,29 @@ def test_one_probe_at_a_time_is_made() -> None:
         1.0,
         *[2.0] * (len(later) - 2),
     ]
+
+
+def test_the_state_is_in_the_progress() -> None:
+    """Asked of the last one, as a bar does; it is not called more often than items end."""
+    server, seen = Server((2, 22)), list[Progress]()
+    drawn: list[float | None] = []
+
+    async def drawing() -> None:
+        while not drawn or seen[-1].done < 4000:
+            await asyncio.sleep(1)
+            drawn.append(seen[-1].outage_s)
+
+    async def go() -> None:
+        options = {"max_concurrency": 16, "retry": RetryPolicy(), "on_progress": seen.append}
+        await asyncio.gather(run(server.serve, range(4000), **options), drawing())  # type: ignore[arg-type]
+
+    on_virtual_clock(go())
+    waited = [round(seconds) for seconds in drawn if seconds is not None]
+    assert waited == list(range(waited[0], waited[0] + len(waited)))
+    assert 18 <= len(waited) <= 22
+    assert drawn[0] is drawn[-1] is None
+    assert len(seen) == 4000
+    assert pickle.loads(pickle.dumps(seen[-1])).done == 4000  # noqa: S301 - our own
 
 
 def test_a_deadline_ends_the_wait() -> None:
