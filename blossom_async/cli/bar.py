@@ -23,18 +23,18 @@ def bar(console: Console, total: int | None) -> Iterator[Callable[[Standing], No
     """Shows a bar while the block runs; gives the function to call with each new ``Progress``.
 
     The bar is drawn ten times a second at most, and disappears afterwards. Pictures from an earlier run
-    count as done but not for the pace.
+    count as done but not for the pace. In an outage it shows how long the gateway has been away.
     """
     columns = [SpinnerColumn(style="magenta"), BarColumn(_WIDE, complete_style="magenta"), _Count(), _Pace()]
     with Progress(*columns, console=console, transient=True, refresh_per_second=_HZ) as drawn:
         fresh = drawn.add_task("", total=total, visible=False)
-        task = drawn.add_task("", total=total, failed=0, fresh=drawn.tasks[0])
+        task = drawn.add_task("", total=total, failed=0, fresh=drawn.tasks[0], standing=None)
 
         def update(standing: Standing) -> None:
             ended = standing.done + standing.failed
             left = None if total is None else total - standing.reused
             drawn.update(fresh, total=left, completed=ended - standing.reused)
-            drawn.update(task, completed=ended, failed=standing.failed)
+            drawn.update(task, completed=ended, failed=standing.failed, standing=standing)
 
         yield update
 
@@ -50,6 +50,9 @@ class _Count(ProgressColumn):
 
 class _Pace(ProgressColumn):
     def render(self, task: Task) -> Text:
+        standing: Standing | None = task.fields["standing"]
+        if standing is not None and (outage_s := standing.outage_s) is not None:
+            return Text(f"waiting for the gateway, {outage_s:.0f} s", style="yellow")
         fresh: Task = task.fields["fresh"]
         if not fresh.speed:
             return Text("")

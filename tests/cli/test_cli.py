@@ -35,6 +35,7 @@ from blossom_async.cli.results import InTurn, JsonLines, Result, Tally
 from blossom_async.cli.words import duration, plural, said, say, size
 from blossom_async.models import ImageInfo, ImageOptions
 from tests.conftest import KEY, RunningGateway
+from tests.virtual_clock import on_virtual_clock
 from tests.waiting import LIMIT_S
 
 BLOSSOM = (sys.executable, "-m", "blossom_async.cli")
@@ -726,6 +727,32 @@ class TestResume:
                 update(now)
         assert "485 of 600" in stderr.getvalue()
         assert "/s" not in stderr.getvalue()
+
+    def test_the_bar_says_how_long_the_gateway_has_been_away(self) -> None:
+        """Also though nothing ends meanwhile."""
+        from rich.console import Console
+
+        from blossom_async.batch import RetryPolicy, run
+        from blossom_async.cli.bar import bar
+
+        stderr = io.StringIO()
+
+        async def attempt(item: int) -> int:
+            await asyncio.sleep(0.1)
+            if asyncio.get_running_loop().time() > 2:
+                raise ConnectionResetError
+            return item
+
+        async def go() -> None:
+            loop = asyncio.get_running_loop()
+            with bar(Console(file=stderr, force_terminal=True, width=79), 600) as update:
+                options: Any = {"retry": RetryPolicy(), "max_concurrency": 8, "deadline_s": 20}
+                batch = loop.create_task(run(attempt, range(600), on_progress=update, **options))
+                await asyncio.sleep(15)
+            await batch
+
+        on_virtual_clock(go())
+        assert "waiting for the gateway, 13 s" in stderr.getvalue()
 
     def test_lines_of_an_earlier_run_stay_until_the_first_result(self, tmp_path: Path) -> None:
         """Whichever result is the first."""
