@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, stream
 from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
@@ -226,6 +228,36 @@ def test_an_async_input_is_probed_with_as_well(max_concurrency: int, max_attempt
     result = on_virtual_clock(run(server.serve, items(), **options))  # type: ignore[arg-type]
     assert len(result) == 400
     assert len(result.failures) <= (max_attempts == 1) * 30
+
+
+aways = st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.1, 20)), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(aways, st.integers(1, 40), st.booleans(), st.integers(1, 8))
+def test_whatever_the_outages_every_item_is_done(
+    pauses: Iterable[tuple[float, float]], at_once: int, limited: bool, max_attempts: int
+) -> None:
+    """Any number of them, of any length, at any concurrency; it ends soon after the last.
+
+    With few attempts some may fail, but none is tried more often than it may be.
+    """
+    now, away = 0.0, []
+    for up, down in pauses:
+        away.append((now + up, now + up + down))
+        now += up + down
+    server = Server(*away)
+    count = at_once * 100
+    policy = RetryPolicy(max_attempts=max_attempts, budget=10)
+    seen: list[Progress] = []
+    options = {"max_concurrency": at_once, "retry": policy, "on_progress": seen.append}
+    result = batch(server, count, rate_limit="1000/s" if limited else None, **options)
+    assert len(seen) == len(result) == count
+    assert max(outcome.attempts for outcome in result.outcomes) <= max_attempts
+    assert result.stopped is None
+    if max_attempts >= 7:
+        assert not result.failures
+    assert result.elapsed_s <= now + max(count / at_once * 0.05, count / 1000 * limited) * 1.3 + 33
 
 
 def test_a_server_that_answers_500_is_there() -> None:
