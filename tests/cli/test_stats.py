@@ -225,6 +225,7 @@ async def test_a_campaign_may_be_called_import(tmp_path: Path) -> None:
         (line("/v1/images"), NO_VIEW),
         (line(f"/image/{ID}x"), NO_VIEW),
         (line(f"/image/{ID}.png"), NO_VIEW),
+        (line(f"/image/{ID}/w1"), NO_VIEW),
         (line(f"/generated/{ID}"), NO_VIEW),
         (line(f"/generated/{ID}.exe"), NO_VIEW),
         (line(when="31/Feb/2026:13:00:07 +0000"), BROKEN),
@@ -256,11 +257,13 @@ def test_what_the_cache_answered_itself_is_a_view(cache: str) -> None:
         f"/image/{ID}?exp=1&sig=abc",
         f"/generated/{ID}.png",
         f"/generated/{ID}.auto?exp=1&sig=abc",
+        f"/image/{ID}/w640",
+        f"/generated/{ID}/w320.webp?v=2",
         f"/pictures/generated/{ID}.jpg",  # a cdn_prefix with a path
     ],
 )
 def test_every_form_of_a_url_is_known(path: str) -> None:
-    """Signed, under a CDN's prefix, in any format."""
+    """Signed, under a CDN's prefix, in any format and width."""
     hit = read_line(line(path).encode())
     assert isinstance(hit, Hit)
     assert hit.image_id == ID

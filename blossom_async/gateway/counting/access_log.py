@@ -21,7 +21,7 @@ from blossom_async.gateway.counting.analytics import Tally, day_number, is_specu
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
-from blossom_async.models import FORMATS, IMAGE_ID
+from blossom_async.models import FORMATS, IMAGE_ID, WIDTH
 
 __all__ = ["LOG_FORMAT", "Hit", "Imported", "import_log", "read_line"]
 
@@ -49,7 +49,8 @@ _LINE = re.compile(
     re.DOTALL,
 )
 _PICTURE = re.compile(
-    rf"GET \S*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.(?:{'|'.join((*FORMATS, 'auto'))}))"
+    rf"GET \S*/(?:image/({IMAGE_ID})(?:{WIDTH})?"
+    rf"|generated/({IMAGE_ID})(?:{WIDTH})?\.(?:{'|'.join((*FORMATS, 'auto'))}))"
     r"(?:\?\S*)? HTTP/[\d.]+".encode("ascii")
 )
 _ESCAPED = re.compile(rb'\\(?:x([0-9A-Fa-f]{2})|(["\\]))')
