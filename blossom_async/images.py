@@ -31,6 +31,7 @@ from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
 from blossom_async.models import (
     IMAGE_ID,
+    WIDTH,
     Estimate,
     ExplainRequest,
     Explanation,
@@ -42,6 +43,7 @@ from blossom_async.models import (
     SignedUrl,
     SignRequest,
     UrlStats,
+    at_width,
     checked,
     image_request,
     to_json,
@@ -64,7 +66,11 @@ __all__ = ["Images"]
 
 Answer = TypeVar("Answer")
 
-_PATH = re.compile(rf"({IMAGE_ID})|.*/(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z]+)", re.ASCII)
+_PATH = re.compile(
+    rf"({IMAGE_ID})|.*/(?:image/({IMAGE_ID})(?:{WIDTH})?|generated/({IMAGE_ID})(?:{WIDTH})?\.[a-z]+)",
+    re.ASCII,
+)
+_WIDTH = re.compile(rf".*/{IMAGE_ID}({WIDTH})(?![^.?#])", re.ASCII)
 _PRELOAD_AT_ONCE = 32
 
 
@@ -165,7 +171,7 @@ class Images:
     async def sign_url(
         self, url: str, *, signature_ttl: int = 3600, access_key: str | None = None, stable: bool = False
     ) -> str:
-        """A signed URL for an existing picture, given any of its URLs.
+        """A signed URL for an existing picture, which opens all its widths, given any of its URLs.
 
         ``access_key`` names whom the URL is for, such as a user's id: ``revoke_access_key`` invalidates every
         URL signed under that name. ``stable`` rounds the expiry up, so that all URLs signed within half of
@@ -179,8 +185,10 @@ class Images:
             signature_ttl=signature_ttl, access_key=access_key, stable=stable, cdn=self._cdn.serves(url)
         )
         path = f"/v1/images/{_image_id(url)}/signed-url"
-        signed = await self._call(Exchange("POST", path, SignedUrl, to_json(wish)))
-        return self._cdn.url(signed.url) if wish.cdn else signed.url
+        made = await self._call(Exchange("POST", path, SignedUrl, to_json(wish)))
+        narrowed = _WIDTH.match(url.partition("?")[0])
+        signed = made.url if narrowed is None else at_width(made.url, narrowed[1])
+        return self._cdn.url(signed) if wish.cdn else signed
 
     async def revoke_access_key(self, access_key: str) -> None:
         """Invalidates every URL signed under the name within a second. It can never be signed under again."""

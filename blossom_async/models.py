@@ -45,6 +45,7 @@ __all__ = [
     "SignRequest",
     "SignedUrl",
     "UrlStats",
+    "at_width",
     "checked",
     "from_json",
     "from_plain",
@@ -467,6 +468,13 @@ class ExplainRequest:
     at: datetime | None = attrs.field(default=None, converter=_moment)
 
 
+def at_width(url: str, width: str) -> str:
+    """The URL of a picture with its width, such as ``/w640``, after the id."""
+    path, mark, query = url.partition("?")
+    start, dot, extension = path.rpartition(".") if "/generated/" in path else (path, "", "")
+    return f"{start}{width}{dot}{extension}{mark}{query}"
+
+
 @attrs.frozen(kw_only=True)
 class ImageInfo:
     """A stored picture. ``file_size`` is in bytes, ``cost`` in credits, times are in UTC.
@@ -524,9 +532,7 @@ class ImageInfo:
                 f"{listed}, or {self.width} and above for the picture itself; ask for others with widths="
             )
             raise InvalidRequest("width", width, allowed)
-        path, mark, query = whole.partition("?")
-        start, dot, extension = path.rpartition(".") if "/generated/" in path else (path, "", "")
-        return f"{start}/w{width}{dot}{extension}{mark}{query}"
+        return at_width(whole, f"/w{width}")
 
     def srcset(self, widths: Iterable[int] | None = None, *, url: str | None = None) -> str:
         """The ``srcset`` of an ``<img>``: the picture in these widths, by default all of ``widths``.

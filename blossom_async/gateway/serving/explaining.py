@@ -11,12 +11,12 @@ from blossom_async.gateway.serving.access import Viewer
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.urls import picture_url
 from blossom_async.gateway.storage.records import ImageRecord
-from blossom_async.models import FORMATS, IMAGE_ID, ExplainRequest, Explanation
+from blossom_async.models import FORMATS, IMAGE_ID, WIDTH, ExplainRequest, Explanation
 
 __all__ = ["explain"]
 
 _PATH_AT_END = re.compile(  # below whatever folder a proxy or CDN puts it
-    rf"/(?:image/|generated/(?=[0-9A-Za-z]+\.))(?P<id>{IMAGE_ID})(?:\.(?:{'|'.join(FORMATS)}|auto))?$",
+    rf"/(?:image/|generated/(?=[0-9A-Za-z/]+\.))(?P<id>{IMAGE_ID})(?:{WIDTH})?(?:\.(?:{'|'.join(FORMATS)}|auto))?$",
     re.ASCII,
 )
 

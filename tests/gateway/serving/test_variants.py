@@ -131,6 +131,26 @@ async def test_a_srcset_of_what_is_served(gateway: AbstractAsyncContextManager[R
         assert info.variant_url(320, url=signed) == f"{CDN}/generated/{info.id}/w320.webp?exp=1&sig=2.3"
 
 
+async def test_one_signature_covers_all_widths(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """Of its picture, whichever of its URLs was signed, and none that is not listed."""
+    async with gateway as running, running.client() as client:
+        info = await client.image.generate_url_with_info(
+            "a lake", width=400, height=200, format="webp", widths=[100, 200], require_signature=True
+        )
+        assert (await ask(info.variant_url(100))).status == 403
+        for url in (info.url, info.variant_url(100)):
+            signed = await client.image.sign_url(url)
+            assert signed.startswith(f"{url}?exp=")
+            assert (await client.image.explain_url(signed)).status == 200
+            whole = signed.replace("/w100", "")
+            for candidate in info.srcset(url=whole).split(", "):
+                got = await ask(candidate.split()[0])
+                assert (got.status, got.headers["Cache-Control"][:7]) == (200, "private")
+            assert (await ask(whole.replace("?", "/w300?"))).status == 404
+        again = await client.image.regenerate_from_url(info.variant_url(200))
+        assert (await client.image.get(again)).widths == (100, 200)
+
+
 @pytest.mark.parametrize(
     "widths", [[], [15], [4097], ["640"], [640.5], [True], 640, "640", [[640]], range(16, 33)]
 )
