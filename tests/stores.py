@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["BUCKET", "environment", "moto"]
+__all__ = ["BUCKET", "environment", "keep_versions", "moto"]
 
 BUCKET = "pictures"
 _SECRET = "the-secret-of-the-tests"
@@ -25,7 +26,6 @@ def environment(endpoint: str) -> dict[str, str]:
 @contextmanager
 def moto() -> Iterator[str]:
     """The address of a store in memory, which takes any credentials. It has one bucket."""
-    import boto3
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -34,16 +34,33 @@ def moto() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         endpoint = f"http://{host}:{port}"
-        told = environment(endpoint)
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
-            region_name=told["AWS_REGION"],
-        )
-        client.create_bucket(Bucket=BUCKET)
-        client.close()
+        with _client(endpoint) as client:
+            client.create_bucket(Bucket=BUCKET)
         yield endpoint
     finally:
         server.stop()
+
+
+def keep_versions(endpoint: str, bucket: str) -> None:
+    """Creates a bucket whose objects are never quite deleted."""
+    with _client(endpoint) as client:
+        client.create_bucket(Bucket=bucket)
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+@contextmanager
+def _client(endpoint: str) -> Iterator[Any]:
+    import boto3
+
+    told = environment(endpoint)
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
+        region_name=told["AWS_REGION"],
+    )
+    try:
+        yield client
+    finally:
+        client.close()

@@ -45,11 +45,13 @@ _TIMES_OF_A_LOOK: dict[str, Any] = {
 
 _CODE = re.compile(r"<Code>([0-9A-Za-z]{1,64})</Code>", re.ASCII)
 _STATUS = re.compile(r"status code: ([0-9]{3})", re.ASCII)
-_OF_THE_MACHINE = re.compile(r"169\.254\.|metadata\.google")  # where a cloud's machines get credentials
+# Where machines of a cloud ask for credentials.
+_OF_THE_MACHINE = re.compile(r"/latest/(api|meta-data)/|/computeMetadata/|/metadata/identity/")
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _BEYOND_THE_END = {"InvalidRange", "HTTP 416"}
 _NO_CONNECTION = "no connection"
+_NO_CREDENTIALS = "no usable credentials"
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -153,15 +155,18 @@ class BucketBlobs:
                 f"blobs={self._url} needs the extra object-store; "
                 "install it with: pip install 'blossom-async[object-store]'"
             ) from exc
-        probe = f"probe/{secrets.token_hex(8)}"
         try:
             self._store = from_url(self._url, **_TIMES)
             self._looked_at = from_url(self._url, **_TIMES_OF_A_LOOK)
+        except _raised():
+            raise self._unusable(_NO_CREDENTIALS) from None  # the text may show them
+        probe = f"probe/{secrets.token_hex(8)}"
+        try:
             version = obstore.put(self._store, probe, b"first", use_multipart=False)["version"]
             stands = _stored(self._store, probe, b"second", {})
             obstore.delete(self._store, probe)
         except _raised() as exc:
-            raise self._unusable(exc) from None  # an answer of the store may show its user's key
+            raise self._unusable(_reason(exc), refused=_is_refusal(exc)) from None
         if stands == b"second":
             raise ConfigurationError(
                 f"The store behind blobs={self._url} ignores the header If-None-Match, so that two gateways "
@@ -173,19 +178,20 @@ class BucketBlobs:
             )
         self._well_until = self._clock() + _LOOK_HOLDS_S
 
-    def _unusable(self, exc: Exception) -> ConfigurationError:
-        scheme, reason = self._url.partition(":")[0], _reason(exc)
+    def _unusable(self, reason: str, *, refused: bool = False) -> ConfigurationError:
         if reason in _NO_BUCKET:
             advice = "There is no such bucket: create it, or correct the name."
         elif reason in _OTHER_REGION:
             advice = "The bucket is in another region: set AWS_REGION to that one."
         elif reason == _NO_CONNECTION:
             advice = "No store answered: check the network, and AWS_ENDPOINT_URL for a store of your own."
-        else:
+        elif refused or reason == _NO_CREDENTIALS:
             advice = (
-                f"Set {_CREDENTIALS[scheme]} in the environment to credentials that may read, write, list "
-                "and delete there."
+                f"Set {_CREDENTIALS[self._url.partition(':')[0]]} in the environment to credentials that may "
+                "read, write, list and delete there."
             )
+        else:
+            advice = "What answers is no store of this kind: check its address."
         return ConfigurationError(f"blobs={self._url} cannot be used ({reason}). {advice}")
 
     def _probe(self) -> None:
@@ -280,11 +286,17 @@ def _stored(store: ObjectStore, key: str, data: bytes, headers: Mapping[str, str
     return data
 
 
+def _is_refusal(exc: Exception) -> bool:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    return isinstance(exc, PermissionDeniedError | UnauthenticatedError)
+
+
 def _reason(exc: Exception) -> str:
     """Why, in the store's own code where it gave one."""
     text = str(exc)
     if _OF_THE_MACHINE.search(text):
-        return "no credentials"
+        return _NO_CREDENTIALS
     if found := _CODE.search(text):
         return found[1]
     if found := _STATUS.search(text):
