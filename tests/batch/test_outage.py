@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, stream
 from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
+from tests.waiting import until
 
 
 class Server:
@@ -291,3 +292,44 @@ def test_a_fifth_of_failures_is_no_outage() -> None:
     )
     assert list(result) == list(range(4000))
     assert result.elapsed_s <= 4000 / 16 * 0.05 / 0.8 * 1.2 + 3
+
+
+async def test_a_port_that_closes_and_opens_again_is_waited_for() -> None:
+    """Real sockets: what was under way is cut, and whoever connects is refused until it is back."""
+    open_ones: set[asyncio.StreamWriter] = set()
+    answered = 0
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        open_ones.add(writer)
+        writer.write(await reader.read(100))
+        answered += 1
+        writer.close()
+        open_ones.discard(writer)
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+
+    async def attempt(item: int) -> int:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(b"%d" % item)
+            answer = await reader.read(100)
+        finally:
+            writer.close()
+        if not answer:
+            raise ConnectionResetError
+        return int(answer)
+
+    seen: list[Progress] = []
+    options = {"max_concurrency": 8, "retry": RetryPolicy(), "on_progress": seen.append, "rate_limit": 200}
+    running = asyncio.create_task(run(attempt, range(300), **options))  # type: ignore[arg-type]
+    await until(lambda: answered >= 50)
+    server.close()
+    for writer in open_ones:
+        writer.transport.abort()
+    await until(lambda: seen[-1].outage_s)
+    server = await asyncio.start_server(echo, host, port)
+    assert list(await running) == list(range(300))
+    assert len(seen) == 300
+    server.close()
