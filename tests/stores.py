@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BUCKET", "environment", "keep_versions", "moto"]
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
+
+__all__ = ["BUCKET", "Moto", "environment", "keep_versions", "moto"]
 
 BUCKET = "pictures"
 _SECRET = "the-secret-of-the-tests"
@@ -23,22 +26,42 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def moto() -> Iterator[str]:
-    """The address of a store in memory, which takes any credentials. It has one bucket."""
-    from moto.server import ThreadedMotoServer
+class Moto:
+    """A store in memory, which takes any credentials. What it holds outlasts ``stop``."""
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
+    def __init__(self) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._server: ThreadedMotoServer
+        self._port = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """At the same address as before."""
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", self._port, verbose=False)
+        self._server.start()
+        _, self._port = self._server.get_host_and_port()
+
+    def stop(self) -> None:
+        """Refuses connections from now on."""
+        self._server.stop()
+
+
+@contextmanager
+def moto() -> Iterator[Moto]:
+    """A store that runs, with one bucket."""
+    store = Moto()
+    store.start()
     try:
-        host, port = server.get_host_and_port()
-        endpoint = f"http://{host}:{port}"
-        with _client(endpoint) as client:
+        with _client(store.endpoint) as client:
             client.create_bucket(Bucket=BUCKET)
-        yield endpoint
+        yield store
     finally:
-        server.stop()
+        store.stop()
 
 
 def keep_versions(endpoint: str, bucket: str) -> None:

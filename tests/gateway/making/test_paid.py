@@ -29,6 +29,7 @@ from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
+from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
@@ -101,8 +102,8 @@ class House:
     upstreams: Upstreams
     generation: Generation
     records: Records
-    blobs: LocalBlobs
-    staging: LocalBlobs
+    blobs: Blobs
+    staging: Blobs
 
     async def create(
         self, request: ImageRequest = WISH, key: str | None = "k", **more: Any
@@ -123,7 +124,8 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     options.setdefault("now", lambda: NOW)
     workers = Workers(2)
     records = Records(folder / "records.sqlite")
-    blobs, staging = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
+    local = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
+    blobs, staging = options.pop("places", local)
     owner = Owner(folder / "owners")
     clock = asyncio.get_running_loop().time
     upstreams = Upstreams(*(Upstream(provider, limits, clock=clock) for provider in providers))

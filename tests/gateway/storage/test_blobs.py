@@ -21,8 +21,8 @@ ID = "Ab3" + "x" * 19
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with stores.moto() as endpoint:
-        yield endpoint
+    with stores.moto() as store:
+        yield store.endpoint
 
 
 @pytest.fixture(params=["folder", "moto"])

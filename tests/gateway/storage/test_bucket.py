@@ -23,8 +23,8 @@ SECRET = stores.environment("")["AWS_SECRET_ACCESS_KEY"]
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with stores.moto() as endpoint:
-        yield endpoint
+    with stores.moto() as store:
+        yield store.endpoint
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ URL = f"s3://{stores.BUCKET}/pictures"
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    with stores.moto() as endpoint:
-        yield endpoint
+    with stores.moto() as store:
+        yield store.endpoint
 
 
 @pytest.fixture(autouse=True)
