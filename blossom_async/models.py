@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
 from types import NoneType
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast, overload
 
 import attrs
 import cattrs
@@ -40,6 +40,7 @@ __all__ = [
     "ImageOptions",
     "ImageRequest",
     "ImageSettings",
+    "Plain",
     "PreloadReport",
     "PreloadResult",
     "SignRequest",
@@ -475,8 +476,22 @@ def at_width(url: str, width: str) -> str:
     return f"{start}{width}{dot}{extension}{mark}{query}"
 
 
+class Plain:
+    """What a gateway tells, as plain values for templates, queues and other programs."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them: times in ISO 8601, lists for tuples."""
+        return cast(dict[str, Any], orjson.loads(to_json(self)))
+
+    def to_json(self) -> str:
+        """As ``to_dict``, as a JSON object."""
+        return to_json(self).decode()
+
+
 @attrs.frozen(kw_only=True)
-class ImageInfo:
+class ImageInfo(Plain):
     """A stored picture. ``file_size`` is in bytes, ``cost`` in credits, times are in UTC.
 
     ``time_remaining`` is in whole seconds from the gateway's answer, None without an expiry. ``seed`` is the
@@ -504,7 +519,7 @@ class ImageInfo:
     expires_at: datetime | None
     time_remaining: int | None
     tracking_id: str | None
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str] = attrs.field(hash=False)
     sha256: str
     provider: str
     model: str
@@ -546,7 +561,7 @@ class ImageInfo:
 
 
 @attrs.frozen(kw_only=True)
-class Estimate:
+class Estimate(Plain):
     """What a picture would cost: ``credits``, and ``usd`` at the ``provider`` that is tried first.
 
     ``usd`` is None if the provider's price is not known in advance.
@@ -566,7 +581,7 @@ class SignedUrl:
 
 
 @attrs.frozen(kw_only=True)
-class GroupStats:
+class GroupStats(Plain):
     """Views of a part of a campaign's pictures, counted as in ``UrlStats``."""
 
     views: int
@@ -582,7 +597,7 @@ class DayStats(GroupStats):
 
 
 @attrs.frozen(kw_only=True)
-class UrlStats:
+class UrlStats(Plain):
     """How often a campaign's pictures were seen.
 
     A view is a GET that the gateway answered with the whole picture, to its last byte; HEAD, 304, ranges and
@@ -602,7 +617,7 @@ class UrlStats:
 
 
 @attrs.frozen(kw_only=True)
-class Explanation:
+class Explanation(Plain):
     """How the gateway would answer a viewer: ``status``, ``code``, and the reason in ``detail``."""
 
     status: int
@@ -611,7 +626,7 @@ class Explanation:
 
 
 @attrs.frozen(kw_only=True)
-class PreloadResult:
+class PreloadResult(Plain):
     """How one URL answered: ``ms`` to the last byte, ``bytes`` received, ``cache`` hit, miss or unknown.
 
     ``status`` is None if no answer came; ``error`` says why.
@@ -631,11 +646,21 @@ class PreloadResult:
 
 
 @attrs.frozen(kw_only=True)
-class PreloadReport:
+class PreloadReport(Plain, Sequence[PreloadResult]):
     """One ``PreloadResult`` per URL, in the order given."""
 
     results: tuple[PreloadResult, ...]
     elapsed_s: float
+
+    @overload
+    def __getitem__(self, index: int) -> PreloadResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[PreloadResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> PreloadResult | tuple[PreloadResult, ...]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
 
     @property
     def failures(self) -> tuple[PreloadResult, ...]:

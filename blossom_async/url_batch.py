@@ -11,7 +11,7 @@ import attrs
 from blossom_async.batch import BatchResult, Journal, Outcome, Progress, RunOptions
 from blossom_async.batch.gate import RateLimitLike
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import UnknownOption, shown
+from blossom_async.errors import ResponseError, UnknownOption, shown
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
@@ -193,6 +193,22 @@ class UrlBatch(Sequence[str | None]):
         """Credits of the pictures made."""
         return sum(info.cost for info in self.infos if info is not None)
 
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row for each item, for a data frame or a file: ``index``, ``prompt``, ``error``, ``error_code``,
+        ``attempts``, and the fields of its ``ImageInfo``, None where it failed."""
+        nothing = dict.fromkeys(attrs.fields_dict(ImageInfo))
+        return [
+            {
+                "index": outcome.index,
+                "prompt": _prompt(outcome.item),
+                "error": None if outcome.error is None else str(outcome.error),
+                "error_code": None if outcome.error is None else _code(outcome.error),
+                "attempts": outcome.attempts,
+                **(nothing if outcome.value is None else outcome.value.to_dict()),
+            }
+            for outcome in self.outcomes
+        ]
+
     def raise_for_failures(self) -> None:
         """Raises an ``ExceptionGroup`` if any item failed; each error's note gives its index and prompt."""
         self._result.raise_for_failures()
@@ -212,6 +228,16 @@ class UrlBatch(Sequence[str | None]):
 
     def __repr__(self) -> str:
         return f"<UrlBatch: {len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s>"
+
+
+def _prompt(item: Request) -> object:
+    if isinstance(item, Mapping):
+        return item.get("prompt")
+    return item.prompt if isinstance(item, ImageRequest) else item
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, ResponseError) else type(error).__name__
 
 
 def hand_over_urls(error: Exception) -> None:

@@ -454,6 +454,20 @@ async def test_a_picture_is_known_and_deleted_by_url_or_id(
             await client.image.get("https://example.com/cat.png")
 
 
+async def test_a_batch_becomes_rows_of_equal_columns(gateway: Gateway) -> None:
+    """One row for each item: what was asked for, and the picture or what went wrong."""
+    async with gateway as running, running.client() as client:
+        entries: list[Any] = ["a lake", ImageRequest("a hill", width=16), {"prompt": "a town", "width": -1}]
+        batch = await client.image.generate_urls_batch_custom(entries, **TINY)
+    lake, hill, town = rows = batch.to_dicts()
+    assert [row["prompt"] for row in rows] == ["a lake", "a hill", "a town"]
+    assert [row["url"] for row in rows] == list(batch)
+    assert (lake["width"], hill["width"], lake["error"], lake["attempts"]) == (32, 16, None, 1)
+    assert (town["error_code"], town["id"]) == ("InvalidRequest", None)
+    assert "width: -1" in town["error"]
+    assert list(lake) == list(town)
+
+
 async def test_the_blocking_form_refuses_a_running_loop() -> None:
     """``with`` inside a coroutine would block it, and says what to write instead."""
     with pytest.raises(RuntimeError, match="async with"):

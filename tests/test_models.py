@@ -17,6 +17,8 @@ from blossom_async import ImageInfo, ImageOptions, ImageRequest, InvalidRequest
 from blossom_async.models import (
     VISIBLE,
     ImageSettings,
+    PreloadReport,
+    PreloadResult,
     checked,
     from_json,
     image_request,
@@ -216,3 +218,15 @@ def test_an_answer_of_another_shape_is_a_value_error(data: bytes) -> None:
     """What is no ``ImageInfo`` is not taken for one."""
     with pytest.raises(ValueError, match="not a valid ImageInfo: "):
         from_json(data, ImageInfo)
+
+
+def test_what_a_gateway_tells_can_be_written_read_and_hashed() -> None:
+    """As plain values, which read back as the same."""
+    info = from_json(INFO, ImageInfo)
+    assert from_json(info.to_json().encode(), ImageInfo) == info
+    assert info.to_dict()["created_at"] == "2026-11-22T10:00:00+00:00"
+    assert len({info, from_json(INFO, ImageInfo)}) == 1
+    result = PreloadResult(url=info.url, status=200, ms=1.5, bytes=3, cache="hit")
+    report = PreloadReport(results=(result,), elapsed_s=0.5)
+    assert (len(report), report[0], list(report)) == (1, result, [result])
+    assert report.to_dict() == {"results": [result.to_dict()], "elapsed_s": 0.5}
