@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import os
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -20,6 +25,8 @@ from tests.conftest import running_gateway
 from tests.gateway.making.test_paid import Paid, house
 from tests.waiting import until
 
+KILLS = int(os.environ.get("BLOSSOM_TEST_KILLS", "3"))
+PICTURES = 60 * KILLS
 URL = f"s3://{stores.BUCKET}/pictures"
 
 
@@ -103,3 +110,37 @@ async def test_pictures_in_memory_are_served_on(tmp_path: Path, store: stores.Mo
                 return (found.status, ready.status) == (200, 200)
 
         await until(served)
+
+
+async def test_a_store_killed_under_load_leaves_no_row_without_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed again and again; each picture is paid once, and has its bytes in the end."""
+    provider, waiting = Paid(), asyncio.Semaphore(16)
+    with stores.seaweedfs(tmp_path / "weed") as store:
+        for name, value in stores.environment(store.endpoint).items():
+            monkeypatch.setenv(name, value)
+        async with house(tmp_path, provider, places=places(time.monotonic)) as gateway:
+
+            async def made(key: str) -> ImageRecord:
+                async with waiting:
+                    while True:
+                        with contextlib.suppress(Overloaded):
+                            record = await gateway.create(key=key)
+                            assert isinstance(record, ImageRecord)
+                            return record
+                        await asyncio.sleep(0.05)
+
+            def has_paid(count: int) -> bool:
+                return len(provider.ledger) >= count
+
+            calls = [asyncio.create_task(made(f"key-{n}")) for n in range(PICTURES)]
+            for nth in range(1, KILLS + 1):
+                await until(partial(has_paid, nth * PICTURES // (KILLS + 1)))
+                store.kill()
+                await asyncio.to_thread(store.start)
+            records = await asyncio.gather(*calls)
+            assert len(provider.ledger) == len(provider.sent) == PICTURES
+            for record in records:
+                data = await gateway.blobs.read(record.id, "png")
+                assert hashlib.sha256(data).hexdigest() == record.main_file.sha256
