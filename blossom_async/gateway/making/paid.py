@@ -120,8 +120,10 @@ class Paid:
             task.cancel()
 
     async def _carry_out(self, claim: Claim, callers: Callers) -> ImageRecord:
-        answer = await self._answer(claim, callers)
-        made = answer if isinstance(answer, Settled) else await self._store(claim, answer)
+        # A turn lasts until the picture is stored: more cannot be begun than can be finished.
+        async with AsyncExitStack() as turn:
+            answer = await self._answer(claim, callers, turn)
+            made = answer if isinstance(answer, Settled) else await self._store(claim, answer)
         if isinstance(made, Settled):
             await self._end(claim, made)
         if isinstance(answer, _Answer):
@@ -130,12 +132,15 @@ class Paid:
             raise made.error
         return made
 
-    async def _answer(self, claim: Claim, callers: Callers) -> _Answer | Settled:
-        """Asks one provider after another, starting with the one whose answer was lost, if any."""
+    async def _answer(self, claim: Claim, callers: Callers, turn: AsyncExitStack) -> _Answer | Settled:
+        """Asks one provider after another, starting with the one whose answer was lost, if any.
+
+        ``turn`` then holds the turn of the provider that has answered.
+        """
         tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
         result: _Answer | Settled = nobody_left()
         if tried and tried[-1].outcome in call_records.OPEN:
-            result = await self._resume(claim, tried[-1], callers)
+            result = await self._resume(claim, tried[-1], callers, turn)
             if isinstance(result, _Answer) or not result.elsewhere:
                 return result
         try:
@@ -146,13 +151,15 @@ class Paid:
         for upstream in able:
             if upstream.name in {attempt.provider for attempt in tried}:
                 continue
-            result = await self._ask(upstream, claim, n, callers)
+            result = await self._ask(upstream, claim, n, callers, turn)
             if isinstance(result, _Answer) or not result.elsewhere:
                 return result
             n += 0 if result.end is None else 1
         return result
 
-    async def _resume(self, claim: Claim, last: ProviderAttempt, callers: Callers) -> _Answer | Settled:
+    async def _resume(
+        self, claim: Claim, last: ProviderAttempt, callers: Callers, turn: AsyncExitStack
+    ) -> _Answer | Settled:
         """The answer of an attempt whose process died, or whose answer was lost."""
         if (given := self._unstaged.get(claim.image_id)) is not None:
             return await self._recorded(claim, last, given)
@@ -163,19 +170,24 @@ class Paid:
         if upstream is None or not upstream.provider.keyed:
             return unknown(last, "it was asked, and the answer was lost")
         place = partial(self._staging.reserved, claim.image_id, claim.request)
-        async with upstream.turn(callers, taking=place) as reserved:
+        async with AsyncExitStack() as held:
+            reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
             result = await ask(upstream, claim.request, last, maybe_paid=True)
-            return await self._recorded(claim, last, result, reserved)
+            answer = await self._recorded(claim, last, result, reserved)
+            if isinstance(answer, _Answer):
+                turn.push_async_exit(held.pop_all())
+            return answer
 
-    async def _ask(self, upstream: Upstream, claim: Claim, n: int, callers: Callers) -> _Answer | Settled:
+    async def _ask(
+        self, upstream: Upstream, claim: Claim, n: int, callers: Callers, turn: AsyncExitStack
+    ) -> _Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
         begin = partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             try:
-                turn = upstream.turn(callers, taking=place)
-                reserved = await held.enter_async_context(turn)
+                reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
                 await self._records.write(begin)
             except Overloaded as exc:  # no turn at this provider, no file, or the database cannot be written
                 return Settled(error=exc, elsewhere=True)
@@ -183,7 +195,10 @@ class Paid:
                 return Settled(error=exc)
             reached("attempt")
             result = await ask(upstream, claim.request, attempt)
-            return await self._recorded(claim, attempt, result, reserved)
+            answer = await self._recorded(claim, attempt, result, reserved)
+            if isinstance(answer, _Answer):
+                turn.push_async_exit(held.pop_all())
+            return answer
 
     async def _recorded(
         self,
