@@ -1,8 +1,9 @@
 """What a gateway still delivers when three times as many pictures are asked for as it can make.
 
 Run: uv run --extra all python benchmarks/overload.py [--json benchmarks/results/overload.json]
-The gateway is `blossom serve` as a user starts it; with `--provider openai` its pictures are paid for at a
-fake provider in a process of its own. First a few callers ask one after the other: that rate is its capacity.
+The gateway is `blossom serve` as a user starts it. Its pictures are paid for at a fake provider in a process
+of its own, which takes half a second, so that not the processor is what is scarce; with `--provider offline`
+it draws them itself. First a few callers ask one after the other: that rate is its capacity.
 Then new callers come evenly at three times that rate, each on a connection of its own, and hang up after ten
 seconds; or a crowd comes (`--crowd`), each of which asks again at once. Beside them viewers fetch one
 picture. A picture counts if its caller was still there. Two seconds after the load has ended the few
@@ -18,6 +19,7 @@ import json
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -31,11 +33,12 @@ from typing import Any
 import attrs
 
 KEY = "a-key-of-the-benchmark-0123456789"
-FEW = 16
+FEW = 32
 PATIENCE_S = 10.0
 TIMES = 3.0
 RECOVERED_S = 2.0
-WIDTH = 1024
+SLOW_S = 0.5
+WIDTHS = {"offline": 1024, "openai": 64}
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -81,7 +84,7 @@ async def gateway(provider: str) -> AsyncIterator[int]:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         env = {"BLOSSOM_API_KEYS": KEY, "BLOSSOM_DATA_DIR": folder, "BLOSSOM_PORT": "0"}
         if provider == "openai":
-            url = await stack.enter_async_context(server("-m", "blossom_async.testing", "openai"))
+            url = await stack.enter_async_context(server(__file__, "--as-provider"))
             env |= {
                 "BLOSSOM_PROVIDERS": "openai",
                 "BLOSSOM_OPENAI_URL": url,
@@ -103,28 +106,44 @@ async def ask(port: int, head: str, body: bytes = b"") -> tuple[int, bytes, byte
         writer.close()
 
 
-def create(port: int, number: int, keyed: bool) -> Any:
+async def serve_provider() -> None:
+    """A fake provider that takes its time, until SIGTERM."""
+    from blossom_async.testing import FakeOpenAI
+
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with FakeOpenAI(slow_s=SLOW_S) as fake:
+        fake.fail("slow_first_byte")
+        print(fake.base_url, flush=True)
+        await stop.wait()
+
+
+def create(port: int, number: int, width: int, keyed: bool) -> Any:
     head = f"POST /v1/images HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
     if keyed:
         head += f"Idempotency-Key: call-{os.getpid()}-{number}\r\n"
-    wish = {"prompt": f"lake {number}", "width": WIDTH, "height": WIDTH}
+    wish = {"prompt": f"lake {number}", "width": width, "height": width}
     return ask(port, head, json.dumps(wish).encode())
 
 
 class Scene:
     """Callers and viewers of one gateway."""
 
-    def __init__(self, port: int, keyed: bool) -> None:
+    def __init__(self, port: int, width: int, keyed: bool) -> None:
         self.port = port
+        self.width = width
         self.keyed = keyed
         self.numbers = itertools.count()
+
+    def create(self) -> Any:
+        return create(self.port, next(self.numbers), self.width, self.keyed)
 
     async def call(self, answers: Answers) -> None:
         """One caller, who hangs up after ``PATIENCE_S``."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE_S):
-                status, head, _ = await create(self.port, next(self.numbers), self.keyed)
+                status, head, _ = await self.create()
             honest = status == 201 or b"retry-after" in head.lower()
             answers.add(str(status) if honest else f"{status} without Retry-After", began)
         except TimeoutError:
@@ -185,8 +204,8 @@ class Scene:
 
 async def measure(provider: str, keyed: bool, seconds: float, crowd: int) -> dict[str, Any]:
     async with gateway(provider) as port:
-        scene = Scene(port, keyed)
-        picture = json.loads((await create(port, next(scene.numbers), keyed))[2])["id"]
+        scene = Scene(port, WIDTHS[provider], keyed)
+        picture = json.loads((await scene.create())[2])["id"]
         idle = await scene.viewed(picture, asyncio.sleep(2))
         began = time.monotonic()
         alone = await scene.few(5)
@@ -228,10 +247,14 @@ async def measure(provider: str, keyed: bool, seconds: float, crowd: int) -> dic
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="file for the raw figures")
-    parser.add_argument("--provider", choices=("offline", "openai"), default="offline")
+    parser.add_argument("--provider", choices=("offline", "openai"), default="openai")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each load")
     parser.add_argument("--crowd", type=int, default=0, help="so many callers instead of an even load")
+    parser.add_argument("--as-provider", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.as_provider:
+        await serve_provider()
+        return
     rows = []
     for keyed in (False, True):
         rows.append(await measure(options.provider, keyed, options.seconds, options.crowd))
