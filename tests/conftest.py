@@ -73,6 +73,12 @@ def postgres_servers() -> Iterator[Servers]:
         yield Servers(held)
 
 
+@pytest.fixture(params=VERSIONS)
+def postgres_url(request: pytest.FixtureRequest, postgres_servers: Servers) -> str:
+    """The URL of a fresh database on each version of PostgreSQL."""
+    return postgres_servers.fresh(request.param)
+
+
 @pytest.fixture(params=["sqlite", *(f"postgresql-{version}" for version in VERSIONS)])
 def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Path | str:
     """A fresh database of each kind, as ``Records`` takes it."""

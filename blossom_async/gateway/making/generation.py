@@ -28,7 +28,7 @@ from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
-from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.owners import Living
 from blossom_async.gateway.storage.records import (
     Claim,
     ClaimState,
@@ -56,7 +56,7 @@ class Generation:
         blobs: Blobs,
         staging: Staging,
         workers: Workers,
-        owner: Owner,
+        owner: Living,
         *,
         secret: bytes,
         now: Callable[[], datetime],

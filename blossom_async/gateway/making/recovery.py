@@ -14,13 +14,13 @@ from blossom_async.gateway.making.paid import Paid
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.upstreams import Upstreams
-from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.owners import Living
 from blossom_async.gateway.storage.records import Claim, ClaimState, Records
 from blossom_async.gateway.storage.records import calls as call_records
 
 __all__ = ["Recovery"]
 
-_EVERY_S = 5.0
+_EVERY_S = 3.0
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -34,7 +34,7 @@ class Recovery:
         records: Records,
         staging: Staging,
         paid: Paid,
-        owner: Owner,
+        owner: Living,
         now: Callable[[], datetime],
     ) -> None:
         self._upstreams = upstreams
@@ -64,7 +64,7 @@ class Recovery:
         if claim.state is ClaimState.UNKNOWN:
             return await self._reopen(claim)
         if claim.state is ClaimState.RUNNING and claim.owner is not None:
-            if self._owner.has_ended(claim.owner):
+            if await asyncio.to_thread(self._owner.has_ended, claim.owner):
                 await self._adopt(claim.owner)
             elif claim.owner == self._owner.name and claim.image_id not in self._paid.under_way:
                 self._paid.start(claim, Callers(Priority.INTERACTIVE))  # its task failed because of the disk

@@ -5,10 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Protocol
 
 from blossom_async.locks import lock, unlock
 
-__all__ = ["Owner"]
+__all__ = ["Living", "Owner"]
+
+
+class Living(Protocol):
+    """This process among those that share a database."""
+
+    name: str
+    """What its calls are held under. It changes if the others have taken the process for dead."""
+
+    def open(self) -> None:
+        """Marks this process as alive."""
+
+    def close(self) -> None:
+        """Lets others take over what this process has not finished."""
+
+    def has_ended(self, name: str) -> bool:
+        """Whether the process of that name is dead, for good."""
 
 
 class Owner:

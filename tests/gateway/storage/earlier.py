@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["taken_back"]
 
 _UNDONE = {
+    "0008": "DROP TABLE owners;",
     "0007": "DROP TABLE spending;",
     "0006": "DROP TABLE variants;",
     "0005": "DROP TABLE campaigns; DROP TABLE stored_files; DROP INDEX images_by_campaign;"

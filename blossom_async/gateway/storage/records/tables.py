@@ -33,6 +33,7 @@ __all__ = [
     "idempotency",
     "images",
     "imports",
+    "owners",
     "revision",
     "salts",
     "spending",
@@ -407,6 +408,14 @@ spending = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True),
     sa.Column("reserved", sa.BigInteger, nullable=False),
     sa.Column("spent", sa.BigInteger, nullable=False),
+)
+
+# The processes on a server's database, each alive until a time of its clock, in microseconds since 1970.
+owners = sa.Table(
+    "owners",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("alive_until", sa.BigInteger, nullable=False),
 )
 
 # The outbox: a row is written in the transaction that ends a deferred picture.

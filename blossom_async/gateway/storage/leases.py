@@ -1,0 +1,108 @@
+"""Which processes are alive that share a server's database: each renews a row of its own, and a row that is
+not renewed is removed by the others.
+
+Every time is the database's, so that no machine's clock counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from blossom_async.gateway.storage.records.postgres import Postgres
+from blossom_async.gateway.storage.records.tables import owners
+
+__all__ = ["Lease"]
+
+_BEAT_S = 1.0
+_LIFE_S = 5.0  # without a beat for so long, a process counts as dead
+_MICRO = 1_000_000
+
+_now = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * _MICRO, sa.BigInteger)
+
+_log = logging.getLogger("blossom_async.gateway")
+
+
+class Lease:
+    """This process, as the others on the database see it.
+
+    A row is renewed, and never written anew: whoever finds it removed has been taken for dead. It goes on
+    under another name, and what it held under the earlier one belongs to those who took it over.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = Postgres(sa.make_url(url))
+        self._clock = clock
+        self._well_since: float | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="blossom-lease", daemon=True)
+        self.name = ""  # until it is open
+
+    def open(self) -> None:
+        """Marks this process as alive, until ``close``."""
+        self._begin()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Lets others take over what this process has not finished."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            with self._database.reading.connect() as connection:
+                connection.execute(owners.update().where(owners.c.name == self.name).values(alive_until=0))
+        except sa.exc.DBAPIError as exc:  # the others find out by themselves
+            _log.warning("the end of this process could not be told to the others: %s", type(exc).__name__)
+        self._database.reading.dispose()
+
+    def has_ended(self, name: str) -> bool:
+        """Whether the process of that name counts as dead. If so, it stays so: its row is removed.
+
+        While this process could not renew its own row, or has begun to only a moment ago, it takes nobody for
+        dead: the database may have been away for all of them.
+        """
+        well_since = self._well_since
+        if name == self.name or well_since is None or self._clock() - well_since < _LIFE_S:
+            return False
+        try:
+            with self._database.reading.connect() as connection:
+                dead = owners.delete().where(owners.c.name == name, owners.c.alive_until < _now)
+                if connection.execute(dead).rowcount:
+                    return True
+                row = sa.select(owners.c.name).where(owners.c.name == name)
+                return connection.scalar(row) is None
+        except sa.exc.DBAPIError:
+            return False  # nobody can tell
+
+    def _run(self) -> None:
+        while not self._ending.wait(_BEAT_S):
+            try:
+                if not self._beat():
+                    _log.error("this process was taken for dead: others have its calls, and it starts anew")
+                    self._begin()
+            except sa.exc.DBAPIError as exc:
+                if self._well_since is not None:
+                    _log.warning("the database cannot be reached: %s", type(exc).__name__)
+                self._well_since = None
+                self._database.reading.dispose()
+
+    def _beat(self) -> bool:
+        with self._database.reading.connect() as connection:
+            renewing = owners.update().where(owners.c.name == self.name)
+            renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
+        if self._well_since is None:
+            self._well_since = self._clock()
+        return renewed.rowcount == 1
+
+    def _begin(self) -> None:
+        name = secrets.token_hex(8)
+        with self._database.reading.connect() as connection:
+            alive_until = _now + int(_LIFE_S * _MICRO)
+            connection.execute(owners.insert().values(name=name, alive_until=alive_until))
+        self.name = name
+        self._well_since = self._clock()

@@ -1,0 +1,82 @@
+"""Processes that share a server's database, and how others see that one has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from blossom_async.gateway.storage.leases import Lease
+from tests.waiting import wait_until
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def opened(url: str, clock: Clock) -> Iterator[Lease]:
+    lease = Lease(url, clock=clock)
+    lease.open()
+    yield lease
+    lease.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def said(url: str, statement: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_a_process_is_alive_until_it_closes(postgres_url: str, clock: Clock) -> None:
+    """To the others and to itself; then others take over at once."""
+    with opened(postgres_url, clock) as other:
+        with opened(postgres_url, clock) as first:
+            clock.now = 10.0
+            assert not first.has_ended(first.name)
+            assert not other.has_ended(first.name)
+        assert other.has_ended(first.name)
+        assert other.has_ended(first.name)  # for good
+
+
+def test_a_process_that_renews_its_row_no_more_is_dead(postgres_url: str, clock: Clock) -> None:
+    """By the server's clock."""
+    with opened(postgres_url, clock) as left:
+        clock.now = 10.0
+        said(postgres_url, "INSERT INTO owners VALUES ('died', 1), ('lives', 9000000000000000)")
+        assert left.has_ended("died")
+        assert not left.has_ended("lives")
+        assert left.has_ended("never was")
+
+
+def test_who_was_taken_for_dead_goes_on_under_another_name(postgres_url: str, clock: Clock) -> None:
+    """A stopped process that wakes does not get its calls back."""
+    with opened(postgres_url, clock) as stopped, opened(postgres_url, clock) as other:
+        clock.now = 10.0
+        before, own = stopped.name, other.name
+        said(postgres_url, "DELETE FROM owners")
+        wait_until(lambda: stopped.name != before and other.name != own)
+        clock.now = 20.0
+        assert other.has_ended(before)
+        assert stopped.has_ended(before)
+        assert not other.has_ended(stopped.name)
+
+
+def test_who_has_only_begun_takes_nobody_for_dead(postgres_url: str, clock: Clock) -> None:
+    """The database may have been away for all of them; those that live renew their rows first."""
+    with opened(postgres_url, clock) as fresh:
+        said(postgres_url, "INSERT INTO owners VALUES ('late', 1)")
+        assert not fresh.has_ended("late")
+        clock.now = 10.0
+        assert fresh.has_ended("late")
