@@ -1,4 +1,4 @@
-"""Access to a gateway's data folder, its settings and database, whether or not the gateway runs."""
+"""Access to a gateway's settings and database, whether or not the gateway runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def asked(settings: Settings, question: Callable[[sa.Connection], T]) -> T:
 async def _opened(settings: Settings, use: Callable[[Records], Awaitable[T]]) -> T:
     from blossom_async.gateway.storage.records import Records
 
-    records = Records(settings.data_dir / "records.sqlite")
+    records = Records(settings.database)
     await records.open()
     try:
         return await use(records)

@@ -222,8 +222,8 @@ async def _imported(path: Path, given: dict[str, Any]) -> Imported:
         raise ConfigurationError(
             "the gateway is not installed; pip install 'blossom-async[gateway]'"
         ) from exc
-    database = load(given["config"], data_dir=given["data_dir"]).data_dir / "records.sqlite"
-    if not database.exists():
+    database = load(given["config"], data_dir=given["data_dir"]).database
+    if isinstance(database, Path) and not database.exists():
         raise CannotStart(f"{database}: no such file; name the gateway's data folder with --data-dir")
     records = Records(database)
     await records.open()

@@ -55,7 +55,7 @@ from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.bucket import BucketBlobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.owners import Owner
+from blossom_async.gateway.storage.owners import Living, Owner
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.keys import all_api_keys
@@ -83,9 +83,9 @@ def create_app(
     """
     _check_parser()
     workers = Workers(settings.render_threads)
-    records = Records(settings.data_dir / "records.sqlite")
+    records = Records(settings.database)
     blobs, staging = _places(settings)
-    owner = Owner(settings.data_dir / "owners")
+    owner = _owner(settings)
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     upstreams = Upstreams()
     generation = Generation(
@@ -191,7 +191,7 @@ def create_app(
                 await part.open()
             opened.push_async_callback(views.close)
             opened.push_async_callback(variants.close)
-            opened.callback(owner.close)
+            opened.push_async_callback(asyncio.to_thread, owner.close)
             await asyncio.to_thread(owner.open)
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
@@ -235,6 +235,14 @@ async def _finish(workers: Workers, generation: Generation) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(generation.settle(), _SETTLE_S)
     generation.stop()
+
+
+def _owner(settings: Settings) -> Living:
+    if settings.database_url is None:
+        return Owner(settings.data_dir / "owners")
+    from blossom_async.gateway.storage.leases import Lease  # here, as it imports the driver
+
+    return Lease(settings.database_url)
 
 
 def _accounts(settings: Settings) -> list[Account]:

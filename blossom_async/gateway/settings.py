@@ -61,6 +61,7 @@ _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?"
 _BUCKET_URL = re.compile(
     r"(s3|gs|az)://[0-9a-z][0-9a-z._-]{1,221}(/[0-9A-Za-z_][0-9A-Za-z._=-]*)*/?", re.ASCII
 )
+_DATABASE_URL = re.compile(r"postgresql\+psycopg://[!-~]*/[!-~]+", re.ASCII)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
 _COMPUTED = {
@@ -172,6 +173,21 @@ def _networks(_: object, field: attrs.Attribute[tuple[str, ...]], networks: tupl
             raise _Unusable(f"{field.name}: {network!r} cannot be used; allowed: {exc}") from None
 
 
+def _database(settings: Any, field: attrs.Attribute[str | None], url: str | None) -> None:
+    if url is None:
+        return
+    if not _DATABASE_URL.fullmatch(url):
+        raise _Unusable(
+            f"{field.name}: the value cannot be used; allowed: "
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, with any of its characters in %XX"
+        )
+    if not settings.signing_secrets:
+        raise _Unusable(
+            f"{field.name}: gateways that share a database sign with the same secrets, and signing_secrets "
+            "is not set; set BLOSSOM_SIGNING_SECRETS alike for all of them"
+        )
+
+
 def _providers(_: object, field: attrs.Attribute[tuple[str, ...]], names: tuple[str, ...]) -> None:
     known = ("offline", "pollinations", "openai")
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
@@ -240,6 +256,14 @@ class Settings:
         repr=False,
         help="Secrets that sign URLs, the newest first, separated by commas; by default the gateway keeps "
         "its own in the data folder.",
+    )
+    database_url: str | None = ts.option(
+        default=None,
+        validator=_database,
+        repr=False,
+        help="PostgreSQL (15 or later) that keeps the records, if not the data folder: "
+        "`postgresql+psycopg://user:password@host/database`. Gateways on several machines share it; "
+        "it needs the extra `postgres`.",
     )
     trusted_proxies: tuple[str, ...] = ts.option(
         default=(),
@@ -371,6 +395,11 @@ class Settings:
         validator=_in_range,
         help="When stopping: how long /readyz answers 503 before new connections are refused.",
     )
+
+    @property
+    def database(self) -> Path | str:
+        """The file or the URL of the records."""
+        return self.database_url or self.data_dir / "records.sqlite"
 
 
 def load(config: Path | None = None, **given: Any) -> Settings:

@@ -138,6 +138,26 @@ def test_a_bucket_is_named_without_credentials(url: str, monkeypatch: pytest.Mon
     assert url not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["gateways.db", "postgresql://u:secret@h/d", "mysql+pymysql://h/d", "secret"])
+def test_a_database_that_is_not_postgresql_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unseen, as the URL holds a password."""
+    monkeypatch.setenv("BLOSSOM_DATABASE_URL", url)
+    with pytest.raises(ConfigurationError, match=r"allowed: postgresql\+psycopg://") as caught:
+        load()
+    assert url not in str(caught.value)
+
+
+def test_gateways_that_share_a_database_need_the_same_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL that one signed would be refused by the other."""
+    monkeypatch.setenv("BLOSSOM_DATABASE_URL", "postgresql+psycopg://u:secret@h/d")
+    with pytest.raises(ConfigurationError, match="set BLOSSOM_SIGNING_SECRETS alike") as caught:
+        load()
+    assert "secret@" not in str(caught.value)
+    monkeypatch.setenv("BLOSSOM_SIGNING_SECRETS", "k" * 40)
+    assert load().database == "postgresql+psycopg://u:secret@h/d"
+    assert "secret@" not in repr(load())
+
+
 @pytest.mark.parametrize("weak", ["short", "a" * 64])
 def test_weak_signing_secrets_are_refused(weak: str) -> None:
     """Whoever can guess one can sign URLs."""

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from blossom_async.errors import Overloaded
 from blossom_async.gateway.storage.records import variants
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, revision
@@ -50,4 +51,10 @@ def having_files(ids: Collection[str], connection: sa.Connection) -> set[str]:
 
 def check_writable(connection: sa.Connection) -> None:
     """Writes a value over itself. Raises if the database cannot be written."""
+    if connection.dialect.name == "postgresql":  # others would wait for the row
+        if connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
+            raise Overloaded(
+                "The database is read-only: it is no primary server any more.", code="storage_failed"
+            )
+        return
     connection.execute(revision.update().values(value=revision.c.value))
