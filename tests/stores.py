@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import http.client
 import logging
 import os
 import shutil
@@ -9,7 +12,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
-__all__ = ["BUCKET", "Moto", "SeaweedFS", "environment", "keep_versions", "moto", "seaweedfs"]
+__all__ = ["BUCKET", "Moto", "SeaweedFS", "azurite", "environment", "keep_versions", "moto", "seaweedfs"]
 
 BUCKET = "pictures"
 _PORTS = (
@@ -30,6 +34,8 @@ _PORTS = (
 _ALONE = (
     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
 )  # fmt: skip
+# Of the emulator's one account, as Azure documents it.
+_EMULATOR = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 _SECRET = "the-secret-of-the-tests"
 
 
@@ -162,6 +168,42 @@ def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
         yield store
     finally:
         store.kill()
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[dict[str, str]]:
+    """Azure's emulator with one container: the environment of a program that uses it."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("Azure's emulator is missing: npm install -g azurite")
+    (port,) = _free_ports(1)
+    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+    command = [program, "--silent", "--skipApiVersionCheck", *where]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _container_made(port))
+        yield {
+            "AZURE_STORAGE_USE_EMULATOR": "true",  # its account and key are in every tool of Azure's
+            "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+        }
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _container_made(port: int) -> bool:
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    signed = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    account = "devstoreaccount1"
+    text = f"PUT{12 * chr(10)}{signed}/{account}/{account}/{BUCKET}\nrestype:container"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(_EMULATOR), text.encode(), "sha256")).decode()
+    headers["Authorization"] = f"SharedKey {account}:{signature}"
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as asked:
+        try:
+            asked.request("PUT", f"/{account}/{BUCKET}?restype=container", headers=headers)
+            return asked.getresponse().status == 201
+        except ConnectionError:
+            return False
 
 
 def _weed() -> str | None:

@@ -301,4 +301,6 @@ def _reason(exc: Exception) -> str:
         return found[1]
     if found := _STATUS.search(text):
         return f"HTTP {found[1]}"
+    if "Wanted range starting at" in text:
+        return "InvalidRange"
     return _NO_CONNECTION if "error sending request" in text else type(exc).__name__

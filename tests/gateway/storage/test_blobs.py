@@ -20,27 +20,34 @@ ID = "Ab3" + "x" * 19
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
+def moto() -> Iterator[dict[str, str]]:
     with stores.moto() as store:
-        yield store.endpoint
+        yield stores.environment(store.endpoint)
 
 
 @pytest.fixture(scope="module")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with stores.seaweedfs(tmp_path_factory.mktemp("store") / "weed") as store:
-        yield store.endpoint
+        yield stores.environment(store.endpoint)
 
 
-@pytest.fixture(params=["folder", "moto", "seaweedfs"])
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with stores.azurite(tmp_path_factory.mktemp("store")) as environment:
+        yield environment
+
+
+@pytest.fixture(params=["folder", "moto", "seaweedfs", "azurite"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Blobs]:
     """Makes another object for the same place: as another process would."""
     if request.param == "folder":
         return lambda: LocalBlobs(tmp_path / "images")
-    for name, value in stores.environment(request.getfixturevalue(request.param)).items():
+    for name, value in request.getfixturevalue(request.param).items():
         monkeypatch.setenv(name, value)
-    url = f"s3://{stores.BUCKET}/{secrets.token_hex(8)}"
+    kind = "az" if request.param == "azurite" else "s3"
+    url = f"{kind}://{stores.BUCKET}/{secrets.token_hex(8)}"
     return lambda: BucketBlobs(url, "images", listed=True)
 
 
