@@ -10,11 +10,12 @@ from xml.sax.saxutils import quoteattr
 
 from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
 
-__all__ = ["ALGORITHMIC", "TRAINED", "is_plain", "is_vouched_for", "kept", "marked", "source_mark"]
+__all__ = ["ALGORITHMIC", "SOURCES", "TRAINED", "is_plain", "is_vouched_for", "kept", "marked", "source_mark"]
 
 ALGORITHMIC = "algorithmicMedia"
 TRAINED = "trainedAlgorithmicMedia"
 """Where a picture comes from (IPTC NewsCodes, Digital Source Type): a program, and a trained model."""
+SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 _PNG_KEPT = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iCCP", b"sBIT", b"sRGB", b"pHYs"}
@@ -35,7 +36,7 @@ def source_mark(source: str, notes: str) -> bytes:
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
         'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-        f'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/{source}" '
+        f'Iptc4xmpExt:DigitalSourceType="{SOURCES}{source}" '
         f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool={quoteattr(notes)}/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     ).encode()
