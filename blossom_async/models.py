@@ -66,8 +66,8 @@ CONTENT_TYPES: dict[str, str] = {
 }
 COMPRESSIONS: tuple[str, ...] = ("auto", "none", "lossy", "lossless")
 PRESETS: tuple[str, ...] = ("web_optimized", "thumbnail", "print")
-PROVENANCES: tuple[str, ...] = ("marked", "provider_c2pa")
-"""How a file says where it comes from: by IPTC's digital source type in XMP, or its maker's manifest."""
+PROVENANCES: tuple[str, ...] = ("marked", "provider_c2pa", "signed_c2pa")
+"""By what a file says where it comes from: IPTC's digital source type, its maker's manifest, or ours."""
 COSTS: dict[str, int] = {"standard": 1, "hd": 2, "ultra": 4}
 """Credits per picture, by quality."""
 QUALITIES: tuple[str, ...] = tuple(COSTS)
@@ -499,7 +499,8 @@ class ImageInfo(Plain):
     evanw.github.io/thumbhash) or ``dominant_color`` ("#rrggbb") while the picture loads. With ``format``
     ``auto``, ``file_size``, ``sha256`` and ``provenance`` describe the file for viewers that send no
     ``Accept`` header. ``provenance`` is how the file says where it comes from: ``marked`` with IPTC's digital
-    source type, or ``provider_c2pa``, by its provider's manifest; None for one stored before this was noted.
+    source type, ``provider_c2pa``, by its provider's manifest, or ``signed_c2pa``, by the gateway's; None for
+    one stored before this was noted.
     ``widths`` are those, below its own, in which the picture is also served.
 
     ``state`` is ``ready``; with ``defer`` also ``pending``, or ``failed`` or ``unknown`` (it may have been

@@ -39,6 +39,7 @@ from blossom_async.gateway.http.open_files import last_for_connections
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.accounts import Account, connected
+from blossom_async.gateway.making.credentials import Credentials
 from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.generation import Generation
@@ -97,7 +98,9 @@ def create_app(
         owner,
         secret=signing_secrets[-1].encode(),
         now=_now,
-        finish=partial(finished, keep_manifests=settings.metadata == "keep"),
+        finish=partial(
+            finished, keep_manifests=settings.metadata == "keep", credentials=_credentials(settings)
+        ),
         most=settings.max_queue,
         daily_budget=None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000),
     )
@@ -243,6 +246,18 @@ def _owner(settings: Settings) -> Living:
     from blossom_async.gateway.storage.leases import Lease  # here, as it imports the driver
 
     return Lease(settings.database_url)
+
+
+def _credentials(settings: Settings) -> Credentials | None:
+    cert, key, timestamp_url = settings.c2pa_cert, settings.c2pa_key, settings.c2pa_timestamp_url
+    if cert is not None and key is not None:
+        return Credentials(cert, key, timestamp_url=timestamp_url)
+    if (cert, key, timestamp_url) != (None, None, None):
+        raise ConfigurationError(
+            "pictures are signed with c2pa_cert and c2pa_key, of which one is not set; set both, or neither "
+            "of them nor c2pa_timestamp_url"
+        )
+    return None
 
 
 def _accounts(settings: Settings) -> list[Account]:

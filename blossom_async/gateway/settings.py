@@ -347,6 +347,17 @@ class Settings:
         help="`keep` keeps a picture with its provider's manifest (C2PA) byte for byte; `clean` leaves "
         "nothing in any file but the mark of where it comes from. Texts with prompts are always removed.",
     )
+    c2pa_cert: Path | None = ts.option(
+        default=None,
+        help="PEM file with the certificate, and those that it is issued by, that pictures are signed with "
+        "(C2PA); needs c2pa_key and `pip install 'blossom-async[c2pa]'`.",
+    )
+    c2pa_key: Path | None = ts.option(default=None, help="PEM file with the private key of c2pa_cert.")
+    c2pa_timestamp_url: str | None = ts.option(
+        default=None,
+        validator=_url,
+        help="Timestamp authority (RFC 3161) asked at each signature; without one no network is used.",
+    )
     render_threads: int = ts.option(
         factory=lambda: min(os.cpu_count() or 1, 256),
         validator=_in_range,

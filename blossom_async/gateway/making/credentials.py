@@ -119,8 +119,8 @@ class Credentials:
                 why = f"the signature is not valid ({', '.join(sorted(codes))})"
         raise ConfigurationError(
             f"c2pa_cert and c2pa_key cannot sign: {why}; allowed: in c2pa_cert the signer's certificate in "
-            "PEM before those that it is issued by, not expired, for signing documents or e-mail; in c2pa_key "
-            "its private key in PEM (PKCS#8; EC, RSA or Ed25519)"
+            "PEM before those that it is issued by, not expired, for signing documents or e-mail; in "
+            "c2pa_key its private key in PEM (PKCS#8; EC, RSA or Ed25519)"
         )
 
 

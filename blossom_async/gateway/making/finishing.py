@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from blossom_async.gateway.making.credentials import Credentials
 from blossom_async.gateway.making.decoding import Undecodable, decoded
 from blossom_async.gateway.making.encoding import (
     Encoded,
@@ -22,6 +23,7 @@ from blossom_async.gateway.making.encoding import (
 from blossom_async.gateway.making.metadata import (
     ALGORITHMIC,
     TRAINED,
+    has_manifest,
     is_plain,
     is_vouched_for,
     kept,
@@ -54,25 +56,32 @@ Finish = Callable[[Artwork | Delivery, ImageRequest, str], Finished]
 
 
 def finished(
-    given: Artwork | Delivery, request: ImageRequest, provider: str, *, keep_manifests: bool = True
+    given: Artwork | Delivery,
+    request: ImageRequest,
+    provider: str,
+    *,
+    keep_manifests: bool = True,
+    credentials: Credentials | None = None,
 ) -> Finished:
     """The files asked for, in exactly the size asked for.
 
     A delivered file that already is what was asked for keeps its pixels as they came, and every byte if its
     maker's manifest (C2PA) vouches for them, with ``keep_manifests``. Any other is converted; one of another
     size is scaled to cover it, then cropped. Each file says where the picture comes from, and nothing else of
-    its maker's metadata is kept. Raises ``ProviderFault`` if it cannot be decoded.
+    its maker's metadata is kept. With ``credentials`` each is signed, and its maker's manifest is part of the
+    new one. Raises ``ProviderFault`` if it cannot be decoded.
     """
     formats = _formats(request)
-    mark = source_mark(ALGORITHMIC if isinstance(given, Artwork) else TRAINED, given.notes)
+    source = ALGORITHMIC if isinstance(given, Artwork) else TRAINED
+    mark = source_mark(source, given.notes)
     made: dict[str, Encoded] = {}
-    provenance: dict[str, str] = {}
+    untouched = set()
     for file_format, compression in formats:
         if isinstance(given, Delivery) and _is_as_asked(given, request, file_format, compression):
-            vouched_for = keep_manifests and is_vouched_for(given.data, file_format)
-            data = given.data if vouched_for else kept(given.data, file_format, mark)
+            if keep_manifests and credentials is None and is_vouched_for(given.data, file_format):
+                untouched.add(file_format)
+            data = given.data if file_format in untouched else kept(given.data, file_format, mark)
             made[file_format] = Encoded(data, request.width, request.height)
-            provenance[file_format] = "provider_c2pa" if vouched_for else "marked"
     if isinstance(given, Artwork):
         pixels = given.pixels
     else:
@@ -88,24 +97,29 @@ def finished(
                 notes=given.notes,
                 mark=mark,
             )
-            provenance[file_format] = "marked"
     fallback = made[formats[-1][0]]
     if request.format == "auto" and has_avif() and _is_lossy(request):
         avif = lighter_avif(
             pixels, made["webp"].data, preset=request.quality_preset, notes=given.notes, mark=mark
         )
         if avif is not None:
-            made, provenance["avif"] = {"avif": avif, **made}, "marked"
-    files = {
-        StoredFile(
+            made = {"avif": avif, **made}
+    files = {}
+    for file_format, file in made.items():
+        if file is not fallback and len(file.data) >= len(fallback.data):
+            continue
+        data, provenance = file.data, "provider_c2pa" if file_format in untouched else "marked"
+        if credentials is not None:
+            parent = _with_manifest(given) if keep_manifests else None
+            data = credentials.signed(data, file_format, source=source, parent=parent)
+            provenance = "signed_c2pa"
+        stored = StoredFile(
             format=file_format,
-            sha256=hashlib.sha256(file.data).hexdigest(),
-            file_size=len(file.data),
-            provenance=provenance[file_format],
-        ): file.data
-        for file_format, file in made.items()
-        if file is fallback or len(file.data) < len(fallback.data)
-    }
+            sha256=hashlib.sha256(data).hexdigest(),
+            file_size=len(data),
+            provenance=provenance,
+        )
+        files[stored] = data
     return Finished(
         width=fallback.width,
         height=fallback.height,
@@ -113,6 +127,13 @@ def finished(
         thumbhash=thumbhash(pixels),
         dominant_color=dominant_colour(pixels),
     )
+
+
+def _with_manifest(given: Artwork | Delivery) -> bytes | None:
+    """A delivered file that has its maker's manifest."""
+    if isinstance(given, Delivery) and has_manifest(given.data, given.format):
+        return given.data
+    return None
 
 
 def _formats(request: ImageRequest) -> tuple[tuple[str, str | None], ...]:

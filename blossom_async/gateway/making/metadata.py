@@ -10,7 +10,17 @@ from xml.sax.saxutils import quoteattr
 
 from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
 
-__all__ = ["ALGORITHMIC", "SOURCES", "TRAINED", "is_plain", "is_vouched_for", "kept", "marked", "source_mark"]
+__all__ = [
+    "ALGORITHMIC",
+    "SOURCES",
+    "TRAINED",
+    "has_manifest",
+    "is_plain",
+    "is_vouched_for",
+    "kept",
+    "marked",
+    "source_mark",
+]
 
 ALGORITHMIC = "algorithmicMedia"
 TRAINED = "trainedAlgorithmicMedia"
@@ -52,6 +62,12 @@ def is_plain(data: bytes, file_format: str) -> bool:
         return all(kind != b"ANIM" for kind, _, _ in webp_chunks(data))
     frames = [start for marker, start, _ in jpg_segments(data) if marker in _FRAMES]
     return all(data[start + 4] == 8 and data[start + 9] in {1, 3} for start in frames)
+
+
+def has_manifest(data: bytes, file_format: str) -> bool:
+    """Whether a jpg, png or webp has its maker's manifest (C2PA)."""
+    parts = _PARTS.get(file_format)
+    return parts is not None and any(what is _Is.MANIFEST for what, _, _ in parts(data))
 
 
 def is_vouched_for(data: bytes, file_format: str) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import c2pa
 import numpy as np
 import pytest
@@ -20,10 +21,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.app import create_app
 from blossom_async.gateway.making.credentials import Credentials
+from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.metadata import TRAINED
-from blossom_async.models import CONTENT_TYPES, FORMATS
+from blossom_async.gateway.providers import Delivery
+from blossom_async.gateway.settings import Settings
+from blossom_async.models import CONTENT_TYPES, FORMATS, ImageRequest
 from blossom_async.scenery import paint
+from tests.conftest import running_gateway
 
 PIXELS = paint("a lake", width=96, height=64, seed=1)
 _USES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
@@ -116,6 +122,49 @@ def test_the_providers_manifest_is_an_ingredient(tmp_path: Path) -> None:
         assert ingredient["relationship"] == "parentOf"
         assert ingredient["active_manifest"] == read(parent, "png")[2]["active_manifest"]
         assert len(found["manifests"]) == 2
+
+
+async def test_every_picture_is_signed(tmp_path: Path) -> None:
+    """As it is fetched; the offline renderer's as what it is, and each file of ``auto``."""
+    cert, key = operators(tmp_path / "keys")
+    async with running_gateway(tmp_path / "data", c2pa_cert=cert, c2pa_key=key) as gateway:
+        async with gateway.client() as client:
+            for file_format in (*FORMATS, "auto"):
+                info = await client.image.generate_url_with_info(
+                    "a lake", width=64, height=64, format=file_format
+                )
+                assert info.provenance == "signed_c2pa"
+                async with aiohttp.request("GET", info.url) as response:
+                    data, kind = await response.read(), response.content_type
+                state, manifest, _ = read(data, {v: k for k, v in CONTENT_TYPES.items()}[kind])
+                assert (state, source(manifest)) == ("Valid", "algorithmicMedia")
+                assert b"digitalsourcetype/algorithmicMedia" in data
+
+
+def test_a_delivered_picture_is_signed_with_its_makers_manifest(tmp_path: Path) -> None:
+    """In place of being kept byte for byte; its coded pixels are kept."""
+    parent = Credentials(*operators(tmp_path / "provider")).signed(file("png"), "png", source=TRAINED)
+    given = Delivery(
+        data=parent, format="png", width=96, height=64, model="m", request_id=None, usd=None, cached=False,
+        notes="p m",
+    )  # fmt: skip
+    request = ImageRequest("x", width=96, height=64)
+    ((stored, data),) = finished(given, request, "p").files.items()
+    assert (data, stored.provenance) == (parent, "provider_c2pa")
+    assert read(data, "png")[0] == "Valid"
+    ours = Credentials(*operators(tmp_path / "ours"))
+    for keep, manifests in ((True, 2), (False, 1)):
+        ((stored, data),) = finished(given, request, "p", keep_manifests=keep, credentials=ours).files.items()
+        state, _, found = read(data, "png")
+        assert (state, stored.provenance, len(found["manifests"])) == ("Valid", "signed_c2pa", manifests)
+
+
+@pytest.mark.parametrize("name", ["c2pa_cert", "c2pa_key", "c2pa_timestamp_url"])
+async def test_half_of_what_is_needed_is_refused(name: str, tmp_path: Path) -> None:
+    """Before the gateway starts."""
+    given = {name: "http://127.0.0.1:9" if name.endswith("url") else tmp_path / "x"}
+    with pytest.raises(ConfigurationError, match="one is not set; set both, or neither"):
+        create_app(Settings(data_dir=tmp_path, **given), public_url="http://x")  # type: ignore[arg-type]
 
 
 def test_what_cannot_sign_is_refused(tmp_path: Path) -> None:
