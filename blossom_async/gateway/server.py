@@ -19,7 +19,7 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import STATUS, create_app
 from blossom_async.gateway.http.connection import Connection, Room
 from blossom_async.gateway.http.metrics import RequestCounter
-from blossom_async.gateway.http.open_files import allow_files, last_for_connections
+from blossom_async.gateway.http.open_files import allow_files, last_for_connections, most_refused
 from blossom_async.gateway.settings import Settings
 
 __all__ = ["listen", "serving"]
@@ -28,8 +28,7 @@ _BACKLOG = 1024
 _KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
 _LAST_S = 0.5  # for requests that were sent before the sender learnt of the end
-_LOBBY = 100
-_OTHER_FILES = 500  # besides connections: pictures, the database, connections that are refused
+_OTHER_FILES = 2500  # besides connections: pictures, the database, connections that are refused
 _LINGER_S = 10.0  # keeps reading a refused body for so long, so that its sender reads the answer
 
 _listening: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -97,7 +96,7 @@ async def serving(
             cast("web.Server", runner.server),
             loop=loop,
             room=room,
-            lobby=Room(_LOBBY),
+            lobby=Room(most_refused()),
             last_descriptor=last_for_connections(),
             counter=RequestCounter(status.metrics),
             keepalive_timeout=_KEEPALIVE_S,

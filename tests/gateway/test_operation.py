@@ -29,6 +29,7 @@ from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.http.addresses import network
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
+from blossom_async.gateway.http.open_files import most_refused
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Artwork
 from blossom_async.gateway.providers.offline import Offline
@@ -372,6 +373,26 @@ class TestConnections:
             writer.close()
             return int(status)
         return 0
+
+    async def test_many_too_many_are_told(self, tmp_path: Path) -> None:
+        """Of hundreds at once, every one reads why it is refused; none is reset."""
+        async with running_gateway(tmp_path / "data", max_connections=2) as there:
+            port = int(there.base_url.rpartition(":")[2])
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+
+            async def refused() -> bytes:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"POST /v1/images HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n")
+                head = await reader.readuntil(b"\r\n")
+                writer.write(bytes(2000))
+                await writer.drain()
+                writer.close()
+                return head
+
+            heads = await asyncio.gather(*(refused() for _ in range(min(300, most_refused()))))
+            for _, writer in held:
+                writer.close()
+        assert set(heads) == {b"HTTP/1.1 503 Service Unavailable\r\n"}
 
     async def test_a_flood_leaves_the_others_served(self, tmp_path: Path) -> None:
         """Hundreds of idle connections are turned away; one that is there goes on."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 
-__all__ = ["allow_files", "last_for_connections"]
+__all__ = ["allow_files", "last_for_connections", "most_refused"]
 
+_MOST_REFUSED = 2000
 _KEPT = 32  # at least: the database, pictures being written, requests to providers
 
 
@@ -28,3 +29,11 @@ def last_for_connections() -> int:
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
     return soft - max(_KEPT, soft // 4)
+
+
+def most_refused() -> int:
+    """How many connections beyond the limit may be open at once until their peers have read why."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_REFUSED
+    return min(_MOST_REFUSED, max(_KEPT, soft // 4) // 2)
