@@ -13,6 +13,7 @@ import attrs
 
 from blossom_async.batch import Gate, RateLimit, Slots
 from blossom_async.errors import InvalidRequest, Overloaded
+from blossom_async.gateway.making.breaker import Breaker
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.encoding import check_encodable
 from blossom_async.gateway.making.pace import Pace
@@ -25,17 +26,12 @@ from blossom_async.models import ImageRequest
 __all__ = ["Limits", "Upstream", "Upstreams"]
 
 T = TypeVar("T")
-_FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in progress if that is more
-_REST_S = 30.0  # how long it stays open before a call tries the provider again
-_MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
 _TURNS = 3  # a hurried call may wait for this many, however long a turn takes
 _LATE = 2  # a call is refused once it has waited so many times what was expected
 _FULL_RETRY_S = 5.0  # by then the queue has moved on
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
 
 _TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
-_DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
-_SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
 
 
 @attrs.frozen(kw_only=True)
@@ -60,14 +56,11 @@ class Upstream:
         self.provider = provider
         self.name = provider.name
         self._limits = limits
-        self._clock = clock
         self._slots = Slots(limits.at_once, priorities=len(Priority))
         self._gate = Gate(*limits.rates)
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
-        self._failures = 0
-        self._rests_until = 0.0
-        self._why = ""
+        self._breaker = Breaker(provider.name, clock)
 
     @property
     def waiting(self) -> int:
@@ -76,7 +69,7 @@ class Upstream:
 
     def resting_s(self) -> float:
         """Seconds until the provider may be called again; 0 if it may be called."""
-        return max(0.0, self._rests_until - self._clock())
+        return self._breaker.resting_s()
 
     def check_wait(self, callers: Callers) -> None:
         """Raises ``Overloaded`` if the line is full, or too long for them: it says when it will not be."""
@@ -94,15 +87,10 @@ class Upstream:
 
         ``taking`` acquires what else the call needs. If it raises ``OutOfFiles``, concurrency is lowered and
         this call waits for another to end. Raises anything else that ``taking`` raises, and ``Overloaded``
-        with ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open.
+        with ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open. If that
+        opens while this call waits, a hurried one is refused, and others wait until it is closed again.
         """
-        if (rest_s := self.resting_s()) > 0:
-            raise Overloaded(
-                f"{self._why}; {self.name} is not called for the next {rest_s:.0f} s, "
-                "send the request again after that",
-                code="provider_resting",
-                retry_after_s=rest_s,
-            )
+        self._breaker.check()
         self.check_wait(callers)
         async with AsyncExitStack() as held:
             try:
@@ -119,7 +107,7 @@ class Upstream:
 
     def succeeded(self) -> None:
         """Records that the provider has made a picture."""
-        self._failures = 0
+        self._breaker.answered()
         self._slots.succeeded()
 
     def failed(self, fault: ProviderFault, cuts: int) -> None:
@@ -131,17 +119,7 @@ class Upstream:
             self._slots.overloaded(cuts)
             if fault.retry_after_s is not None:
                 self._gate.pause(fault.retry_after_s)
-        elif fault.kind in _SHUT:
-            self._why = str(fault)
-            self._rests_until = self._clock() + _MONEY_REST_S
-        elif fault.kind in _DOWN:
-            self._failures += 1
-            # Failures come back sooner than pictures: a few of many at once are no outage.
-            enough = max(_FAILURES, self._slots.in_use)
-            if self._failures >= enough:
-                self._failures = enough - 1  # after the rest, one more failure opens it again
-                self._why = str(fault)
-                self._rests_until = self._clock() + _REST_S
+        self._breaker.failed(fault, self._slots.in_use)
 
     def _longest_s(self, callers: Callers) -> float | None:
         """How long a call may wait for a slot."""
@@ -183,9 +161,21 @@ class Upstream:
                         raise
                     self._slots.overloaded(cuts)
                     continue
-                await self._gate.acquire()
+                await self._pass(callers, turn)
                 held.push_async_exit(turn.pop_all())
                 return taken
+
+    async def _pass(self, callers: Callers, turn: AsyncExitStack) -> None:
+        """Returns when the rates and the circuit breaker let one call start."""
+        trial = False
+        while True:
+            if callers.hurried and not trial:
+                self._breaker.check()
+            if not trial and (trial := await self._breaker.wait()):
+                turn.callback(self._breaker.end_trial)
+            await self._gate.acquire()
+            if trial or not self._breaker.open:
+                return
 
 
 class Upstreams:

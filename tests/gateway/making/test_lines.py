@@ -12,6 +12,7 @@ from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Limits, Upstream
 from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.offline import Offline
 from tests.virtual_clock import on_virtual_clock
 
@@ -111,3 +112,62 @@ def test_a_provider_that_stalls_has_no_long_line() -> None:
         return round(caught.value.retry_after_s or 0)
 
     assert on_virtual_clock(run()) == 13  # half of 30 s, less the 2 s that it may wait
+
+
+DOWN = ProviderFault("offline", Kind.UNAVAILABLE, "down", charged="no")
+
+
+@pytest.mark.parametrize("away_s", [20, 100])
+def test_after_a_rest_one_call_tries_the_provider_before_the_others(away_s: float) -> None:
+    """Those in line, in no hurry, all get their turn; each rest costs one call."""
+
+    async def run() -> tuple[int, int, float]:
+        upstream, loop = line(at_once=8), asyncio.get_running_loop()
+        sent = failed = 0
+
+        async def call() -> None:
+            nonlocal sent, failed
+            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
+                sent += 1
+                await asyncio.sleep(1)
+                if 3 <= loop.time() < 3 + away_s:
+                    failed += 1
+                    upstream.failed(DOWN, upstream.cuts)
+                else:
+                    upstream.succeeded()
+
+        await asyncio.gather(*(call() for _ in range(100)))
+        return sent, failed, loop.time()
+
+    sent, failed, took_s = on_virtual_clock(run())
+    assert sent == 100
+    assert failed <= 8 + 7 + away_s // 31
+    assert took_s <= 100 / 8 + 3 + away_s + 31
+
+
+def test_a_hurried_call_is_told_that_the_provider_rests() -> None:
+    """Also one that was in line when the rest began, and one that comes while another tries it."""
+
+    async def run() -> None:
+        upstream, loop = line(at_once=1), asyncio.get_running_loop()
+        under_way = asyncio.create_task(turn(upstream, 1, Callers(Priority.BATCH)))
+        await asyncio.sleep(0)
+        in_line = asyncio.create_task(turn(upstream, 1))
+        await asyncio.sleep(0)
+        for _ in range(5):
+            upstream.failed(DOWN, upstream.cuts)
+        assert isinstance((await asyncio.gather(in_line, return_exceptions=True))[0], Overloaded)
+        await under_way
+        with pytest.raises(Overloaded, match="offline is not called for the next 29 s"):
+            await turn(upstream, 1)
+        await asyncio.sleep(upstream.resting_s())
+        trial = asyncio.create_task(turn(upstream, 3))
+        await asyncio.sleep(1)
+        with pytest.raises(Overloaded, match="offline is not called for the next 5 s"):
+            await turn(upstream, 1)
+        upstream.succeeded()
+        await trial
+        assert await turn(upstream, 1) == 1
+        assert loop.time() < 36
+
+    on_virtual_clock(run())

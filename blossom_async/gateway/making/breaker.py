@@ -1,0 +1,95 @@
+"""When a provider that does not answer is called again: after a rest, by one call first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from blossom_async.batch.line import Line
+from blossom_async.errors import Overloaded
+from blossom_async.gateway.providers.faults import Kind, ProviderFault
+
+__all__ = ["Breaker"]
+
+_FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in progress if that is more
+_REST_S = 30.0  # how long it stays open before a call tries the provider again
+_MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
+_TRIAL_S = 5.0  # by then the call that tries it has usually been answered
+
+_DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
+_SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
+
+
+class Breaker:
+    """``open`` from the failures that opened it until a call is answered; ``name`` is the provider's."""
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.open = False
+        self._name = name
+        self._clock = clock
+        self._failures = 0
+        self._rests_until = 0.0
+        self._why = ""
+        self._trying = False
+        self._line = Line(self._next)
+
+    def resting_s(self) -> float:
+        """Seconds until the provider may be called again; 0 if it may be called."""
+        return max(0.0, self._rests_until - self._clock())
+
+    def check(self) -> None:
+        """Raises ``Overloaded`` while the provider rests, and while one call tries whether it is back."""
+        rest_s = self.resting_s() or (_TRIAL_S if self._trying else 0.0)
+        if rest_s > 0:
+            raise Overloaded(
+                f"{self._why}; {self._name} is not called for the next {rest_s:.0f} s, "
+                "send the request again after that",
+                code="provider_resting",
+                retry_after_s=rest_s,
+            )
+
+    async def wait(self) -> bool:
+        """Waits until the provider may be called. True for the call that tries it; ``end_trial`` follows."""
+        while self.open:
+            if (rest_s := self.resting_s()) > 0:
+                await asyncio.sleep(rest_s)
+            elif self._trying:
+                await self._line.wait()
+            else:
+                self._trying = True
+                return True
+        return False
+
+    def end_trial(self) -> None:
+        """The call that tried the provider has ended. If it says nothing, the next one tries."""
+        self._trying = False
+        self._next()
+
+    def answered(self) -> None:
+        """Records an answer. During a rest it was to an earlier call, and ends nothing."""
+        self._failures = 0
+        if self.open and not self.resting_s():
+            self.open = False
+            self._next()
+
+    def failed(self, fault: ProviderFault, in_use: int) -> None:
+        """Records a failure while so many calls were in progress."""
+        if fault.kind in _SHUT:
+            self._rest(fault, _MONEY_REST_S)
+        elif fault.kind in _DOWN:
+            self._failures += 1
+            # Failures come back sooner than pictures: a few of many at once are no outage.
+            if self.open or self._failures >= max(_FAILURES, in_use):
+                self._failures = 0
+                self._rest(fault, _REST_S)
+        elif fault.kind is not Kind.OUT_OF_FILES:
+            self.answered()
+
+    def _rest(self, fault: ProviderFault, seconds: float) -> None:
+        self.open = True
+        self._why = str(fault)
+        self._rests_until = self._clock() + seconds
+
+    def _next(self) -> None:
+        while self._line.grant() and not self.open:
+            pass
