@@ -26,6 +26,8 @@ NOW = 1_790_000_000.0
         ({"Retry-After-Ms": "250", "Retry-After": "1"}, 1),
         ({"retry-after-ms": "250"}, 0.25),
         ({"Retry-After": "5, 10"}, 10),
+        ({"Retry-After": "604800"}, 604_800),
+        ({"Retry-After": "604802"}, None),
         ({"Retry-After": "-5"}, None),
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),

@@ -41,6 +41,8 @@ from blossom_async.batch import (
         (errors.ServerFailed("never", status=501), Fail()),
         (errors.ResponseError("early", status=425), Retry()),
         (errors.Conflict("at work"), Retry()),
+        (errors.Conflict("at work", code="in_progress"), Retry()),
+        (errors.Conflict("perhaps paid", code="outcome_unknown"), Fail()),
         (errors.NotFound("gone"), Fail()),
         (errors.Rejected("no"), Fail()),
         (errors.InvalidRequest("width", 0, "16 up"), Fail()),
