@@ -68,6 +68,24 @@ async def test_a_second_run_sends_nothing(tmp_path: Path) -> None:
     assert path.stat().st_size == size
 
 
+async def test_an_outcome_is_handed_out_once_it_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record is in the part of the file that has reached the disk."""
+    path, really, synced = tmp_path / "run.jsonl", journal_module._sync, [0]
+
+    def sync(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        really(descriptor)
+        synced.append(size)
+
+    monkeypatch.setattr(journal_module, "_sync", sync)
+    async with stream(Sent().attempt, names(100), journal=path, max_concurrency=4) as outcomes:
+        async for outcome in outcomes:
+            _, *lines = path.read_bytes()[: synced[-1]].splitlines()
+            assert outcome.index in {json.loads(line)["index"] for line in lines}
+
+
 async def test_the_file_is_json_lines_with_a_header(tmp_path: Path) -> None:
     """Readable by any tool; only its owner may read it."""
     path = tmp_path / "run.jsonl"
