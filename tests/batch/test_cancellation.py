@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from blossom_async.batch import Gate, RateLimit, RetryPolicy, Slots, run, run_one, stream
+from blossom_async.batch.timeouts import Timeout
 from blossom_async.errors import RateLimited, ServerFailed
 from tests.virtual_clock import VirtualClockLoop, on_virtual_clock
 
@@ -232,3 +233,18 @@ def test_nothing_starts_once_a_stream_is_left() -> None:
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         assert runner.run(leave()) == 50
     assert max(starts) == 0
+
+
+def test_a_cancellation_at_the_instant_of_the_timeout_is_not_lost() -> None:
+    """The task that was cancelled from outside ends, and is not told that it was too slow."""
+
+    async def main() -> None:
+        timeout = Timeout(5.0)
+        task = asyncio.create_task(timeout.limit(asyncio.sleep(100)))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_at(5.0, task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        timeout.close()
+
+    on_virtual_clock(main())
