@@ -403,6 +403,12 @@ def test_any_accept_header_gets_a_format_that_is_there(accept: list[str], availa
     )
 
 
+def test_media_ranges_after_the_first_64_are_ignored() -> None:
+    """Browsers send fewer than ten."""
+    assert negotiated(["text/x," * 63 + "image/webp"], ["webp", "jpg"]) == "webp"
+    assert negotiated(["text/x," * 64 + "image/webp"], ["webp", "jpg"]) == "jpg"
+
+
 @pytest.mark.parametrize(
     "accept",
     ["," * 8192, ";" * 8192, "a," * 4096, "image/webp;q=1," * 540, '"' * 8192, " " * 8192, "q=" * 4096],
