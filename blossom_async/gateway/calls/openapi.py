@@ -141,7 +141,11 @@ _OF_MAKING = (402, 409, 410, 500, 502)
 _OF_A_PICTURE = (400, 401, 402, 403, 404, 409, 410, 412, 416, 422, 429, 500, 502, 503)
 
 _ID = {"type": "string", "pattern": f"^{models.IMAGE_ID}$"}
-_PATH_PARAMETERS = {"id": _ID, "name": {"type": "string", **_ACCESS_KEY}}
+_PATH_PARAMETERS = {
+    "id": _ID,
+    "width": {"type": "integer", **_SIDE},
+    "name": {"type": "string", **_ACCESS_KEY},
+}
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -229,7 +233,9 @@ def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
         call = _CALLS.get(f"{route.method} {route.path}")
         if call is not None:
             paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, call)
-    paths["/image/{id}"] = {"get": _picture()}
+    paths["/image/{id}"] = {"get": _picture("picture", "The picture, or why not.", "id")}
+    narrowed = "The picture in one of its `widths`, or why not."
+    paths["/image/{id}/w{width}"] = {"get": _picture("narrowed_picture", narrowed, "id", "width")}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -270,16 +276,16 @@ def _parameter(name: str) -> _Schema:
     return {"name": name, "in": "path", "required": True, "schema": _PATH_PARAMETERS[name]}
 
 
-def _picture() -> _Schema:
+def _picture(name: str, what: str, *parameters: str) -> _Schema:
     whole = {"description": "The picture.", **_content("image/*", {})}
     part = {"description": "The part of it that `Range` asks for.", **_content("image/*", {})}
     return {
-        "operationId": "picture",
-        "summary": "The picture, or why not. `HEAD` gets the same answer without the bytes.",
+        "operationId": name,
+        "summary": f"{what} `HEAD` gets the same answer without the bytes.",
         "description": "Restricted pictures need a signature, an API key, or an allowed address or site.",
         "security": [{}, {"key": []}],
         "parameters": [
-            _parameter("id"),
+            *map(_parameter, parameters),
             {"name": "exp", "in": "query", "schema": {"type": "string", "pattern": "^[1-9][0-9]{9,10}$"}},
             {"name": "sig", "in": "query", "schema": {"type": "string", "minLength": 1}},
         ],
