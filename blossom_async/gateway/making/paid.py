@@ -237,13 +237,20 @@ class Paid:
             )
         except Conflict as exc:
             if exc.code != "idempotency_key_taken":
-                raise  # another process has finished it: the files are of its picture
+                await self._withdraw(record)
+                raise
             await self._storing.remove(record)
             charged = attrs.evolve(end, outcome=AttemptOutcome.CHARGED)
             return Settled(error=exc, end=charged, state=ClaimState.FAILED)
         reached("committed")
         self._storing.made[record.provider, record.request.format] += 1
         return record
+
+    async def _withdraw(self, record: ImageRecord) -> None:
+        """Removes files stored after their picture was deleted or expired, made by another process."""
+        theirs = await self._records.get(record.id)
+        if theirs is not None and (theirs.deleted_at is not None or theirs.has_expired(self._now())):
+            await self._storing.remove(record)
 
     async def _end(self, claim: Claim, settled: Settled) -> None:
         """Ends attempt and claim in one transaction: otherwise the picture might be paid again."""

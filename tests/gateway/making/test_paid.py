@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
+from tests.gateway.storage.test_records import a_record
 from tests.waiting import until
 
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
@@ -439,3 +440,31 @@ class TestTakingOver:
             await until(settled)
             recovering.cancel()
             assert await rooms.records.get(call.id) is not None
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_who_was_taken_for_dead_leaves_no_bytes_of_a_deleted_picture(
+    tmp_path: Path, deleted: bool
+) -> None:
+    """A picture that another process made keeps its files, unless it is deleted by then."""
+    provider = Paid()
+
+    async def overtaken() -> None:
+        (name,) = await gateway.records.read(call_records.owners)
+        (theirs,) = await gateway.records.write(partial(call_records.adopt, name, "another"))
+        end = call_records.AttemptEnd(n=0, outcome=AttemptOutcome.OK, spent=0)
+        made = a_record(id=theirs.image_id, expires_at=None)
+        await gateway.records.write(partial(call_records.finish, theirs, made, None, end, NOW))
+        if deleted:
+            await gateway.records.delete(theirs.image_id, NOW)
+
+    async with house(tmp_path, provider) as gateway:
+        provider.script.append(overtaken)
+        await gateway.create()
+        later = NOW + timedelta(days=36500)
+        files = [
+            file
+            for folder in await gateway.blobs.folders()
+            for file in await gateway.blobs.files_before(folder, later)
+        ]
+        assert len(files) == (0 if deleted else 1)
