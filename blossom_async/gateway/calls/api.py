@@ -32,6 +32,7 @@ from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord,
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
+    CONTENT_TYPES,
     ExplainRequest,
     ImageInfo,
     ImageRequest,
@@ -77,6 +78,7 @@ class Api:
             web.post("/v1/images", self.create),
             web.get("/v1/images/{id}", self.look_up),
             web.delete("/v1/images/{id}", self.delete),
+            web.get("/v1/images/{id}/file", self.file),
             web.post("/v1/images/{id}/regenerate", self.regenerate),
             web.post("/v1/images/{id}/signed-url", self.sign),
             web.post("/v1/images/{id}/explain", self.explain),
@@ -112,6 +114,22 @@ class Api:
         The ``state`` of a deferred picture says whether it is still being made, or why it never will be.
         """
         return _answer(200, to_json(self._info(await self._made_or_called(http))))
+
+    async def file(self, http: web.Request) -> web.Response:
+        """200 with the picture's bytes, for its owner: no rule for viewers holds, and no view is counted.
+
+        With format ``auto`` it is the file that ``sha256`` is of. 409 while the picture is still being made,
+        410 once it was deleted or has expired.
+        """
+        made = await self._made_or_called(http)
+        if isinstance(made, Claim):
+            raise Conflict("the picture is not there yet; wait until its state is ready", code="not_ready")
+        if made.has_expired(self._now()):
+            raise Gone("the picture has expired", code="expired")
+        file = made.main_file
+        data = await self._blobs.read(made.id, file.format)
+        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+        return web.Response(body=data, content_type=CONTENT_TYPES[file.format], headers=headers)
 
     async def delete(self, http: web.Request) -> web.Response:
         """204; the bytes are gone, and the URL answers 410.

@@ -179,6 +179,7 @@ _CALLS = {
         errors=_OF_MAKING,
     ),
     "GET /v1/images/{id}": _Call(answer="ImageInfo", errors=(404, 410)),
+    "GET /v1/images/{id}/file": _Call(answer="image/*", errors=(404, 409, 410)),
     "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 409, 410)),
     "POST /v1/images/{id}/regenerate": _Call(
         body="Changes",
@@ -304,6 +305,8 @@ def _picture(name: str, what: str, *parameters: str) -> _Schema:
 def _answer(name: str | None) -> _Schema:
     if name is None:
         return {"description": "Done."}
+    if "/" in name:
+        return {"description": "The picture.", **_content(name, {})}
     return {"description": "Done.", **_content("application/json", _named(name))}
 
 

@@ -59,6 +59,21 @@ async def test_create_answers_201_with_the_picture(gateway: Gateway) -> None:
     assert Image.open(io.BytesIO(data)).size == (64, 48)
 
 
+async def test_the_owner_gets_the_file_whatever_its_rules(gateway: Gateway) -> None:
+    """No rule for viewers holds; nobody else gets it, and nobody once it is gone."""
+    rules = {"ip_whitelist": ["192.0.2.1"], "require_signature": True, "allowed_domains": ["shop.example"]}
+    async with gateway as running:
+        _, _, info = await call(running, "POST", "/v1/images", body={**SMALL, **rules})
+        path = f"/v1/images/{info['id']}/file"
+        status, headers, data = await call(running, "GET", path)
+        assert (status, headers["Content-Type"]) == (200, "image/png")
+        assert hashlib.sha256(data).hexdigest() == info["sha256"]
+        assert (await call(running, "GET", path, Authorization="Bearer wrong"))[0] == 401
+        await call(running, "DELETE", f"/v1/images/{info['id']}")
+        status, _, problem = await call(running, "GET", path)
+    assert (status, problem["code"]) == (410, "deleted")
+
+
 async def test_info_tells_what_was_made(gateway: Gateway) -> None:
     """Cost follows quality; provider, model and the seed in use are on record."""
     async with gateway as running:
