@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
+from blossom_async.gateway.making.variants import widths_below
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
 from blossom_async.models import ImageInfo
 
@@ -20,7 +21,7 @@ def image_info(
     """
     request = record.request
     whole = request.width if isinstance(record, Claim) else record.width
-    narrower = tuple(sorted(width for width in request.widths or widths if width < whole))
+    narrower = widths_below(request, whole, widths)
     if isinstance(record, Claim):
         return ImageInfo(
             url=f"{public_url}/image/{record.id}",

@@ -6,12 +6,12 @@ import asyncio
 import re
 import shutil
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 import attrs
@@ -33,6 +33,7 @@ from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
+from blossom_async.gateway.making.variants import Variants, widths_below
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
@@ -54,6 +55,7 @@ _SAMPLES = 500  # pictures of a campaign, in which one for each variant is looke
 _ERRORS_KEPT = 1000
 _ERRORS_SHOWN = 20
 
+T = TypeVar("T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Page = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
@@ -91,9 +93,11 @@ class Dashboard:
         records: Records,
         blobs: Blobs,
         workers: Workers,
+        variants: Variants,
         flush: Callable[[], Awaitable[None]],
         *,
         public_url: str,
+        widths: Collection[int],
         data_dir: Path,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         now: Callable[[], datetime],
@@ -102,6 +106,8 @@ class Dashboard:
         self._lookups = lookups
         self._records = records
         self._blobs = blobs
+        self._variants = variants
+        self._widths = widths
         self._flush = flush
         self._public_url = public_url
         self._data_dir = data_dir
@@ -125,6 +131,7 @@ class Dashboard:
             web.post("/login", self.login),
             web.post("/logout", self.logout),
             web.get("/dashboard/pictures/{id}", self.whole),
+            web.get("/dashboard/pictures/{id}/w{width:[0-9]{2,4}}", self.narrowed),
             web.get("/dashboard/thumbnails/{id}", self.thumbnail),
             *asset_routes(),
         ]
@@ -226,6 +233,7 @@ class Dashboard:
             "picture.html",
             picture=picture,
             url=f"{self._public_url}/image/{picture.id}",
+            widths=widths_below(picture.request, picture.width, self._widths),
             days=days,
             chart=chart(days, days[0].date, self._now().date()) if days else None,
         )
@@ -283,6 +291,18 @@ class Dashboard:
         data = await self._stored(self._blobs.read(picture.id, file.format))
         return _picture(data, CONTENT_TYPES[file.format])
 
+    async def narrowed(self, http: web.Request) -> web.Response:
+        """The picture in one of its widths, likewise for its owner."""
+        picture = await self._own_picture(http)
+        width = int(http.match_info["width"])
+        if width not in widths_below(picture.request, picture.width, self._widths):
+            raise NotFound("the picture is not served in this width")
+        variant = await self._stored(self._variants.get(picture, picture.main_file, width))
+        if variant is None:
+            raise NotFound("the picture is gone")
+        data = await self._stored(self._blobs.read(variant.id, variant.file.format))
+        return _picture(data, CONTENT_TYPES[variant.file.format])
+
     async def thumbnail(self, http: web.Request) -> web.Response:
         """The thumbnail, likewise for its owner."""
         picture = await self._own_picture(http)
@@ -336,7 +356,7 @@ class Dashboard:
             raise NotFound("the picture was deleted")
         return picture
 
-    async def _stored(self, reading: Awaitable[bytes]) -> bytes:
+    async def _stored(self, reading: Awaitable[T]) -> T:
         try:
             return await reading
         except FileNotFoundError as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 
@@ -18,8 +18,9 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
 from blossom_async.gateway.storage.records import variants as statements
+from blossom_async.models import ImageRequest
 
-__all__ = ["Variants"]
+__all__ = ["Variants", "widths_below"]
 
 _REMEMBERED = 20_000
 
@@ -94,6 +95,11 @@ class Variants:
         del self._under_way[key]
         if not task.cancelled():
             task.exception()  # retrieved, also when every caller has gone
+
+
+def widths_below(request: ImageRequest, width: int, listed: Collection[int]) -> tuple[int, ...]:
+    """The widths below its own in which a picture is served; ``listed`` are those of the settings."""
+    return tuple(sorted(below for below in request.widths or listed if below < width))
 
 
 def _hashed(whole: bytes, file_format: str, record: ImageRecord, width: int) -> tuple[bytes, str]:

@@ -852,3 +852,21 @@ def test_bytes_are_told_in_the_unit_a_person_reads(number: int, told: str) -> No
 def test_times_are_told_in_their_greatest_unit(seconds: int, told: str) -> None:
     """Times have one number and a unit."""
     assert span(timedelta(seconds=seconds)) == told
+
+
+async def test_the_page_of_a_picture_loads_it_in_a_width_that_fits(
+    gateway: AbstractAsyncContextManager[RunningGateway],
+) -> None:
+    """Whatever the rules of the picture say."""
+    async with gateway as running, running.client() as client, visiting(running) as visitor:
+        info = await client.image.generate_url_with_info(
+            "a lake", width=400, height=200, widths=[100], require_signature=True
+        )
+        source = f"/dashboard/pictures/{info.id}"
+        assert f'srcset="{source}/w100 100w, {source} 400w"' in await visitor.page(f"/pictures/{info.id}")
+        async with visitor.session.get(f"{running.base_url}{source}/w100") as answer:
+            assert answer.headers["Cache-Control"] == "private, no-store"
+            with Image.open(io.BytesIO(await answer.read())) as small:
+                assert small.size == (100, 50)
+        async with visitor.session.get(f"{running.base_url}{source}/w101") as answer:
+            assert answer.status == 404
