@@ -340,6 +340,8 @@ class _Batch(Generic[Item, Value]):
         """In an outage, one job at a time; none is given its last attempt while there are others."""
         new = self._has_room() and not self._input.waits and self._tally.pulled != self._input.total
         lefts = [self._attempts.left(job) for job in self._retries]
+        if not (new or lefts):
+            return self._take_new()  # notices the end of the input
         if not self._outage.is_time(math.inf if new else sum(lefts) - len(lefts)):
             return None
         if not new or max(lefts, default=0) > 1:

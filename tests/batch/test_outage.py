@@ -294,6 +294,14 @@ def test_a_fifth_of_failures_is_no_outage() -> None:
     assert result.elapsed_s <= 4000 / 16 * 0.05 / 0.8 * 1.2 + 3
 
 
+def test_a_failure_of_the_very_last_item_waits_for_nothing() -> None:
+    """Nobody is left to ask whether the server is back."""
+    server = Server((0.9, 1e6))
+    result = batch(server, count=20, max_concurrency=1, retry=RetryPolicy(max_attempts=1))
+    assert (len(result.failures), result.stopped) == (3, None)
+    assert result.elapsed_s <= 1
+
+
 async def test_a_port_that_closes_and_opens_again_is_waited_for() -> None:
     """Real sockets: what was under way is cut, and whoever connects is refused until it is back."""
     open_ones: set[asyncio.StreamWriter] = set()
