@@ -31,7 +31,7 @@ from blossom_async.batch.retry import (
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.timeouts import Timeout
 
-__all__ = ["Attempt", "Attempts", "Job", "current_attempt", "new_run_id", "run_one"]
+__all__ = ["Attempt", "Attempts", "Job", "current_attempt", "digest", "new_run_id", "run_one"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -42,7 +42,9 @@ class Attempt:
     """The attempt under way: the ``index`` of its item in the input, and its ``number``, from 1.
 
     ``key`` is what to send as ``Idempotency-Key``: 32 hexadecimal digits, the same for all attempts of one
-    item and different for every other item, also when a batch is resumed from its journal.
+    item and different for every other item, also when a batch is resumed from its journal. In a run with a
+    ``run_id`` it follows from that and from the item's key alone: it is the same wherever and whenever the
+    item is sent.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Attempt:
 class Job(Generic[Item, Value]):
     """One item on its way to a value or an error."""
 
+    named = False  # its run has an id that the caller gave
     number = 0  # of the attempt under way or last made
     counted = 0  # attempts that count against the policy's max_attempts
     throttled = 0
@@ -82,8 +85,16 @@ def current_attempt() -> Attempt:
     job = _current.get(None)
     if job is None:
         raise LookupError("no attempt is under way here; call this in the function given to run()")
-    name = f"{job.run_id}\n{job.index}\n{job.item_key}".encode("utf-8", "surrogatepass")
-    return Attempt(job.index, job.number, blake2b(name, digest_size=16).hexdigest())
+    if job.named:
+        key = digest(f"{job.run_id}\n{job.item_key}")
+    else:
+        key = digest(f"{job.run_id}\n{job.index}\n{job.item_key}")
+    return Attempt(job.index, job.number, key)
+
+
+def digest(text: str) -> str:
+    """A text as 32 hexadecimal digits."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def new_run_id() -> str:

@@ -151,6 +151,7 @@ class _Batch(Generic[Item, Value]):
             self._deliver,
             self._end_if_done,
             self._break_off,
+            run_id=settings.run_id,
             key=settings.key,
             journal=settings.journal,
             dedup=settings.dedup,

@@ -104,9 +104,13 @@ class OpenJournal(Generic[Item, Value]):
         journal: Journal,
         on_durable: Callable[[list[Outcome[Item, Value]]], None],
         on_failure: Callable[[BaseException, list[Outcome[Item, Value]]], None],
+        *,
+        run_id: str | None = None,
     ) -> None:
         self.path = journal.path
         self._journal = journal
+        # The keys of another id are not those under which its items were sent.
+        self._run = journal.run if run_id is None else f"{journal.run} ({run_id})".lstrip()
         self._on_durable = on_durable
         self._on_failure = on_failure
         self._queue: queue.SimpleQueue[tuple[bytes, Outcome[Item, Value]] | None] = queue.SimpleQueue()
@@ -241,7 +245,7 @@ class OpenJournal(Generic[Item, Value]):
     def _write(self) -> None:
         file: _File | None = None
         try:
-            file = _File(self.path, self._journal.run)
+            file = _File(self.path, self._run)
         except BaseException as exc:  # noqa: BLE001 - the event loop waits for the answer, whatever it is
             self._call(_set_exception, self._opened, self._reason(exc))
         else:

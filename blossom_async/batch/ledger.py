@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
-from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from blossom_async.batch.attempts import Job, new_run_id
+from blossom_async.batch.attempts import Job, digest, new_run_id
 from blossom_async.batch.journal import Journal, OpenJournal
 from blossom_async.batch.outcome import Done, Failed, Outcome
 from blossom_async.batch.spending import Spending
@@ -27,8 +26,8 @@ class Ledger(Generic[Item, Value]):
 
     ``deliver`` receives each outcome when it may be handed out. ``settled`` is called after a group was
     written, and ``failed`` with the error after which nothing more can be written. ``unwritten`` counts the
-    outcomes that wait for the journal. ``run_id`` is the journal's once it is open. An ``idle`` ledger has
-    nothing to check before an item is sent.
+    outcomes that wait for the journal. ``run_id`` is the one given, or the journal's once it is open. An
+    ``idle`` ledger has nothing to check before an item is sent.
     """
 
     def __init__(
@@ -37,13 +36,15 @@ class Ledger(Generic[Item, Value]):
         settled: Callable[[], None],
         failed: Callable[[BaseException], None],
         *,
+        run_id: str | None,
         key: Callable[[Item], str] | None,
         journal: Journal | None,
         dedup: bool,
         cost: Callable[[Item], float | Decimal] | None,
         max_cost: Decimal | None,
     ) -> None:
-        self.run_id = new_run_id()
+        self.run_id = run_id or new_run_id()
+        self._named = run_id is not None
         self.unwritten = 0
         self._deliver = deliver
         self._settled = settled
@@ -51,12 +52,12 @@ class Ledger(Generic[Item, Value]):
         self._broken = False
         self._loop = asyncio.get_running_loop()
         self._key = key
-        self._keyed = key is not None or journal is not None or dedup
+        self._keyed = key is not None or journal is not None or dedup or self._named
         self._leaders: dict[str, Job[Item, Value]] | None = {} if dedup else None
         self._spending = Spending(cost, max_cost) if cost is not None and max_cost is not None else None
         self._journal: OpenJournal[Item, Value] | None = None
         if journal is not None:
-            self._journal = OpenJournal(journal, self._on_disk, self._not_on_disk)
+            self._journal = OpenJournal(journal, self._on_disk, self._not_on_disk, run_id=run_id)
         self.idle = not self._keyed and self._spending is None
 
     async def open(self, total: int | None) -> None:
@@ -67,7 +68,8 @@ class Ledger(Generic[Item, Value]):
         if self._journal is None:
             return
         await self._journal.open()
-        self.run_id = self._journal.run_id
+        if not self._named:
+            self.run_id = self._journal.run_id
         if self._spending is not None:
             self._spending.spent = self._journal.spent
         if total is not None and self._journal.length > total:
@@ -141,7 +143,8 @@ class Ledger(Generic[Item, Value]):
             key = job.item if self._key is None else self._key(job.item)
             if not isinstance(key, str):
                 raise TypeError(f"key: {key!r:.80} cannot be used; allowed: a str")
-            job.item_key = _digest(key)
+            job.item_key = digest(key)
+            job.named = self._named
 
     def _on_record(self, job: Job[Item, Value]) -> bool:
         found = self._journal.recall(job.index, job.item_key) if self._journal is not None else None
@@ -207,7 +210,3 @@ class Ledger(Generic[Item, Value]):
         self._broken = True
         self._failed(failure)
         self._on_disk(outcomes)
-
-
-def _digest(key: str) -> str:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

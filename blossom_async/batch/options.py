@@ -19,7 +19,9 @@ from blossom_async.batch.spending import amount
 from blossom_async.batch.timeouts import SECONDS, is_seconds
 from blossom_async.errors import UnknownOption, shown
 
-__all__ = ["RunOptions", "RunSettings"]
+__all__ = ["RUN_NAMES", "RunOptions", "RunSettings", "is_run_name"]
+
+RUN_NAMES = "one line of 1 to 200 printable characters without spaces around it"
 
 Item = TypeVar("Item")
 Validator = Callable[[object, "attrs.Attribute[Any]", object], None]
@@ -49,6 +51,10 @@ class RunOptions(TypedDict, Generic[Item], total=False):
     journal, stays within ``max_cost``; the first that does not fit stops the batch. Items that were refused
     (4xx) do not count. An item for which ``key`` or ``cost`` raises, or returns something unusable, fails
     with that and is not sent.
+
+    ``run_id`` is your name for the run, the same in every process and each time that it is repeated:
+    ``current_attempt().key`` follows from it and ``key(item)`` alone, so a server that honours
+    ``Idempotency-Key`` makes each item once. Items of one key are one item to it.
     """
 
     max_concurrency: int
@@ -58,6 +64,7 @@ class RunOptions(TypedDict, Generic[Item], total=False):
     timeout_s: float | None
     deadline_s: float | None
     on_progress: OnProgress | None
+    run_id: str | None
     key: Callable[[Item], str] | None
     journal: Journal | str | PathLike[str] | None
     dedup: bool
@@ -86,6 +93,11 @@ def _must(
 
 def _instance(kind: type) -> Validator:
     return _must(lambda value: isinstance(value, kind), f"an object of {kind.__name__}")
+
+
+def is_run_name(value: object) -> bool:
+    """Whether a value can name a run."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) == len(value) <= 200
 
 
 _function = _must(callable, "a function")
@@ -126,6 +138,7 @@ class RunSettings(Generic[Item]):
     timeout_s: float | None = attrs.field(default=None, validator=_seconds)
     deadline_s: float | None = attrs.field(default=None, validator=_seconds)
     on_progress: OnProgress | None = attrs.field(default=None, validator=_function)
+    run_id: str | None = attrs.field(default=None, validator=_must(is_run_name, RUN_NAMES))
     key: Callable[[Item], str] | None = attrs.field(default=None, validator=_function)
     journal: Journal | None = attrs.field(default=None, converter=_journal)
     dedup: bool = attrs.field(default=False, validator=_must(lambda value: value is True, "True or False"))

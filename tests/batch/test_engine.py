@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -28,6 +29,7 @@ from blossom_async.batch import (
 from blossom_async.errors import (
     ConfigurationError,
     InvalidRequest,
+    JournalMismatch,
     NotRun,
     Overloaded,
     PaymentRequired,
@@ -553,6 +555,29 @@ def test_the_key_of_an_item_is_the_same_for_all_its_attempts() -> None:
     assert not once & set().union(*keys.values())
     with pytest.raises(LookupError, match="no attempt is under way"):
         current_attempt()
+
+
+def test_under_a_run_id_a_key_follows_from_the_item_alone(tmp_path: Path) -> None:
+    """In any order, process and part of the input, with a journal or without; another id has other keys."""
+
+    async def attempt(item: int) -> str:
+        return current_attempt().key
+
+    async def streamed(items: Iterable[int], **options: Any) -> dict[int, str]:
+        async with stream(attempt, items, **options) as outcomes:
+            return {outcome.item: outcome.value async for outcome in outcomes}
+
+    options: dict[str, Any] = {"run_id": "catalogue", "key": lambda item: f"sku {item}"}
+    whole = list(asyncio.run(run(attempt, range(10), **options)))
+    assert len(set(whole)) == 10
+    assert asyncio.run(streamed((7, 3), **options)) == {7: whole[7], 3: whole[3]}
+    assert list(asyncio.run(run(attempt, [4], journal=tmp_path / "run", **options))) == [whole[4]]
+    options["run_id"] = "another"
+    assert not set(whole) & set(asyncio.run(run(attempt, range(10), **options)))
+    with pytest.raises(JournalMismatch, match=r"belongs to another run .*'\(catalogue\)'.*'\(another\)'"):
+        asyncio.run(run(attempt, [4], journal=tmp_path / "run", **options))
+    with pytest.raises(ConfigurationError, match="key: missing, and item 4 is not text"):
+        asyncio.run(run(attempt, [4], run_id="catalogue"))
 
 
 def test_a_single_call_goes_the_same_way() -> None:
