@@ -25,9 +25,6 @@ __all__ = [
 ]
 
 
-_Marks = NDArray[np.floating]
-
-
 def _pine_shapes(
     chance: np.random.Generator,
     x: NDArray[np.floating],
