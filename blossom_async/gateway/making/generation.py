@@ -213,8 +213,15 @@ class Generation:
             owner=self._owner.name,
             created_at=self._now(),
         )
-        with self._room():
+        try:
+            self.check_room()
             self._upstreams.check_wait(order.request, order.callers)
+        except Overloaded:  # a repeat needs no turn
+            standing = await self._standing(order)
+            if standing is None:
+                raise
+            return await self._earlier(order, standing), True
+        with self._room():
             standing = await self._records.write(partial(call_records.claim, new))
             if standing is new:
                 callers = Callers(order.priority) if order.request.defer else order.callers

@@ -373,6 +373,20 @@ class TestLimits:
             await asyncio.gather(*tasks, return_exceptions=True)
             assert len(paid.ledger) == 2
 
+    async def test_a_repeat_needs_no_turn(self, tmp_path: Path) -> None:
+        """Its picture is there: it is answered while new ones are refused."""
+        gate, paid = asyncio.Event(), Paid()
+        async with house(tmp_path, paid, most=1) as rooms:
+            first = await rooms.create(key="first")
+            paid.script = [gate.wait]  # type: ignore[list-item]
+            making = asyncio.create_task(rooms.create(key="second"))
+            await until(lambda: len(paid.ledger) == 2)
+            with pytest.raises(Overloaded):
+                await rooms.create(key="third")
+            assert await rooms.create(key="first") == first
+            gate.set()
+            await making
+
 
 class TestDeferred:
     async def test_the_url_is_there_before_the_picture(self, tmp_path: Path) -> None:
