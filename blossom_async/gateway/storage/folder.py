@@ -25,6 +25,7 @@ _PART_KEPT_S = 86_400.0  # no running process writes to a leftover this old
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
+_FULL_RETRY_S = 10.0  # somebody has to make room
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
 
 
@@ -298,8 +299,10 @@ def _storage_error(done: str, exc: OSError) -> Overloaded:
         )
     if exc.errno in _FULL:
         return Overloaded(
-            "The disk that holds the pictures is full; make room, then send the request again.",
+            "The disk that holds the pictures is full; make room, then send the request again in "
+            f"{_FULL_RETRY_S:g} s.",
             code="storage_full",
+            retry_after_s=_FULL_RETRY_S,
         )
     return Overloaded(
         f"The picture could not be {done} ({exc.strerror}); send the request again.", code="storage_failed"

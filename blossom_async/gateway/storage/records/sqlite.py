@@ -22,6 +22,7 @@ __all__ = ["Sqlite"]
 _BUSY_TIMEOUT_S = 10.0  # how long another process may hold the write lock before this one gives up
 _BUSY_RETRY_S = 5.0  # what a caller is asked to wait then
 _NO_FILES_RETRY_S = 1.0
+_FULL_RETRY_S = 10.0  # somebody has to make room
 _PURGE_WAIT_MS = 100  # how long readers of other processes may hold up the writer after a delete
 _LITTLE_ROOM = 1 << 20  # bytes; SQLite's side files take some hundred kB from the start
 _FULL = {sqlite3.SQLITE_FULL}
@@ -149,7 +150,7 @@ def _little_room(path: Path) -> bool:
 
 
 def _disk_is_full(path: Path) -> str:
-    return f"The disk that holds the database {path} is full. Make room, or choose another data folder."
+    return "The disk that holds the database {path} is full. Make room, or choose another data folder."
 
 
 def _damaged(path: Path) -> str:
@@ -179,8 +180,10 @@ def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
 def _storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
     if _sqlite_code(exc) in _FULL:
         error = Overloaded(
-            "The disk that holds the database is full; make room, then send the request again.",
+            f"The disk that holds the database is full; make room, then send the request again in "
+            f"{_FULL_RETRY_S:g} s.",
             code="storage_full",
+            retry_after_s=_FULL_RETRY_S,
         )
     elif _sqlite_code(exc) == sqlite3.SQLITE_CANTOPEN:  # it was open at the start: no file is free for it
         error = Overloaded(
