@@ -1,4 +1,4 @@
-"""Reading Retry-After and rate limit headers, also from servers that mean harm."""
+"""Reading Retry-After and rate limit headers, also from hostile servers."""
 
 from __future__ import annotations
 

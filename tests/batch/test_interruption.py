@@ -1,4 +1,4 @@
-"""Interrupting what a worker waits for: once, certainly, and not the worker itself."""
+"""Interrupting what a worker waits for, exactly once and without ending the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: what was handed out is never sent again, wherever the file or the process was cut."""
+"""The journal: an item that was handed out is never sent again, wherever the file or the process was cut."""
 
 from __future__ import annotations
 

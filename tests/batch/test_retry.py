@@ -1,4 +1,4 @@
-"""What errors mean, how long to wait, and when it is enough."""
+"""What errors mean, how long to wait, and when to give up."""
 
 from __future__ import annotations
 

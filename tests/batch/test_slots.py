@@ -1,4 +1,4 @@
-"""Slots: fair, bounded, and following what the server takes."""
+"""Slots: fair, bounded, and adapted to what the server accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``blossom`` command: as a process of its own where signals and pipes count, else inside this one."""
+"""The ``blossom`` command: in its own process where signals and pipes matter, else inside this one."""
 
 from __future__ import annotations
 

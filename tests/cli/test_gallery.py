@@ -1,4 +1,4 @@
-"""The gallery page: what it shows, and what it never lets in."""
+"""The gallery page: what it shows, and what hostile text cannot do in it."""
 
 from __future__ import annotations
 

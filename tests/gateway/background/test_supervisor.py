@@ -1,4 +1,4 @@
-"""Jobs beside the requests: started, watched and ended in one place."""
+"""Background jobs: started, watched and ended in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clearing away: expired pictures give up their files and go on answering 410; stray files go after a day."""
+"""Upkeep: the files of expired pictures are deleted, their URLs still answer 410, orphans go after a day."""
 
 from __future__ import annotations
 

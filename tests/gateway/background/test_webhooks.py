@@ -1,4 +1,4 @@
-"""Webhooks: the end of every deferred picture is told, signed, at least once, and under one id."""
+"""Webhooks: one is sent for every deferred picture that ends, signed, at least once, under one id."""
 
 from __future__ import annotations
 

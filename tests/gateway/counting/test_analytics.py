@@ -1,4 +1,4 @@
-"""Analytics: what a view is, who a viewer is, that none is lost, and that nobody can be found again."""
+"""Analytics: what counts as a view, who counts as a viewer, no view is lost, no viewer can be identified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard over HTTP: who gets in, what is shown to whom, and that hostile words stay words."""
+"""The dashboard over HTTP: who may log in, what is shown to whom, and hostile text stays text."""
 
 import hashlib
 import io
