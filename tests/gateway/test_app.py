@@ -1,4 +1,4 @@
-"""The wiring: what a start opens is closed again, also when the start fails half-way."""
+"""The wiring: whatever a start opens is closed again, even if the start fails half-way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a gateway: limits that refuse at once, readiness, figures, and an end that loses nothing."""
+"""Running a gateway: limits, readiness, metrics, and a shutdown that loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels become files that any viewer reads, as light or as faithful as asked for."""
+"""Pixels become files that any viewer reads, as small or as faithful as asked for."""
 
 from __future__ import annotations
 

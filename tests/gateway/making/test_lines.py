@@ -1,4 +1,4 @@
-"""The line before a provider: who is let in, and who is told to come back."""
+"""The queue before a provider: who waits, and who is told to come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that is what was asked for keeps its pixels; each file says where its picture comes from."""
+"""A file that is already as asked for keeps its pixels; each file says where its picture comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few files may be open: fewer pictures are made at once, and each that is paid is delivered."""
+"""If few files may be open, fewer pictures are made at once, and each paid one is delivered."""
 
 from __future__ import annotations
 

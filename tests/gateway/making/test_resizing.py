@@ -1,4 +1,4 @@
-"""Pictures in fewer pixels: the same to look at, lighter, and marked like the whole one."""
+"""Pictures in fewer pixels: they look the same, are smaller, and are marked like the whole one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bucket that goes away: nothing is paid for in vain, and nothing that was paid for is lost."""
+"""A bucket becomes unreachable: nothing is paid for in vain, and no paid picture is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants of stored pictures: made once, kept like the whole files, and none of a picture that went."""
+"""Variants of stored pictures: made once, kept like the whole files, and deleted with their picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in threads: bounded, in order, and what has begun is ended first."""
+"""Work in threads: bounded, in order, and work already started comes first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Good pictures in the many forms in which compatible servers answer: each is paid once and delivered."""
+"""Good pictures in all the forms of compatible servers' answers: each is paid once and delivered."""
 
 from __future__ import annotations
 

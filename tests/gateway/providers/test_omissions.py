@@ -1,4 +1,4 @@
-"""What a server refuses by name is left out, if nothing was charged and the picture is what was asked for."""
+"""A parameter that a server refuses is left out, if nothing was charged and the picture stays the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's Images API in its dialects: what is asked, and what the answers are worth."""
+"""OpenAI's Images API in its dialects: what is sent, and which answers can be used."""
 
 from __future__ import annotations
 

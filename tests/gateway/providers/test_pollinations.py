@@ -1,4 +1,4 @@
-"""Pollinations: what is asked of it, and what its answers are worth."""
+"""Pollinations: what is sent to it, and which of its answers can be used."""
 
 from __future__ import annotations
 

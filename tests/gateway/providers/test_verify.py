@@ -1,4 +1,4 @@
-"""Complete pictures of what was asked for, and bytes that only look like one."""
+"""Complete pictures as asked for are accepted, and bytes that only look like one are refused."""
 
 from __future__ import annotations
 

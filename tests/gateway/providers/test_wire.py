@@ -1,4 +1,4 @@
-"""One exchange with a service: an accident says whether anything left, an answer is read within bounds."""
+"""One exchange with a service: a failure says whether anything was sent; an answer's size is limited."""
 
 from __future__ import annotations
 

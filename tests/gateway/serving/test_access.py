@@ -1,4 +1,4 @@
-"""Access: who may see a picture. Headers are judged as they were sent, and nothing in them raises."""
+"""Access: who may see a picture. Headers are used as sent, and nothing in them raises."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 

@@ -1,4 +1,4 @@
-"""Caching: no cache may keep a picture beyond its life, and every request gets the bytes the RFC says."""
+"""Caching: no cache may keep an expired picture, and every request gets the bytes that the RFC says."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Public: the HTTP checklist over raw sockets, the order of the checks, and bytes that are all or nothing."""
+"""Public: the HTTP checklist over raw sockets, the order of the checks, and no partial pictures."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""Signed URLs: exactly what was signed is accepted, for as long as was signed, and nothing else."""
+"""Signed URLs: only exactly the signed URL is accepted, and only until it expires."""
 
 import ast
 import base64

@@ -1,4 +1,4 @@
-"""LocalBlobs: a file is whole or not there, and no path is built from unchecked input."""
+"""LocalBlobs: a file is complete or absent, and no path is built from unchecked input."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What the gateway remembers of its database, and for how long."""
+"""What the gateway caches from its database, and for how long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: what is stored stays, one bad item harms no other, and opening says what is wrong."""
+"""Records: what is stored stays, one bad item affects no other, and opening says what is wrong."""
 
 import asyncio
 import itertools
