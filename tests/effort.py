@@ -1,4 +1,4 @@
-"""How much is done, measured in calls instead of time: the same on every machine."""
+"""Measures work in function calls instead of time, so that it is the same on every machine."""
 
 from __future__ import annotations
 

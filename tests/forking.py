@@ -1,4 +1,4 @@
-"""Forked processes. Mark what forks with ``FORKS``: Python warns of it where there are threads."""
+"""Forked processes. Mark tests that fork with ``FORKS``: Python warns of forks in processes with threads."""
 
 from __future__ import annotations
 

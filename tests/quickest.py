@@ -1,4 +1,4 @@
-"""How long a call takes, to be compared with another call of the same run."""
+"""How long a call takes, for comparison with another call in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine may run out of."""
+"""Resources that a machine may run out of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy of the environment: for gateways and providers, never for this machine or strangers' URLs."""
+"""The environment's proxy: for gateways and providers, never for this machine or untrusted URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs that strangers give us lead only where they may."""
+"""Untrusted URLs are requested only at allowed addresses."""
 
 from __future__ import annotations
 

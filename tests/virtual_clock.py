@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: hours of waiting cost nothing and are exact."""
+"""An event loop whose clock jumps to the next timer, so that hours of waiting take no time and are exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what sends no event, such as the doing of another process."""
+"""Waiting for something that sends no event, such as another process."""
 
 from __future__ import annotations
 
