@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import date, datetime
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, Unpack, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from blossom_async.batch import Outcome
+from blossom_async.batch import BatchResult, Outcome
 from blossom_async.batch.loops import running_loop
 from blossom_async.connection import in_event_loop, in_trio
 from blossom_async.images import Images
@@ -171,6 +173,16 @@ class BlockingImages:
     def wait(self, url: str, *, timeout_s: float = 600.0) -> ImageInfo:
         """As ``Images.wait``."""
         return self._result(self._images.wait(url, timeout_s=timeout_s))
+
+    def download(self, url: str, path: str | PathLike[str]) -> Path:
+        """As ``Images.download``."""
+        return self._result(self._images.download(url, path))
+
+    def save(
+        self, pictures: UrlBatch | Iterable[ImageInfo], folder: str | PathLike[str]
+    ) -> BatchResult[ImageInfo, Path]:
+        """As ``Images.save``."""
+        return self._result(self._images.save(pictures, folder))
 
     def delete(self, url: str) -> None:
         """As ``Images.delete``."""

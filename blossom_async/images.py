@@ -9,6 +9,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import partial
+from os import PathLike
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, Unpack, cast
 from urllib.parse import quote, urlencode
@@ -17,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from blossom_async.batch import (
+    BatchResult,
     Outcome,
     RunOptions,
     current_attempt,
@@ -26,6 +29,7 @@ from blossom_async.batch import (
 )
 from blossom_async.batch.timeouts import SECONDS, is_seconds
 from blossom_async.cdn import Cdn, without_cdn
+from blossom_async.downloads import already_there, write_picture
 from blossom_async.errors import Gone, InvalidRequest, ProviderFailed, TimedOut
 from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
@@ -49,7 +53,7 @@ from blossom_async.models import (
     to_json,
     to_plain,
 )
-from blossom_async.transport import Exchange, Transport
+from blossom_async.transport import MAX_ANSWER, Exchange, File, Transport
 from blossom_async.url_batch import (
     BatchOptions,
     Request,
@@ -64,6 +68,7 @@ from blossom_async.warmup import METHODS, check_url, preload_one, validate, warm
 
 __all__ = ["Images"]
 
+Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 _PATH = re.compile(
@@ -137,6 +142,38 @@ class Images:
         if info.state != "ready":
             raise ProviderFailed(info.problem or "the picture was not made", code=info.problem_code)
         return info
+
+    async def download(self, url: str, path: str | PathLike[str]) -> Path:
+        """The path of a picture's file, written to ``path``, or into that folder as ``{id}.{format}``.
+
+        For the owner, whatever the picture's rules say; no view is counted. The bytes are verified, and a
+        reader never sees a part of them. A file that has them already is left as it is. Raises as ``get``,
+        ``Conflict`` while the picture is being made, ``Gone`` if it has expired, and ``OSError``.
+        """
+        fetch = partial(self._download, await self._connect(), Path(path))
+        return await self._limited(fetch, await self.get(url))
+
+    async def save(
+        self, pictures: UrlBatch | Iterable[ImageInfo], folder: str | PathLike[str]
+    ) -> BatchResult[ImageInfo, Path]:
+        """The paths of the files of pictures, downloaded into a folder as ``{id}.{format}``, in input order.
+
+        Of a batch, only of the pictures that were made. One that fails is None and affects no other. To
+        resume, call it again: what is there and sound is not fetched anew. Raises ``OSError`` if the folder
+        cannot be created.
+        """
+        made = pictures.infos if isinstance(pictures, UrlBatch) else pictures
+        place = Path(folder)
+        await asyncio.to_thread(place.mkdir, parents=True, exist_ok=True)
+        fetch = partial(self._download, await self._connect(), place)
+        return await run(fetch, (info for info in made if info is not None), **self._shared())
+
+    async def _download(self, transport: Transport, path: Path, info: ImageInfo) -> Path:
+        if (there := await asyncio.to_thread(already_there, info, path)) is not None:
+            return there
+        largest = max(info.file_size, MAX_ANSWER)
+        file = await transport.send(Exchange("GET", f"/v1/images/{info.id}/file", File, largest=largest))
+        return await asyncio.to_thread(write_picture, info, file, path)
 
     async def delete(self, url: str) -> None:
         """Deletes a picture and erases its prompt and metadata, given any of its URLs or its id.
@@ -341,11 +378,13 @@ class Images:
 
     async def _call(self, exchange: Exchange[Answer]) -> Answer:
         """The gateway's answer, under the client's limits and with its retries."""
-        transport = await self._connect()
+        return await self._limited((await self._connect()).send, exchange)
+
+    async def _limited(self, attempt: Callable[[Asked], Awaitable[Answer]], item: Asked) -> Answer:
         limits = self._limits
         return await run_one(
-            transport.send,
-            exchange,
+            attempt,
+            item,
             limits.slots,
             (limits.gate,),
             retry=limits.retry,
@@ -365,16 +404,19 @@ class Images:
             how["cost"] = writer.cost
         if "journal" in how or how.get("dedup"):
             how["key"] = writer.key
+        return writer, {**self._shared(), **how}
+
+    def _shared(self) -> RunOptions[Any]:
+        """The limits that all calls of this client share, as options of a run."""
         limits = self._limits
-        how.setdefault("max_concurrency", limits.max_concurrency)
-        how |= {
+        return {
+            "max_concurrency": limits.max_concurrency,
             "slots": limits.slots,
             "gates": (limits.gate,),
             "retry": limits.retry,
             "timeout_s": limits.timeout_s,
             "budget": limits.budget,
         }
-        return writer, how
 
     async def _make(self, transport: Transport, writer: RequestWriter, entry: Request) -> ImageInfo:
         """One attempt at one entry of a batch."""

@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import aiohttp
 import attrs
@@ -29,7 +29,7 @@ from blossom_async.errors import (
 )
 from blossom_async.models import from_json
 
-__all__ = ["Exchange", "Health", "Transport", "http_session", "http_url"]
+__all__ = ["MAX_ANSWER", "Exchange", "File", "Health", "Transport", "http_session", "http_url"]
 
 T = TypeVar("T")
 
@@ -94,11 +94,20 @@ def _without_secrets(value: object) -> str:
     return shown(value)
 
 
+@attrs.frozen
+class File:
+    """An answer that is a file instead of JSON."""
+
+    data: bytes = attrs.field(repr=False)
+    content_type: str
+
+
 @attrs.define  # not frozen: that would cost each call of a batch a microsecond
 class Exchange(Generic[T]):
     """A request to a gateway, and what its answer is read into: ``NoneType`` for one without content.
 
     ``idempotency_key`` for what must not be done twice. What is not ``urgent`` lets others go first.
+    ``largest`` is how many bytes of an answer are read.
     """
 
     method: str
@@ -107,6 +116,7 @@ class Exchange(Generic[T]):
     body: bytes | None = None
     idempotency_key: str | None = None
     urgent: bool = True
+    largest: int = MAX_ANSWER
 
 
 @attrs.frozen
@@ -178,7 +188,7 @@ class Transport:
                     raise_for_status=False,
                 ) as response:
                     headers_came = True
-                    data = await _bounded(response)
+                    data = await _bounded(response, exchange.largest)
             except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # a TimeoutError is an OSError
                 if isinstance(exc, OSError) and exc.errno in _NO_FILES:
                     raise _out_of_files(exc) from exc
@@ -217,6 +227,8 @@ class Transport:
             raise self._refusal(response, data)
         if self.on_pause is not None and "RateLimit" in response.headers:
             self.on_pause(pause_s(response.headers) or 0.0)
+        if kind is File:
+            return cast(T, File(data, response.content_type))
         try:
             return from_json(data or b"null", kind)
         except ValueError as exc:
@@ -287,15 +299,15 @@ def _unusable(exc: Exception, *, closed: bool) -> ConfigurationError | Transport
     return ConfigurationError(f"the session given to BlossomClient cannot be used: {exc}")
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body, at most ``MAX_ANSWER`` bytes of it. Raises ``ClientPayloadError`` for more."""
-    if response.content_length is not None and response.content_length <= MAX_ANSWER:
+async def _bounded(response: aiohttp.ClientResponse, largest: int) -> bytes:
+    """The body. Raises ``ClientPayloadError`` for one of more than ``largest`` bytes."""
+    if response.content_length is not None and response.content_length <= largest:
         return await response.read()
     data = bytearray()
     async for chunk in response.content.iter_any():
         data += chunk
-        if len(data) > MAX_ANSWER:
-            raise aiohttp.ClientPayloadError(f"an answer of more than {MAX_ANSWER} bytes")
+        if len(data) > largest:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {largest} bytes")
     return bytes(data)
 
 
