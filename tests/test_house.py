@@ -196,7 +196,7 @@ REAL_TIME = {
     "batch/test_chaos.py": "a server that answers slowly",
     "gateway/counting/test_analytics.py": "a viewer that reads slowly, whose load time is what is tested",
     "gateway/making/test_paying_kills.py": "processes that are killed after a random time",
-    "gateway/making/test_store_away.py": "a store that is killed and comes back while calls repeat themselves",
+    "gateway/making/test_store_away.py": "a store that is killed while calls repeat themselves",
     "gateway/serving/test_cdn.py": "URLs that expire by the clock of a cache",
     "gateway/serving/test_http_checklist.py": "URLs that expired by the clock of a gateway",
 }
