@@ -299,6 +299,16 @@ def test_thumbnails_are_small_and_keep_their_shape() -> None:
         assert (again.format, again.size) == ("WEBP", (480, 240))
 
 
+def test_dense_screens_get_twice_the_pixels(page: PageOf) -> None:
+    """In the page itself, and only of a picture that has them."""
+    small = thumbnail(picture(size=(1024, 512)))
+    with Image.open(BytesIO(base64.b64decode(small.dense_uri.partition(",")[2]))) as dense:
+        assert dense.size == (960, 480)
+    (image,) = [attrs for tag, attrs in Page(page([(made(), small)])).tags if tag == "img"]
+    assert (image["src"], image["srcset"]) == (small.data_uri, f"{small.dense_uri} 2x")
+    assert thumbnail(picture(size=(900, 450))).dense_uri == ""
+
+
 def test_small_pictures_are_not_enlarged() -> None:
     """The browser can do that."""
     assert (thumbnail(picture(size=(16, 16))).width) == 16
@@ -369,7 +379,7 @@ class TestThumbs:
     async def test_a_picture_becomes_a_thumbnail(self, tmp_path: Path) -> None:
         """Whether or not the server says how long it is."""
         text = await self.page_of(tmp_path, made(), made(1, id=STREAMED))
-        assert text.count("data:image/webp") == 2
+        assert text.count('src="data:image/webp') == 2
 
     async def test_a_redirect_is_not_followed(self, tmp_path: Path) -> None:
         """A gateway does not choose which other servers are asked."""
