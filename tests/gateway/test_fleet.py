@@ -70,6 +70,14 @@ async def test_what_one_gateway_makes_the_other_serves_and_shows(tmp_path: Path,
             assert "a lake" in await visitor.page("/?q=LAKE&state=live")
 
 
+async def test_what_is_no_text_is_not_found(tmp_path: Path, postgres_url: str) -> None:
+    """A NUL, which PostgreSQL has in no text."""
+    async with fleet(tmp_path, postgres_url) as (one, _), visiting(one) as visitor:
+        for path in ("/pictures/%00", "/campaigns/%00", "/v1/images/%00", "/image/%00"):
+            answer, _ = await visitor.get(path)
+            assert answer.status in (401, 404), path
+
+
 async def test_a_delete_at_one_is_seen_at_the_other(tmp_path: Path, postgres_url: str) -> None:
     """Within a second; the words of the picture are erased from its row."""
     async with fleet(tmp_path, postgres_url) as (one, other), aiohttp.ClientSession() as session:

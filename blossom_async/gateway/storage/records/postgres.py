@@ -7,6 +7,8 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.abc import Buffer
+from psycopg.types.string import StrDumper
 
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.migrations import HEAD
@@ -112,6 +114,13 @@ class Postgres:
         raise failure
 
 
+class _Text(StrDumper):
+    """Text without NUL, which PostgreSQL cannot hold: what is stored has none, so a look-up finds nothing."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
 def _engine(url: sa.URL, isolation: str) -> sa.Engine:
     engine = sa.create_engine(
         url,
@@ -124,6 +133,7 @@ def _engine(url: sa.URL, isolation: str) -> sa.Engine:
     def _(connection: psycopg.Connection[Any], _: object) -> None:
         before, connection.autocommit = connection.autocommit, True
         connection.execute(_SESSION)
+        connection.adapters.register_dumper(str, _Text)
         connection.autocommit = before
 
     return engine
