@@ -496,7 +496,8 @@ class ImageInfo(Plain):
 
     ``time_remaining`` is in whole seconds from the gateway's answer, None without an expiry. ``seed`` is the
     one used: the same request with it makes the same picture again. A page can show ``thumbhash`` (base64,
-    evanw.github.io/thumbhash) or ``dominant_color`` ("#rrggbb") while the picture loads. With ``format``
+    evanw.github.io/thumbhash) or ``dominant_color`` ("#rrggbb") while the picture loads; a picture made
+    through OpenAI's API has them once it is looked up by its id. With ``format``
     ``auto``, ``file_size``, ``sha256`` and ``provenance`` describe the file for viewers that send no
     ``Accept`` header. ``provenance`` is how the file says where it comes from: ``marked`` with IPTC's digital
     source type, ``provider_c2pa``, by its provider's manifest, or ``signed_c2pa``, by the gateway's; None for

@@ -113,7 +113,10 @@ class Api:
 
         The ``state`` of a deferred picture says whether it is still being made, or why it never will be.
         """
-        return _answer(200, to_json(self._info(await self._made_or_called(http))))
+        made = await self._made_or_called(http)
+        if isinstance(made, ImageRecord):
+            made = await self._generation.with_preview(made)
+        return _answer(200, to_json(self._info(made)))
 
     async def file(self, http: web.Request) -> web.Response:
         """200 with the picture's bytes, for its owner: no rule for viewers holds, and no view is counted.

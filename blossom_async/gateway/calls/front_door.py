@@ -167,6 +167,7 @@ class FrontDoor:
             payer=http[CALLER].name,
             key=key,
             priority=priority(http.headers),
+            preview=False,
         )
         assert not isinstance(made, Claim)  # noqa: S101 - defer is refused here
         return made

@@ -13,11 +13,15 @@ __all__ = ["Callers"]
 
 
 class Callers:
-    """Those who wait for one picture. If ``hurried``, a long wait is refused instead of begun."""
+    """Those who wait for one picture. If ``hurried``, a long wait is refused instead of begun.
 
-    def __init__(self, priority: Priority, *, hurried: bool = False) -> None:
+    ``preview``: they are shown the picture's preview.
+    """
+
+    def __init__(self, priority: Priority, *, hurried: bool = False, preview: bool = True) -> None:
         self.priority = priority
         self.hurried = hurried
+        self.preview = preview
         self.dropped = False
         """Whether the picture was given up because all of them had left."""
         self._here = 0

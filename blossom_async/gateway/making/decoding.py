@@ -6,11 +6,16 @@ import io
 import struct
 
 import numpy as np
+from isal import igzip_lib, isal_zlib
 from PIL import Image
 
 from blossom_async.gateway.making.colours import in_srgb
+from blossom_async.gateway.providers.containers import png_chunks
 
-__all__ = ["Undecodable", "decoded"]
+__all__ = ["PREVIEW_PX", "Undecodable", "check_png", "decoded"]
+
+PREVIEW_PX = 128
+"""Of the shorter side; enough for a ThumbHash and the dominant colour."""
 
 _MAX_PIXELS = 100_000_000  # six times the largest size that can be asked for
 _DECODERS = {
@@ -32,11 +37,33 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Turns by Exif's number. Pillow's own function raises for broken Exif."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a png, by its colour type
+_FILTERS = 5
 _WHITES = (1.0, 255.0, 65_535.0)  # the possible values of white in pictures with more than 8 bits per channel
 
 
 class Undecodable(Exception):
     """The bytes cannot be decoded as a picture; the message says why."""
+
+
+def check_png(data: bytes) -> None:
+    """Raises ``Undecodable`` where ``decoded`` would, for a png that ``look`` finds complete.
+
+    It only inflates the pixels, which takes a fifth of the time of decoding them.
+    """
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    if interlaced or colour not in _CHANNELS:
+        decoded(data, "png", orientation=1, transparency=False)
+        return
+    line = 1 + (width * depth * _CHANNELS[colour] + 7) // 8
+    view = memoryview(data)
+    coded = b"".join(view[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"IDAT")
+    try:
+        lines = isal_zlib.decompressobj().decompress(coded, height * line)
+    except igzip_lib.IsalError as exc:  # type: ignore[misc]  # its stub makes it an instance
+        raise Undecodable(type(exc).__name__) from exc
+    if len(lines) < height * line or max(lines[::line]) >= _FILTERS:
+        raise Undecodable("its pixels are damaged")
 
 
 def decoded(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blossom_async.gateway.making.credentials import Credentials
-from blossom_async.gateway.making.decoding import Undecodable, decoded
+from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check_png, decoded
 from blossom_async.gateway.making.encoding import (
     Encoded,
     dominant_colour,
@@ -37,8 +38,6 @@ from blossom_async.models import ImageRequest
 
 __all__ = ["Finish", "Finished", "finished"]
 
-_PREVIEW_PX = 128  # the shorter side; enough for a ThumbHash and the dominant colour
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Finished:
@@ -47,11 +46,11 @@ class Finished:
     width: int
     height: int
     files: dict[StoredFile, bytes]
-    thumbhash: str
-    dominant_color: str
+    thumbhash: str | None
+    dominant_color: str | None
 
 
-Finish = Callable[[Artwork | Delivery, ImageRequest, str], Finished]
+Finish = Callable[[Artwork | Delivery, ImageRequest, str, bool], Finished]
 """As ``finished``, with the gateway's settings."""
 
 
@@ -59,6 +58,7 @@ def finished(
     given: Artwork | Delivery,
     request: ImageRequest,
     provider: str,
+    preview: bool = True,
     *,
     keep_manifests: bool = True,
     credentials: Credentials | None = None,
@@ -69,7 +69,8 @@ def finished(
     maker's manifest (C2PA) vouches for them, with ``keep_manifests``. Any other is converted; one of another
     size is scaled to cover it, then cropped. Each file says where the picture comes from, and nothing else of
     its maker's metadata is kept. With ``credentials`` each is signed, and its maker's manifest is part of the
-    new one. Raises ``ProviderFault`` if it cannot be decoded.
+    new one. Without ``preview`` there is none, and a png that is kept is only checked. Raises
+    ``ProviderFault`` if it cannot be decoded.
     """
     formats = _formats(request)
     source = ALGORITHMIC if isinstance(given, Artwork) else TRAINED
@@ -82,12 +83,17 @@ def finished(
                 untouched.add(file_format)
             data = given.data if file_format in untouched else kept(given.data, file_format, mark)
             made[file_format] = Encoded(data, request.width, request.height)
+    whole = len(made) < len(formats)
+    pixels = None
     if isinstance(given, Artwork):
         pixels = given.pixels
+    elif whole or preview or given.format != "png":
+        pixels = _read(given, request, provider, whole=whole)
     else:
-        pixels = _read(given, request, provider, whole=len(made) < len(formats))
+        with _faults(given, provider):
+            check_png(given.data)
     for file_format, compression in formats:
-        if file_format not in made:
+        if pixels is not None and file_format not in made:
             made[file_format] = encode(
                 pixels,
                 file_format,
@@ -98,7 +104,7 @@ def finished(
                 mark=mark,
             )
     fallback = made[formats[-1][0]]
-    if request.format == "auto" and has_avif() and _is_lossy(request):
+    if pixels is not None and request.format == "auto" and has_avif() and _is_lossy(request):
         avif = lighter_avif(
             pixels, made["webp"].data, preset=request.quality_preset, notes=given.notes, mark=mark
         )
@@ -124,8 +130,8 @@ def finished(
         width=fallback.width,
         height=fallback.height,
         files=files,
-        thumbhash=thumbhash(pixels),
-        dominant_color=dominant_colour(pixels),
+        thumbhash=thumbhash(pixels) if preview and pixels is not None else None,
+        dominant_color=dominant_colour(pixels) if preview and pixels is not None else None,
     )
 
 
@@ -166,14 +172,24 @@ def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compr
 
 def _read(given: Delivery, request: ImageRequest, provider: str, *, whole: bool) -> NDArray[np.uint8]:
     """The pixels of a delivered file; where they need not be ``whole``, perhaps fewer of them."""
-    try:
+    with _faults(given, provider):
         image = decoded(
             given.data,
             given.format,
             orientation=given.orientation,
             transparency=request.transparency,
-            at_least=None if whole else _PREVIEW_PX,
+            at_least=None if whole else PREVIEW_PX,
         )
+    if whole and image.size != (request.width, request.height):
+        image = ImageOps.fit(image, (request.width, request.height), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+@contextlib.contextmanager
+def _faults(given: Delivery, provider: str) -> Iterator[None]:
+    """Raises ``ProviderFault`` for pixels that the block cannot decode."""
+    try:
+        yield
     except Undecodable as exc:
         raise ProviderFault(
             provider,
@@ -182,6 +198,3 @@ def _read(given: Delivery, request: ImageRequest, provider: str, *, whole: bool)
             request_id=given.request_id,
             charged="no" if given.cached else "yes",
         ) from exc
-    if whole and image.size != (request.width, request.height):
-        image = ImageOps.fit(image, (request.width, request.height), Image.Resampling.LANCZOS)
-    return np.asarray(image)

@@ -28,7 +28,9 @@ class Free:
         request, image_id = order.pinned(), new_id()
         async with upstream.turn(order.callers, taking=nullcontext):
             given = await upstream.provider.generate(request, request.seed or 0, key="")
-        record = await self._storing.store(image_id, order.tenant, request, upstream.name, given)
+        record = await self._storing.store(
+            image_id, order.tenant, request, upstream.name, given, preview=order.preview
+        )
         try:
             await self._records.add(record, _entry(order, image_id))
         except (Conflict, Overloaded) as exc:

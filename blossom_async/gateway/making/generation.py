@@ -20,6 +20,7 @@ from blossom_async.gateway.making.free import Free
 from blossom_async.gateway.making.joining import Joining
 from blossom_async.gateway.making.orders import Order, new_id
 from blossom_async.gateway.making.paid import Paid
+from blossom_async.gateway.making.previews import Previews
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.recovery import Recovery
 from blossom_async.gateway.making.staging import Staging
@@ -71,6 +72,7 @@ class Generation:
         self._now = now
         self._most = most
         self._storing = Storing(blobs, workers, now, finish)
+        self._previews = Previews(records, blobs, workers)
         self._free = Free(records, self._storing)
         self._paid = Paid(
             upstreams, records, staging, self._storing, secret=secret, now=now, daily_budget=daily_budget
@@ -97,12 +99,14 @@ class Generation:
         payer: str,
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
+        preview: bool = True,
     ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
         ``payer`` is the name of the API key whose budget pays. The same ``tenant``, idempotency ``key`` and
         request never make a second picture, even if the first is still in progress, its caller has
         disconnected, or another process makes it. With ``defer`` the result is the stored claim.
+        Without ``preview`` the picture may have none, until ``with_preview`` makes it.
 
         Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
         picture was deleted or has expired, ``Overloaded`` when too many are queued, ``PaymentRequired``
@@ -112,12 +116,18 @@ class Generation:
         """
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
-        order = Order(request=request, tenant=tenant, payer=payer, key=key, priority=priority)
+        order = Order(
+            request=request, tenant=tenant, payer=payer, key=key, priority=priority, preview=preview
+        )
         upstream = self._upstreams.able(request)[0]
         claims = upstream.provider.remote or request.defer
         make = partial(self._claimed, order) if claims else partial(self._drawn, order, upstream)
         (made, replayed), joined = await self._joining.run(order, make, keep=claims)
         return made, replayed or joined
+
+    async def with_preview(self, record: ImageRecord) -> ImageRecord:
+        """The record with the picture's preview, unless its file is gone."""
+        return await self._previews.completed(record)
 
     def estimate(self, request: ImageRequest) -> Estimate:
         """What it would cost. Raises ``InvalidRequest`` if no provider can make it."""

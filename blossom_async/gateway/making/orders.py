@@ -21,7 +21,8 @@ _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 class Order:
     """A request for one picture. ``payer`` is the name of the API key whose budget pays for it.
 
-    The same ``tenant`` and ``key`` with an equal ``fingerprint`` ask for the same picture.
+    Without ``preview`` nobody is shown one now. The same ``tenant`` and ``key`` with an equal
+    ``fingerprint`` ask for the same picture.
     """
 
     request: ImageRequest
@@ -29,6 +30,7 @@ class Order:
     payer: str
     key: str | None
     priority: Priority
+    preview: bool = True
     fingerprint: str = attrs.field(init=False)
     callers: Callers = attrs.field(init=False, eq=False)
 
@@ -39,7 +41,7 @@ class Order:
     @callers.default
     def _callers(self) -> Callers:
         hurried = self.priority is Priority.INTERACTIVE and not self.request.defer
-        return Callers(self.priority, hurried=hurried)
+        return Callers(self.priority, hurried=hurried, preview=self.preview)
 
     def pinned(self) -> ImageRequest:
         """The request with a seed: its own, or a random one."""

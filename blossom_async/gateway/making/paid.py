@@ -123,7 +123,9 @@ class Paid:
         # A turn lasts until the picture is stored: more cannot be begun than can be finished.
         async with AsyncExitStack() as turn:
             answer = await self._answer(claim, callers, turn)
-            made = answer if isinstance(answer, Settled) else await self._store(claim, answer)
+            made = (
+                answer if isinstance(answer, Settled) else await self._store(claim, answer, callers.preview)
+            )
         if isinstance(made, Settled):
             await self._end(claim, made)
         if isinstance(answer, _Answer):
@@ -219,12 +221,18 @@ class Paid:
         reached("staged")
         return _Answer(attempt=attempt, given=result)
 
-    async def _store(self, claim: Claim, answer: _Answer) -> ImageRecord | Settled:
+    async def _store(self, claim: Claim, answer: _Answer, preview: bool) -> ImageRecord | Settled:
         attempt, given = answer.attempt, answer.given
         try:
             record = await _once_files_can_be_opened(
                 partial(
-                    self._storing.store, claim.image_id, claim.tenant, claim.request, attempt.provider, given
+                    self._storing.store,
+                    claim.image_id,
+                    claim.tenant,
+                    claim.request,
+                    attempt.provider,
+                    given,
+                    preview=preview,
                 )
             )
         except ProviderFault as fault:

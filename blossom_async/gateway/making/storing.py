@@ -34,13 +34,20 @@ class Storing:
         """How many pictures have been stored, rows included, by provider and format."""
 
     async def store(
-        self, image_id: str, tenant: str, request: ImageRequest, provider: str, given: Artwork | Delivery
+        self,
+        image_id: str,
+        tenant: str,
+        request: ImageRequest,
+        provider: str,
+        given: Artwork | Delivery,
+        *,
+        preview: bool = True,
     ) -> ImageRecord:
-        """The record of the picture, once its files are stored.
+        """The record of the picture, once its files are stored; without ``preview`` it has none.
 
         Raises ``ProviderFault`` for a delivery that cannot be decoded, and as ``Blobs.put``.
         """
-        made = await self._workers.run(partial(self._finish, given, request, provider), first=True)
+        made = await self._workers.run(partial(self._finish, given, request, provider, preview), first=True)
         record = _record(image_id, tenant, request, provider, given.model, made, self._now())
         files = []
         for file, data in made.files.items():

@@ -28,6 +28,7 @@ __all__ = [
     "Delete",
     "Erasing",
     "Get",
+    "add_preview",
     "answers",
     "apply_alone",
     "apply_apart",
@@ -148,6 +149,12 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
     totals.erase_picture(row, connection)
     count_revision(connection)
     return True
+
+
+def add_preview(image_id: str, preview: str, colour: str, connection: sa.Connection) -> None:
+    """Stores the preview of a picture, unless that was deleted."""
+    live = (images.c.id == image_id) & images.c.deleted_at.is_(None)
+    connection.execute(images.update().where(live).values(thumbhash=preview, dominant_color=colour))
 
 
 def answers(connection: sa.Connection, questions: Sequence[Any]) -> list[Any]:
