@@ -30,6 +30,7 @@ from blossom_async.gateway.calls.incoming import MAX_BODY
 from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.calls.repeats import Repeats
+from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.http.addresses import is_loopback
@@ -135,7 +136,7 @@ def create_app(
         records,
         lookups,
         blobs,
-        signer,
+        SignedUrls(records, lookups, signer, public_url=public_url, now=_now),
         gatekeeper,
         views,
         public_url=public_url,

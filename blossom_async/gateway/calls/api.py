@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 import attrs
@@ -12,7 +12,6 @@ from aiohttp import web
 
 from blossom_async.errors import Conflict, Gone, NotFound, shown
 from blossom_async.gateway.callers.admission import CALLER
-from blossom_async.gateway.callers.keys import new_access_id
 from blossom_async.gateway.calls.incoming import (
     checked_options,
     idempotency_key,
@@ -21,22 +20,20 @@ from blossom_async.gateway.calls.incoming import (
     required_object,
 )
 from blossom_async.gateway.calls.info import image_info
+from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
-from blossom_async.gateway.serving.signing import Signer, expiry
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import AccessKey, Claim, ImageRecord, Records, variants
-from blossom_async.gateway.storage.records import keys as key_records
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, variants
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
     CONTENT_TYPES,
     ExplainRequest,
     ImageInfo,
     ImageRequest,
-    SignedUrl,
     SignRequest,
     to_json,
 )
@@ -53,7 +50,7 @@ class Api:
         records: Records,
         lookups: Lookups,
         blobs: Blobs,
-        signer: Signer,
+        signed_urls: SignedUrls,
         gatekeeper: Gatekeeper,
         views: Views,
         *,
@@ -65,7 +62,7 @@ class Api:
         self._records = records
         self._lookups = lookups
         self._blobs = blobs
-        self._signer = signer
+        self._signed_urls = signed_urls
         self._gatekeeper = gatekeeper
         self._views = views
         self._public_url = public_url
@@ -98,10 +95,9 @@ class Api:
         if sign is None:
             return await self._created(http, request)
         wish = checked_options(required_object(sign, "sign"), SignRequest)
-        key = await self._access_key(
-            http[CALLER].tenant, wish.access_key
-        )  # checked first: a revoked key must not cost a picture
-        return await self._created(http, request, lambda made: self._signed(made, key, wish).url)
+        # Before the picture is made: a revoked key must not cost one.
+        key = await self._signed_urls.access_key(http[CALLER].tenant, wish.access_key)
+        return await self._created(http, request, lambda made: self._signed_urls.signed(made, key, wish).url)
 
     async def estimate(self, http: web.Request) -> web.Response:
         """200 with the price of the picture; nothing is made."""
@@ -171,22 +167,6 @@ class Api:
         earlier = attrs.asdict(record.request, recurse=False)
         return await self._created(http, checked_options({**earlier, **changes}, ImageRequest))
 
-    async def _access_key(self, tenant: str, name: str) -> AccessKey:
-        make = partial(key_records.access_key, tenant, name, new_access_id(), self._now())
-        key = await self._records.write(make)
-        if key.revoked_at is not None:
-            raise Conflict(
-                f"the access key {shown(name)} was revoked; sign under another name",
-                code="access_key_revoked",
-            )
-        return key
-
-    def _signed(self, record: ImageRecord | Claim, key: AccessKey, wish: SignRequest) -> SignedUrl:
-        exp = expiry(self._now(), wish.signature_ttl, stable=wish.stable)
-        path = f"/generated/{record.id}.{record.request.format}" if wish.cdn else f"/image/{record.id}"
-        url = f"{self._public_url}{path}?{self._signer.sign(path, key.access_id, exp)}"
-        return SignedUrl(url=url, expires_at=datetime.fromtimestamp(exp, UTC))
-
     async def _created(
         self,
         http: web.Request,
@@ -222,17 +202,13 @@ class Api:
         """
         made = await self._made_or_called(http)
         wish = checked_options(await json_object(http), SignRequest)
-        key = await self._access_key(made.tenant, wish.access_key)
-        return _answer(200, to_json(self._signed(made, key, wish)))
+        key = await self._signed_urls.access_key(made.tenant, wish.access_key)
+        return _answer(200, to_json(self._signed_urls.signed(made, key, wish)))
 
     async def revoke(self, http: web.Request) -> web.Response:
         """204; every URL signed under the access key is invalid from now on, for good."""
-        tenant = http[CALLER].tenant
         name = SignRequest(access_key=http.match_info["name"]).access_key
-        await self._records.write(
-            partial(key_records.revoke_access_key, tenant, name, new_access_id(), self._now())
-        )
-        self._lookups.forget()
+        await self._signed_urls.revoke(http[CALLER].tenant, name)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     async def explain(self, http: web.Request) -> web.Response:
