@@ -148,7 +148,7 @@ class Api:
 
     async def _erase(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, self._now())
-        self._lookups.forget()
+        self._lookups.forget(record.id)
         files = await self._records.read(partial(variants.files_of, [record]))
         for file_id, file_format in files[record.id]:
             await self._blobs.delete(file_id, file_format)

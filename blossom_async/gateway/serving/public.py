@@ -224,7 +224,7 @@ class Public:
 
     async def _missing(self, record: ImageRecord) -> ResponseError:
         """Why bytes are missing: the picture may have been deleted after its record was looked up."""
-        self._lookups.forget()
+        self._lookups.forget(record.id)
         again = await self._lookups.image(record.id)
         if again is not None:
             try:

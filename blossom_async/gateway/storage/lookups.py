@@ -2,7 +2,8 @@
 
 Pictures, API keys and access keys change in one way only: they are deleted or revoked. Every such change
 increments the database's revision, whichever process makes it. So reading the revision tells whether all that
-is cached is still valid. The first request after ``RECHECK_S`` seconds reads it.
+is cached is still valid, and the latest revisions say which pictures are not. The first request after
+``RECHECK_S`` seconds reads it.
 """
 
 from __future__ import annotations
@@ -68,10 +69,19 @@ class Lookups:
         """The API key with this SHA-256, even if it is revoked."""
         return await self._key(self._api_keys, digest, partial(key_records.api_key_by_digest, digest))
 
-    def forget(self) -> None:
-        """Drops the cache. Call it after this process has deleted or revoked something, before answering."""
+    def forget(self, image_id: str | None = None) -> None:
+        """Drops a picture from the cache; by default everything.
+
+        Call it after this process has deleted or revoked something, before answering.
+        """
         self._round += 1
+        if image_id is not None:
+            self._images.pop(image_id, None)
+            return
         self._images.clear()
+        self._forget_keys()
+
+    def _forget_keys(self) -> None:
         self._access_keys.clear()
         self._api_keys.clear()
 
@@ -99,9 +109,24 @@ class Lookups:
         looked_at = self._clock()
         revision = await self._records.read(key_records.current_revision)
         if revision != self._revision:
-            self.forget()
+            await self._forget_what_is_gone(revision)
             self._revision = revision
         self._holds_until = looked_at + RECHECK_S
+
+    async def _forget_what_is_gone(self, revision: int) -> None:
+        gone = None
+        if self._revision is not None:
+            since = partial(key_records.removed_since, self._revision, revision)
+            gone = await self._records.read(since)
+        if gone is None:
+            self.forget()
+            return
+        for image_id in gone:
+            if image_id is None:
+                self._round += 1
+                self._forget_keys()
+            else:
+                self.forget(image_id)
 
     def _checked(self, task: asyncio.Task[None]) -> None:
         self._checking = None

@@ -74,6 +74,27 @@ async def test_a_new_picture_empties_no_memory(records: Records) -> None:
     assert await lookups.image(record.id) is known
 
 
+async def test_a_delete_elsewhere_forgets_that_picture_only(records: Records) -> None:
+    """Others stay in memory, however many deletes there are; beyond a thousand all are forgotten."""
+    clock = Clock()
+    lookups = Lookups(records, clock=clock)
+    kept, *gone = (a_record() for _ in range(1100))
+    await asyncio.gather(*(records.add(record) for record in (kept, *gone)))
+    known = await lookups.image(kept.id)
+    await lookups.image(gone[0].id)
+    await records.delete(gone[0].id, LATER)
+    clock.seconds += RECHECK_S
+    assert await lookups.image(kept.id) is known
+    seen = await lookups.image(gone[0].id)
+    assert seen is not None
+    assert seen.deleted_at == LATER
+    await asyncio.gather(*(records.delete(record.id, LATER) for record in gone[1:]))
+    clock.seconds += RECHECK_S
+    again = await lookups.image(kept.id)
+    assert again == known
+    assert again is not known
+
+
 async def test_what_was_asked_before_a_delete_is_not_kept_after_it(records: Records) -> None:
     """A look-up under way while `forget` is called answers, and is not remembered."""
     lookups = Lookups(records, clock=Clock())

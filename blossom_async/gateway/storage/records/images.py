@@ -147,7 +147,7 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
         )
     )
     totals.erase_picture(row, connection)
-    count_revision(connection)
+    count_revision(connection, change.image_id)
     return True
 
 

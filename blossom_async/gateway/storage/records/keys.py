@@ -9,7 +9,14 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict
-from blossom_async.gateway.storage.records.tables import AccessKey, ApiKey, access_keys, api_keys, revision
+from blossom_async.gateway.storage.records.tables import (
+    AccessKey,
+    ApiKey,
+    access_keys,
+    api_keys,
+    removed,
+    revision,
+)
 
 __all__ = [
     "access_key",
@@ -19,9 +26,12 @@ __all__ = [
     "api_key_by_digest",
     "count_revision",
     "current_revision",
+    "removed_since",
     "revoke_access_key",
     "revoke_api_key",
 ]
+
+_REMOVED = 1000  # revisions whose picture is known; whoever looks less often forgets all
 
 
 def add_api_key(key: ApiKey, connection: sa.Connection) -> None:
@@ -86,9 +96,24 @@ def current_revision(connection: sa.Connection) -> int:
     return value or 0
 
 
-def count_revision(connection: sa.Connection) -> None:
-    """Increments the revision. Every delete and revocation calls it in its own transaction."""
-    connection.execute(revision.update().values(value=revision.c.value + 1))
+def count_revision(connection: sa.Connection, image_id: str | None = None) -> None:
+    """Increments the revision. Every delete and revocation calls it, last in its own transaction.
+
+    ``image_id`` is the picture that was deleted. The row is locked until the transaction ends, so that
+    revisions become visible in their order.
+    """
+    counting = revision.update().values(value=revision.c.value + 1).returning(revision.c.value)
+    value: int = connection.execute(counting).scalar_one()
+    connection.execute(removed.insert().values(revision=value, image_id=image_id))
+    connection.execute(removed.delete().where(removed.c.revision <= value - _REMOVED))
+
+
+def removed_since(known: int, now: int, connection: sa.Connection) -> list[str | None] | None:
+    """The pictures deleted since that revision, None for each key that was revoked; None if not known."""
+    later = sa.select(removed).where(removed.c.revision > known).order_by(removed.c.revision)
+    rows = connection.execute(later).all()
+    whole = [row.revision for row in rows] == list(range(known + 1, known + 1 + len(rows)))
+    return [row.image_id for row in rows] if whole and known + len(rows) >= now else None
 
 
 def _access_key(tenant: str, name: str, connection: sa.Connection) -> AccessKey | None:

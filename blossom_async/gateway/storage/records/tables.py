@@ -34,6 +34,7 @@ __all__ = [
     "images",
     "imports",
     "owners",
+    "removed",
     "revision",
     "salts",
     "spending",
@@ -440,6 +441,14 @@ revision = sa.Table(
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+# What the latest revisions took away: a picture, or a key where there is none.
+removed = sa.Table(
+    "removed",
+    METADATA,
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("image_id", sa.Text),
 )
 
 # The views of a campaign's pictures, by day (number of days since 1970, UTC). For deleted pictures
