@@ -87,7 +87,8 @@ def create_app(
     workers = Workers(settings.render_threads)
     records = Records(settings.database)
     blobs, staging = _places(settings)
-    owner = _owner(settings)
+    lookups = Lookups(records)
+    owner = _owner(settings, lookups)
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     upstreams = Upstreams()
     generation = Generation(
@@ -105,7 +106,6 @@ def create_app(
         most=settings.max_queue,
         daily_budget=None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000),
     )
-    lookups = Lookups(records)
     given_keys = settings.api_keys if own_key is None else (*settings.api_keys, own_key)
     keys = ApiKeys(given_keys, lookups, _meter(settings.failed_key_limit))
     signer = Signer(signing_secrets)
@@ -243,12 +243,12 @@ async def _finish(workers: Workers, generation: Generation) -> None:
     generation.stop()
 
 
-def _owner(settings: Settings) -> Living:
+def _owner(settings: Settings, lookups: Lookups) -> Living:
     if settings.database_url is None:
         return Owner(settings.data_dir / "owners")
     from blossom_async.gateway.storage.leases import Lease  # here, as it imports the driver
 
-    return Lease(settings.database_url)
+    return Lease(settings.database_url, heard=lookups.look_again)
 
 
 def _credentials(settings: Settings) -> Credentials | None:

@@ -11,15 +11,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records.keys import REMOVED
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.tables import owners
 
 __all__ = ["Lease"]
 
 _BEAT_S = 1.0
+_EAR_S = 0.2  # how long the end of this process may wait for its thread
 _LIFE_S = 5.0  # without a beat for so long, a process counts as dead
 _MICRO = 1_000_000
 
@@ -35,8 +39,16 @@ class Lease:
     under another name, and what it held under the earlier one belongs to those who took it over.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        heard: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``heard`` is called, in a thread, soon after any process has deleted or revoked something."""
         self._database = Postgres(sa.make_url(url))
+        self._heard = heard
         self._clock = clock
         self._well_since: float | None = None
         self._ending = threading.Event()
@@ -80,21 +92,34 @@ class Lease:
             return False  # nobody can tell
 
     def _run(self) -> None:
-        while not self._ending.wait(_BEAT_S):
+        while not self._ending.is_set():
             try:
-                if not self._beat():
-                    _log.error("this process was taken for dead: others have its calls, and it starts anew")
-                    self._begin()
-            except sa.exc.DBAPIError as exc:
+                self._live()
+            except (sa.exc.DBAPIError, psycopg.Error) as exc:
                 if self._well_since is not None:
                     _log.warning("the database cannot be reached: %s", type(exc).__name__)
                 self._well_since = None
                 self._database.reading.dispose()
+                self._ending.wait(_BEAT_S)
 
-    def _beat(self) -> bool:
+    def _live(self) -> None:
+        """Renews the row and listens, until the end or an error."""
         with self._database.reading.connect() as connection:
-            renewing = owners.update().where(owners.c.name == self.name)
-            renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
+            connection.exec_driver_sql(f"LISTEN {REMOVED}")
+            self._heard()  # what was said before is missed
+            driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+            while not self._ending.is_set():
+                if not self._beat(connection):
+                    _log.error("this process was taken for dead: others have its calls, and it starts anew")
+                    self._begin()
+                beaten = time.monotonic()
+                while not self._ending.is_set() and time.monotonic() - beaten < _BEAT_S:
+                    for _ in driver.notifies(timeout=_EAR_S, stop_after=1):
+                        self._heard()
+
+    def _beat(self, connection: sa.Connection) -> bool:
+        renewing = owners.update().where(owners.c.name == self.name)
+        renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
         if self._well_since is None:
             self._well_since = self._clock()
         return renewed.rowcount == 1

@@ -81,6 +81,10 @@ class Lookups:
         self._images.clear()
         self._forget_keys()
 
+    def look_again(self) -> None:
+        """Has the next request look for deletes at once. Any thread may call it."""
+        self._holds_until = -1.0
+
     def _forget_keys(self) -> None:
         self._access_keys.clear()
         self._api_keys.clear()

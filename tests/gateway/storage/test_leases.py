@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.leases import Lease
-from tests.waiting import wait_until
+from blossom_async.gateway.storage.records import Records
+from tests.gateway.storage.test_records import NOW, a_record
+from tests.waiting import until, wait_until
 
 
 class Clock:
@@ -80,3 +83,19 @@ def test_who_has_only_begun_takes_nobody_for_dead(postgres_url: str, clock: Cloc
         assert not fresh.has_ended("late")
         clock.now = 10.0
         assert fresh.has_ended("late")
+
+
+async def test_a_delete_is_heard_by_the_others(postgres_url: str, clock: Clock) -> None:
+    """So that they look before it is their time."""
+    heard: list[None] = []
+    lease = Lease(postgres_url, heard=lambda: heard.append(None), clock=clock)
+    await asyncio.to_thread(lease.open)
+    await until(lambda: len(heard) == 1)  # once it listens
+    records = Records(postgres_url)
+    await records.open()
+    record = a_record()
+    await records.add(record)
+    await records.delete(record.id, NOW)
+    await until(lambda: len(heard) > 1)
+    await records.close()
+    await asyncio.to_thread(lease.close)

@@ -19,6 +19,7 @@ from blossom_async.gateway.storage.records.tables import (
 )
 
 __all__ = [
+    "REMOVED",
     "access_key",
     "access_key_by_id",
     "add_api_key",
@@ -30,6 +31,9 @@ __all__ = [
     "revoke_access_key",
     "revoke_api_key",
 ]
+
+REMOVED = "blossom_removed"
+"""The channel of PostgreSQL on which every delete and revocation is told, so that others look sooner."""
 
 _REMOVED = 1000  # revisions whose picture is known; whoever looks less often forgets all
 
@@ -106,6 +110,8 @@ def count_revision(connection: sa.Connection, image_id: str | None = None) -> No
     value: int = connection.execute(counting).scalar_one()
     connection.execute(removed.insert().values(revision=value, image_id=image_id))
     connection.execute(removed.delete().where(removed.c.revision <= value - _REMOVED))
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(REMOVED, "")))
 
 
 def removed_since(known: int, now: int, connection: sa.Connection) -> list[str | None] | None:
