@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
@@ -16,10 +16,7 @@ from blossom_async.cli.options import (
     picture_options,
     picture_settings,
 )
-from blossom_async.cli.words import CannotStart, said, say, size, stdout_checked, typed
-
-if TYPE_CHECKING:
-    from blossom_async.models import ImageInfo
+from blossom_async.cli.words import CannotStart, say, stdout_checked, typed
 
 __all__ = ["url"]
 
@@ -52,6 +49,7 @@ def url(words: tuple[str, ...], **given: Any) -> int:
 
 
 async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> None:
+    from blossom_async.cli.info import show_info
     from blossom_async.cli.loop import stop_signals
     from blossom_async.cli.serve import own_gateway
     from blossom_async.models import image_request
@@ -61,7 +59,7 @@ async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> 
     async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
         info = await client.image.generate_url_with_info(prompt, **settings)
         with stdout_checked():
-            _show(info, given)
+            show_info(info, given)
         note = own_gateway(str(client.base_url))
         if not note:
             return
@@ -71,41 +69,3 @@ async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> 
         with stop_signals() as stop:
             say("serving it until Ctrl-C")
             await stop.wait()
-
-
-def _show(info: ImageInfo, given: dict[str, Any]) -> None:
-    if given["as_json"]:
-        from blossom_async.models import to_json
-
-        click.echo(to_json(info))
-    elif given["info"]:
-        _table(info)
-    else:
-        click.echo(said(info.url))
-
-
-def _table(info: ImageInfo) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    expires = f"{info.expires_at:%Y-%m-%d %H:%M:%S} UTC" if info.expires_at else "never"
-    rows = {
-        "URL": info.url,
-        "id": info.id,
-        "size": f"{info.width} x {info.height}, {info.format}, {size(info.file_size)}",
-        "quality": f"{info.quality}, {info.cost} credits" if info.cost != 1 else f"{info.quality}, 1 credit",
-        "made": f"{info.created_at:%Y-%m-%d %H:%M:%S} UTC, by {info.provider}, model {info.model}",
-        "expires": expires,
-        "seed": str(info.seed),
-        "tracking id": info.tracking_id or "-",
-        "metadata": ", ".join(f"{name}={value}" for name, value in info.metadata.items()) or "-",
-        "sha256": info.sha256,
-        "colour": info.dominant_color or "-",
-    }
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, Text(said(value)))
-    Console().print(table)
