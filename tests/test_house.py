@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "connection": {"proxies", "batch", "embedded", "limits", "transport", "errors"},
     "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup", "errors"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
+    "__main__": {"cli"},
     "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery"},
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},
 }

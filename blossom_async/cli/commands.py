@@ -21,6 +21,8 @@ __all__ = ["commands"]
 _COMMANDS = {
     "batch": "Make a picture of every prompt in a file.",
     "url": "Make one picture and print its URL.",
+    "get": "Print what is known about a picture, or download it.",
+    "delete": "Delete pictures.",
     "sign": "Print a signed URL for a picture.",
     "explain": "Say whether a viewer may see a picture, and why.",
     "stats": "Show how often pictures were seen.",

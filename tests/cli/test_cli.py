@@ -1107,6 +1107,40 @@ class TestKeys:
         refused("url", "a lake", "--api-key-file", path, says=says)
 
 
+class TestGetAndDelete:
+    """``blossom get`` and ``blossom delete``."""
+
+    def test_a_picture_is_shown_downloaded_and_deleted(self, tmp_path: Path) -> None:
+        """By URL or id; a picture that does not exist is named, and the others are deleted."""
+        info = orjson.loads(blossom("url", "a lake", "--json", *TINY).stdout)
+        shown = blossom("get", info["id"], "--wait")
+        assert info["sha256"] in shown.stdout
+        assert orjson.loads(blossom("get", info["url"], "--json").stdout)["seed"] == info["seed"]
+        got = blossom("get", info["url"], "--download", tmp_path)
+        assert got.stdout == f"{tmp_path / info['id']}.png\n"
+        assert (tmp_path / f"{info['id']}.png").stat().st_size == info["file_size"]
+        ended = blossom("delete", "--yes", info["url"], "0" * 22)
+        assert ended.status == 1
+        assert "1 picture deleted" in ended.stderr
+        assert f"{'0' * 22}: this gateway has no picture with that id" in ended.stderr
+        refused("get", info["id"], says="the picture was deleted")
+
+    def test_nothing_is_deleted_without_a_yes(self) -> None:
+        """It asks, and an empty answer means no."""
+        url = blossom("url", "a lake", *TINY).stdout.strip()
+        assert blossom("delete", url).status == 130
+        assert blossom("get", url).status == 0
+
+    def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
+        """It is named, with what to do."""
+        url = blossom("url", "a lake", *TINY).stdout.strip()
+        nowhere = tmp_path / "missing" / "lake.png"
+        refused(
+            "get", url, "--download", nowhere, says="--download .*: No such file or directory; name another"
+        )
+        refused("get", url, "--download", nowhere, "--json", says="--download and --json exclude each other")
+
+
 class TestUrl:
     """``blossom url``."""
 

@@ -1,0 +1,5 @@
+"""``python -m blossom_async``: the ``blossom`` command."""
+
+from blossom_async.cli import main
+
+main()
