@@ -57,7 +57,9 @@ def check_png(data: bytes) -> None:
         return
     line = 1 + (width * depth * _CHANNELS[colour] + 7) // 8
     view = memoryview(data)
-    coded = b"".join(view[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"IDAT")
+    coded = b"".join(
+        view[start + 8 : end - 4] for kind, start, end in png_chunks(data, seen=True) if kind == b"IDAT"
+    )
     try:
         lines = isal_zlib.decompressobj().decompress(coded, height * line)
     except igzip_lib.IsalError as exc:  # type: ignore[misc]  # its stub makes it an instance

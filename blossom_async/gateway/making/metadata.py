@@ -55,7 +55,7 @@ def source_mark(source: str, notes: str) -> bytes:
 def is_plain(data: bytes, file_format: str) -> bool:
     """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a colour profile."""
     if file_format == "png":
-        kinds = {kind for kind, _, _ in png_chunks(data)}
+        kinds = {kind for kind, _, _ in png_chunks(data, seen=True)}
         told = not kinds.isdisjoint({b"iCCP", b"sRGB"}) or kinds.isdisjoint({b"gAMA", b"cHRM"})
         return told and data[24] <= 8 and kinds.isdisjoint({b"acTL", b"cICP"})
     if file_format == "webp":
@@ -123,7 +123,7 @@ _Parts = Iterator[tuple[_Is, int, int]]
 def _png(data: bytes) -> _Parts:
     # C2PA 2.2, A.3.1
     yield _Is.PICTURE, 0, 8
-    for kind, start, end in png_chunks(data):
+    for kind, start, end in png_chunks(data, seen=True):
         described = kind == b"eXIf" or data.startswith(_XMP_CHUNK, start + 4)
         other = {b"caBX": _Is.MANIFEST}.get(kind, _Is.DESCRIPTION if described else _Is.TEXT)
         yield _Is.PICTURE if kind in _PNG_KEPT else other, start, end
