@@ -29,6 +29,7 @@ from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.incoming import MAX_BODY
 from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.calls.openapi import OpenApi
+from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
@@ -133,9 +134,8 @@ def create_app(
     )
     api = Api(
         generation,
+        Pictures(records, lookups, blobs, now=_now),
         records,
-        lookups,
-        blobs,
         SignedUrls(records, lookups, signer, public_url=public_url, now=_now),
         gatekeeper,
         views,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import partial
@@ -10,7 +9,7 @@ from functools import partial
 import attrs
 from aiohttp import web
 
-from blossom_async.errors import Conflict, Gone, NotFound, shown
+from blossom_async.errors import Conflict, NotFound, shown
 from blossom_async.gateway.callers.admission import CALLER
 from blossom_async.gateway.calls.incoming import (
     checked_options,
@@ -20,14 +19,13 @@ from blossom_async.gateway.calls.incoming import (
     required_object,
 )
 from blossom_async.gateway.calls.info import image_info
+from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
-from blossom_async.gateway.storage.blobs import Blobs
-from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, variants
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
     CONTENT_TYPES,
@@ -47,9 +45,8 @@ class Api:
     def __init__(
         self,
         generation: Generation,
+        pictures: Pictures,
         records: Records,
-        lookups: Lookups,
-        blobs: Blobs,
         signed_urls: SignedUrls,
         gatekeeper: Gatekeeper,
         views: Views,
@@ -59,9 +56,8 @@ class Api:
         now: Callable[[], datetime],
     ) -> None:
         self._generation = generation
+        self._pictures = pictures
         self._records = records
-        self._lookups = lookups
-        self._blobs = blobs
         self._signed_urls = signed_urls
         self._gatekeeper = gatekeeper
         self._views = views
@@ -123,12 +119,9 @@ class Api:
         made = await self._made_or_called(http)
         if isinstance(made, Claim):
             raise Conflict("the picture is not there yet; wait until its state is ready", code="not_ready")
-        if made.has_expired(self._now()):
-            raise Gone("the picture has expired", code="expired")
-        file = made.main_file
-        data = await self._blobs.read(made.id, file.format)
+        data = await self._pictures.read(made)
         headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-        return web.Response(body=data, content_type=CONTENT_TYPES[file.format], headers=headers)
+        return web.Response(body=data, content_type=CONTENT_TYPES[made.main_file.format], headers=headers)
 
     async def delete(self, http: web.Request) -> web.Response:
         """204; the bytes are gone, and the URL answers 410.
@@ -141,19 +134,8 @@ class Api:
         if call is not None and call.tenant == tenant:
             await self._generation.forget(call)
             return web.Response(status=204)
-        record = await self._known(http, tenant)
-        await asyncio.shield(self._erase(record))  # row and bytes, even if the caller disconnects in between
-        _check_live(record)
+        await self._pictures.delete(http.match_info["id"], tenant)
         return web.Response(status=204)
-
-    async def _erase(self, record: ImageRecord) -> None:
-        await self._records.delete(record.id, self._now())
-        self._lookups.forget(record.id)
-        files = await self._records.read(partial(variants.files_of, [record]))
-        for file_id, file_format in files[record.id]:
-            await self._blobs.delete(file_id, file_format)
-        if len(files[record.id]) > len(record.files):
-            await self._records.write(partial(variants.forget, [record.id]))
 
     async def regenerate(self, http: web.Request) -> web.Response:
         """201 with a new picture: the earlier request with the changes in the body.
@@ -162,7 +144,7 @@ class Api:
         again under a new id. ``expires_in`` counts from now.
         """
         tenant = http[CALLER].tenant
-        record = await self._record(http, tenant)
+        record = await self._pictures.not_deleted(http.match_info["id"], tenant)
         changes = await json_object(http)
         earlier = attrs.asdict(record.request, recurse=False)
         return await self._created(http, checked_options({**earlier, **changes}, ImageRequest))
@@ -214,7 +196,7 @@ class Api:
     async def explain(self, http: web.Request) -> web.Response:
         """200 with the answer that the viewer in the body would get, and the rule that decides."""
         tenant = http[CALLER].tenant
-        record = await self._known(http, tenant)
+        record = await self._pictures.known(http.match_info["id"], tenant)
         asked = checked_options(await json_object(http), ExplainRequest)
         explanation = await explain(self._gatekeeper, record, asked, asked.at or self._now())
         return _answer(200, to_json(explanation))
@@ -242,23 +224,7 @@ class Api:
         call = await self._generation.pending(http.match_info["id"])
         if call is not None and call.tenant == tenant and call.request.defer:
             return call
-        return await self._record(http, tenant)
-
-    async def _record(self, http: web.Request, tenant: str) -> ImageRecord:
-        record = await self._known(http, tenant)
-        _check_live(record)
-        return record
-
-    async def _known(self, http: web.Request, tenant: str) -> ImageRecord:
-        record = await self._records.get(http.match_info["id"])
-        if record is None or record.tenant != tenant:  # another tenant's is treated as unknown
-            raise NotFound("this gateway has no picture with that id")
-        return record
-
-
-def _check_live(record: ImageRecord) -> None:
-    if record.deleted_at is not None:
-        raise Gone("the picture was deleted", code="deleted")
+        return await self._pictures.not_deleted(http.match_info["id"], tenant)
 
 
 def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,0 +1,70 @@
+"""Stored pictures, as their owner finds, reads and deletes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from blossom_async.errors import Gone, NotFound
+from blossom_async.gateway.storage.blobs import Blobs
+from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import ImageRecord, Records, variants
+
+__all__ = ["Pictures"]
+
+
+class Pictures:
+    """The stored pictures, each for its own tenant only."""
+
+    def __init__(
+        self, records: Records, lookups: Lookups, blobs: Blobs, *, now: Callable[[], datetime]
+    ) -> None:
+        self._records = records
+        self._lookups = lookups
+        self._blobs = blobs
+        self._now = now
+
+    async def known(self, image_id: str, tenant: str) -> ImageRecord:
+        """The picture, even if it is deleted. Raises ``NotFound``, also for another tenant's."""
+        record = await self._records.get(image_id)
+        if record is None or record.tenant != tenant:
+            raise NotFound("this gateway has no picture with that id")
+        return record
+
+    async def not_deleted(self, image_id: str, tenant: str) -> ImageRecord:
+        """The picture, even if it has expired. Raises ``NotFound``, and ``Gone`` if it was deleted."""
+        record = await self.known(image_id, tenant)
+        _check_not_deleted(record)
+        return record
+
+    async def read(self, record: ImageRecord) -> bytes:
+        """The bytes of the picture's main file. Raises ``Gone`` if it has expired."""
+        if record.has_expired(self._now()):
+            raise Gone("the picture has expired", code="expired")
+        return await self._blobs.read(record.id, record.main_file.format)
+
+    async def delete(self, image_id: str, tenant: str) -> None:
+        """Deletes row and files, even if the caller disconnects in between.
+
+        Raises ``Gone`` if it was deleted before; files left over from then, after a crash or a disk failure,
+        are removed now.
+        """
+        record = await self.known(image_id, tenant)
+        await asyncio.shield(self._erase(record))
+        _check_not_deleted(record)
+
+    async def _erase(self, record: ImageRecord) -> None:
+        await self._records.delete(record.id, self._now())
+        self._lookups.forget(record.id)
+        files = await self._records.read(partial(variants.files_of, [record]))
+        for file_id, file_format in files[record.id]:
+            await self._blobs.delete(file_id, file_format)
+        if len(files[record.id]) > len(record.files):
+            await self._records.write(partial(variants.forget, [record.id]))
+
+
+def _check_not_deleted(record: ImageRecord) -> None:
+    if record.deleted_at is not None:
+        raise Gone("the picture was deleted", code="deleted")
