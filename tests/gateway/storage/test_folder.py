@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import secrets
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -305,3 +307,44 @@ async def test_only_a_full_disk_is_called_full(blobs: LocalBlobs) -> None:
     with no_files_left(), pytest.raises(OutOfFiles) as caught:
         await blobs.put(ID, "png", b"x")
     assert (caught.value.code, caught.value.retry_after_s) == ("storage_failed", 1.0)
+
+
+async def test_what_the_system_has_in_memory_needs_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or in part; what is larger or empty, or not in memory, is left to a thread."""
+    blobs = LocalBlobs(tmp_path / "images")
+    await blobs.open()
+    data = secrets.token_bytes(600 << 10)
+    await blobs.put("a" * 22, "png", data[:1000])
+    await blobs.put("b" * 22, "png", data)
+    await blobs.put("c" * 22, "png", b"")
+    in_threads = []
+    run = blobs._threads.run
+
+    async def counted(work: Callable[..., Any], *arguments: object) -> Any:
+        in_threads.append(work)
+        return await run(work, *arguments)
+
+    monkeypatch.setattr(blobs._threads, "run", counted)
+    assert await blobs.read("b" * 22, "png") == data
+    assert await blobs.read("c" * 22, "png") == b""
+    assert len(in_threads) == 2
+    assert await blobs.read("a" * 22, "png") == data[:1000]
+    assert await blobs.read("a" * 22, "png", 990, 2000) == data[990:1000]
+    assert await blobs.read("b" * 22, "png", 70_000, 80_000) == data[70_000:80_000]
+    if _in_memory_is_known(tmp_path):
+        assert len(in_threads) == 3  # of the part that goes beyond the end
+    with pytest.raises(FileNotFoundError):
+        await blobs.read("d" * 22, "png")
+    await blobs.close()
+
+
+def _in_memory_is_known(folder: Path) -> bool:
+    """Whether the system and the file system of the folder tell; tmpfs does not."""
+    (folder / "probe").write_bytes(b"x")
+    with (folder / "probe").open("rb") as probe:
+        try:
+            return os.preadv(probe.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+        except (AttributeError, OSError):
+            return False
