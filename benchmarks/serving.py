@@ -1,12 +1,14 @@
-"""The gateway under load: a hot picture next to nginx, tracked next to untracked, POST next to a bare route.
+"""The gateway under load: pictures, hot and cold, next to nginx and bare aiohttp; POST next to a bare route.
 
 Run: uv run --extra all python benchmarks/serving.py [--json benchmarks/results/serving.json]
 Needs nginx, wrk and taskset (Debian: nginx-light, wrk, util-linux) and two processors: the server that is
 measured runs on the first, wrk on the second. The gateway is `blossom serve` as a user starts it, with
 uvloop; for the POST its renderer gives one constant picture, so that not the drawing is measured. The bare
-route reads JSON and answers JSON, in aiohttp and uvloop. Rounds are interleaved, and the best of each is
-compared: a disturbance only ever makes a round slower. The processor time of the server for a request is the
-steadier figure on a machine that does something else, too.
+routes are aiohttp's with uvloop: one reads JSON and answers JSON, the other answers bytes like those of a
+picture with as many headers as the gateway. Cold is one of 5,000 pictures in random order, ten times what the
+gateway keeps in memory; nginx and the gateway find them in the page cache. Rounds are interleaved, and the
+best of each is compared: a disturbance only ever makes a round slower. The processor time of the server for a
+request is the steadier figure on a machine that does something else, too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,6 +38,7 @@ from typing import Any, NamedTuple
 
 KEY = secrets.token_urlsafe(24)
 PICTURE_BYTES = 120_000
+COLD = 5000  # pictures
 CONNECTIONS = 32
 ROUNDS = 5
 SECONDS = 4
@@ -51,6 +54,11 @@ http {{
     uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
     server {{ listen 127.0.0.1:{port}; root {folder}; }}
 }}
+"""
+COLD_PATHS = """
+local paths = {{}}
+for path in io.lines("{paths}") do paths[#paths + 1] = path end
+request = function() return wrk.format("GET", paths[math.random(#paths)]) end
 """
 POST = """
 wrk.method = "POST"
@@ -96,9 +104,16 @@ def serve_bare_route(port: int) -> None:
         asked = await request.json()
         return web.json_response({"prompt": asked["prompt"], "filler": "x" * 600}, status=201)
 
+    data = secrets.token_bytes(PICTURE_BYTES)
+    headers = {f"X-Header-{number}": "x" * 20 for number in range(12)}
+
+    async def picture(_: web.Request) -> web.Response:
+        return web.Response(body=data, headers=headers)
+
     async def run() -> None:
         app = web.Application()
         app.router.add_post("/v1/images", create)
+        app.router.add_get("/image", picture)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
@@ -107,28 +122,33 @@ def serve_bare_route(port: int) -> None:
     uvloop.run(run())
 
 
-async def store(data_dir: Path, data: bytes, tracking_id: str | None) -> str:
-    """The id of a public picture with these bytes, as a gateway on this folder would have stored it."""
+async def store(data_dir: Path, data: bytes, tracking_ids: Sequence[str | None]) -> list[str]:
+    """The ids of public pictures with these bytes, as a gateway on this folder would have stored them."""
     from blossom_async.gateway.making.generation import new_id
     from blossom_async.gateway.storage.folder import LocalBlobs
     from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile
     from blossom_async.models import ImageRequest
 
-    image_id = new_id()
     records, blobs = Records(data_dir / "records.sqlite"), LocalBlobs(data_dir / "images")
     await blobs.open()
     await records.open()
-    await blobs.put(image_id, "png", data)
     file = StoredFile(format="png", sha256=hashlib.sha256(data).hexdigest(), file_size=len(data))
-    record = ImageRecord(
-        id=image_id, tenant="main", request=ImageRequest("x", seed=1, tracking_id=tracking_id), width=1024,
-        height=1024, files=(file,), provider="offline", model="m", seed=1, cost=1,
-        created_at=datetime.now(UTC), expires_at=None,
-    )  # fmt: skip
-    await records.add(record)
+
+    async def one(tracking_id: str | None) -> str:
+        image_id = new_id()
+        await blobs.put(image_id, "png", data)
+        record = ImageRecord(
+            id=image_id, tenant="main", width=1024, height=1024,
+            request=ImageRequest("x", seed=1, tracking_id=tracking_id), files=(file,), provider="offline", model="m", seed=1, cost=1,
+            created_at=datetime.now(UTC), expires_at=None,
+        )  # fmt: skip
+        await records.add(record)
+        return image_id
+
+    ids = await asyncio.gather(*map(one, tracking_ids))
     await records.close()
     await blobs.close()
-    return image_id
+    return ids
 
 
 def tool(name: str) -> str:
@@ -179,7 +199,7 @@ def cpu_s(pid: int) -> float:
     return own + sum(cpu_s(int(child)) for child in children)
 
 
-def wrk(run: Run) -> dict[str, float]:
+def wrk(run: Run, seconds: int) -> dict[str, float]:
     """What one round measured. Any answer that is no 2xx, or too short, ends the benchmark."""
     command = [
         tool("taskset"),
@@ -188,7 +208,7 @@ def wrk(run: Run) -> dict[str, float]:
         tool("wrk"),
         "-t1",
         f"-c{CONNECTIONS}",
-        f"-d{SECONDS}s",
+        f"-d{seconds}s",
         "--latency",
     ]
     command += ["--timeout", "10s", run.url]
@@ -209,13 +229,19 @@ def wrk(run: Run) -> dict[str, float]:
     }
 
 
-def measured() -> dict[str, list[dict[str, float]]]:
+def measured(count: int, seconds: int) -> dict[str, list[dict[str, float]]]:
     data = secrets.token_bytes(PICTURE_BYTES)
     with tempfile.TemporaryDirectory() as name, ExitStack() as opened:
         folder = Path(name)
         folder.chmod(0o755)
-        plain = asyncio.run(store(folder / "data", data, None))
-        tracked = asyncio.run(store(folder / "data", data, "campaign"))
+        plain, tracked, *cold = asyncio.run(store(folder / "data", data, [None, "campaign", *[None] * COLD]))
+        (folder / "gateway.txt").write_text("".join(f"/image/{one}\n" for one in cold))
+        (folder / "nginx.txt").write_text(
+            "".join(f"/data/images/{one[:2].lower()}/{one}.png\n" for one in cold)
+        )
+        scripts = {name: folder / f"{name}.lua" for name in ("gateway", "nginx")}
+        for name, script in scripts.items():
+            script.write_text(COLD_PATHS.format(paths=folder / f"{name}.txt"))
         (folder / "picture.png").write_bytes(data)
         (folder / "post.lua").write_text(POST.format(key=KEY, body=ASKED.decode()))
         command, port, env = gateway(folder / "data", constant=False)
@@ -237,29 +263,43 @@ def measured() -> dict[str, list[dict[str, float]]]:
                 f"http://127.0.0.1:{nginx_port}/picture.png", nginx_pid, least_bytes=PICTURE_BYTES
             ),
             "gateway, a picture": Run(f"{pictures}/{plain}", pid, least_bytes=PICTURE_BYTES),
+            "aiohttp, the same bytes": Run(
+                f"http://127.0.0.1:{bare_port}/image", bare_pid, least_bytes=PICTURE_BYTES
+            ),
+            "nginx, 5,000 files": Run(
+                f"http://127.0.0.1:{nginx_port}/", nginx_pid, scripts["nginx"], PICTURE_BYTES
+            ),
+            "gateway, 5,000 pictures": Run(
+                f"http://127.0.0.1:{port}/", pid, scripts["gateway"], PICTURE_BYTES
+            ),
             "gateway, a tracked picture": Run(f"{pictures}/{tracked}", pid, least_bytes=PICTURE_BYTES),
             "aiohttp, bare JSON route": Run(f"http://127.0.0.1:{bare_port}{made}", bare_pid, post),
             "gateway, POST /v1/images": Run(f"http://127.0.0.1:{post_port}{made}", post_pid, post),
         }
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
-        for turn in range(ROUNDS):
+        for turn in range(count):
             order = list(runs) if turn % 2 == 0 else list(reversed(runs))
             for name in order:
-                rounds[name].append(wrk(runs[name]))
+                rounds[name].append(wrk(runs[name], seconds))
         return rounds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="where to write the raw figures")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     wanted = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         sys.exit("there is one processor only; server and wrk need one each")
-    rounds = measured()
+    rounds = measured(wanted.rounds, wanted.seconds)
     best = {name: max(one["requests_per_s"] for one in rounds[name]) for name in rounds}
     cpu = {name: min(one["cpu_us_per_request"] for one in rounds[name]) for name in rounds}
     pairs = {
         "picture / nginx": ("gateway, a picture", "nginx, a file"),
+        "picture / bare aiohttp": ("gateway, a picture", "aiohttp, the same bytes"),
+        "bare aiohttp / nginx": ("aiohttp, the same bytes", "nginx, a file"),
+        "cold picture / nginx": ("gateway, 5,000 pictures", "nginx, 5,000 files"),
         "tracked / untracked": ("gateway, a tracked picture", "gateway, a picture"),
         "POST / bare route": ("gateway, POST /v1/images", "aiohttp, bare JSON route"),
     }
@@ -274,7 +314,8 @@ def main() -> None:
             **{name: version(name) for name in ("aiohttp", "uvloop")},
             "nginx": nginx.strip().rpartition("/")[2],
         },
-        "load": f"{CONNECTIONS} connections, {PICTURE_BYTES} bytes, {ROUNDS} rounds of {SECONDS} s",
+        "load": f"{CONNECTIONS} connections, {PICTURE_BYTES} bytes, "
+        f"{wanted.rounds} rounds of {wanted.seconds} s",
         "ratios": ratios,
         "rounds": rounds,
     }
