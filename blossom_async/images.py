@@ -22,7 +22,6 @@ from blossom_async.batch import (
     BatchResult,
     Outcome,
     RunOptions,
-    current_attempt,
     run,
     run_one,
     stream,
@@ -30,7 +29,7 @@ from blossom_async.batch import (
 from blossom_async.batch.timeouts import SECONDS, is_seconds
 from blossom_async.cdn import Cdn, without_cdn
 from blossom_async.downloads import already_there, write_picture
-from blossom_async.errors import Gone, InvalidRequest, ProviderFailed, TimedOut
+from blossom_async.errors import Gone, InvalidRequest, ProviderFailed, Rejected, TimedOut
 from blossom_async.guard import is_this_machine
 from blossom_async.limits import Limits
 from blossom_async.models import (
@@ -56,6 +55,7 @@ from blossom_async.models import (
 from blossom_async.transport import MAX_ANSWER, Exchange, File, Transport
 from blossom_async.url_batch import (
     BatchOptions,
+    NamedRun,
     Request,
     RequestWriter,
     UrlBatch,
@@ -299,7 +299,7 @@ class Images:
         transport = await self._connect()
         make = partial(self._make, transport, writer)
         try:
-            return UrlBatch(await run(make, requests, **bound_journal(how, transport)))
+            return UrlBatch(await run(make, requests, **bound_journal(how, transport, writer.named)))
         except Exception as exc:
             hand_over_urls(exc)
             raise
@@ -323,7 +323,9 @@ class Images:
         async def opened() -> AsyncIterator[AsyncIterator[Outcome[Request, ImageInfo]]]:
             transport = await self._connect()
             make = partial(self._make, transport, writer)
-            async with stream(make, requests, ordered=ordered, **bound_journal(how, transport)) as outcomes:
+            async with stream(
+                make, requests, ordered=ordered, **bound_journal(how, transport, writer.named)
+            ) as outcomes:
                 yield outcomes
 
         return opened()
@@ -399,7 +401,7 @@ class Images:
         """The writer of the requests, and the options of the run. Raises what is wrong for all requests."""
         check_several(requests)
         defaults, how = split(options)
-        writer = RequestWriter(defaults, self._cdn)
+        writer = RequestWriter(defaults, self._cdn, NamedRun.taken_from(cast(dict[str, Any], how)))
         if "max_cost" in how:
             how["cost"] = writer.cost
         if "journal" in how or how.get("dedup"):
@@ -421,9 +423,14 @@ class Images:
     async def _make(self, transport: Transport, writer: RequestWriter, entry: Request) -> ImageInfo:
         """One attempt at one entry of a batch."""
         settings, body = writer.written(entry)
-        key = current_attempt().key
+        key = writer.idempotency_key(entry)
         creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
-        return self._cdn.placed(await transport.send(creation), settings)
+        try:
+            return self._cdn.placed(await transport.send(creation), settings)
+        except Rejected as exc:
+            if writer.named is not None and exc.code == "idempotency_key_reused":
+                raise writer.named.taken(entry, exc) from exc
+            raise
 
     def _warmup_session(self, transport: Transport) -> aiohttp.ClientSession:
         base, public = URL(transport.base_url), URL(transport.public_url)

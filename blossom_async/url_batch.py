@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, cast, overload
 
 import attrs
 
-from blossom_async.batch import BatchResult, Journal, Outcome, Progress, RunOptions
+from blossom_async.batch import BatchResult, Journal, Outcome, Progress, RunOptions, current_attempt
+from blossom_async.batch.attempts import key_of_run
 from blossom_async.batch.gate import RateLimitLike
+from blossom_async.batch.options import RUN_NAMES, is_run_name
 from blossom_async.cdn import Cdn, without_cdn
-from blossom_async.errors import ResponseError, UnknownOption, shown
+from blossom_async.errors import InvalidRequest, Rejected, ResponseError, UnknownOption, shown
 from blossom_async.models import (
     ImageInfo,
     ImageOptions,
@@ -27,6 +30,7 @@ from blossom_async.transport import Transport
 
 __all__ = [
     "BatchOptions",
+    "NamedRun",
     "Request",
     "RequestWriter",
     "UrlBatch",
@@ -41,6 +45,7 @@ Request = ImageRequest | Mapping[str, Any] | str
 
 
 _NOTED = 10  # URLs in the note of an error
+_OPTIONS = frozenset(attrs.fields_dict(ImageRequest))
 _DEFAULTS = {
     field.name: field.default for field in attrs.fields(ImageRequest) if field.default is not attrs.NOTHING
 }
@@ -54,6 +59,11 @@ class BatchOptions(ImageOptions, total=False):
     out; the same call with the same file sends only what is not finished there. ``deadline_s`` limits the
     whole batch, in seconds; untried items have ``NotRun``. ``max_cost`` limits the sum of credits: a request
     that would exceed it is not sent. ``dedup`` sends equal requests once and gives all of them the answer.
+
+    ``run`` is your name for the run: the same call again, in any part and from any machine, is answered by
+    the gateway with the pictures that it has made. ``id`` tells the requests of the run apart: the name of a
+    field, which is not sent unless it is an option, or a function from a request to a str or int. Without it
+    equal requests are one. Another request under an ``id`` that was used before fails with ``Rejected``.
     """
 
     max_concurrency: int | None
@@ -63,6 +73,8 @@ class BatchOptions(ImageOptions, total=False):
     deadline_s: float | None
     max_cost: float | None
     dedup: bool
+    run: str | None
+    id: str | Callable[[Request], str | int] | None
 
 
 _RUN_OPTIONS = tuple(
@@ -88,6 +100,64 @@ def split(options: BatchOptions) -> tuple[dict[str, Any], RunOptions[Request]]:
     return pictures, cast(RunOptions[Request], how)
 
 
+@attrs.frozen
+class NamedRun:
+    """A run with a name, and what tells its requests apart: the keys of its requests follow from these."""
+
+    name: str
+    id: str | Callable[[Request], str | int] | None = None
+
+    @classmethod
+    def taken_from(cls, how: dict[str, Any]) -> NamedRun | None:
+        """Takes ``run`` and ``id`` out of a batch's options. Raises ``ValueError`` for an invalid one."""
+        name, told_apart = how.pop("run", None), how.pop("id", None)
+        if name is not None and not is_run_name(name):
+            raise ValueError(f"run: {shown(name)} cannot be used; allowed: {RUN_NAMES}")
+        if told_apart is not None:
+            field = isinstance(told_apart, str) and told_apart
+            function = callable(told_apart) and not inspect.iscoroutinefunction(told_apart)
+            if not (field or function):
+                raise ValueError(
+                    f"id: {shown(told_apart)} cannot be used; allowed: the name of a field, or a function"
+                )
+            if name is None:
+                raise ValueError("id: given without run; allowed: with run, the name of the run")
+        return None if name is None else cls(name, told_apart)
+
+    @property
+    def unsent(self) -> str | None:
+        """The field of a request that only tells it apart, and is no option of a picture."""
+        return self.id if isinstance(self.id, str) and self.id not in _OPTIONS else None
+
+    def id_of(self, entry: Request) -> str | None:
+        """What tells an entry apart, None if that is its content. Raises ``InvalidRequest`` without it."""
+        if self.id is None:
+            return None
+        if not isinstance(self.id, str):
+            found: object = self.id(entry)
+        elif isinstance(entry, Mapping):
+            found = entry.get(self.id)
+        else:
+            found = getattr(entry, self.id, None) if isinstance(entry, ImageRequest) else None
+        if not isinstance(found, str | int) or isinstance(found, bool) or found == "":
+            what = self.id if isinstance(self.id, str) else "id"
+            raise InvalidRequest(what, found, "a str or an int that tells the request apart within its run")
+        return str(found)
+
+    def key(self, what: str) -> str:
+        """The ``Idempotency-Key`` of the request that ``what`` tells apart."""
+        return key_of_run(self.name, what)
+
+    def taken(self, entry: Request, refusal: Rejected) -> Rejected:
+        """The gateway's refusal of an entry under whose id it knows another request, in words of this run."""
+        return Rejected(
+            f"id {shown(self.id_of(entry))} was used in run {shown(self.name)} for another request; use "
+            "another id, another run, or the same request as then",
+            code=refusal.code,
+            request_id=refusal.request_id,
+        )
+
+
 def check_several(requests: object) -> None:
     """Raises ``TypeError`` for one request where a batch takes several, a table, and what is not iterable."""
     if isinstance(requests, str | bytes | Mapping | ImageRequest):
@@ -103,7 +173,9 @@ def check_several(requests: object) -> None:
         raise TypeError(f"a batch takes an iterable of requests, not {type(requests).__name__}")
 
 
-def bound_journal(how: RunOptions[Request], transport: Transport) -> RunOptions[Request]:
+def bound_journal(
+    how: RunOptions[Request], transport: Transport, named: NamedRun | None
+) -> RunOptions[Request]:
     """The same options, with a journal that holds pictures of this gateway only."""
     path = how.get("journal")
     if not isinstance(path, str | PathLike):
@@ -116,15 +188,17 @@ def bound_journal(how: RunOptions[Request], transport: Transport) -> RunOptions[
             return attrs.evolve(info, url=f"{transport.base_url}/image/{info.id}")
         return info
 
-    run_name = f"pictures of {transport.place}"
+    run_name = f"pictures of {transport.place}" + (f", run {named.name}" if named else "")
     return {**how, "journal": Journal(path, run=run_name, encode=attrs.asdict, decode=recalled)}
 
 
 class RequestWriter:
     """Writes each entry of a batch as the JSON of its request: its own settings over the batch's defaults."""
 
-    def __init__(self, defaults: Mapping[str, Any], cdn: Cdn) -> None:
+    def __init__(self, defaults: Mapping[str, Any], cdn: Cdn, named: NamedRun | None) -> None:
         """Raises ``TypeError``, ``InvalidRequest`` and ``ConfigurationError`` for a bad default."""
+        self.named = named
+        self._unsent = named.unsent if named is not None else None
         self._defaults = defaults
         self._cdn = cdn
         self._settings = cdn.checked(checked(defaults, ImageSettings))
@@ -134,16 +208,24 @@ class RequestWriter:
         """The settings that hold for the entry, and its JSON. Raises as above for what is wrong with it."""
         if isinstance(entry, str):  # by far the most: only the prompt is checked and written
             return self._settings, self._with_prompt(entry)
-        request = self._cdn.checked(image_request({**self._defaults, **_own_settings(entry)}))
+        request = self._cdn.checked(image_request({**self._defaults, **_own_settings(entry, self._unsent)}))
         return request, to_json(without_cdn(request))
 
     def key(self, entry: Request) -> str:
-        """The same for entries that ask for the same, however they are written."""
+        """The same for entries that ask for the same under the same id, however they are written."""
         try:
             settings, body = self.written(entry)
+            own_id = self.named.id_of(entry) if self.named is not None else None
         except (TypeError, ValueError):  # it will fail, alone
             return shown(entry)
-        return f"{settings.use_custom_cdn} {body.decode()}"
+        return f"{'' if own_id is None else f'{own_id} '}{settings.use_custom_cdn} {body.decode()}"
+
+    def idempotency_key(self, entry: Request) -> str:
+        """That of the attempt, or the one that follows from the run's name. Raises as ``NamedRun.id_of``."""
+        if self.named is None:
+            return current_attempt().key
+        own_id = self.named.id_of(entry)
+        return self.named.key(self.written(entry)[1].decode() if own_id is None else own_id)
 
     def cost(self, entry: Request) -> int:
         """Credits; none for an entry that will fail before it is sent."""
@@ -153,14 +235,14 @@ class RequestWriter:
             return 0
 
 
-def _own_settings(item: ImageRequest | Mapping[str, Any]) -> Mapping[str, Any]:
+def _own_settings(item: ImageRequest | Mapping[str, Any], unsent: str | None) -> Mapping[str, Any]:
     if isinstance(item, ImageRequest):
         settings = attrs.asdict(item, recurse=False)
         return {
             name: value for name, value in settings.items() if value != _DEFAULTS.get(name, attrs.NOTHING)
         }
     if isinstance(item, Mapping):
-        return {name: value for name, value in item.items() if value is not None}
+        return {name: value for name, value in item.items() if value is not None and name != unsent}
     raise TypeError(
         f"{shown(item)} is not a request; allowed: a prompt, a mapping of options, an ImageRequest"
     )

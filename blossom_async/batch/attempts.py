@@ -31,7 +31,7 @@ from blossom_async.batch.retry import (
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.timeouts import Timeout
 
-__all__ = ["Attempt", "Attempts", "Job", "current_attempt", "digest", "new_run_id", "run_one"]
+__all__ = ["Attempt", "Attempts", "Job", "current_attempt", "digest", "key_of_run", "new_run_id", "run_one"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -86,10 +86,19 @@ def current_attempt() -> Attempt:
     if job is None:
         raise LookupError("no attempt is under way here; call this in the function given to run()")
     if job.named:
-        key = digest(f"{job.run_id}\n{job.item_key}")
+        key = _key(job.run_id, job.item_key)
     else:
         key = digest(f"{job.run_id}\n{job.index}\n{job.item_key}")
     return Attempt(job.index, job.number, key)
+
+
+def key_of_run(run_id: str, key: str) -> str:
+    """``Attempt.key`` of the item with that key, in a run with that ``run_id``."""
+    return _key(run_id, digest(key))
+
+
+def _key(run_id: str, item_key: str) -> str:
+    return digest(f"{run_id}\n{item_key}")
 
 
 def digest(text: str) -> str:
