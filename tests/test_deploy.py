@@ -9,13 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import orjson
 import pytest
+import yaml
 
-from blossom_async.gateway.settings import load
+from blossom_async.gateway.settings import Settings, load
 from tests.conftest import running_gateway
 
 DEPLOY = Path(__file__).parent.parent / "examples" / "deploy"
+CLUSTER = DEPLOY.parent / "cluster"
 
 
 def test_the_settings_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +96,31 @@ class TestImage:
             monkeypatch.setenv(name, value)
         settings = load()
         assert (settings.host, settings.port, str(settings.data_dir)) == ("0.0.0.0", 8765, "/data")
+
+
+class TestFleet:
+    """``examples/cluster``: the files for containers."""
+
+    def test_its_settings_are_settings(self) -> None:
+        """Those of the gateways are known, and what they have in common cannot be forgotten."""
+        fleet = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+        gateways = [service for name, service in fleet["services"].items() if name.startswith("gateway-")]
+        assert len(gateways) == 2
+        known = {f"BLOSSOM_{field.name.upper()}" for field in attrs.fields(Settings)}
+        for gateway in gateways:
+            settings = gateway["environment"]
+            assert {name for name in settings if name.startswith("BLOSSOM_")} <= known
+            secrets = {"BLOSSOM_API_KEYS", "BLOSSOM_SIGNING_SECRETS", "AWS_SECRET_ACCESS_KEY"}
+            assert all(":?" in settings[name] for name in secrets)
+            assert gateway["build"]["args"].keys() == {"EXTRAS"}
+        assert "ARG EXTRAS=" in (DEPLOY / "Containerfile").read_text()
+
+    @pytest.mark.skipif(shutil.which("nginx") is None, reason="this machine has no nginx")
+    def test_the_balancer_is_valid(self, tmp_path: Path) -> None:
+        """As nginx judges it."""
+        file = tmp_path / "nginx.conf"
+        text = (CLUSTER / "nginx.conf").read_text()
+        file.write_text(re.sub(r"gateway-\d", "127.0.0.1", text) + f"pid {tmp_path}/nginx.pid;")
+        command = ["nginx", "-t", "-q", "-p", str(tmp_path), "-e", "stderr", "-c", str(file)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 0, ended.stderr
