@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -87,6 +88,20 @@ ATTEMPT_MAY_BECOME: Mapping[AttemptOutcome | None, Set[AttemptOutcome]] = {
 
 OPEN = frozenset({AttemptOutcome.SENT, AttemptOutcome.UNKNOWN})
 """Outcomes of attempts that may or may not have been paid."""
+
+
+# Statements that every paid picture needs are built once: that takes longer than carrying them out.
+_HELD = (
+    sa.select(calls.c.image_id)
+    .where(
+        calls.c.image_id == sa.bindparam("of_image"),
+        calls.c.owner == sa.bindparam("of_owner"),
+        calls.c.state == ClaimState.RUNNING,
+    )
+    .with_for_update()
+)
+_OWN_BUDGET = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == sa.bindparam("of_payer"))
+_NEW_ATTEMPT = attempts.insert()
 
 
 @attrs.frozen(kw_only=True)
@@ -184,8 +199,7 @@ def begin_attempt(
     whoever finds it later knows that it may have.
     """
     _hold(claim, connection)
-    own_budget = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == attempt.payer)
-    daily_budget: int | None = connection.scalar(own_budget)
+    daily_budget: int | None = connection.scalar(_OWN_BUDGET, {"of_payer": attempt.payer})
     if daily_budget is None:
         daily_budget = default_budget
     if daily_budget is not None and not attempt.priced:
@@ -203,7 +217,7 @@ def begin_attempt(
             f"{attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
             code="budget_exhausted",
         )
-    connection.execute(attempts.insert().values(**attrs.asdict(attempt)))
+    connection.execute(_NEW_ATTEMPT, attrs.asdict(attempt))
 
 
 def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
@@ -213,9 +227,9 @@ def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Con
 
 
 def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
-    may_end = [before for before, after in ATTEMPT_MAY_BECOME.items() if before and end.outcome in after]
-    this = (attempts.c.image_id == image_id) & (attempts.c.n == end.n) & attempts.c.outcome.in_(may_end)
     values = {
+        "of_image": image_id,
+        "of_n": end.n,
         "outcome": end.outcome,
         "spent": end.spent or 0,
         "request_id": end.request_id,
@@ -223,10 +237,18 @@ def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connec
     }
     if end.spent is not None:
         values["priced"] = True
-    ending = attempts.update().where(this).values(**values)
-    row = connection.execute(ending.returning(attempts.c.payer, attempts.c.day, attempts.c.reserved)).first()
+    row = connection.execute(_ending(end.outcome), values).first()
     if row is not None and end.outcome not in OPEN:
         spending.settle(row.payer, row.day, row.reserved, end.spent or 0, connection)
+
+
+@cache
+def _ending(after: AttemptOutcome) -> sa.sql.dml.ReturningUpdate[Any]:
+    """Settles the attempt ``of_n`` at the picture ``of_image``, with the columns that it is given."""
+    may_end = [before for before, afters in ATTEMPT_MAY_BECOME.items() if before and after in afters]
+    this = (attempts.c.image_id == sa.bindparam("of_image")) & (attempts.c.n == sa.bindparam("of_n"))
+    ending = attempts.update().where(this & attempts.c.outcome.in_(may_end))
+    return ending.returning(attempts.c.payer, attempts.c.day, attempts.c.reserved)
 
 
 def finish(
@@ -348,7 +370,7 @@ def _mine(claim: Claim) -> sa.ColumnElement[bool]:
 
 def _hold(claim: Claim, connection: sa.Connection) -> None:
     """Keeps others from taking the claim over meanwhile. Raises ``Conflict`` if one has already."""
-    if connection.scalar(sa.select(calls.c.image_id).where(_mine(claim)).with_for_update()) is None:
+    if connection.scalar(_HELD, {"of_image": claim.image_id, "of_owner": claim.owner}) is None:
         raise Conflict(
             "another process has taken this picture over; ask again with the same Idempotency-Key",
             code="finished_elsewhere",
