@@ -196,6 +196,7 @@ REAL_TIME = {
     "quickest.py": "CPU time, as a ratio to another call of the same run",
     "batch/test_chaos.py": "a server that answers slowly",
     "gateway/counting/test_analytics.py": "a viewer that reads slowly, whose load time is what is tested",
+    "gateway/test_fleet_kills.py": "processes and a database that are away for some seconds",
     "gateway/making/test_paying_kills.py": "processes that are killed after a random time",
     "gateway/making/test_store_away.py": "a store that is killed while calls repeat themselves",
     "gateway/serving/test_cdn.py": "URLs that expire by the clock of a cache",
