@@ -49,6 +49,7 @@ def test_an_owner_that_died_has_ended(tmp_path: Path) -> None:
     left.open()
     assert [path.stem for path in tmp_path.iterdir() if path.stem != left.name] == [died.name]
     assert left.has_ended(died.name)
+    assert [path.stem for path in tmp_path.iterdir()] == [left.name]
     left.close()
 
 
