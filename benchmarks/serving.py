@@ -139,8 +139,8 @@ async def store(data_dir: Path, data: bytes, tracking_ids: Sequence[str | None])
         await blobs.put(image_id, "png", data)
         record = ImageRecord(
             id=image_id, tenant="main", width=1024, height=1024,
-            request=ImageRequest("x", seed=1, tracking_id=tracking_id), files=(file,), provider="offline", model="m", seed=1, cost=1,
-            created_at=datetime.now(UTC), expires_at=None,
+            request=ImageRequest("x", seed=1, tracking_id=tracking_id), files=(file,), provider="offline",
+            model="m", seed=1, cost=1, created_at=datetime.now(UTC), expires_at=None,
         )  # fmt: skip
         await records.add(record)
         return image_id

@@ -128,7 +128,7 @@ async def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the raw figures")
     options = parser.parse_args()
     async with AsyncExitStack() as stack:
-        folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory())))
+        folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory())))  # noqa: ASYNC240
         fake = ("-m", "blossom_async.testing", "openai", "--fail", "server_error=0.1")
         provider = await stack.enter_async_context(server(*fake))
         gateway = await stack.enter_async_context(
