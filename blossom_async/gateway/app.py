@@ -34,6 +34,7 @@ from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
+from blossom_async.gateway.dashboard.sessions import Sessions, SharedSessions
 from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
@@ -175,6 +176,7 @@ def create_app(
         workers,
         variants,
         views.flush,
+        _sessions(settings, lookups, records),
         public_url=public_url,
         widths=settings.widths,
         data_dir=settings.data_dir,
@@ -261,6 +263,12 @@ def _credentials(settings: Settings) -> Credentials | None:
             "of them nor c2pa_timestamp_url"
         )
     return None
+
+
+def _sessions(settings: Settings, lookups: Lookups, records: Records) -> Sessions:
+    if settings.database_url is None:
+        return Sessions(lookups)
+    return SharedSessions(lookups, records, now=_now)
 
 
 def _accounts(settings: Settings) -> list[Account]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.storage.records import ApiKey, Records
@@ -76,6 +77,18 @@ async def test_what_is_no_text_is_not_found(tmp_path: Path, postgres_url: str) -
         for path in ("/pictures/%00", "/campaigns/%00", "/v1/images/%00", "/image/%00"):
             answer, _ = await visitor.get(path)
             assert answer.status in (401, 404), path
+
+
+async def test_who_logs_in_at_one_gateway_is_logged_in_at_the_other(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """Until the visitor logs out, at whichever."""
+    async with fleet(tmp_path, postgres_url) as (one, other), visiting(one) as visitor:
+        elsewhere = attrs.evolve(visitor, base_url=other.base_url)  # cookies know no ports
+        await elsewhere.page("/storage")
+        await elsewhere.post("/logout")
+        answer, _ = await visitor.get("/storage")
+        assert answer.status == 303
 
 
 async def test_a_delete_at_one_is_seen_at_the_other(tmp_path: Path, postgres_url: str) -> None:

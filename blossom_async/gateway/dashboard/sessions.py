@@ -1,4 +1,4 @@
-"""Who is logged in: kept in this process's memory, so that a restart logs everybody out."""
+"""Who is logged in: kept in this process's memory, or in the database that several gateways share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
 
 import attrs
 from cachetools import TTLCache
 
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.storage.lookups import Lookups
+from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import sessions as statements
 
-__all__ = ["LIFETIME_S", "Sessions"]
+__all__ = ["LIFETIME_S", "Sessions", "SharedSessions"]
 
 LIFETIME_S = 12 * 3600
 _MAX_SESSIONS = 1000
@@ -35,27 +39,57 @@ class Sessions:
         self._lookups = lookups
         self._held: TTLCache[bytes, _Session] = TTLCache(_MAX_SESSIONS, LIFETIME_S, timer=clock)
 
-    def begin(self, tenant: str, key: str) -> str:
+    async def begin(self, tenant: str, key: str) -> str:
         """The token of a new session for the holder of this API key. It lasts 12 hours."""
         token = secrets.token_urlsafe(32)
-        self._held[_name(token)] = _Session(tenant, digest(key))
+        await self._keep(_name(token), _Session(tenant, digest(key)))
         return token
 
     async def tenant(self, token: str) -> str | None:
         """Whose pictures the session opens; None once it has ended or its key was revoked."""
-        session = self._held.get(_name(token))
+        session = await self._find(_name(token))
         if session is None:
             return None
         # A key that the database does not have is one of the settings, which hold as long as this process.
         key = await self._lookups.api_key(session.key)
         if key is not None and key.revoked_at is not None:
-            self.end(token)
+            await self.end(token)
             return None
         return session.tenant
 
-    def end(self, token: str) -> None:
+    async def end(self, token: str) -> None:
         """Ends the session. A token that opens nothing changes nothing."""
-        self._held.pop(_name(token), None)
+        await self._drop(_name(token))
+
+    async def _keep(self, name: bytes, session: _Session) -> None:
+        self._held[name] = session
+
+    async def _find(self, name: bytes) -> _Session | None:
+        return self._held.get(name)
+
+    async def _drop(self, name: bytes) -> None:
+        self._held.pop(name, None)
+
+
+class SharedSessions(Sessions):
+    """Sessions in the database: who has logged in at one gateway, has done so at all of them."""
+
+    def __init__(self, lookups: Lookups, records: Records, *, now: Callable[[], datetime]) -> None:
+        super().__init__(lookups)
+        self._records = records
+        self._now = now
+
+    async def _keep(self, name: bytes, session: _Session) -> None:
+        now = self._now()
+        ends_at = now + timedelta(seconds=LIFETIME_S)
+        await self._records.write(partial(statements.begin, name, session.tenant, session.key, ends_at, now))
+
+    async def _find(self, name: bytes) -> _Session | None:
+        found = await self._records.read(partial(statements.find, name, self._now()))
+        return None if found is None else _Session(*found)
+
+    async def _drop(self, name: bytes) -> None:
+        await self._records.write(partial(statements.end, name))
 
 
 def _name(token: str) -> bytes:

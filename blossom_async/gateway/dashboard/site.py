@@ -95,6 +95,7 @@ class Dashboard:
         workers: Workers,
         variants: Variants,
         flush: Callable[[], Awaitable[None]],
+        sessions: Sessions,
         *,
         public_url: str,
         widths: Collection[int],
@@ -113,7 +114,7 @@ class Dashboard:
         self._data_dir = data_dir
         self._trusted = tuple(trusted_proxies)
         self._now = now
-        self._sessions = Sessions(lookups)
+        self._sessions = sessions
         self._thumbnails = Thumbnails(blobs, workers)
         self._secure = public_url.startswith("https:")
         self._cookie = "__Host-blossom" if self._secure else "blossom"
@@ -172,11 +173,11 @@ class Dashboard:
             return answer
         except ResponseError as exc:
             return await self._failure(exc, None)
-        self._sessions.end(http.cookies.get(self._cookie, ""))
+        await self._sessions.end(http.cookies.get(self._cookie, ""))
         answer = _see_other(_own_page(form.get("next")))
         answer.set_cookie(
             self._cookie,
-            self._sessions.begin(holder.tenant, key),
+            await self._sessions.begin(holder.tenant, key),
             max_age=LIFETIME_S,
             path="/",
             httponly=True,
@@ -191,7 +192,7 @@ class Dashboard:
             self._check_same_site(http)
         except ResponseError as exc:
             return await self._failure(exc, None)
-        self._sessions.end(http.cookies.get(self._cookie, ""))
+        await self._sessions.end(http.cookies.get(self._cookie, ""))
         answer = _see_other("/login")
         answer.del_cookie(self._cookie, path="/", httponly=True, samesite="Strict", secure=self._secure)
         return answer

@@ -336,7 +336,7 @@ async def test_a_session_ends_after_12_hours(tmp_path: Path) -> None:
     seconds = 0.0
     async with records_of(tmp_path) as records:
         sessions = Sessions(Lookups(records), clock=lambda: seconds)
-        token = sessions.begin("main", KEY)
+        token = await sessions.begin("main", KEY)
         seconds = LIFETIME_S - 1e-3
         assert await sessions.tenant(token) == "main"
         seconds = LIFETIME_S
@@ -348,9 +348,9 @@ async def test_sessions_are_bounded(tmp_path: Path) -> None:
     """Of more than a thousand sessions the one not used for longest ends."""
     async with records_of(tmp_path) as records:
         sessions = Sessions(Lookups(records))
-        tokens = [sessions.begin("main", KEY) for _ in range(1000)]
+        tokens = [await sessions.begin("main", KEY) for _ in range(1000)]
         assert await sessions.tenant(tokens[0]) == "main"
-        newest = sessions.begin("main", KEY)
+        newest = await sessions.begin("main", KEY)
         assert await sessions.tenant(tokens[1]) is None
         assert await sessions.tenant(tokens[0]) == "main"
         assert await sessions.tenant(newest) == "main"

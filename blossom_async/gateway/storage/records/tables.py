@@ -37,6 +37,7 @@ __all__ = [
     "removed",
     "revision",
     "salts",
+    "sessions",
     "spending",
     "stored_files",
     "variants",
@@ -433,6 +434,16 @@ webhooks = sa.Table(
     sa.Column("delivered_at", _UtcTime),
     sa.Column("last_status", sa.Integer),
     sa.Index("webhooks_by_next", "next_at"),
+)
+
+# Who is logged in to the dashboard: the SHA-256 of token and API key.
+sessions = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("token", sa.LargeBinary, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("ends_at", _UtcTime, nullable=False),
 )
 
 # One row, incremented by every delete and revocation: it tells other processes to drop what they cached.
