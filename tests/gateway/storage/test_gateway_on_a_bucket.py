@@ -122,3 +122,22 @@ async def test_the_record_describes_the_bytes_that_stand() -> None:
     assert record.main_file.file_size == len(first)
     workers.close()
     await blobs.close()
+
+
+async def test_a_folder_moves_into_a_bucket(tmp_path: Path) -> None:
+    """Names are the same in both: once its files are copied, the gateway serves them from there."""
+    import obstore
+    from obstore.store import from_url
+
+    async with running_gateway(tmp_path) as running, running.client() as client:
+        info = await client.image.generate_url_with_info("a pond", width=64, height=64)
+    store, images = from_url(URL, client_options={"allow_http": True}), tmp_path / "images"
+    (file,) = [path for path in images.rglob("*") if path.is_file()]
+    await asyncio.to_thread(obstore.put, store, f"images/{file.relative_to(images)}", file.read_bytes())
+    file.unlink()
+    async with (
+        running_gateway(tmp_path, blobs=URL) as running,
+        aiohttp.ClientSession(running.base_url) as http,
+    ):
+        async with http.get(f"/image/{info.id}") as served:
+            assert hashlib.sha256(await served.read()).hexdigest() == info.sha256
