@@ -235,7 +235,7 @@ class Generation:
             standing = await self._records.write(partial(call_records.claim, new))
             if standing is new:
                 callers = Callers(order.priority) if order.request.defer else order.callers
-                task = self._paid.start(new, callers)
+                task = self._paid.start(new, callers, new=True)
         if standing is not new:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
@@ -100,9 +100,12 @@ class Paid:
         """The tasks, by the id of the picture."""
         self._unstaged: dict[str, Artwork | Delivery] = {}
 
-    def start(self, claim: Claim, callers: Callers) -> asyncio.Task[ImageRecord]:
-        """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers."""
-        task = asyncio.create_task(self._carry_out(claim, callers))
+    def start(self, claim: Claim, callers: Callers, *, new: bool = False) -> asyncio.Task[ImageRecord]:
+        """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers.
+
+        A ``new`` claim has no attempts yet.
+        """
+        task = asyncio.create_task(self._carry_out(claim, callers, new=new))
         self.under_way[claim.image_id] = task
 
         def ended(task: asyncio.Task[ImageRecord]) -> None:
@@ -119,10 +122,12 @@ class Paid:
         for task in self.under_way.values():
             task.cancel()
 
-    async def _carry_out(self, claim: Claim, callers: Callers) -> ImageRecord:
+    async def _carry_out(self, claim: Claim, callers: Callers, *, new: bool) -> ImageRecord:
         # A turn lasts until the picture is stored: more cannot be begun than can be finished.
         async with AsyncExitStack() as turn:
-            answer = await self._answer(claim, callers, turn)
+            read = self._records.read
+            tried = [] if new else await read(partial(call_records.attempts_of, claim.image_id))
+            answer = await self._answer(claim, callers, tried, turn)
             made = (
                 answer if isinstance(answer, Settled) else await self._store(claim, answer, callers.preview)
             )
@@ -134,12 +139,13 @@ class Paid:
             raise made.error
         return made
 
-    async def _answer(self, claim: Claim, callers: Callers, turn: AsyncExitStack) -> _Answer | Settled:
+    async def _answer(
+        self, claim: Claim, callers: Callers, tried: Sequence[ProviderAttempt], turn: AsyncExitStack
+    ) -> _Answer | Settled:
         """Asks one provider after another, starting with the one whose answer was lost, if any.
 
         ``turn`` then holds the turn of the provider that has answered.
         """
-        tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
         result: _Answer | Settled = nobody_left()
         if tried and tried[-1].outcome in call_records.OPEN:
             result = await self._resume(claim, tried[-1], callers, turn)
