@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -25,7 +25,7 @@ from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.recovery import Recovery
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
-from blossom_async.gateway.making.upstreams import Upstream, Upstreams
+from blossom_async.gateway.making.upstreams import Upstream, Upstreams, check_wait
 from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
@@ -119,9 +119,9 @@ class Generation:
         order = Order(
             request=request, tenant=tenant, payer=payer, key=key, priority=priority, preview=preview
         )
-        upstream = self._upstreams.able(request)[0]
-        claims = upstream.provider.remote or request.defer
-        make = partial(self._claimed, order) if claims else partial(self._drawn, order, upstream)
+        able = self._upstreams.able(request)
+        claims = able[0].provider.remote or request.defer
+        make = partial(self._claimed, order, able) if claims else partial(self._drawn, order, able[0])
         (made, replayed), joined = await self._joining.run(order, make, keep=claims)
         return made, replayed or joined
 
@@ -211,7 +211,7 @@ class Generation:
                     raise
         return await self._earlier(order, standing), True
 
-    async def _claimed(self, order: Order) -> tuple[ImageRecord | Claim, bool]:
+    async def _claimed(self, order: Order, able: Sequence[Upstream]) -> tuple[ImageRecord | Claim, bool]:
         """Claims a picture that may cost money and makes it, unless its key was used before."""
         new = Claim(
             image_id=new_id(),
@@ -225,7 +225,7 @@ class Generation:
         )
         try:
             self.check_room()
-            self._upstreams.check_wait(order.request, order.callers)
+            check_wait(able, order.callers)
         except Overloaded:  # a repeat needs no turn
             standing = await self._standing(order)
             if standing is None:

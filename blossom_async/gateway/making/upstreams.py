@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest
 
-__all__ = ["Limits", "Upstream", "Upstreams"]
+__all__ = ["Limits", "Upstream", "Upstreams", "check_wait"]
 
 T = TypeVar("T")
 _TURNS = 3  # a hurried call may wait for this many, however long a turn takes
@@ -219,15 +219,16 @@ class Upstreams:
             raise refusals[0]
         return found
 
-    def check_wait(self, request: ImageRequest, callers: Callers) -> None:
-        """Raises as ``Upstream.check_wait``, if every one that can make it would."""
-        refusals = []
-        for upstream in self.able(request):
-            try:
-                return upstream.check_wait(callers)
-            except Overloaded as exc:
-                refusals.append(exc)
-        raise refusals[0]
+
+def check_wait(able: Sequence[Upstream], callers: Callers) -> None:
+    """Raises as ``Upstream.check_wait``, if every one of them would."""
+    refusals = []
+    for upstream in able:
+        try:
+            return upstream.check_wait(callers)
+        except Overloaded as exc:
+            refusals.append(exc)
+    raise refusals[0]
 
 
 def _too_many(name: str, waiting: int, retry_s: float = 0.0) -> Overloaded:
