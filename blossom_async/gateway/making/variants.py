@@ -80,7 +80,7 @@ class Variants:
             )
         except Undecodable as exc:
             raise ServerFailed(
-                "The picture is known, but its file on the gateway's disk is damaged.", code="bytes_missing"
+                "The picture is known, but its stored file is damaged.", code="bytes_missing"
             ) from exc
         smaller = StoredFile(format=file.format, sha256=sha256, file_size=len(data))
         made = Variant(id=new_id(), image_id=record.id, width=width, file=smaller)

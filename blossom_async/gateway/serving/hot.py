@@ -57,7 +57,7 @@ class HotBytes:
 def bytes_missing(what: str) -> ServerFailed:
     """The error for a picture whose file is not what its record says."""
     return ServerFailed(
-        f"The picture is known, but its bytes {what} on the gateway's disk.", code="bytes_missing"
+        f"The picture is known, but its bytes {what} where the gateway keeps them.", code="bytes_missing"
     )
 
 
