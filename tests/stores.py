@@ -8,6 +8,7 @@ import http.client
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -149,6 +150,16 @@ class SeaweedFS:
             )
         with _client(self.endpoint) as client:
             wait_until(lambda: self._has_its_bucket(client))
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Takes connections, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Ends it as a power cut would."""

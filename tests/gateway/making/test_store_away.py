@@ -112,6 +112,22 @@ async def test_pictures_in_memory_are_served_on(tmp_path: Path, store: stores.Mo
         await until(served)
 
 
+async def test_nothing_is_sent_while_the_store_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that answers nothing is away, too. Once it answers, the same call makes the picture."""
+    provider, now = Paid(), [0.0]
+    with stores.seaweedfs(tmp_path / "weed") as store:
+        for name, value in stores.environment(store.endpoint).items():
+            monkeypatch.setenv(name, value)
+        async with house(tmp_path, provider, places=places(lambda: now[0])) as gateway:
+            with store.stopped():
+                now[0] += 11
+                with pytest.raises(Overloaded, match="could not be stored in its bucket"):
+                    await gateway.create()
+                assert not provider.sent
+            assert isinstance(await gateway.create(), ImageRecord)
+    assert len(provider.sent) == 1
+
+
 async def test_a_store_killed_under_load_leaves_no_row_without_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
