@@ -237,8 +237,8 @@ class Attempts(Generic[Item, Value]):
         return self._policy.max_attempts - job.counted
 
     def backoff_s(self, job: Job[Item, Value]) -> float:
-        """A random wait before the next attempt at a job; none before the first."""
-        return self._policy.wait_s(job.counted) if job.counted else 0.0
+        """A random wait after an outage, as after a first failure; none for a job that was not tried."""
+        return self._policy.wait_s(1) if job.counted else 0.0
 
     def _throttled(self, job: Job[Item, Value], error: Exception, pause_s: float | None) -> float | None:
         asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0
