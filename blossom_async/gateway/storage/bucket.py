@@ -50,7 +50,7 @@ _OF_THE_MACHINE = re.compile(r"/latest/(api|meta-data)/|/computeMetadata/|/metad
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _BEYOND_THE_END = {"InvalidRange", "HTTP 416"}
-_NO_CONNECTION = "no connection"
+_NO_ANSWER = "no answer"
 _NO_CREDENTIALS = "no usable credentials"
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -183,7 +183,7 @@ class BucketBlobs:
             advice = "There is no such bucket: create it, or correct the name."
         elif reason in _OTHER_REGION:
             advice = "The bucket is in another region: set AWS_REGION to that one."
-        elif reason == _NO_CONNECTION:
+        elif reason == _NO_ANSWER:
             advice = "No store answered: check the network, and AWS_ENDPOINT_URL for a store of your own."
         elif refused or reason == _NO_CREDENTIALS:
             advice = (
@@ -303,4 +303,4 @@ def _reason(exc: Exception) -> str:
         return f"HTTP {found[1]}"
     if "Wanted range starting at" in text:
         return "InvalidRange"
-    return _NO_CONNECTION if "error sending request" in text else type(exc).__name__
+    return _NO_ANSWER if "error sending request" in text else type(exc).__name__

@@ -53,7 +53,7 @@ async def test_nothing_is_sent_while_the_store_is_away(tmp_path: Path, store: st
         store.stop()
         now[0] += 11
         for _ in range(2):
-            with pytest.raises(Overloaded, match=r"could not be stored in its bucket \(no connection\)"):
+            with pytest.raises(Overloaded, match=r"could not be stored in its bucket \(no answer\)"):
                 await gateway.create()
         store.start()
         assert isinstance(await gateway.create(), ImageRecord)
@@ -102,7 +102,7 @@ async def test_pictures_in_memory_are_served_on(tmp_path: Path, store: stores.Mo
             assert (lost.status, (await lost.json())["code"]) == (503, "storage_failed")
         async with http.get(f"{running.base_url}/readyz") as ready:
             assert ready.status == 503
-            assert "in its bucket (no connection)" in (await ready.json())["reasons"]["pictures"]
+            assert "in its bucket (no answer)" in (await ready.json())["reasons"]["pictures"]
         store.start()
 
         async def served() -> bool:

@@ -84,7 +84,7 @@ async def test_nobody_answers(at: Callable[[str], None]) -> None:
         pass
     at(endpoint)
     assert (await refusal()).endswith(
-        "(no connection). No store answered: check the network, and AWS_ENDPOINT_URL for a store of your own."
+        "(no answer). No store answered: check the network, and AWS_ENDPOINT_URL for a store of your own."
     )
 
 
