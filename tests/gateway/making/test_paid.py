@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
+from blossom_async.gateway.making.finishing import Finished, finished
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.staging import STAGED, Staging
@@ -37,7 +39,7 @@ from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
 from tests.gateway.storage.test_records import a_record
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
 WISH = ImageRequest("a lake", width=32, height=32, seed=7)
@@ -358,6 +360,25 @@ class TestLimits:
             await asyncio.gather(*tasks)
         assert most == 2
         assert "now" in order[2:4]  # two places came free at once, and their requests leave in either order
+
+    async def test_no_more_are_begun_than_can_be_stored(self, tmp_path: Path) -> None:
+        """A provider faster than this machine is not asked for more until what it gave is stored."""
+        paid, finishing, go = Paid(), threading.Event(), threading.Event()
+
+        def slowly(*given: Any) -> Finished:
+            finishing.set()
+            assert go.wait(LIMIT_S)
+            return finished(*given)
+
+        async with house(tmp_path, paid, limits=Limits(at_once=1), finish=slowly) as rooms:
+            both = [asyncio.create_task(rooms.create(key=key)) for key in ("first", "second")]
+            await until(finishing.is_set)
+            (upstream,) = rooms.upstreams
+            await until(lambda: upstream.waiting == 1)
+            assert len(paid.sent) == 1
+            go.set()
+            await asyncio.gather(*both)
+        assert len(paid.sent) == 2
 
     async def test_a_full_line_is_said_at_once(self, tmp_path: Path) -> None:
         """Beyond the line: 503 with a time, nothing claimed for good, nothing paid."""
