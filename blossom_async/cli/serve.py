@@ -65,7 +65,8 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as opened:
         with stop_signals() as stop:
             async with embedded.claimed(settings.data_dir):
-                await _refuse_second(settings)
+                if settings.database_url is None:  # several on one server's database may mount one folder
+                    await _refuse_second(settings)
                 own_key, key_file = None, "BLOSSOM_API_KEYS or the configuration"
                 if not settings.api_keys:
                     own_key = embedded.own_key(settings.data_dir)

@@ -19,7 +19,6 @@ import pytest
 import sqlalchemy as sa
 
 from tests.gateway.making.test_paying_kills import (
-    _SERVE_BESIDE,
     AT_ONCE,
     KILLS,
     Process,
@@ -53,7 +52,7 @@ class Fleet:
     """For each order the ids and codes that were answered."""
 
     async def start(self) -> Process:
-        return await self.held_open.enter_async_context(self.at.gateway(*_SERVE_BESIDE))
+        return await self.held_open.enter_async_context(self.at.gateway())
 
     async def sell(self) -> None:
         """Sells all orders to eight customers, each of whom asks both gateways until both say the end."""
