@@ -18,7 +18,7 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
 from blossom_async.gateway.storage.records import variants as statements
-from blossom_async.models import ImageRequest
+from blossom_async.models import CONTENT_TYPES, ImageRequest
 
 __all__ = ["Variants", "widths_below"]
 
@@ -84,7 +84,8 @@ class Variants:
             ) from exc
         smaller = StoredFile(format=file.format, sha256=sha256, file_size=len(data))
         made = Variant(id=new_id(), image_id=record.id, width=width, file=smaller)
-        await self._blobs.put(made.id, file.format, data)
+        headers = {"Content-Type": CONTENT_TYPES[file.format]}
+        await self._blobs.put(made.id, file.format, data, headers=headers)
         counts = await self._records.write(partial(statements.add, made, self._now()))
         if counts != made:  # nothing refers to the file
             await self._blobs.delete(made.id, file.format)
