@@ -30,7 +30,7 @@ __all__ = ["Gallery", "Thumbnail", "thumbnail"]
 _WIDE, _HIGH = 480, 720  # the largest card on a screen of ordinary density
 _LONG = 110  # characters; longer prompts fold
 _LINKED_FAILURES = 40
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 _MAX_PIXELS = 4096 * 4096  # what a gateway makes at most
 _SHAPES = {"narrow": 9 / 16, "tall": 2 / 3, "square": 1.0, "broad": 4 / 3, "wide": 16 / 9}
 _STAND_IN = "offline"  # the built-in renderer
@@ -54,8 +54,8 @@ class Thumbnail:
 def thumbnail(data: bytes) -> Thumbnail:
     """A thumbnail of a picture. CPU-bound: call it in a thread.
 
-    Raises ``OSError`` unless the bytes are png, jpg or webp, and ``ValueError`` for a picture that is too
-    large or broken.
+    Raises ``OSError`` unless the bytes are png, jpg, webp or avif, and ``ValueError`` for a picture that is
+    too large or broken.
     """
     from PIL import Image
 

@@ -289,6 +289,13 @@ def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path: Path, place: 
         Gallery(tmp_path / place)
 
 
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "AVIF"])
+def test_every_format_has_a_thumbnail(name: str) -> None:
+    """As the gateway makes them."""
+    small = thumbnail(picture(size=(64, 32), kind=name))
+    assert (small.width, small.height) == (64, 32)
+
+
 def test_thumbnails_are_small_and_keep_their_shape() -> None:
     """At most 480 pixels wide, in a format of the web."""
     small = thumbnail(picture(size=(2048, 1024)))
