@@ -96,6 +96,7 @@ class LocalBlobs:
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         path = self.path(image_id, extension)
+        self._threads.check()
         data = self._read_at_once(path, start, stop)
         return await self._threads.run(_read, path, start, stop) if data is None else data
 

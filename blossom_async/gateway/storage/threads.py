@@ -25,9 +25,13 @@ class Threads:
         """Makes this process the one that may use them."""
         self._home = Home()
 
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """What the work returns or raises. Raises ``RuntimeError`` in a process that was forked since."""
+    def check(self) -> None:
+        """Raises ``RuntimeError`` in a process that was forked since."""
         self._home.check("the pictures")
+
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        """What the work returns or raises. Raises as ``check``."""
+        self.check()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def close(self) -> None:
