@@ -199,7 +199,7 @@ def create_app(
                 await part.open()
             opened.push_async_callback(views.close)
             opened.push_async_callback(variants.close)
-            opened.push_async_callback(asyncio.to_thread, owner.close)
+            opened.push_async_callback(_let_go, owner)
             await asyncio.to_thread(owner.open)
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
@@ -227,6 +227,13 @@ def create_app(
     )
     app[STATUS] = status
     return app
+
+
+async def _let_go(owner: Living) -> None:
+    try:
+        await asyncio.to_thread(owner.close)
+    except RuntimeError:  # the interpreter is shutting down and starts no threads
+        owner.close()
 
 
 def _places(settings: Settings) -> tuple[Blobs, Blobs]:
