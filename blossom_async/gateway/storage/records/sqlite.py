@@ -150,7 +150,7 @@ def _little_room(path: Path) -> bool:
 
 
 def _disk_is_full(path: Path) -> str:
-    return "The disk that holds the database {path} is full. Make room, or choose another data folder."
+    return f"The disk that holds the database {path} is full. Make room, or choose another data folder."
 
 
 def _damaged(path: Path) -> str:
@@ -180,7 +180,7 @@ def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
 def _storage_error(done: str, exc: sa.exc.DBAPIError) -> Overloaded:
     if _sqlite_code(exc) in _FULL:
         error = Overloaded(
-            f"The disk that holds the database is full; make room, then send the request again in "
+            "The disk that holds the database is full; make room, then send the request again in "
             f"{_FULL_RETRY_S:g} s.",
             code="storage_full",
             retry_after_s=_FULL_RETRY_S,
