@@ -147,6 +147,8 @@ def _within_reach(programs: Path, folder: Path) -> Path:
     """The programs, copied where another user may run them unless they stand there already."""
     if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
         return programs
-    copied = folder / "programs"
-    shutil.copytree(programs.parent, copied, symlinks=True)
-    return copied / programs.name
+    package = programs.parent.parent
+    for part in (package, package.with_suffix(".libs")):  # a wheel has its libraries beside it
+        if part.exists():
+            shutil.copytree(part, folder / "programs" / part.name, symlinks=True)
+    return folder / "programs" / programs.relative_to(package.parent)
