@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -110,6 +111,16 @@ async def test_refused_credentials(at: Callable[[str], None]) -> None:
             "(SignatureDoesNotMatch). Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment "
             "to credentials that may read, write, list and delete there."
         )
+
+
+async def test_a_store_refuses_another_secret(
+    tmp_path: Path, at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SeaweedFS says it."""
+    with stores.seaweedfs(tmp_path / "weed") as store:
+        at(store.endpoint)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
+        assert "(SignatureDoesNotMatch). Set AWS_ACCESS_KEY_ID and" in await refusal()
 
 
 async def test_no_credentials(at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
