@@ -73,7 +73,7 @@ async def test_an_answer_without_content_is_none() -> None:
     async with answering(always(status=204)) as transport:
         await transport.send(revoke)
     async with answering(always(text="hello")) as transport:
-        with pytest.raises(ConfigurationError, match="no Blossom gateway"):
+        with pytest.raises(ConfigurationError, match="is not a Blossom gateway"):
             await transport.send(revoke)
 
 
