@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import partial
@@ -382,9 +382,11 @@ class Images:
         """The gateway's answer, under the client's limits and with its retries."""
         return await self._limited((await self._connect()).send, exchange)
 
-    async def _limited(self, attempt: Callable[[Asked], Awaitable[Answer]], item: Asked) -> Answer:
+    def _limited(
+        self, attempt: Callable[[Asked], Awaitable[Answer]], item: Asked
+    ) -> Coroutine[Any, Any, Answer]:
         limits = self._limits
-        return await run_one(
+        return run_one(
             attempt,
             item,
             limits.slots,
