@@ -41,6 +41,7 @@ async def fills_up(disk: Path) -> None:
             await asyncio.sleep(0)
             await asyncio.to_thread(_fill, filler.fileno())
             stored += await filling
+            await asyncio.to_thread(_fill, filler.fileno())  # also what those calls have given back
             before = len(paid.sent)
             refused = await thirty()
         assert len(paid.sent) == before, "sent while the disk was full"

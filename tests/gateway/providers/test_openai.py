@@ -678,12 +678,14 @@ async def test_the_key_is_nowhere_but_in_its_header(caplog: pytest.LogCaptureFix
     """Not in a message, repr, log record or traceback of any fault; nor is the prompt."""
     caplog.set_level(logging.DEBUG)
     shown = []
+    sent = set()
     for fault in sorted(FakeOpenAI.known_faults - LATE - {Fault.SAME_BYTES}):
         async with FakeOpenAI() as server:
             found = await fault_of(server, fault, "generic-1", key=Secret(CANARY), timeout_s=0.2)
-            assert {seen.api_key for seen in server.requests} == {CANARY}
+            sent |= {seen.api_key for seen in server.requests}  # none on a machine that is slow now
             shown += [*traceback.format_exception(found), repr(found), str(to_error(found))]
     text = "\n".join([*shown, caplog.text])
+    assert sent == {CANARY}
     assert len(shown) > 80
     assert CANARY not in text
     assert REQUEST.prompt not in text
