@@ -155,6 +155,7 @@ class Server:
 
 @settings(max_examples=5, deadline=None)
 @given(st.sampled_from([(25, 50, 12), (10, 4, 30), (60, 60, 8)]), st.integers(0, 1000))
+@pytest.mark.campaign
 def test_an_unknown_changing_limit_is_found(capacity: tuple[int, ...], seed: int) -> None:
     """At least 90 % of what an oracle gets done, at most 3 % refused after the first five seconds."""
     server = Server(*capacity, every_s=30, seed=seed)

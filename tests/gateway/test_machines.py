@@ -32,6 +32,7 @@ def on_machine(at: Shop, name: str, shared: dict[str, str]) -> Shop:
     return attrs.evolve(at, env={**at.env, **shared, "BLOSSOM_DATA_DIR": str(at.folder / name)})
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("place", ["staged", pytest.param("stored", marks=pytest.mark.campaign)])
 async def test_any_gateway_finishes_what_was_paid(place: str, tmp_path: Path, shared: dict[str, str]) -> None:
     """One is killed with the answer in the bucket. The other takes it from there, and nobody pays again."""

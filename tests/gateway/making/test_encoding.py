@@ -197,6 +197,7 @@ def test_a_lossy_png_has_256_colours() -> None:
     assert image.convert("RGBA").getchannel("A").getextrema() == (0, 255)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("file_format", ["jpg", "png", "webp"])
 def test_web_optimized_is_half_as_heavy_at_a_similarity_of_097(file_format: str) -> None:
     """Every picture keeps 0.97; png and webp halve each one, jpg halves them together and grows none."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 
 from blossom_async.testing import Ledger
 from tests.gateway.making.test_paying_kills import process
@@ -16,6 +17,7 @@ from tests.gateway.making.test_paying_kills import process
 PICTURES = 150
 
 
+@pytest.mark.campaign
 async def test_all_that_is_paid_is_delivered(tmp_path: Path) -> None:
     """A batch of a hundred at once, with the gateway in its process, where 128 files may be open."""
     ledger, out, prompts = (tmp_path / name for name in ("charges.jsonl", "urls.jsonl", "prompts.txt"))

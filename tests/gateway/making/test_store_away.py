@@ -128,6 +128,7 @@ async def test_nothing_is_sent_while_the_store_hangs(tmp_path: Path, monkeypatch
     assert len(provider.sent) == 1
 
 
+@pytest.mark.campaign
 async def test_a_store_killed_under_load_leaves_no_row_without_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

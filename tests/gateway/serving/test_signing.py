@@ -361,6 +361,7 @@ def test_one_of_the_64_last_characters_is_accepted() -> None:
         assert held == [query[-1]]
 
 
+@pytest.mark.campaign
 def test_no_flipped_bit_is_accepted() -> None:
     """Row 16: each of the 256 bits of 1,000 MACs."""
     outcomes: Counter[str] = Counter()
