@@ -30,6 +30,7 @@ from blossom_async.batch.retry import (
 )
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.timeouts import Timeout
+from blossom_async.errors import ResponseError
 
 __all__ = ["Attempt", "Attempts", "Job", "current_attempt", "digest", "key_of_run", "new_run_id", "run_one"]
 
@@ -210,6 +211,8 @@ class Attempts(Generic[Item, Value]):
             return None
         match verdict:
             case Fail():
+                if isinstance(error, ResponseError):  # an answer, though not the one wished for
+                    self._outage.answered(job)
                 return None
             case Fatal(reason):
                 self._outage.answered(job)
@@ -273,6 +276,13 @@ class Attempts(Generic[Item, Value]):
         return asyncio.get_running_loop().time() + self._policy.wait_s(job.counted)
 
 
+class _NoOutage(Outage):
+    """For a single call, of which no other could be the probe."""
+
+    def failed(self, job: object) -> None:
+        """Notes nothing."""
+
+
 async def run_one(
     attempt: Callable[[Item], Awaitable[Value]],
     item: Item,
@@ -298,6 +308,7 @@ async def run_one(
         classify=classify,
         timeout_s=timeout_s,
         budget=budget,
+        outage=_NoOutage(math.inf),
     )
     job: Job[Item, Value] = Job(0, item, loop.time(), new_run_id())
     try:

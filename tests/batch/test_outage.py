@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, stream
-from blossom_async.errors import NotRun, Overloaded, ServerFailed, StaleConnection, TransportError
+from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, run_one, stream
+from blossom_async.errors import NotRun, Overloaded, Rejected, ServerFailed, StaleConnection, TransportError
 from tests.virtual_clock import on_virtual_clock
 from tests.waiting import until
 
@@ -341,3 +341,32 @@ async def test_a_port_that_closes_and_opens_again_is_waited_for() -> None:
     assert list(await running) == list(range(300))
     assert len(seen) == 300
     server.close()
+
+
+def test_a_single_call_waits_for_no_probe() -> None:
+    """There is no other call that could be one: it uses its own attempts."""
+    answers = iter([Overloaded("busy"), *(TransportError("refused") for _ in range(7))])
+
+    async def ask(item: str) -> str:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return item
+
+    policy = RetryPolicy(max_attempts=10, first_wait_s=0.01, max_wait_s=0.01)
+    assert on_virtual_clock(run_one(ask, "ok", retry=policy)) == "ok"
+
+
+def test_a_server_that_refuses_every_item_is_not_away() -> None:
+    """After an outage each item gets its own refusal."""
+    server = Server((2, 6))
+
+    async def refused(item: int) -> int:
+        await server.serve(item)
+        if asyncio.get_running_loop().time() > 6:
+            raise Rejected("not this prompt")
+        return item
+
+    retry = RetryPolicy(max_outage_s=10)
+    result = on_virtual_clock(run(refused, range(1000), max_concurrency=16, retry=retry))
+    assert not result.not_run
+    assert {type(failure.error) for failure in result.failures} == {Rejected}
