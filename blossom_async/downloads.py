@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -32,6 +33,8 @@ def write_picture(info: ImageInfo, file: File, path: Path) -> Path:
     if len(file.data) != info.file_size or hashlib.sha256(file.data).hexdigest() != info.sha256:
         raise TransportError(f"the bytes of picture {info.id} changed on their way; nothing was written")
     target = path / f"{info.id}.{_EXTENSIONS[file.content_type]}" if path.is_dir() else path
+    if target.exists() and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "It is there, and is not a file", str(target))
     part = target.with_name(f".{info.id}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:

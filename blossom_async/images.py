@@ -169,6 +169,8 @@ class Images:
         return await run(fetch, (info for info in made if info is not None), **self._shared())
 
     async def _download(self, transport: Transport, path: Path, info: ImageInfo) -> Path:
+        if info.state != "ready":  # it was deferred, and may be ready by now
+            info = await transport.send(Exchange("GET", f"/v1/images/{info.id}", ImageInfo))
         if (there := await asyncio.to_thread(already_there, info, path)) is not None:
             return there
         largest = max(info.file_size, MAX_ANSWER)

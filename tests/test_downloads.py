@@ -71,6 +71,26 @@ async def test_a_batch_is_saved_and_resumed(gateway: Gateway, tmp_path: Path, fi
     assert missing.st_size == third.stat().st_size
 
 
+async def test_a_deferred_batch_is_saved_once_it_is_there(gateway: Gateway, tmp_path: Path) -> None:
+    """Its infos were told before the pictures were made."""
+    async with gateway as running, running.client() as client:
+        batch = await client.image.generate_urls_batch(["a lake", "a hill"], defer=True, **TINY)
+        for info in filter(None, batch.infos):
+            await client.image.wait(info.id)
+        saved = await client.image.save(batch, tmp_path)
+    assert [path is not None and path.stat().st_size > 0 for path in saved] == [True, True]
+
+
+async def test_what_is_no_file_is_not_replaced(gateway: Gateway, tmp_path: Path) -> None:
+    """Such as a pipe, or a device."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    async with gateway as running, running.client() as client:
+        url = await client.image.generate_url("a lake", **TINY)
+        with pytest.raises(FileExistsError, match="is not a file"):
+            await client.image.download(url, pipe)
+    assert pipe.is_fifo()
+
+
 async def test_bytes_that_changed_on_their_way_are_not_written(gateway: Gateway, tmp_path: Path) -> None:
     """A proxy that breaks a file is told from the gateway that has it."""
     async with gateway as running, running.client() as client:
