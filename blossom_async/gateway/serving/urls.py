@@ -44,9 +44,10 @@ def picture_url(path: str, target: str) -> PictureUrl:
     if found is None or "#" in target:
         raise no_picture()
     _, mark, query = target.partition("?")
-    width = found["width"] or found["cdn_width"]
+    name = "width" if found["width"] else "cdn_width"
+    width = found[name]
     return PictureUrl(
-        path=path if width is None else path.replace(width, "", 1),
+        path=path if width is None else path[: found.start(name)] + path[found.end(name) :],
         image_id=found["id"] or found["cdn_id"],
         extension=found["extension"],
         width=None if width is None else int(width.removeprefix("/w")),
