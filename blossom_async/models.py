@@ -472,7 +472,8 @@ class ExplainRequest:
 def at_width(url: str, width: str) -> str:
     """The URL of a picture with its width, such as ``/w640``, after the id."""
     path, mark, query = url.partition("?")
-    start, dot, extension = path.rpartition(".") if "/generated/" in path else (path, "", "")
+    named = re.search(rf"/generated/{IMAGE_ID}\.[a-z]+$", path)
+    start, dot, extension = path.rpartition(".") if named else (path, "", "")
     return f"{start}{width}{dot}{extension}{mark}{query}"
 
 

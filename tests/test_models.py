@@ -230,3 +230,14 @@ def test_what_a_gateway_tells_can_be_written_read_and_hashed() -> None:
     report = PreloadReport(results=(result,), elapsed_s=0.5)
     assert (len(report), report[0], list(report)) == (1, result, [result])
     assert report.to_dict() == {"results": [result.to_dict()], "elapsed_s": 0.5}
+
+
+def test_a_width_stands_after_the_id_whatever_the_path_before() -> None:
+    """A gateway may be served under a path."""
+    info = attrs.evolve(
+        from_json(INFO, ImageInfo), widths=(8,), url=f"https://a.example/generated/image/{'A' * 22}"
+    )
+    assert info.variant_url(8) == f"{info.url}/w8"
+    assert info.variant_url(8, url=f"https://a.example/generated/{info.id}.png?sig=x").endswith(
+        "AA/w8.png?sig=x"
+    )
