@@ -61,7 +61,7 @@ _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?"
 _BUCKET_URL = re.compile(
     r"(s3|gs|az)://[0-9a-z][0-9a-z._-]{1,221}(/[0-9A-Za-z_][0-9A-Za-z._=-]*)*/?", re.ASCII
 )
-_DATABASE_URL = re.compile(r"postgresql\+psycopg://[!-~]*/[!-~]+", re.ASCII)
+_DATABASE_URL = re.compile(r"postgresql\+psycopg://([!-.0->A-~]*@)?[!-.0->A-~]*/[!-?A-~]+", re.ASCII)
 _UNREADABLE = re.compile(r"Could not convert value (.*) for option '(\w+)' from loader (\w+)", re.DOTALL)
 _REFUSED = "Could not convert loaded settings: "
 _COMPUTED = {

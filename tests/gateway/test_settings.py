@@ -341,3 +341,13 @@ def test_a_file_of_notepad_is_read(tmp_path: Path) -> None:
     file.write_bytes("[blossom]\nmax_queue = 5\n".encode("utf-16"))
     with pytest.raises(ConfigurationError, match=r"blossom\.toml: byte 0 is not UTF-8"):
         load(file)
+
+
+@pytest.mark.parametrize("url", ["u:s3c@ret@h/d", "u/s:ecret@h/d", "u:s3c@ret:5x@h", "u:pass?word@h/d"])
+def test_a_password_that_is_not_escaped_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """It is refused before anything takes a part of it for the host."""
+    monkeypatch.setenv("BLOSSOM_SIGNING_SECRETS", "k" * 40)
+    monkeypatch.setenv("BLOSSOM_DATABASE_URL", f"postgresql+psycopg://{url}")
+    with pytest.raises(ConfigurationError, match="with any of its characters in %XX") as caught:
+        load()
+    assert url not in str(caught.value)
