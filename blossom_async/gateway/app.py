@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -176,7 +176,7 @@ def create_app(
         workers,
         variants,
         views.flush,
-        _sessions(settings, lookups, records),
+        _sessions(settings, given_keys, lookups, records),
         public_url=public_url,
         widths=settings.widths,
         data_dir=settings.data_dir,
@@ -272,10 +272,10 @@ def _credentials(settings: Settings) -> Credentials | None:
     return None
 
 
-def _sessions(settings: Settings, lookups: Lookups, records: Records) -> Sessions:
+def _sessions(settings: Settings, given_keys: Iterable[str], lookups: Lookups, records: Records) -> Sessions:
     if settings.database_url is None:
         return Sessions(lookups)
-    return SharedSessions(lookups, records, now=_now)
+    return SharedSessions(lookups, records, given_keys, now=_now)
 
 
 def _accounts(settings: Settings) -> list[Account]:

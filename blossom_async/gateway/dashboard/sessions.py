@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -50,9 +50,9 @@ class Sessions:
         session = await self._find(_name(token))
         if session is None:
             return None
-        # A key that the database does not have is one of the settings, which hold as long as this process.
         key = await self._lookups.api_key(session.key)
-        if key is not None and key.revoked_at is not None:
+        valid = self._is_given(session.key) if key is None else key.revoked_at is None
+        if not valid:
             await self.end(token)
             return None
         return session.tenant
@@ -60,6 +60,10 @@ class Sessions:
     async def end(self, token: str) -> None:
         """Ends the session. A token that opens nothing changes nothing."""
         await self._drop(_name(token))
+
+    def _is_given(self, _: bytes) -> bool:
+        """Whether a key that the database does not have is one of the settings, which outlive the session."""
+        return True
 
     async def _keep(self, name: bytes, session: _Session) -> None:
         self._held[name] = session
@@ -74,10 +78,16 @@ class Sessions:
 class SharedSessions(Sessions):
     """Sessions in the database: who has logged in at one gateway, has done so at all of them."""
 
-    def __init__(self, lookups: Lookups, records: Records, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, lookups: Lookups, records: Records, given_keys: Iterable[str], *, now: Callable[[], datetime]
+    ) -> None:
         super().__init__(lookups)
         self._records = records
+        self._given = frozenset(map(digest, given_keys))
         self._now = now
+
+    def _is_given(self, key: bytes) -> bool:
+        return key in self._given  # it may have been removed since, at a restart
 
     async def _keep(self, name: bytes, session: _Session) -> None:
         now = self._now()
