@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from blossom_async.errors import Gone, NotFound
+from blossom_async.gateway.serving.hot import bytes_missing
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import ImageRecord, Records, variants
@@ -40,10 +41,14 @@ class Pictures:
         return record
 
     async def read(self, record: ImageRecord) -> bytes:
-        """The bytes of the picture's main file. Raises ``Gone`` if it has expired."""
+        """The bytes of the picture's main file. Raises ``Gone``, and ``ServerFailed`` if they are lost."""
         if record.has_expired(self._now()):
             raise Gone("the picture has expired", code="expired")
-        return await self._blobs.read(record.id, record.main_file.format)
+        try:
+            return await self._blobs.read(record.id, record.main_file.format)
+        except FileNotFoundError:
+            await self.not_deleted(record.id, record.tenant)  # else it was deleted meanwhile
+            raise bytes_missing("are missing") from None
 
     async def delete(self, image_id: str, tenant: str) -> None:
         """Deletes row and files, even if the caller disconnects in between.
