@@ -8,6 +8,7 @@ takes the claim over continues from there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -134,7 +135,8 @@ class Paid:
         if isinstance(made, Settled):
             await self._end(claim, made)
         if isinstance(answer, _Answer):
-            await self._staging.delete(claim.image_id)
+            with contextlib.suppress(Overloaded):  # what stays is cleared away at the next start
+                await self._staging.delete(claim.image_id)
         if isinstance(made, Settled):
             raise made.error
         return made
@@ -190,13 +192,14 @@ class Paid:
         self, upstream: Upstream, claim: Claim, n: int, callers: Callers, turn: AsyncExitStack
     ) -> _Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
-        attempt = _attempt(claim, upstream, n, self._secret, self._now())
-        begin = partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             try:
                 reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
-                await self._records.write(begin)
+                attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
+                await self._records.write(
+                    partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
+                )
             except Overloaded as exc:  # no turn at this provider, no file, or the database cannot be written
                 return Settled(error=exc, elsewhere=True)
             except PaymentRequired as exc:  # beyond the budget
