@@ -39,7 +39,7 @@ class Breaker:
 
     def check(self) -> None:
         """Raises ``Overloaded`` while the provider rests, and while one call tries whether it is back."""
-        rest_s = self.resting_s() or (_TRIAL_S if self._trying else 0.0)
+        rest_s = self.resting_s() or (_TRIAL_S if self._trying and self.open else 0.0)
         if rest_s > 0:
             raise Overloaded(
                 f"{self._why}; {self._name} is not called for the next {rest_s:.0f} s, "
