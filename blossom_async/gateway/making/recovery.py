@@ -71,11 +71,12 @@ class Recovery:
         return claim
 
     async def _reopen(self, claim: Claim) -> Claim:
-        """Runs an unknown claim again if its provider recognises the request by its key."""
-        tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
-        upstream = self._upstreams.named(tried[-1].provider)
-        if upstream is None or not upstream.provider.keyed:
-            return claim
+        """Runs an unknown claim again if its answer is staged, or its provider recognises the key."""
+        if await self._staging.get(claim.image_id) is None:
+            tried = await self._records.read(partial(call_records.attempts_of, claim.image_id))
+            upstream = self._upstreams.named(tried[-1].provider)
+            if upstream is None or not upstream.provider.keyed:
+                return claim
         reopen = partial(call_records.reopen, claim.image_id, self._owner.name)
         again = await self._records.write(reopen)
         if again is None:
