@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Collection
 from datetime import datetime
@@ -18,6 +17,7 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, Records, StoredFile, Variant
 from blossom_async.gateway.storage.records import variants as statements
+from blossom_async.gateway.storage.single_flight import SingleFlight
 from blossom_async.models import CONTENT_TYPES, ImageRequest
 
 __all__ = ["Variants", "widths_below"]
@@ -38,7 +38,7 @@ class Variants:
         self._workers = workers
         self._now = now
         self._known: LRUCache[_Key, Variant] = LRUCache(_REMEMBERED)
-        self._under_way: dict[_Key, asyncio.Task[Variant | None]] = {}
+        self._flight: SingleFlight[_Key, Variant | None] = SingleFlight()
         self.made = 0
 
     async def get(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
@@ -51,18 +51,11 @@ class Variants:
         known = self._known.get(key)
         if known is not None:
             return known
-        if key not in self._under_way:
-            task = asyncio.create_task(self._found_or_made(record, file, width))
-            self._under_way[key] = task
-            task.add_done_callback(lambda ended: self._leave(key, ended))
-        return await asyncio.shield(self._under_way[key])
+        return await self._flight.run(key, partial(self._found_or_made, record, file, width))
 
     async def close(self) -> None:
         """Gives up what is being made."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._flight.cancel()
 
     async def _found_or_made(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
         variant = await self._records.read(partial(statements.find, record.id, width, file.format))
@@ -91,11 +84,6 @@ class Variants:
             await self._blobs.delete(made.id, file.format)
         self.made += 1
         return counts
-
-    def _leave(self, key: _Key, task: asyncio.Task[Variant | None]) -> None:
-        del self._under_way[key]
-        if not task.cancelled():
-            task.exception()  # retrieved, also when every caller has gone
 
 
 def widths_below(request: ImageRequest, width: int, listed: Collection[int]) -> tuple[int, ...]:

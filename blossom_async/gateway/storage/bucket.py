@@ -5,7 +5,6 @@ Of obstore only the blocking half is used, in threads: its other half can abort 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -14,10 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.blobs import Reserved, file_name
+from blossom_async.gateway.storage.single_flight import SingleFlight
 from blossom_async.gateway.storage.threads import Threads
 from blossom_async.models import FORMATS, IMAGE_ID
 
@@ -85,14 +86,14 @@ class BucketBlobs:
         self._file = re.compile(rf"{folder}/../({IMAGE_ID})\.({'|'.join(extensions)})", re.ASCII)
         self._threads = Threads(_THREADS)
         self._well_until = -1.0
-        self._look: asyncio.Task[None] | None = None
+        self._looks: SingleFlight[None, None] = SingleFlight()
         self._store: ObjectStore
         self._looked_at: ObjectStore
 
     async def open(self) -> None:
         """Tries everything that the gateway needs of the bucket."""
         self._threads.open()
-        self._look = None
+        self._looks = SingleFlight()  # those of an earlier event loop never end
         await self._threads.run(self._prepare)
 
     async def close(self) -> None:
@@ -100,12 +101,8 @@ class BucketBlobs:
 
     async def check(self) -> None:
         """Stores some bytes, unless something was stored within the last 10 s."""
-        if self._clock() < self._well_until:
-            return
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._threads.run(self._probe))
-            self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
-        await asyncio.shield(self._look)
+        if self._clock() >= self._well_until:
+            await self._looks.run(None, partial(self._threads.run, self._probe))
 
     async def reserve(self, image_id: str, extension: str, size: int) -> Reserved | None:
         """Nothing, but ``check`` has passed: a bucket has no room to set aside."""

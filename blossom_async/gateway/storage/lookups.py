@@ -8,7 +8,6 @@ is cached is still valid, and the latest revisions say which pictures are not. T
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from cachetools import LRUCache
 
 from blossom_async.gateway.storage.records import AccessKey, ApiKey, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
+from blossom_async.gateway.storage.single_flight import SingleFlight
 
 __all__ = ["RECHECK_S", "Lookups"]
 
@@ -44,7 +44,7 @@ class Lookups:
         self._revision: int | None = None
         self._holds_until = -1.0
         self._round = 0  # grows with each ``forget``: an answer to an earlier question is not cached
-        self._checking: asyncio.Task[None] | None = None
+        self._checking: SingleFlight[None, None] = SingleFlight()
 
     def remembered(self, image_id: str) -> ImageRecord | None:
         """The picture, if it is cached and valid; the database is not asked."""
@@ -102,12 +102,8 @@ class Lookups:
         return known
 
     async def _check(self) -> None:
-        if self._clock() < self._holds_until:
-            return
-        if self._checking is None:
-            self._checking = asyncio.create_task(self._recheck())
-            self._checking.add_done_callback(self._checked)
-        await asyncio.shield(self._checking)  # others wait for the same task
+        if self._clock() >= self._holds_until:
+            await self._checking.run(None, self._recheck)
 
     async def _recheck(self) -> None:
         looked_at = self._clock()
@@ -131,8 +127,3 @@ class Lookups:
                 self._forget_keys()
             else:
                 self.forget(image_id)
-
-    def _checked(self, task: asyncio.Task[None]) -> None:
-        self._checking = None
-        if not task.cancelled():
-            task.exception()  # retrieved, even if every waiter was cancelled
