@@ -64,6 +64,7 @@ from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.keys import all_api_keys
 from blossom_async.gateway.storage.records.upkeep import check_writable
+from blossom_async.gateway.storage.threads import in_a_thread
 from blossom_async.rules import network_rule
 
 __all__ = ["STATUS", "create_app"]
@@ -199,7 +200,7 @@ def create_app(
                 await part.open()
             opened.push_async_callback(views.close)
             opened.push_async_callback(variants.close)
-            opened.push_async_callback(_let_go, owner)
+            opened.push_async_callback(in_a_thread, owner.close)
             await asyncio.to_thread(owner.open)
             stored = await records.read(all_api_keys)
             check_keys(settings, stored=any(key.revoked_at is None for key in stored))
@@ -227,13 +228,6 @@ def create_app(
     )
     app[STATUS] = status
     return app
-
-
-async def _let_go(owner: Living) -> None:
-    try:
-        await asyncio.to_thread(owner.close)
-    except RuntimeError:  # the interpreter is shutting down and starts no threads
-        owner.close()
 
 
 def _places(settings: Settings) -> tuple[Blobs, Blobs]:

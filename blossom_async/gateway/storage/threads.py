@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from blossom_async.gateway.storage.forks import Home
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "in_a_thread"]
 
 T = TypeVar("T")
 
@@ -38,7 +38,12 @@ class Threads:
         """Waits for work under way, then ends the threads; does nothing in a forked process."""
         if not self._home.is_here:
             return
-        try:
-            await asyncio.to_thread(self._pool.shutdown)
-        except RuntimeError:  # the interpreter is shutting down and starts no threads
-            self._pool.shutdown()
+        await in_a_thread(self._pool.shutdown)
+
+
+async def in_a_thread(work: Callable[[], T]) -> T:
+    """What the work returns. While the interpreter shuts down it is done in this thread: no other starts."""
+    try:
+        return await asyncio.to_thread(work)
+    except RuntimeError:
+        return work()

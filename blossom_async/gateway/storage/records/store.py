@@ -28,6 +28,7 @@ from blossom_async.gateway.storage.records.images import (
 )
 from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import IdempotencyEntry, ImageRecord, revision
+from blossom_async.gateway.storage.threads import in_a_thread
 
 if TYPE_CHECKING:
     from blossom_async.gateway.storage.records.postgres import Postgres
@@ -71,10 +72,7 @@ class Records:
 
     async def close(self) -> None:
         """Commits and answers everything asked before, then ends the threads."""
-        try:
-            await asyncio.to_thread(self._end)
-        except RuntimeError:  # the interpreter is shutting down and starts no threads
-            self._end()
+        await in_a_thread(self._end)
 
     async def add(self, record: ImageRecord, entry: IdempotencyEntry | None = None) -> None:
         """Stores a picture and the idempotency key it was made with, both or neither.
