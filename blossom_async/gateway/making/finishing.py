@@ -110,13 +110,13 @@ def finished(
         )
         if avif is not None:
             made = {"avif": avif, **made}
+    parent = _with_manifest(given) if credentials is not None and keep_manifests else None
     files = {}
     for file_format, file in made.items():
         if file is not fallback and len(file.data) >= len(fallback.data):
             continue
         data, provenance = file.data, "provider_c2pa" if file_format in untouched else "marked"
         if credentials is not None:
-            parent = _with_manifest(given) if keep_manifests else None
             data = credentials.signed(data, file_format, source=source, parent=parent)
             provenance = "signed_c2pa"
         stored = StoredFile(
