@@ -33,10 +33,10 @@ class Joining(Generic[T]):
                 return await make(), False
         name = order.tenant, order.key or new_id()
         started = self._under_way.get(name)
-        joined = started is not None and not started[0].callers.dropped
-        if (
-            started is None or not joined
-        ):  # entered before the first await, so that no other caller can start it
+        if started is not None and started[0].callers.dropped:
+            started = None
+        joined = started is not None
+        if started is None:  # entered before the first await, so that no other caller can start it
             started = self._under_way[name] = order, asyncio.create_task(make())
             started[1].add_done_callback(lambda ended: self._leave(name, ended))
         first, task = started
