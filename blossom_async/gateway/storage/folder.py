@@ -29,9 +29,8 @@ _FULL_RETRY_S = 10.0  # somebody has to make room
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
 
 _AT_ONCE = 512 << 10  # bytes that the event loop reads itself, which takes it a tenth of a millisecond
-_IF_IN_MEMORY: int | None = getattr(
-    os, "RWF_NOWAIT", None
-)  # of Linux: an error instead of waiting for the disk
+# Of Linux: an error instead of waiting for the disk.
+_IF_IN_MEMORY: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class LocalBlobs:
