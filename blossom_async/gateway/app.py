@@ -60,11 +60,12 @@ from blossom_async.gateway.storage.bucket import BucketBlobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Living, Owner
-from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.keys import all_api_keys
 from blossom_async.gateway.storage.records.upkeep import check_writable
 from blossom_async.gateway.storage.threads import in_a_thread
+from blossom_async.models import ImageInfo
 from blossom_async.rules import network_rule
 
 __all__ = ["STATUS", "create_app"]
@@ -134,6 +135,10 @@ def create_app(
         variants=variants,
         wait_s=settings.defer_wait_s,
     )
+
+    def info(record: ImageRecord | Claim) -> ImageInfo:
+        return image_info(record, public_url=public_url, widths=settings.widths, now=_now())
+
     api = Api(
         generation,
         Pictures(records, lookups, blobs, now=_now),
@@ -141,14 +146,12 @@ def create_app(
         SignedUrls(records, lookups, signer, public_url=public_url, now=_now),
         gatekeeper,
         views,
-        public_url=public_url,
-        widths=settings.widths,
+        info=info,
         now=_now,
     )
 
-    info = partial(image_info, public_url=public_url, widths=settings.widths)
     told = receiver(settings.webhook_url, settings.webhook_secret)
-    webhooks = Webhooks(records, told, info=lambda record: info(record, now=_now()), now=_now)
+    webhooks = Webhooks(records, told, info=info, now=_now)
     creating = Room(_most_creating(settings))
     admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
     front_door = FrontDoor(

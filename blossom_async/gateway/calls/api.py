@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -18,7 +18,6 @@ from blossom_async.gateway.calls.incoming import (
     priority,
     required_object,
 )
-from blossom_async.gateway.calls.info import image_info
 from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
@@ -51,8 +50,7 @@ class Api:
         gatekeeper: Gatekeeper,
         views: Views,
         *,
-        public_url: str,
-        widths: Collection[int],
+        info: Callable[[ImageRecord | Claim], ImageInfo],
         now: Callable[[], datetime],
     ) -> None:
         self._generation = generation
@@ -61,8 +59,7 @@ class Api:
         self._signed_urls = signed_urls
         self._gatekeeper = gatekeeper
         self._views = views
-        self._public_url = public_url
-        self._widths = widths
+        self._info = info
         self._now = now
 
     def routes(self) -> list[web.RouteDef]:
@@ -215,9 +212,6 @@ class Api:
         if found is None:
             raise NotFound(f"you have no pictures with the tracking_id {shown(tracking_id)}")
         return _answer(200, to_json(url_stats(tracking_id, found.days, found.groups)))
-
-    def _info(self, record: ImageRecord | Claim) -> ImageInfo:
-        return image_info(record, public_url=self._public_url, widths=self._widths, now=self._now())
 
     async def _made_or_called(self, http: web.Request) -> ImageRecord | Claim:
         tenant = http[CALLER].tenant
