@@ -42,7 +42,7 @@ def get(url: str, **given: Any) -> int:
             info = await (client.image.wait(url) if given["wait"] else client.image.get(url))
             if path is None:
                 with stdout_checked():
-                    show_info(info, {**given, "info": True})
+                    show_info(info, as_json=given["as_json"], table=True)
                 return
             try:
                 written = await client.image.download(info.id, path)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import rich_click as click
 from rich.console import Console
 from rich.table import Table
@@ -16,11 +13,11 @@ from blossom_async.models import ImageInfo
 __all__ = ["show_info"]
 
 
-def show_info(info: ImageInfo, given: Mapping[str, Any]) -> None:
-    """Prints all of it as JSON (``as_json``) or as a table (``info``), else its URL."""
-    if given["as_json"]:
+def show_info(info: ImageInfo, *, as_json: bool, table: bool) -> None:
+    """Prints all of it as JSON or as a table, else its URL."""
+    if as_json:
         click.echo(info.to_json())
-    elif given["info"]:
+    elif table:
         _table(info)
     else:
         click.echo(said(info.url))

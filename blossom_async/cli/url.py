@@ -59,7 +59,7 @@ async def _url(prompt: str, settings: dict[str, Any], given: dict[str, Any]) -> 
     async with http_session(given["timeout"]) as session, opened_client(given, session) as client:
         info = await client.image.generate_url_with_info(prompt, **settings)
         with stdout_checked():
-            show_info(info, given)
+            show_info(info, as_json=given["as_json"], table=given["info"])
         note = own_gateway(str(client.base_url))
         if not note:
             return
