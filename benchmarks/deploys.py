@@ -25,8 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+from overload import KEY
 
-KEY = "a-key-of-the-benchmark-0123456789"
 CALLERS, VIEWERS = 4, 8
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;

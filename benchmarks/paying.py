@@ -30,8 +30,8 @@ from typing import Any
 
 import aiohttp
 import openai
+from overload import KEY, server
 
-KEY = "a-key-of-the-benchmark-0123456789"
 AT_ONCE = 64
 RATE_LIMITED = 0.003  # they are rare: each slows the whole gateway down, as the provider asks for
 SHARE = 1 - (0.8 / (1 - RATE_LIMITED)) ** (
@@ -65,20 +65,6 @@ def serve_provider(ledger: Path, sends: Path, *, keyed: bool, slow: bool) -> Non
         return Counter(str(seen.idempotency_key) for seen in server.requests if seen.method == "POST")
 
     sends.write_text(json.dumps(asyncio.run(run())))
-
-
-@asynccontextmanager
-async def server(*command: str, **env: str) -> AsyncIterator[str]:
-    """A process while the block runs; gives the address that its first line of output ends with."""
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **env}
-    )
-    assert running.stdout is not None
-    try:
-        yield (await running.stdout.readline()).decode().split()[-1]
-    finally:
-        running.terminate()
-        await running.communicate()
 
 
 @asynccontextmanager
