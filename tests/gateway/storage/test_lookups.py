@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -24,14 +22,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    records = Records(tmp_path / "records.sqlite")
-    await records.open()
-    yield records
-    await records.close()
 
 
 async def test_a_picture_is_remembered_for_a_while(records: Records) -> None:

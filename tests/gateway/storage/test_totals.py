@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,6 @@ from tests.gateway.storage.test_records import NOW, a_record
 
 SECOND = timedelta(seconds=1)
 TENANTS = ("main", "other")
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    records = Records(tmp_path / "records.sqlite")
-    await records.open()
-    yield records
-    await records.close()
 
 
 def picture(number: int, campaign: str | None, tenant: str = "main", formats: str = "png") -> ImageRecord:

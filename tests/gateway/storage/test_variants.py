@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import attrs
 import pytest
@@ -15,14 +13,6 @@ from blossom_async.gateway.storage.records.upkeep import mark_swept
 from tests.gateway.storage.test_records import NOW, a_record
 
 FILE = StoredFile(format="webp", sha256="cd" * 32, file_size=30_000)
-
-
-@pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[Records]:
-    records = Records(tmp_path / "records.sqlite")
-    await records.open()
-    yield records
-    await records.close()
 
 
 def variant(image_id: str, width: int = 640) -> Variant:
