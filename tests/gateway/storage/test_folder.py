@@ -41,19 +41,11 @@ def sizes_below(folder: Path) -> list[int]:
 
 
 async def test_bytes_come_back_as_they_were_put(blobs: LocalBlobs) -> None:
-    """`read` gives exactly the bytes of `put`, and `size` their number."""
+    """`read` gives exactly the bytes of `put`, also where the event loop reads them itself."""
     data = os.urandom(300_001)
     await blobs.put(ID, "png", data)
     assert await blobs.read(ID, "png") == data
     assert await blobs.size(ID, "png") == 300_001
-
-
-async def test_a_part_can_be_read(blobs: LocalBlobs) -> None:
-    """`read` with bounds gives those bytes, and fewer where the file ends."""
-    await blobs.put(ID, "png", b"0123456789")
-    assert await blobs.read(ID, "png", 2, 5) == b"234"
-    assert await blobs.read(ID, "png", 8, 20) == b"89"
-    assert await blobs.read(ID, "png", 4) == b"456789"
 
 
 async def test_one_file_for_each_picture_in_a_folder_of_its_first_two_characters(
