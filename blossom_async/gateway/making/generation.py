@@ -25,7 +25,7 @@ from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.recovery import Recovery
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
-from blossom_async.gateway.making.upstreams import Upstream, Upstreams, check_wait
+from blossom_async.gateway.making.upstreams import FULL_RETRY_S, Upstream, Upstreams, check_wait
 from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
@@ -42,7 +42,6 @@ from blossom_async.models import Estimate, ImageRequest
 
 __all__ = ["Generation"]
 
-_FULL_RETRY_S = 5.0  # by then the queue has moved on
 _POLL_S = 0.1
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 
@@ -144,8 +143,8 @@ class Generation:
         if self.waiting + count > self._most:
             raise Overloaded(
                 f"{self.waiting} pictures are waiting to be made; "
-                f"send the request again in {_FULL_RETRY_S:g} s",
-                retry_after_s=_FULL_RETRY_S,
+                f"send the request again in {FULL_RETRY_S:g} s",
+                retry_after_s=FULL_RETRY_S,
             )
 
     async def claimed(self, tenant: str, key: str) -> Claim | None:
@@ -169,7 +168,7 @@ class Generation:
             raise Conflict(
                 "the picture is still being made, or may have been paid; delete it once that is known",
                 code="in_progress",
-                retry_after_s=_FULL_RETRY_S,
+                retry_after_s=FULL_RETRY_S,
             )
 
     async def wait(self, image_id: str, timeout_s: float) -> None:
@@ -287,7 +286,7 @@ class Generation:
         raise Conflict(
             "the picture of this Idempotency-Key is still being made; ask again with the same key",
             code="in_progress",
-            retry_after_s=_FULL_RETRY_S,
+            retry_after_s=FULL_RETRY_S,
         )
 
     @contextlib.contextmanager

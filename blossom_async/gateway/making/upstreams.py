@@ -23,12 +23,14 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest
 
-__all__ = ["Limits", "Upstream", "Upstreams", "check_wait"]
+__all__ = ["FULL_RETRY_S", "Limits", "Upstream", "Upstreams", "check_wait"]
+
+FULL_RETRY_S = 5.0
+"""What a caller is asked to wait when the queue is full: by then it has moved on."""
 
 T = TypeVar("T")
 _TURNS = 3  # a hurried call may wait for this many, however long a turn takes
 _LATE = 2  # a call is refused once it has waited so many times what was expected
-_FULL_RETRY_S = 5.0  # by then the queue has moved on
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
 
 _TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
@@ -232,7 +234,7 @@ def check_wait(able: Sequence[Upstream], callers: Callers) -> None:
 
 
 def _too_many(name: str, waiting: int, retry_s: float = 0.0) -> Overloaded:
-    retry_s = max(1.0, retry_s) if retry_s else _FULL_RETRY_S
+    retry_s = max(1.0, retry_s) if retry_s else FULL_RETRY_S
     return Overloaded(
         f"{waiting} pictures are waiting for {name}; send the request again in {retry_s:.0f} s",
         retry_after_s=retry_s,
