@@ -125,7 +125,7 @@ class Attempts(Generic[Item, Value]):
         classify: Classify = classify,
         timeout_s: float | None = None,
         budget: RetryBudget | None = None,
-        outage: Outage | None = None,
+        outage: Outage,
     ) -> None:
         """Raises ``ValueError`` for an invalid timeout."""
         self._attempt = attempt
@@ -138,7 +138,7 @@ class Attempts(Generic[Item, Value]):
         self._timeout = None if timeout_s is None else Timeout(timeout_s)
         self._stopped = False
         self._budget = budget or RetryBudget(self._policy.budget)
-        self._outage = outage or Outage(self._policy.max_outage_s)
+        self._outage = outage
 
     async def once(self, job: Job[Item, Value]) -> float | None:
         """Tries once. Returns None when the job has its value or final error, else when to try again.
