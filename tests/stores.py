@@ -7,13 +7,14 @@ import hmac
 import http.client
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ _PORTS = (
     "s3.port", "s3.port.grpc", "s3.port.iceberg", "s3.port.lance", "filer.port", "filer.port.grpc",
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "admin.port", "admin.port.grpc",
 )  # fmt: skip
+_PORTS_OF_SERVERS = range(10_000, 30_000)
 _ALONE = (
     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
 )  # fmt: skip
@@ -132,14 +134,15 @@ class SeaweedFS:
         self._folder = folder
         self._ports = _free_ports(len(_PORTS))
         self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder.parent / f"{folder.name}.log"
         self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Returns once it answers. Raises ``RuntimeError`` with its log if it ends instead."""
         self._folder.mkdir(exist_ok=True)
         where = [f"-{name}={port}" for name, port in zip(_PORTS, self._ports, strict=True)]
         told = environment(self.endpoint) | {"TMPDIR": str(self._folder)}  # for its logs
-        with (self._folder.parent / f"{self._folder.name}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [weed() or "weed", "mini", f"-dir={self._folder}", f"-bucket={BUCKET}", *_ALONE, *where],
                 env={**os.environ, **told},
@@ -171,6 +174,8 @@ class SeaweedFS:
     def _has_its_bucket(self, client: Any) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        if self._process is not None and self._process.poll() is not None:
+            raise RuntimeError(f"SeaweedFS ended: {self._log.read_text('utf-8')[-1000:]}")
         try:
             client.head_bucket(Bucket=BUCKET)
         except (BotoCoreError, ClientError):
@@ -233,6 +238,11 @@ def weed() -> str | None:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        taken = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in taken]
+    """Free ports that no system gives to outgoing connections, which could take them until a store starts."""
+    found: list[int] = []
+    for port in random.sample(_PORTS_OF_SERVERS, len(_PORTS_OF_SERVERS)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("every port is in use")
