@@ -134,7 +134,7 @@ class NamedRun:
         if self.id is None:
             return None
         if not isinstance(self.id, str):
-            found: object = self.id(entry)
+            found: object = self._called(self.id, entry)
         elif isinstance(entry, Mapping):
             found = entry.get(self.id)
         else:
@@ -143,6 +143,17 @@ class NamedRun:
             what = self.id if isinstance(self.id, str) else "id"
             raise InvalidRequest(what, found, "a str or an int that tells the request apart within its run")
         return str(found)
+
+    def _called(self, function: Callable[[Request], str | int], entry: Request) -> object:
+        try:
+            return function(entry)
+        except Exception as exc:  # the caller's own code: it may raise anything
+            raise InvalidRequest(
+                "id",
+                entry,
+                "a function that returns a str or an int for every request",
+                seen=f"a function that raises {type(exc).__name__}: {exc}",
+            ) from exc
 
     def key(self, what: str) -> str:
         """The ``Idempotency-Key`` of the request that ``what`` tells apart."""

@@ -79,6 +79,26 @@ async def test_a_request_without_its_id_is_not_sent(gateway: Gateway) -> None:
     )
 
 
+@pytest.mark.parametrize("how", ["alone", "journal", "dedup"])
+async def test_a_function_that_fails_for_a_request_fails_that_one(
+    how: str, gateway: Gateway, tmp_path: Path
+) -> None:
+    """Whatever it raises; the others are made."""
+    rows: Any = [{"prompt": "a lake"}, {"tracking_id": "A1", "prompt": "a fox"}]
+    more: Any = {"journal": tmp_path / "run.jsonl"} if how == "journal" else {"dedup": how == "dedup"}
+    named: Any = {"run": "catalogue", "id": lambda row: row["tracking_id"], **TINY}
+    async with gateway as running, running.client() as client:
+        urls = await client.image.generate_urls_batch_custom(rows, **named, **more)
+    assert [url is not None for url in urls] == [False, True]
+    error = urls.outcomes[0].error
+    assert isinstance(error, InvalidRequest)
+    assert isinstance(error.__cause__, KeyError)
+    assert str(error) == (
+        "id: a function that raises KeyError: 'tracking_id' cannot be used; allowed: a function that returns "
+        "a str or an int for every request"
+    )
+
+
 async def asynchronous(_: object) -> str:
     return "A1"
 
