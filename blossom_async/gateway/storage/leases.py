@@ -23,6 +23,7 @@ from blossom_async.gateway.storage.records.tables import owners
 __all__ = ["Lease"]
 
 _BEAT_S = 1.0
+_LATE_S = 2 * _BEAT_S  # a beat that took longer says that the database is slow, perhaps for all
 _EAR_S = 0.2  # how long the end of this process may wait for its thread
 _LIFE_S = 5.0  # without a beat for so long, a process counts as dead
 _MICRO = 1_000_000
@@ -51,6 +52,7 @@ class Lease:
         self._heard = heard
         self._clock = clock
         self._well_since: float | None = None
+        self._beaten = 0.0  # when the row was last renewed
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="blossom-lease", daemon=True)
         self.name = ""  # until it is open
@@ -75,11 +77,10 @@ class Lease:
     def has_ended(self, name: str) -> bool:
         """Whether the process of that name counts as dead. If so, it stays so: its row is removed.
 
-        While this process could not renew its own row, or has begun to only a moment ago, it takes nobody for
-        dead: the database may have been away for all of them.
+        While this process cannot renew its own row in time, or has begun to only a moment ago, it takes nobody
+        for dead: the database may have been away, or slow, for all of them.
         """
-        well_since = self._well_since
-        if name == self.name or well_since is None or self._clock() - well_since < _LIFE_S:
+        if name == self.name or not self._may_judge():
             return False
         try:
             with self._database.reading.connect() as connection:
@@ -90,6 +91,10 @@ class Lease:
                 return connection.scalar(row) is None
         except sa.exc.DBAPIError:
             return False  # nobody can tell
+
+    def _may_judge(self) -> bool:
+        well_since, now = self._well_since, self._clock()
+        return well_since is not None and now - well_since >= _LIFE_S and now - self._beaten <= _LATE_S
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -112,16 +117,17 @@ class Lease:
                 if not self._beat(connection):
                     _log.error("this process was taken for dead: others have its calls, and it starts anew")
                     self._begin()
-                beaten = time.monotonic()
-                while not self._ending.is_set() and time.monotonic() - beaten < _BEAT_S:
+                while not self._ending.is_set() and self._clock() - self._beaten < _BEAT_S:
                     for _ in driver.notifies(timeout=_EAR_S, stop_after=1):
                         self._heard()
 
     def _beat(self, connection: sa.Connection) -> bool:
         renewing = owners.update().where(owners.c.name == self.name)
         renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
-        if self._well_since is None:
-            self._well_since = self._clock()
+        now = self._clock()
+        if self._well_since is None or now - self._beaten > _LATE_S:
+            self._well_since = now
+        self._beaten = now
         return renewed.rowcount == 1
 
     def _begin(self) -> None:
@@ -130,4 +136,4 @@ class Lease:
             alive_until = _now + int(_LIFE_S * _MICRO)
             connection.execute(owners.insert().values(name=name, alive_until=alive_until))
         self.name = name
-        self._well_since = self._clock()
+        self._well_since = self._beaten = self._clock()

@@ -35,6 +35,23 @@ def clock() -> Clock:
     return Clock()
 
 
+def rows(url: str) -> dict[str, int]:
+    """Until when each process is alive, by the server's clock."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT name, alive_until FROM owners").all()
+    engine.dispose()
+    return {name: until for name, until in found}
+
+
+def pass_in_beats(url: str, clock: Clock, *leases: Lease, seconds: int = 6) -> None:
+    """Time in which these processes renew their rows as they should."""
+    for _ in range(seconds):
+        before = rows(url)
+        clock.now += 1
+        wait_until(lambda: all(rows(url).get(lease.name) != before.get(lease.name) for lease in leases))  # noqa: B023
+
+
 def said(url: str, statement: str) -> None:
     engine = sa.create_engine(url)
     with engine.begin() as connection:
@@ -46,7 +63,7 @@ def test_a_process_is_alive_until_it_closes(postgres_url: str, clock: Clock) -> 
     """To the others and to itself; then others take over at once."""
     with opened(postgres_url, clock) as other:
         with opened(postgres_url, clock) as first:
-            clock.now = 10.0
+            pass_in_beats(postgres_url, clock, first, other)
             assert not first.has_ended(first.name)
             assert not other.has_ended(first.name)
         assert other.has_ended(first.name)
@@ -56,7 +73,7 @@ def test_a_process_is_alive_until_it_closes(postgres_url: str, clock: Clock) -> 
 def test_a_process_that_renews_its_row_no_more_is_dead(postgres_url: str, clock: Clock) -> None:
     """By the server's clock."""
     with opened(postgres_url, clock) as left:
-        clock.now = 10.0
+        pass_in_beats(postgres_url, clock, left)
         said(postgres_url, "INSERT INTO owners VALUES ('died', 1), ('lives', 9000000000000000)")
         assert left.has_ended("died")
         assert not left.has_ended("lives")
@@ -66,11 +83,11 @@ def test_a_process_that_renews_its_row_no_more_is_dead(postgres_url: str, clock:
 def test_who_was_taken_for_dead_goes_on_under_another_name(postgres_url: str, clock: Clock) -> None:
     """A stopped process that wakes does not get its calls back."""
     with opened(postgres_url, clock) as stopped, opened(postgres_url, clock) as other:
-        clock.now = 10.0
         before, own = stopped.name, other.name
         said(postgres_url, "DELETE FROM owners")
+        clock.now += 1
         wait_until(lambda: stopped.name != before and other.name != own)
-        clock.now = 20.0
+        pass_in_beats(postgres_url, clock, stopped, other)
         assert other.has_ended(before)
         assert stopped.has_ended(before)
         assert not other.has_ended(stopped.name)
@@ -81,7 +98,26 @@ def test_who_has_only_begun_takes_nobody_for_dead(postgres_url: str, clock: Cloc
     with opened(postgres_url, clock) as fresh:
         said(postgres_url, "INSERT INTO owners VALUES ('late', 1)")
         assert not fresh.has_ended("late")
-        clock.now = 10.0
+        pass_in_beats(postgres_url, clock, fresh)
+        assert fresh.has_ended("late")
+
+
+def test_whose_own_beat_is_late_takes_nobody_for_dead(postgres_url: str, clock: Clock) -> None:
+    """A server that stalls does so for all of them: each needs time to renew its row after it."""
+    with opened(postgres_url, clock) as fresh:
+        said(postgres_url, "INSERT INTO owners VALUES ('late', 1)")
+        pass_in_beats(postgres_url, clock, fresh)
+        engine = sa.create_engine(postgres_url)
+        with engine.begin() as stalling:
+            stalling.exec_driver_sql(f"SELECT 1 FROM owners WHERE name = '{fresh.name}' FOR UPDATE")
+            clock.now += 6
+            assert not fresh.has_ended("late")
+            before = rows(postgres_url)[fresh.name]
+        engine.dispose()
+        wait_until(lambda: rows(postgres_url)[fresh.name] != before)
+        pass_in_beats(postgres_url, clock, fresh, seconds=4)
+        assert not fresh.has_ended("late")
+        pass_in_beats(postgres_url, clock, fresh, seconds=2)
         assert fresh.has_ended("late")
 
 
