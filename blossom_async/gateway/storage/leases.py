@@ -77,8 +77,8 @@ class Lease:
     def has_ended(self, name: str) -> bool:
         """Whether the process of that name counts as dead. If so, it stays so: its row is removed.
 
-        While this process cannot renew its own row in time, or has begun to only a moment ago, it takes nobody
-        for dead: the database may have been away, or slow, for all of them.
+        While this process renews its own row late, or has begun to only a moment ago, it takes nobody for
+        dead: the database may have been away, or slow, for all of them.
         """
         if name == self.name or not self._may_judge():
             return False

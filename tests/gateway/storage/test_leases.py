@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from blossom_async.gateway.storage.leases import Lease
 from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records.tables import owners
 from tests.gateway.storage.test_records import NOW, a_record
 from tests.waiting import until, wait_until
 
@@ -39,9 +40,9 @@ def rows(url: str) -> dict[str, int]:
     """Until when each process is alive, by the server's clock."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
-        found = connection.exec_driver_sql("SELECT name, alive_until FROM owners").all()
+        found = {name: until for name, until in connection.execute(sa.select(owners))}  # noqa: C416 - rows
     engine.dispose()
-    return {name: until for name, until in found}
+    return found
 
 
 def pass_in_beats(url: str, clock: Clock, *leases: Lease, seconds: int = 6) -> None:
@@ -109,7 +110,7 @@ def test_whose_own_beat_is_late_takes_nobody_for_dead(postgres_url: str, clock: 
         pass_in_beats(postgres_url, clock, fresh)
         engine = sa.create_engine(postgres_url)
         with engine.begin() as stalling:
-            stalling.exec_driver_sql(f"SELECT 1 FROM owners WHERE name = '{fresh.name}' FOR UPDATE")
+            stalling.execute(sa.select(owners).where(owners.c.name == fresh.name).with_for_update())
             clock.now += 6
             assert not fresh.has_ended("late")
             before = rows(postgres_url)[fresh.name]
