@@ -41,6 +41,7 @@ from blossom_async.gateway.making.verdicts import (
     problem_of,
     refused,
     unknown,
+    unsent,
 )
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault
@@ -99,7 +100,9 @@ class Paid:
         self._daily_budget = daily_budget
         self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
         """The tasks, by the id of the picture."""
-        self._unstaged: dict[str, Artwork | Delivery] = {}
+        self._unrecorded: dict[tuple[str, str | None], Artwork | Delivery | Settled] = {}
+        """What came of the latest attempt at a picture, by the claim's holder, until that is on the disk.
+        What this process knew before it was taken for dead says nothing of what others have sent since."""
 
     def start(self, claim: Claim, callers: Callers, *, new: bool = False) -> asyncio.Task[ImageRecord]:
         """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers.
@@ -112,6 +115,8 @@ class Paid:
         def ended(task: asyncio.Task[ImageRecord]) -> None:
             del self.under_way[claim.image_id]
             error = None if task.cancelled() else task.exception()
+            if isinstance(error, Conflict):  # another process has it
+                self._unrecorded.pop(_held(claim), None)
             if error is not None and not isinstance(error, ResponseError):
                 _log.error("a call failed, and is tried again: %s", type(error).__name__)
 
@@ -134,6 +139,7 @@ class Paid:
             )
         if isinstance(made, Settled):
             await self._end(claim, made)
+            self._unrecorded.pop(_held(claim), None)
         if isinstance(answer, _Answer):
             with contextlib.suppress(Overloaded):  # what stays is cleared away at the next start
                 await self._staging.delete(claim.image_id)
@@ -157,7 +163,7 @@ class Paid:
             able = self._upstreams.able(claim.request)
         except InvalidRequest as exc:  # the provider that could make it is no longer configured
             return Settled(error=Rejected(str(exc)))
-        n = len(tried)
+        n = tried[-1].n + 1 if tried else 0
         for upstream in able:
             if upstream.name in {attempt.provider for attempt in tried}:
                 continue
@@ -171,8 +177,8 @@ class Paid:
         self, claim: Claim, last: ProviderAttempt, callers: Callers, turn: AsyncExitStack
     ) -> _Answer | Settled:
         """The answer of an attempt whose process died, or whose answer was lost."""
-        if (given := self._unstaged.get(claim.image_id)) is not None:
-            return await self._recorded(claim, last, given)
+        if (result := self._unrecorded.get(_held(claim))) is not None:
+            return await self._recorded(claim, last, result)
         staged = await self._staging.get(claim.image_id)
         if staged is not None:
             return _Answer(attempt=last, given=staged)
@@ -182,8 +188,8 @@ class Paid:
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
-            result = await ask(upstream, claim.request, last, maybe_paid=True)
-            answer = await self._recorded(claim, last, result, reserved)
+            given = await ask(upstream, claim.request, last, maybe_paid=True)
+            answer = await self._recorded(claim, last, given, reserved)
             if isinstance(answer, _Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
@@ -196,20 +202,42 @@ class Paid:
         async with AsyncExitStack() as held:
             try:
                 reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
-                attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
-                await self._records.write(
-                    partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
-                )
-            except Overloaded as exc:  # no turn at this provider, no file, or the database cannot be written
+            except Overloaded as exc:  # no turn at this provider, or no file
                 return Settled(error=exc, elsewhere=True)
-            except PaymentRequired as exc:  # beyond the budget
-                return Settled(error=exc)
+            attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
+            refusal = await self._begun(claim, attempt)
+            if refusal is not None:
+                return refusal
             reached("attempt")
             result = await ask(upstream, claim.request, attempt)
             answer = await self._recorded(claim, attempt, result, reserved)
             if isinstance(answer, _Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
+
+    async def _begun(self, claim: Claim, attempt: ProviderAttempt) -> Settled | None:
+        """None once the attempt is on the disk and may be sent."""
+        # Whatever fails: it may be on the disk, and it was not sent.
+        self._unrecorded[_held(claim)] = unsent(attempt)
+        begin = partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
+        try:
+            await self._records.write(begin)
+        except PaymentRequired as exc:  # beyond the budget
+            result: Settled | None = Settled(error=exc)
+        except Overloaded as exc:
+            return await self._settled(claim, unsent(attempt, exc))
+        else:
+            result = None
+        del self._unrecorded[_held(claim)]
+        return result
+
+    async def _settled(self, claim: Claim, result: Settled) -> Settled:
+        """A failure, which is recorded before the next provider is asked; otherwise, with the claim's end."""
+        self._unrecorded[_held(claim)] = result
+        if result.elsewhere and result.end is not None:
+            await self._records.write(partial(call_records.end_attempt, claim, result.end, self._now()))
+            del self._unrecorded[_held(claim)]
+        return result
 
     async def _recorded(
         self,
@@ -218,15 +246,12 @@ class Paid:
         result: Artwork | Delivery | Settled,
         reserved: Reserved | None = None,
     ) -> _Answer | Settled:
-        """The result, once it is on disk. A failed attempt is recorded before the next provider is asked."""
+        """The result, once it is on disk."""
         if isinstance(result, Settled):
-            if result.elsewhere and result.end is not None:
-                end = partial(call_records.end_attempt, claim, result.end, self._now())
-                await self._records.write(end)
-            return result
-        self._unstaged[claim.image_id] = result  # also after a failure: it is paid, and staged again later
+            return await self._settled(claim, result)
+        self._unrecorded[_held(claim)] = result  # also after a failure: it is paid, and staged again later
         await _once_files_can_be_opened(partial(self._staging.put, claim.image_id, result, reserved))
-        del self._unstaged[claim.image_id]
+        del self._unrecorded[_held(claim)]
         reached("staged")
         return _Answer(attempt=attempt, given=result)
 
@@ -259,6 +284,10 @@ class Paid:
             await self._storing.remove(record)
             charged = attrs.evolve(end, outcome=AttemptOutcome.CHARGED)
             return Settled(error=exc, end=charged, state=ClaimState.FAILED)
+        except Overloaded:
+            if await self._records.get(record.id) is None:
+                raise
+            # Only the acknowledgement was lost.
         reached("committed")
         self._storing.made[record.provider, record.request.format] += 1
         return record
@@ -290,6 +319,10 @@ async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:
             failure = exc
             await asyncio.sleep(exc.retry_after_s or 0)
     raise failure
+
+
+def _held(claim: Claim) -> tuple[str, str | None]:
+    return claim.image_id, claim.owner
 
 
 def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:

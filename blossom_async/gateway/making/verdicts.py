@@ -7,7 +7,14 @@ from typing import Any
 
 import attrs
 
-from blossom_async.errors import Conflict, ProviderFailed, Rejected, ResponseError, class_for_status
+from blossom_async.errors import (
+    Conflict,
+    Overloaded,
+    ProviderFailed,
+    Rejected,
+    ResponseError,
+    class_for_status,
+)
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, to_error
 from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ClaimState, ProviderAttempt
@@ -25,6 +32,7 @@ __all__ = [
     "resend_pause_s",
     "stored_problem",
     "unknown",
+    "unsent",
 ]
 
 _SENDS = 3  # how often one attempt is sent to a provider that recognises its key
@@ -96,6 +104,15 @@ def unknown(attempt: ProviderAttempt, seen: str, cause: Exception | None = None)
     error.__cause__ = cause
     end = AttemptEnd(n=attempt.n, outcome=AttemptOutcome.UNKNOWN, spent=None)
     return Settled(error=error, end=end, state=ClaimState.UNKNOWN)
+
+
+def unsent(attempt: ProviderAttempt, cause: Overloaded | None = None) -> Settled:
+    """The end of an attempt that was not sent, because nobody knows whether it was recorded."""
+    error = cause or Overloaded(
+        "the request to the provider could not be recorded; send the request again", code="storage_failed"
+    )
+    end = AttemptEnd(n=attempt.n, outcome=AttemptOutcome.FAILED, spent=0)
+    return Settled(error=error, end=end, elsewhere=True)
 
 
 def nobody_left() -> Settled:

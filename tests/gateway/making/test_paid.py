@@ -97,6 +97,24 @@ class Paid:
         )
 
 
+class Faltering(Records):
+    """A database that fails once at the change ``at``: before it is made, or its acknowledgement is lost."""
+
+    at: Callable[..., Any] | None = None
+    made = False
+
+    async def write(self, change: Any, *, erases: bool = False) -> Any:
+        fails = self.at is not None and getattr(change, "func", None) is self.at
+        if fails:
+            self.at = None
+        given = None if fails and not self.made else await super().write(change, erases=erases)
+        if fails:
+            raise Overloaded(
+                "The database could not be written; send the request again.", code="storage_failed"
+            )
+        return given
+
+
 @attrs.define
 class House:
     """A gateway's back rooms on a data folder."""
@@ -126,7 +144,7 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     limits = options.pop("limits", Limits())
     options.setdefault("now", lambda: NOW)
     workers = Workers(2)
-    records = Records(folder / "records.sqlite")
+    records = options.pop("database", Records)(folder / "records.sqlite")
     local = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
     blobs, staging = options.pop("places", local)
     owner = Owner(folder / "owners")
@@ -301,6 +319,92 @@ class TestFailures:
             assert not list((tmp_path / "images").rglob("*.png"))
             assert not list((tmp_path / "staging").rglob("*.staged"))
         assert len(liar.ledger) == 1
+
+
+class TestFalteringDatabase:
+    """What was not sent is known not to have been paid, and what came of an attempt stays known."""
+
+    @asynccontextmanager
+    async def falters(
+        self, folder: Path, at: Callable[..., Any], made: bool, *providers: Paid
+    ) -> AsyncIterator[House]:
+        async with house(folder, *providers, database=Faltering) as rooms:
+            assert isinstance(rooms.records, Faltering)
+            rooms.records.at, rooms.records.made = at, made
+            yield rooms
+
+    @pytest.mark.parametrize("made", [True, False])
+    async def test_an_attempt_that_was_not_sent_costs_nothing(self, made: bool, tmp_path: Path) -> None:
+        """The next provider is asked, under another number."""
+        paid, spare = Paid(), Paid("spare")
+        async with self.falters(tmp_path, call_records.begin_attempt, made, paid, spare) as rooms:
+            record = await rooms.create()
+            assert isinstance(record, ImageRecord)
+            assert record.provider == "spare"
+            spent = await rooms.spent()
+            assert sum(row["reserved"] for row in spent) == 0
+            assert sum(row["spent"] for row in spent) == 40_000
+            tried = await rooms.records.read(partial(call_records.attempts_of, record.id))
+            assert [attempt.outcome for attempt in tried] == [
+                *([AttemptOutcome.FAILED] if made else []),
+                AttemptOutcome.OK,
+            ]
+        assert (paid.ledger, len(spare.ledger)) == ([], 1)
+
+    @pytest.mark.parametrize("made", [True, False])
+    async def test_with_one_provider_the_caller_repeats(self, made: bool, tmp_path: Path) -> None:
+        """Nothing is reserved for what was not sent."""
+        paid = Paid()
+        async with self.falters(tmp_path, call_records.begin_attempt, made, paid) as rooms:
+            with pytest.raises(Overloaded):
+                await rooms.create()
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert sum(row["reserved"] for row in await rooms.spent()) == 0
+        assert len(paid.ledger) == 1
+
+    @pytest.mark.parametrize("made", [True, False])
+    async def test_a_refusal_stays_one(self, made: bool, tmp_path: Path) -> None:
+        """What was known not to be paid when the database failed is not held as unknown."""
+        paid = Paid()
+        paid.fails(Kind.REJECTED, "no")
+        async with self.falters(tmp_path, call_records.give_up, made, paid) as rooms:
+            with pytest.raises(Overloaded):
+                await rooms.create()
+            assert isinstance(await self.repeated(rooms), ImageRecord)
+            assert sum(row["reserved"] for row in await rooms.spent()) == 0
+        assert len(paid.ledger) == 1
+
+    async def repeated(self, rooms: House) -> ImageRecord | Claim:
+        """Asked again until the claim of before has ended."""
+        while True:
+            try:
+                return await rooms.create()
+            except Rejected:
+                continue
+
+    @pytest.mark.parametrize("made", [True, False])
+    async def test_what_was_charged_is_booked(self, made: bool, tmp_path: Path) -> None:
+        """And the same key says so, instead of that nobody knows."""
+        paid = Paid()
+        paid.fails(Kind.BAD_CONTENT, "yes")
+        async with self.falters(tmp_path, call_records.fail, made, paid) as rooms:
+            with pytest.raises(Overloaded):
+                await rooms.create()
+            with pytest.raises(ProviderFailed):
+                await rooms.create()
+            assert [(row["spent"], row["reserved"]) for row in await rooms.spent()] == [(40_000, 0)]
+
+    @pytest.mark.parametrize("made", [True, False])
+    async def test_a_stored_picture_is_answered(self, made: bool, tmp_path: Path) -> None:
+        """A caller without a key would otherwise pay for it again."""
+        paid = Paid()
+        async with self.falters(tmp_path, call_records.finish, made, paid) as rooms:
+            if not made:
+                with pytest.raises(Overloaded):
+                    await rooms.create()
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert [row["pictures"] for row in await rooms.spent()] == [1]
+        assert len(paid.ledger) == 1
 
 
 class TestBudgets:
