@@ -18,6 +18,7 @@ from aiohttp import web
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import STATUS, create_app
 from blossom_async.gateway.http.connection import Connection, Room
+from blossom_async.gateway.http.logs import AccessLines
 from blossom_async.gateway.http.metrics import RequestCounter
 from blossom_async.gateway.http.open_files import allow_files, last_for_connections, most_refused
 from blossom_async.gateway.settings import Settings
@@ -98,7 +99,7 @@ async def serving(
             room=room,
             lobby=Room(most_refused()),
             last_descriptor=last_for_connections(),
-            counter=RequestCounter(status.metrics),
+            counter=RequestCounter(status.metrics, AccessLines(settings.access_log)),
             keepalive_timeout=_KEEPALIVE_S,
             lingering_time=_LINGER_S,
             auto_decompress=False,

@@ -54,6 +54,12 @@ _ALLOWED = {
     "drain_delay_s": "seconds from 0 to 20",
     "widths": f"whole numbers from {MIN_SIDE} to {MAX_SIDE}, separated by commas",
 }
+_CHOICES = {
+    "metadata": ("keep", "clean"),
+    "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "access_log": ("calls", "all", "none"),
+}
 _LISTS = (tuple[str, ...], tuple[int, ...])
 _KEY = re.compile("[!-~]+")
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
@@ -197,9 +203,19 @@ def _providers(_: object, field: attrs.Attribute[tuple[str, ...]], names: tuple[
         )
 
 
-def _metadata(_: object, field: attrs.Attribute[Any], choice: str) -> None:
-    if choice not in {"keep", "clean"}:
-        raise _Unusable(f"{field.name}: {choice!r} cannot be used; allowed: keep or clean")
+def _choice(_: object, field: attrs.Attribute[Any], choice: str) -> None:
+    *others, last = _CHOICES[field.name]
+    if choice not in (*others, last):
+        raise _Unusable(f"{field.name}: {choice!r} cannot be used; allowed: {', '.join(others)} or {last}")
+
+
+def _access_log(settings: Any, field: attrs.Attribute[Any], choice: str) -> None:
+    _choice(settings, field, choice)
+    if choice == "all" and settings.log_level not in {"debug", "info"}:
+        raise _Unusable(
+            f"{field.name}: all requests are logged from log_level info on, and that is "
+            f"{settings.log_level}; set one of them differently"
+        )
 
 
 def _widths(_: object, field: attrs.Attribute[tuple[int, ...]], widths: tuple[int, ...]) -> None:
@@ -343,7 +359,7 @@ class Settings:
     )
     metadata: str = ts.option(
         default="keep",
-        validator=_metadata,
+        validator=_choice,
         help="`keep` keeps a picture with its provider's manifest (C2PA) byte for byte; `clean` leaves "
         "nothing in any file but the mark of where it comes from. Texts with prompts are always removed.",
     )
@@ -401,6 +417,22 @@ class Settings:
     sweep_every_s: float = ts.option(
         default=60.0, validator=_in_range, help="Time between two removals of the files of expired pictures."
     )
+    log_format: str = ts.option(
+        default="text",
+        validator=_choice,
+        help="How `blossom serve` writes its log to stderr: `text`, or `json`, one object a line.",
+    )
+    log_level: str = ts.option(
+        default="info",
+        validator=_choice,
+        help="Which lines `blossom serve` writes: `debug`, `info`, `warning` or `error`, and what is graver.",
+    )
+    access_log: str = ts.option(
+        default="calls",
+        validator=_access_log,
+        help="Which requests have a line in the log: `calls` leaves out pictures that were served and "
+        "probes, `all` has them too, `none` has none.",
+    )
     drain_delay_s: float = ts.option(
         default=0.0,
         validator=_in_range,
@@ -457,6 +489,8 @@ def _readable(values: dict[str, Any], fields: dict[str, attrs.Attribute[Any]]) -
             value = str(value)  # int() would truncate a fraction, and accept True as 1
         elif kind in _LISTS and isinstance(value, str):
             value = cleaned(value.split(","))
+        elif name in _CHOICES and isinstance(value, str):
+            value = value.lower()
         readable[name] = value
     return readable
 

@@ -54,6 +54,9 @@ def test_the_page_names_nothing_of_this_machine() -> None:
         ("failed_key_limit", "5/min", "5/min"),
         ("sweep_every_s", "2.5", 2.5),
         ("metadata", "clean", "clean"),
+        ("log_format", "json", "json"),
+        ("log_level", "DEBUG", "debug"),
+        ("access_log", "none", "none"),
         ("drain_delay_s", "5", 5.0),
         ("widths", "480,960", (480, 960)),
         ("blobs", "s3://bucket/some/prefix", "s3://bucket/some/prefix"),
@@ -94,6 +97,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_KEY_RATE_LIMIT", "often", "allowed: a rate such as 600/min or 10/s"),
         ("BLOSSOM_FAILED_KEY_LIMIT", "0/min", "allowed: a rate such as 600/min or 10/s"),
         ("BLOSSOM_METADATA", "none", "allowed: keep or clean"),
+        ("BLOSSOM_LOG_FORMAT", "xml", "allowed: text or json"),
+        ("BLOSSOM_LOG_LEVEL", "loud", "allowed: debug, info, warning or error"),
+        ("BLOSSOM_ACCESS_LOG", "some", "allowed: calls, all or none"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
     ],
 )
@@ -107,6 +113,16 @@ def test_a_value_that_cannot_be_used(
     assert str(caught.value).startswith(f"{variable}: ")
     assert value in str(caught.value)
     assert told in str(caught.value)
+
+
+def test_lines_that_the_level_would_drop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``access_log=all`` would have no effect above ``info``."""
+    monkeypatch.setenv("BLOSSOM_ACCESS_LOG", "all")
+    monkeypatch.setenv("BLOSSOM_LOG_LEVEL", "error")
+    with pytest.raises(
+        ConfigurationError, match="BLOSSOM_ACCESS_LOG: all requests are logged from log_level info"
+    ):
+        load()
 
 
 def test_a_secret_is_not_said_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from blossom_async.gateway.callers.limits import Meter, Quota
 from blossom_async.gateway.http.addresses import Network, sender
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.headers import single
+from blossom_async.gateway.http.logs import TENANT
 from blossom_async.gateway.storage.records import Caller
 
 __all__ = ["CALLER", "Admission"]
@@ -77,7 +78,8 @@ class Admission:
         for a repeated header.
         """
         authorization = single(request, "Authorization")
-        request[CALLER] = await self._keys.caller(authorization, sender(request, self._trusted))
+        caller = await self._keys.caller(authorization, sender(request, self._trusted))
+        request[CALLER], request[TENANT] = caller, caller.tenant
         key = bearer(authorization)
         if self._quota is None or key is None:
             return

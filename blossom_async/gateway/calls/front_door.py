@@ -20,6 +20,7 @@ from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, Serv
 from blossom_async.gateway.callers.admission import CALLER, Admission
 from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
 from blossom_async.gateway.calls.repeats import Repeats, retry_count
+from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.upstreams import Upstreams
 from blossom_async.gateway.storage.blobs import Blobs
@@ -284,12 +285,12 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
         try:
             return await route.handler(http)
         except _Final as exc:
-            answer = _answer(_error(exc.error, exc.error.field), _FINAL_STATUS)
+            answer = _refused(exc.error, _FINAL_STATUS)
             answer.headers["x-should-retry"] = "false"
             return answer
         except ResponseError as exc:
             status = 400 if exc.status == 422 else exc.status
-            answer = _answer(_error(exc, exc.field), status)
+            answer = _refused(exc, status)
             if exc.retry_after_s is not None:
                 answer.headers["Retry-After"] = str(int(exc.retry_after_s) + 1)
             if status == 401:
@@ -297,12 +298,15 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
             return answer
         except InvalidRequest as exc:
             wrong = ResponseError(str(exc), status=400, code="invalid_value", field=exc.field)
-            return _answer(_error(wrong, exc.field), 400)
+            return _refused(wrong, 400)
 
     return attrs.evolve(route, handler=handler)
 
 
-def _error(error: ResponseError, param: str | None) -> dict[str, Any]:
+def _refused(error: ResponseError, status: int) -> web.Response:
     usual = "server_error" if error.status >= 500 else "invalid_request_error"
     kind = _KINDS.get(error.status, usual)
-    return {"error": {"message": error.detail, "type": kind, "param": param, "code": error.code}}
+    told = {"message": error.detail, "type": kind, "param": error.field, "code": error.code}
+    answer = _answer({"error": told}, status)
+    answer[ERROR_CODE] = error.code
+    return answer

@@ -12,6 +12,8 @@ import attrs
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from blossom_async.gateway.http.logs import AccessLines
+
 if TYPE_CHECKING:  # prometheus_client takes 40 ms to import, so only a scrape imports it
     from prometheus_client.core import Metric
 
@@ -87,24 +89,28 @@ class Metrics:
             buckets = list(zip(bounds, accumulate(tally.took), strict=True))
             requests.add_metric((route, method, f"{status}xx"), buckets, tally.seconds)
         yield requests
-        yield _counters("blossom_sent_bytes", "Bytes sent in bodies.", (), lambda: {(): self._bytes_sent})
+        yield _counters(
+            "blossom_sent_bytes", "Bytes sent, heads included.", (), lambda: {(): self._bytes_sent}
+        )
         for read in self._watched:
             yield read()
 
 
 class RequestCounter(AbstractAccessLogger):
-    """Counts each answer: aiohttp calls an access logger after it."""
+    """Counts each answer, and writes its line in the log: aiohttp calls an access logger after it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, lines: AccessLines) -> None:
         self._metrics = metrics
+        self._lines = lines
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Counts the answer under its route; requests rejected before routing count under ``none``."""
+        """Records the answer under its route; requests rejected before routing have ``none``."""
         route = "none"
         found = getattr(request, "_match_info", None)  # a request that is not valid HTTP has none
         if found is not None and found.route.resource is not None:
             route = found.route.resource.canonical
         self._metrics.count(route, request.method, response.status, time, response.body_length)
+        self._lines.write(request, response, route, time)
 
 
 def _gauge(name: str, text: str, read: Callable[[], float]) -> Metric:

@@ -6,16 +6,29 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import orjson
 from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, ResponseError, ServerFailed
 
-__all__ = ["ERROR_CODE", "PROBLEM", "new_request_id", "problem", "problem_parts", "problems", "refusal"]
+__all__ = [
+    "ERROR_CODE",
+    "PROBLEM",
+    "REQUEST_ID",
+    "new_request_id",
+    "problem",
+    "problem_parts",
+    "problems",
+    "refusal",
+]
 
 ERROR_CODE: web.ResponseKey[str] = web.ResponseKey("error_code", str)
 """The code of an answer that is an error."""
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("blossom_request_id", default=None)
+"""The id of the request that is being answered, or that started the work."""
 
 _SERVER = "blossom"  # without versions
 _MAX_DETAIL = 500  # characters; it may quote what a caller sent, which may be a megabyte
@@ -53,6 +66,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def problems(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Answers what a handler raises, and adds ``X-Request-Id`` and ``Server`` to every answer."""
     request_id = new_request_id()
+    REQUEST_ID.set(request_id)
     try:
         response = await handler(request)
     except ResponseError as exc:
