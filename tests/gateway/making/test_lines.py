@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from blossom_async.errors import Overloaded
+from blossom_async.gateway.making.breaker import Breaker
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Limits, Upstream
@@ -169,5 +170,23 @@ def test_a_hurried_call_is_told_that_the_provider_rests() -> None:
         await trial
         assert await turn(upstream, 1) == 1
         assert loop.time() < 36
+
+    on_virtual_clock(run())
+
+
+def test_calls_pass_once_the_trial_call_was_answered() -> None:
+    """While its picture is being stored the provider is open to the others already."""
+
+    async def run() -> None:
+        clock = asyncio.get_running_loop().time
+        breaker = Breaker("paid", clock)
+        breaker.failed(ProviderFault("paid", Kind.OUT_OF_FUNDS, "empty", charged="no"), 1)
+        await asyncio.sleep(breaker.resting_s())
+        assert await breaker.wait()
+        with pytest.raises(Overloaded):
+            breaker.check()
+        breaker.answered()
+        breaker.check()
+        assert not await breaker.wait()
 
     on_virtual_clock(run())

@@ -422,6 +422,23 @@ class TestBudgets:
             assert {each.code for each in refused} == {"budget_exhausted"}
         assert len(paid.ledger) == 5
 
+    async def test_the_day_is_that_of_sending(self, tmp_path: Path) -> None:
+        """A call that waits until after midnight takes nothing from the day it came."""
+        paid, go, time = Paid(), asyncio.Event(), [NOW]
+        paid.script = [go.wait]  # type: ignore[list-item]
+        async with house(tmp_path, paid, limits=Limits(at_once=1), now=lambda: time[0]) as rooms:
+            both = [asyncio.create_task(rooms.create(key=key)) for key in ("first", "second")]
+            (upstream,) = rooms.upstreams
+            await until(lambda: len(paid.sent) == 1 and upstream.waiting == 1)
+            time[0] += timedelta(days=1)
+            go.set()
+            await asyncio.gather(*both)
+            day = int(NOW.timestamp()) // 86_400
+            assert [(row["day"], row["spent"]) for row in await rooms.spent()] == [
+                (day, 40_000),
+                (day + 1, 40_000),
+            ]
+
     async def test_a_price_below_the_reservation_gives_the_rest_back(self, tmp_path: Path) -> None:
         """What the provider says it cost is what counts."""
         paid = Paid()
@@ -513,6 +530,19 @@ class TestLimits:
             await making
 
 
+async def test_a_staged_answer_that_stays_takes_nothing_from_the_caller(tmp_path: Path) -> None:
+    """The picture is stored; what was staged for it is cleared away at the next start."""
+
+    class Stuck(LocalBlobs):
+        async def delete(self, name: str, extension: str) -> None:
+            raise Overloaded("The file could not be removed.", code="storage_failed")
+
+    places = LocalBlobs(tmp_path / "images"), Stuck(tmp_path / "staging", (STAGED,))
+    async with house(tmp_path, Paid(), places=places) as rooms:
+        assert isinstance(await rooms.create(), ImageRecord)
+    assert list((tmp_path / "staging").rglob("*.staged"))
+
+
 class TestDeferred:
     async def test_the_url_is_there_before_the_picture(self, tmp_path: Path) -> None:
         """`defer` answers with the call; later the picture has the same id."""
@@ -548,6 +578,20 @@ class TestDeferred:
 
 
 class TestTakingOver:
+    async def test_an_answer_that_was_found_ends_the_doubt(self, tmp_path: Path) -> None:
+        """It was staged by a process that died, or the bucket could not be reached: nobody pays again."""
+        paid = Paid()
+        paid.fails(Kind.LOST, "unknown")
+        async with house(tmp_path, paid) as rooms:
+            with pytest.raises(Conflict):
+                await rooms.create()
+            (held,) = await rooms.calls()
+            given = await Paid().generate(WISH, 7, key="")
+            await Staging(rooms.staging).put(held.id, given)
+            assert isinstance(await rooms.create(), ImageRecord)
+            assert [(row["spent"], row["reserved"]) for row in await rooms.spent()] == [(40_000, 0)]
+        assert len(paid.sent) == 1
+
     async def test_what_a_failed_picture_left_behind_is_removed(self, tmp_path: Path) -> None:
         """Its process was killed after the claim had failed and before the delivery was deleted."""
         paid = Paid()
