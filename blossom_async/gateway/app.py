@@ -243,6 +243,7 @@ def _places(settings: Settings) -> tuple[Blobs, Blobs]:
 
 
 async def _finish(workers: Workers, generation: Generation) -> None:
+    generation.begin_nothing_more()
     workers.begin_nothing_more()  # every request was answered, or its caller has gone
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(generation.settle(), _SETTLE_S)

@@ -193,6 +193,10 @@ class Generation:
         tasks = [*self._joining.tasks(), *self._paid.under_way.values()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def begin_nothing_more(self) -> None:
+        """Leaves the claims that wait for a provider to another process, or to the next start."""
+        self._paid.begin_nothing_more()
+
     def stop(self) -> None:
         """Cancels the claims in progress, as a kill would: they are resumed at the next start."""
         self._paid.stop()

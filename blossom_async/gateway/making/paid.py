@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
@@ -100,6 +100,8 @@ class Paid:
         self._daily_budget = daily_budget
         self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
         """The tasks, by the id of the picture."""
+        self._in_line: set[str] = set()
+        self._closing = False
         self._unrecorded: dict[tuple[str, str | None], Artwork | Delivery | Settled] = {}
         """What came of the latest attempt at a picture, by the claim's holder, until that is on the disk.
         What this process knew before it was taken for dead says nothing of what others have sent since."""
@@ -122,6 +124,15 @@ class Paid:
 
         task.add_done_callback(ended)
         return task
+
+    def begin_nothing_more(self) -> None:
+        """Cancels the tasks that wait for a provider: what would be sent now may be answered too late.
+
+        Their claims are resumed by another process, or at the next start.
+        """
+        self._closing = True
+        for image_id in self._in_line:
+            self.under_way[image_id].cancel()
 
     def stop(self) -> None:
         """Cancels the tasks, as a kill would: the claims are resumed at the next start."""
@@ -187,7 +198,8 @@ class Paid:
             return unknown(last, "it was asked, and the answer was lost")
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
-            reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
+            with self._waiting(claim):
+                reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
             given = await ask(upstream, claim.request, last, maybe_paid=True)
             answer = await self._recorded(claim, last, given, reserved)
             if isinstance(answer, _Answer):
@@ -201,7 +213,8 @@ class Paid:
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             try:
-                reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
+                with self._waiting(claim):
+                    reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
             except Overloaded as exc:  # no turn at this provider, or no file
                 return Settled(error=exc, elsewhere=True)
             attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
@@ -214,6 +227,17 @@ class Paid:
             if isinstance(answer, _Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
+
+    @contextlib.contextmanager
+    def _waiting(self, claim: Claim) -> Iterator[None]:
+        """The block waits for a provider; not once the gateway ends."""
+        if self._closing:
+            raise asyncio.CancelledError
+        self._in_line.add(claim.image_id)
+        try:
+            yield
+        finally:
+            self._in_line.discard(claim.image_id)
 
     async def _begun(self, claim: Claim, attempt: ProviderAttempt) -> Settled | None:
         """None once the attempt is on the disk and may be sent."""

@@ -592,6 +592,24 @@ class TestTakingOver:
             assert [(row["spent"], row["reserved"]) for row in await rooms.spent()] == [(40_000, 0)]
         assert len(paid.sent) == 1
 
+    async def test_what_waits_at_the_end_is_not_sent(self, tmp_path: Path) -> None:
+        """Its answer might come too late. It is left to the next process."""
+        paid, go = Paid(), asyncio.Event()
+        paid.script = [go.wait]  # type: ignore[list-item]
+        async with house(tmp_path, paid, limits=Limits(at_once=1)) as rooms:
+            wish = attrs.evolve(WISH, defer=True)
+            first, second = [(await rooms.create(wish, key=key)).id for key in ("first", "second")]
+            (upstream,) = rooms.upstreams
+            await until(lambda: len(paid.sent) == 1 and upstream.waiting == 1)
+            rooms.generation.begin_nothing_more()
+            go.set()
+            await rooms.generation.settle()
+            assert await rooms.records.get(first) is not None
+            left = await rooms.generation.pending(second)
+            assert left is not None
+            assert left.state == "running"
+        assert len(paid.sent) == 1
+
     async def test_what_a_failed_picture_left_behind_is_removed(self, tmp_path: Path) -> None:
         """Its process was killed after the claim had failed and before the delivery was deleted."""
         paid = Paid()
