@@ -116,8 +116,15 @@ class Servers:
         self._held = held
         self._running: dict[str, PostgresServer] = {}
 
+    def empty(self, version: str) -> str:
+        """The URL of a database without tables. Skips the test without a server."""
+        return self._copy(version, "template1")
+
     def fresh(self, version: str) -> str:
-        """The URL of an empty database with this program's schema. Skips the test without a server."""
+        """The URL of a database with this program's tables, which are empty."""
+        return self._copy(version, "migrated")
+
+    def _copy(self, version: str, like: str) -> str:
         if (reason := missing(version)) is not None:
             pytest.skip(reason)
         if version not in self._running:
@@ -125,7 +132,7 @@ class Servers:
             self._running[version].create("migrated")
             asyncio.run(_migrated(self._running[version].url("migrated")))
         name = f"test_{secrets.token_hex(6)}"
-        self._running[version].create(name, like="migrated")
+        self._running[version].create(name, like=like)
         return self._running[version].url(name)
 
 

@@ -11,9 +11,8 @@ from psycopg.abc import Buffer
 from psycopg.types.string import StrDumper
 
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
-from blossom_async.gateway.migrations import HEAD
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
-from blossom_async.gateway.storage.records.schema import upgrade, version
+from blossom_async.gateway.storage.records.schema import bring_up_to_date
 
 __all__ = ["Postgres"]
 
@@ -60,8 +59,7 @@ class Postgres:
                 _check(self._name, connection)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
-                if version(self._name, connection) != HEAD:
-                    upgrade(connection)
+                bring_up_to_date(self._name, connection)
         except sa.exc.DBAPIError as exc:
             raise ConfigurationError(
                 f"The {self._name} cannot be used ({_reason(exc)}). "

@@ -13,9 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
-from blossom_async.gateway.migrations import HEAD
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_apart, apply_together
-from blossom_async.gateway.storage.records.schema import upgrade, version
+from blossom_async.gateway.storage.records.schema import bring_up_to_date, version
 
 __all__ = ["Sqlite"]
 
@@ -168,8 +167,7 @@ def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> Non
                 f"The folder of {path} cannot hold a database in WAL mode. "
                 "Choose a data folder on a local disk."
             )
-        if version(f"database {path}", connection) != HEAD:
-            upgrade(connection)
+        bring_up_to_date(f"database {path}", connection)
 
 
 def _sqlite_code(exc: sa.exc.DBAPIError) -> int:
