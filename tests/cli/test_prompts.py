@@ -22,12 +22,13 @@ from blossom_async.cli.prompts.lines import MAX_LINE
 from blossom_async.cli.prompts.reading import entries
 from blossom_async.cli.prompts.records import MAX_RECORD
 from blossom_async.cli.prompts.settings import MAX_DEPTH
+from blossom_async.models import VISIBLE
 
-# What a person may write on one line: any text without line ends, not a comment, not blank.
+# What a person may write on one line: any text without line ends, not a comment, something to be seen.
 PROMPTS = (
     st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=60)
     .map(str.strip)
-    .filter(lambda text: text and not text.startswith(("#", "\ufeff")))
+    .filter(lambda text: VISIBLE.search(text) and not text.startswith(("#", "\ufeff")))
 )
 PLAIN = st.text(st.characters(categories=("Lu", "Ll", "Nd")), min_size=1, max_size=20)
 
