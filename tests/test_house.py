@@ -74,6 +74,7 @@ GATEWAY_MAY_IMPORT = {
     "serving": _LOW | {"callers", "counting"},
     "calls": _LOW | {"callers", "counting", "making", "serving"},
     "dashboard": _LOW | {"callers", "counting", "making"},
+    "figures": _LOW | {"background", "callers", "counting", "making", "serving"},
 }
 GATEWAY_MAY_IMPORT["app"] = set(GATEWAY_MAY_IMPORT)
 GATEWAY_MAY_IMPORT["server"] = {"app", "http", "settings"}

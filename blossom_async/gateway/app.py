@@ -35,6 +35,13 @@ from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.dashboard.sessions import Sessions, SharedSessions
+from blossom_async.gateway.figures import (
+    watch_limits,
+    watch_pictures,
+    watch_process,
+    watch_providers,
+    watch_records,
+)
 from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
@@ -95,6 +102,7 @@ def create_app(
     owner = _owner(settings, lookups)
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     upstreams = Upstreams()
+    daily_budget = None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000)
     generation = Generation(
         upstreams,
         records,
@@ -108,7 +116,7 @@ def create_app(
             finished, keep_manifests=settings.metadata == "keep", credentials=_credentials(settings)
         ),
         most=settings.max_queue,
-        daily_budget=None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000),
+        daily_budget=daily_budget,
     )
     given_keys = settings.api_keys if own_key is None else (*settings.api_keys, own_key)
     keys = ApiKeys(given_keys, lookups, _meter(settings.failed_key_limit))
@@ -166,11 +174,11 @@ def create_app(
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}
     admit = None if private else admission.check
     status = Status(metrics, checks, instance=instance, public_url=public_url, admit=admit)
-    _watch(metrics, generation, hot, upkeep)
-    metrics.counters(
-        "blossom_webhooks", "Webhooks sent, by outcome.", ("outcome",), lambda: webhooks.attempts
-    )
-    metrics.counter("blossom_views_dropped", "Views not counted because of load.", lambda: views.dropped)
+    watch_process(metrics)
+    watch_pictures(metrics, generation, hot, upkeep, views)
+    watch_providers(metrics, upstreams)
+    watch_limits(metrics, admission, keys, webhooks)
+    watch_records(metrics, records, settings.data_dir, daily_budget=daily_budget)
 
     dashboard = Dashboard(
         keys,
@@ -338,23 +346,6 @@ def _meter(rate: str | None) -> Meter | None:
         return None
     limit = RateLimit.parse(rate)
     return Meter(limit.amount, limit.per_s, clock=time.monotonic)
-
-
-def _watch(metrics: Metrics, generation: Generation, hot: HotBytes, upkeep: Upkeep) -> None:
-    metrics.counters(
-        "blossom_pictures_made", "Stored pictures.", ("provider", "format"), lambda: generation.made
-    )
-    metrics.gauge("blossom_pictures_waiting", "Pictures being made or waiting.", lambda: generation.waiting)
-    metrics.counter("blossom_hot_hits", "Pictures served from memory.", lambda: hot.hits)
-    metrics.counter("blossom_hot_misses", "Pictures read from the disk.", lambda: hot.misses)
-    metrics.counter(
-        "blossom_pictures_swept", "Expired pictures whose files were removed.", lambda: upkeep.swept
-    )
-    metrics.counter(
-        "blossom_orphans_removed",
-        "Files removed because no picture referred to them.",
-        lambda: upkeep.orphans,
-    )
 
 
 def _check_parser() -> None:

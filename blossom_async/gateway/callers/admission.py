@@ -45,6 +45,8 @@ class Admission:
         self._creating = creating
         self._quota = quota
         self._trusted = tuple(trusted_proxies)
+        self.beyond_rate = 0
+        """Calls refused because their key had none left."""
 
     def guarded(self, route: web.RouteDef) -> web.RouteDef:
         """The route, only for callers whose API key has calls left.
@@ -86,6 +88,7 @@ class Admission:
         quota = self._quota.take(digest(key))
         request[_QUOTA] = quota
         if not quota.admitted:
+            self.beyond_rate += 1
             raise RateLimited(
                 f"this API key has no calls left; the next one is allowed in {quota.more_in_s:.3g} s",
                 retry_after_s=quota.more_in_s,

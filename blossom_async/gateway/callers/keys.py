@@ -43,9 +43,13 @@ class ApiKeys:
     """
 
     def __init__(self, keys: Iterable[str], lookups: Lookups, wrong: Meter | None = None) -> None:
+        self.wrong = 0
+        """Invalid keys so far."""
+        self.refused = 0
+        """Keys that were not looked at, because their sender had sent too many invalid ones."""
         self._digests = tuple(digest(key) for key in keys)
         self._lookups = lookups
-        self._wrong = wrong
+        self._limit = wrong
         self._proven: LRUCache[bytes, None] = LRUCache(_PROVEN)
 
     async def caller(self, authorization: str | None, sender: str = "") -> Caller:
@@ -72,15 +76,16 @@ class ApiKeys:
         Raises ``RateLimited`` if ``sender`` has sent too many invalid ones.
         """
         presented = digest(key)
-        if self._wrong is not None and presented not in self._proven:
-            _check_attempts_left(self._wrong.look(sender))
+        if self._limit is not None and presented not in self._proven:
+            self._check_attempts_left(self._limit.look(sender))
         holder = await self._holder(presented)
         if holder is not None:
             self._proven[presented] = None
             return holder
         self._proven.pop(presented, None)
-        if self._wrong is not None:
-            self._wrong.take(sender)
+        self.wrong += 1
+        if self._limit is not None:
+            self._limit.take(sender)
         return None
 
     async def _holder(self, presented: bytes) -> Caller | None:
@@ -94,15 +99,15 @@ class ApiKeys:
             return None
         return Caller(known.tenant, known.name)
 
-
-def _check_attempts_left(quota: Quota) -> None:
-    if not quota.admitted:
-        raise RateLimited(
-            "too many invalid API keys came from this address; "
-            f"send the right one in {math.ceil(quota.more_in_s)} s",
-            code="too_many_wrong_keys",
-            retry_after_s=quota.more_in_s,
-        )
+    def _check_attempts_left(self, quota: Quota) -> None:
+        if not quota.admitted:
+            self.refused += 1
+            raise RateLimited(
+                "too many invalid API keys came from this address; "
+                f"send the right one in {math.ceil(quota.more_in_s)} s",
+                code="too_many_wrong_keys",
+                retry_after_s=quota.more_in_s,
+            )
 
 
 def bearer(authorization: str | None) -> str | None:

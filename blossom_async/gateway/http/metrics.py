@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -17,36 +17,53 @@ from blossom_async.gateway.http.logs import AccessLines
 if TYPE_CHECKING:  # prometheus_client takes 40 ms to import, so only a scrape imports it
     from prometheus_client.core import Metric
 
-__all__ = ["Metrics", "RequestCounter"]
+__all__ = ["Histogram", "Metrics", "RequestCounter"]
 
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_Figures = Mapping[tuple[str, ...], float]
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"))
 
 
 @attrs.define(eq=False)
-class _Tally:
-    """Answers of one route, method and status class. ``took`` counts them by bucket of the histogram."""
+class Histogram:
+    """Times, counted in buckets with these upper bounds in seconds."""
 
+    bounds: Sequence[float]
     seconds: float = 0.0
-    took: list[int] = attrs.Factory(lambda: [0] * (len(_BOUNDS_S) + 1))
+    """The sum of the times."""
+    took: list[int] = attrs.field(init=False)
+
+    @took.default
+    def _none(self) -> list[int]:
+        return [0] * (len(self.bounds) + 1)
+
+    def observe(self, seconds: float) -> None:
+        """Counts one."""
+        self.seconds += seconds
+        self.took[bisect_left(self.bounds, seconds)] += 1
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """How many were at most so long, for each bound."""
+        return list(zip([*map(str, self.bounds), "+Inf"], accumulate(self.took), strict=True))
 
 
 class Metrics:
     """Counts requests as they are answered; other metrics are read at each scrape."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[str, str, int], _Tally] = {}
+        self._tallies: dict[tuple[str, str, int], Histogram] = {}
         self._bytes_sent = 0
         self._watched: list[Callable[[], Metric]] = []
+        self._before: list[Callable[[], Awaitable[None]]] = []
+        self._collectors: list[Callable[[], Iterable[Metric]]] = []
 
     def count(self, route: str, method: str, status: int, seconds: float, sent: int) -> None:
         """Counts an answer. Takes about a microsecond."""
         key = route, method if method in _METHODS else "other", status // 100
         tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[key] = _Tally()
-        tally.seconds += seconds
-        tally.took[bisect_left(_BOUNDS_S, seconds)] += 1
+            tally = self._tallies[key] = Histogram(_BOUNDS_S)
+        tally.observe(seconds)
         self._bytes_sent += sent
 
     def counter(self, name: str, text: str, read: Callable[[], int]) -> None:
@@ -55,20 +72,44 @@ class Metrics:
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Adds a gauge that is read at each scrape."""
-        self._watched.append(partial(_gauge, name, text, read))
+        self.gauges(name, text, (), lambda: {(): read()})
 
-    def counters(
+    def counters(self, name: str, text: str, labels: Iterable[str], read: Callable[[], _Figures]) -> None:
+        """Adds a counter with labels, read at each scrape. The keys of ``read()`` are the labels' values."""
+        self._watched.append(partial(_counters, name, text, tuple(labels), read))
+
+    def gauges(self, name: str, text: str, labels: Iterable[str], read: Callable[[], _Figures]) -> None:
+        """Adds a gauge with labels, as ``counters``."""
+        self._watched.append(partial(_gauges, name, text, tuple(labels), read))
+
+    def histograms(
         self,
         name: str,
         text: str,
         labels: Iterable[str],
-        read: Callable[[], Mapping[tuple[str, ...], int]],
+        read: Callable[[], Mapping[tuple[str, ...], Histogram]],
     ) -> None:
-        """Adds a counter with labels, read at each scrape. The keys of ``read()`` are the labels' values."""
-        self._watched.append(partial(_counters, name, text, tuple(labels), read))
+        """Adds a histogram with labels, as ``counters``."""
+        self._watched.append(partial(_histograms, name, text, tuple(labels), read))
 
-    def text(self) -> tuple[bytes, str]:
+    def before(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Adds what is awaited before each scrape."""
+        self._before.append(read)
+
+    def process(self) -> None:
+        """Adds memory, CPU time, open files and start of this process, under the names of every exporter."""
+
+        def collect() -> Iterable[Metric]:
+            from prometheus_client import ProcessCollector
+
+            return ProcessCollector(registry=None).collect()
+
+        self._collectors.append(collect)
+
+    async def text(self) -> tuple[bytes, str]:
         """All metrics, and their content type."""
+        for read in self._before:
+            await read()
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -78,22 +119,22 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What the registry of prometheus_client calls at a scrape."""
-        from prometheus_client.core import HistogramMetricFamily
-
-        labels = ("route", "method", "status")
-        requests = HistogramMetricFamily(
-            "blossom_request_seconds", "Time from a request to the last byte of its answer.", labels=labels
+        requests: dict[tuple[str, ...], Histogram] = {
+            (route, method, f"{status}xx"): tally for (route, method, status), tally in self._tallies.items()
+        }
+        yield _histograms(
+            "blossom_request_seconds",
+            "Time from a request to the last byte of its answer.",
+            ("route", "method", "status"),
+            lambda: requests,
         )
-        for (route, method, status), tally in self._tallies.items():
-            bounds = [*map(str, _BOUNDS_S), "+Inf"]
-            buckets = list(zip(bounds, accumulate(tally.took), strict=True))
-            requests.add_metric((route, method, f"{status}xx"), buckets, tally.seconds)
-        yield requests
         yield _counters(
             "blossom_sent_bytes", "Bytes sent, heads included.", (), lambda: {(): self._bytes_sent}
         )
         for read in self._watched:
             yield read()
+        for collect in self._collectors:
+            yield from collect()
 
 
 class RequestCounter(AbstractAccessLogger):
@@ -113,18 +154,30 @@ class RequestCounter(AbstractAccessLogger):
         self._lines.write(request, response, route, time)
 
 
-def _gauge(name: str, text: str, read: Callable[[], float]) -> Metric:
+def _gauges(name: str, text: str, labels: tuple[str, ...], read: Callable[[], _Figures]) -> Metric:
     from prometheus_client.core import GaugeMetricFamily
 
-    return GaugeMetricFamily(name, text, value=read())
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in sorted(read().items()):
+        family.add_metric(values, number)
+    return family
 
 
-def _counters(
-    name: str, text: str, labels: tuple[str, ...], read: Callable[[], Mapping[tuple[str, ...], int]]
-) -> Metric:
+def _counters(name: str, text: str, labels: tuple[str, ...], read: Callable[[], _Figures]) -> Metric:
     from prometheus_client.core import CounterMetricFamily
 
     family = CounterMetricFamily(name, text, labels=labels)
     for values, number in sorted(read().items()):
         family.add_metric(values, number)
+    return family
+
+
+def _histograms(
+    name: str, text: str, labels: tuple[str, ...], read: Callable[[], Mapping[tuple[str, ...], Histogram]]
+) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, times in read().items():
+        family.add_metric(values, times.buckets(), times.seconds)
     return family

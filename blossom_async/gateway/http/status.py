@@ -81,7 +81,7 @@ class Status:
         """200 with the metrics, in the Prometheus text format."""
         if self._admit is not None:
             await self._admit(request)
-        body, content_type = self.metrics.text()
+        body, content_type = await self.metrics.text()
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     async def _failed(self) -> dict[str, str]:

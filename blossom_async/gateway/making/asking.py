@@ -6,7 +6,7 @@ import asyncio
 
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.upstreams import Upstream
-from blossom_async.gateway.making.verdicts import Settled, in_doubt, refused, resend_pause_s, unknown
+from blossom_async.gateway.making.verdicts import Settled, booked, in_doubt, refused, resend_pause_s, unknown
 from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.gateway.storage.records import ProviderAttempt
@@ -27,6 +27,7 @@ async def ask(
     while True:
         sends += 1
         cuts = upstream.cuts
+        began_at = upstream.calls.clock()
         try:
             given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
         except ProviderFault as fault:
@@ -35,9 +36,13 @@ async def ask(
             keyed = upstream.provider.keyed
             pause_s = resend_pause_s(fault, sends, keyed=keyed, doubt=maybe_paid)
             if pause_s is None:
-                return unknown(attempt, fault.detail, fault) if maybe_paid else refused(fault, attempt)
+                settled = unknown(attempt, fault.detail, fault) if maybe_paid else refused(fault, attempt)
+                upstream.calls.ended(attempt, began_at, fault.kind, settled.end, held=maybe_paid)
+                return settled
+            upstream.calls.ended(attempt, began_at, fault.kind, None)
             await asyncio.sleep(pause_s)
         else:
             upstream.succeeded()
+            upstream.calls.ended(attempt, began_at, "ok", booked(given, attempt))
             reached("answer")
             return given

@@ -27,7 +27,9 @@ class Free:
         """
         request, image_id = order.pinned(), new_id()
         async with upstream.turn(order.callers, taking=nullcontext):
+            began_at = upstream.calls.clock()
             given = await upstream.provider.generate(request, request.seed or 0, key="")
+            upstream.calls.drawn(began_at)
         record = await self._storing.store(
             image_id, order.tenant, request, upstream.name, given, preview=order.preview
         )

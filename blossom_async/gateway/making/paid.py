@@ -30,6 +30,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.failpoints import reached
+from blossom_async.gateway.making.provider_calls import note_held, note_unusable
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
@@ -195,6 +196,7 @@ class Paid:
             return _Answer(attempt=last, given=staged)
         upstream = self._upstreams.named(last.provider)
         if upstream is None or not upstream.provider.keyed:
+            note_held(last)
             return unknown(last, "it was asked, and the answer was lost")
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
@@ -294,7 +296,9 @@ class Paid:
                 )
             )
         except ProviderFault as fault:
-            return refused(fault, attempt)
+            unusable = refused(fault, attempt)
+            note_unusable(attempt, fault, unusable.end)
+            return unusable
         reached("stored")
         end = booked(given, attempt)
         try:

@@ -18,6 +18,7 @@ from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.encoding import check_encodable
 from blossom_async.gateway.making.pace import Pace
 from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.making.provider_calls import ProviderCalls
 from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
@@ -57,6 +58,7 @@ class Upstream:
     def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
         self.provider = provider
         self.name = provider.name
+        self.calls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
         self._gate = Gate(*limits.rates)
@@ -68,6 +70,11 @@ class Upstream:
     def waiting(self) -> int:
         """Calls in the queue."""
         return self._slots.waiting
+
+    @property
+    def in_progress(self) -> int:
+        """Calls that hold a slot."""
+        return self._slots.in_use
 
     def resting_s(self) -> float:
         """Seconds until the provider may be called again; 0 if it may be called."""

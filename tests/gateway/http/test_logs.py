@@ -43,9 +43,13 @@ def logged(form: str = "json") -> Iterator[io.StringIO]:
         log.setLevel(logging.NOTSET)
 
 
+def parsed(said: io.StringIO) -> list[dict[str, Any]]:
+    """The lines of JSON."""
+    return [orjson.loads(line) for line in said.getvalue().splitlines()]
+
+
 def requests(said: io.StringIO) -> list[dict[str, Any]]:
-    lines = [orjson.loads(line) for line in said.getvalue().splitlines()]
-    return [line for line in lines if line["event"] == "request"]
+    return [line for line in parsed(said) if line["event"] == "request"]
 
 
 async def asked(
