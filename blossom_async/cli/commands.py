@@ -28,6 +28,7 @@ _COMMANDS = {
     "stats": "Show how often pictures were seen.",
     "spend": "Show what providers were paid; settle calls whose outcome is unknown.",
     "serve": "Run the gateway: serve pictures and accept calls.",
+    "migrate": "Move a gateway to PostgreSQL, and its pictures to a bucket.",
     "keys": "Make, list and revoke API keys; rotate the signing secrets.",
 }
 """Name -> summary. The command ``x`` is the object ``x`` of the module ``x`` in this package."""

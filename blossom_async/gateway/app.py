@@ -53,7 +53,8 @@ from blossom_async.gateway.making.credentials import Credentials
 from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.generation import Generation
-from blossom_async.gateway.making.staging import STAGED, Staging
+from blossom_async.gateway.making.places import places
+from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.variants import Variants
 from blossom_async.gateway.making.workers import Workers
@@ -62,9 +63,6 @@ from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
-from blossom_async.gateway.storage.blobs import Blobs
-from blossom_async.gateway.storage.bucket import BucketBlobs
-from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Living, Owner
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
@@ -97,7 +95,7 @@ def create_app(
     _check_parser()
     workers = Workers(settings.render_threads)
     records = Records(settings.database)
-    blobs, staging = _places(settings)
+    blobs, staging = places(settings.blobs, settings.data_dir)
     lookups = Lookups(records)
     owner = _owner(settings, lookups)
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
@@ -239,15 +237,6 @@ def create_app(
     )
     app[STATUS] = status
     return app
-
-
-def _places(settings: Settings) -> tuple[Blobs, Blobs]:
-    """Where pictures are kept, and what was paid for until it is a picture."""
-    if settings.blobs is not None:
-        return BucketBlobs(settings.blobs, "images"), BucketBlobs(
-            settings.blobs, "staging", (STAGED,), listed=True
-        )
-    return LocalBlobs(settings.data_dir / "images"), LocalBlobs(settings.data_dir / "staging", (STAGED,))
 
 
 async def _finish(workers: Workers, generation: Generation) -> None:

@@ -17,7 +17,7 @@ from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, StoredFile
 from blossom_async.models import CONTENT_TYPES, ImageRequest
 
-__all__ = ["Storing"]
+__all__ = ["Storing", "headers_of"]
 
 _FOR_GOOD = "public, max-age=31536000, immutable"
 
@@ -51,7 +51,7 @@ class Storing:
         record = _record(image_id, tenant, request, provider, given.model, made, self._now())
         files = []
         for file, data in made.files.items():
-            headers = _headers(record, file)
+            headers = headers_of(record, file)
             stands = await self._blobs.put(image_id, file.format, data, headers=headers)
             files.append(
                 file if stands == data else await self._workers.run(partial(_described, file, stands))
@@ -70,7 +70,7 @@ def _described(file: StoredFile, stands: bytes) -> StoredFile:
     return attrs.evolve(file, sha256=sha256, file_size=len(stands))
 
 
-def _headers(record: ImageRecord, file: StoredFile) -> dict[str, str]:
+def headers_of(record: ImageRecord, file: StoredFile) -> dict[str, str]:
     """What a CDN that reads the bucket itself may say: without the gateway nobody judges a viewer."""
     wish = record.request
     open_to_all = not (wish.restricted or wish.require_signature) and record.expires_at is None

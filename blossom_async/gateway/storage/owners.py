@@ -9,7 +9,7 @@ from typing import Protocol
 
 from blossom_async.locks import lock, unlock
 
-__all__ = ["Living", "Owner"]
+__all__ = ["Living", "Owner", "anyone_lives"]
 
 
 class Living(Protocol):
@@ -26,6 +26,19 @@ class Living(Protocol):
 
     def has_ended(self, name: str) -> bool:
         """Whether the process of that name is dead, for good."""
+
+
+def anyone_lives(folder: Path) -> bool:
+    """Whether a process marks itself as alive on the folder."""
+    for path in folder.glob("*.lock"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            lock(descriptor, path)
+        except BlockingIOError:
+            os.close(descriptor)
+            return True
+        unlock(descriptor)
+    return False
 
 
 class Owner:

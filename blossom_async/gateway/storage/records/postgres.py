@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.types.string import StrDumper
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
+from blossom_async.gateway.storage.records.tables import owners
 
 __all__ = ["Postgres"]
 
@@ -36,6 +38,10 @@ _SESSION = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'"
 )
+
+
+_NOW = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
+_ANYONE_LIVES = sa.select(sa.exists().where(owners.c.alive_until > _NOW))
 
 
 class Postgres:
@@ -65,6 +71,22 @@ class Postgres:
                 f"The {self._name} cannot be used ({_reason(exc)}). "
                 "Check BLOSSOM_DATABASE_URL and that the server is running."
             ) from exc
+
+    @contextmanager
+    def alone(self) -> Iterator[sa.Connection]:
+        """A transaction, as long as it takes, during which no gateway can start here.
+
+        Raises ``ConfigurationError`` if one runs here, and if the server ends the transaction.
+        """
+        try:
+            with self.writing.begin() as connection:
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
+                if connection.scalar(_ANYONE_LIVES):
+                    raise ConfigurationError(f"A gateway runs on the {self._name}. Stop it, then try again.")
+                yield connection
+        except sa.exc.DBAPIError as exc:
+            raise ConfigurationError(f"The {self._name} failed ({_reason(exc)}). Try again.") from exc
 
     def apply(self, changes: Sequence[Any]) -> list[Any]:
         """Makes each change in its own transaction."""

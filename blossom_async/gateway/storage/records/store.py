@@ -33,7 +33,7 @@ from blossom_async.gateway.storage.threads import in_a_thread
 if TYPE_CHECKING:
     from blossom_async.gateway.storage.records.postgres import Postgres
 
-__all__ = ["Records"]
+__all__ = ["Records", "postgres"]
 
 T = TypeVar("T")
 
@@ -178,9 +178,8 @@ class Records:
             return [self._database.error("read", exc) for _ in questions]
 
 
-def _database(place: Path | str) -> Sqlite | Postgres:
-    if isinstance(place, Path):
-        return Sqlite(place)
+def postgres(url: str) -> Postgres:
+    """The database at the URL. Raises ``ConfigurationError`` without its driver."""
     # Imported here: most gateways need no driver of PostgreSQL.
     try:
         from blossom_async.gateway.storage.records.postgres import Postgres
@@ -188,4 +187,8 @@ def _database(place: Path | str) -> Sqlite | Postgres:
         raise ConfigurationError(
             "the driver of PostgreSQL is not installed; pip install 'blossom-async[postgres]'"
         ) from exc
-    return Postgres(sa.make_url(place))
+    return Postgres(sa.make_url(url))
+
+
+def _database(place: Path | str) -> Sqlite | Postgres:
+    return Sqlite(place) if isinstance(place, Path) else postgres(place)
