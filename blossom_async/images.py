@@ -426,14 +426,11 @@ class Images:
 
     async def _make(self, transport: Transport, writer: RequestWriter, entry: Request) -> ImageInfo:
         """One attempt at one entry of a batch."""
-        settings, body = writer.written(entry)
-        key = writer.idempotency_key(entry)
-        creation = Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
+        settings, creation = writer.creation(entry)
         try:
             return self._cdn.placed(await transport.send(creation), settings)
         except Rejected as exc:
-            if writer.named is not None and exc.code == "idempotency_key_reused":
-                raise writer.named.taken(entry, exc) from exc
+            writer.explain(entry, exc)
             raise
 
     def _warmup_session(self, transport: Transport) -> aiohttp.ClientSession:

@@ -107,7 +107,8 @@ class Exchange(Generic[T]):
     """A request to a gateway, and what its answer is read into: ``NoneType`` for one without content.
 
     ``idempotency_key`` for what must not be done twice. What is not ``urgent`` lets others go first.
-    ``largest`` is how many bytes of an answer are read.
+    ``largest`` is how many bytes of an answer are read. ``replayed`` says, once it was answered, that an
+    earlier request under the key was answered alike.
     """
 
     method: str
@@ -117,6 +118,7 @@ class Exchange(Generic[T]):
     idempotency_key: str | None = None
     urgent: bool = True
     largest: int = MAX_ANSWER
+    replayed: bool = attrs.field(default=False, init=False)
 
 
 @attrs.frozen
@@ -196,6 +198,7 @@ class Transport:
             except (RuntimeError, ValueError) as exc:  # of aiohttp, about the session
                 raise _unusable(exc, closed=self.session.closed) from exc
             else:
+                exchange.replayed = "Idempotent-Replayed" in response.headers
                 return self._read(response, data, exchange.answer)
             if moved or not await self._moved_from(address, error):
                 raise error

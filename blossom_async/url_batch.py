@@ -26,7 +26,7 @@ from blossom_async.models import (
     json_with_prompt,
     to_json,
 )
-from blossom_async.transport import Transport
+from blossom_async.transport import Exchange, Transport
 
 __all__ = [
     "BatchOptions",
@@ -36,6 +36,7 @@ __all__ = [
     "UrlBatch",
     "bound_journal",
     "check_several",
+    "error_code",
     "hand_over_urls",
     "split",
 ]
@@ -238,6 +239,17 @@ class RequestWriter:
         own_id = self.named.id_of(entry)
         return self.named.key(self.written(entry)[1].decode() if own_id is None else own_id)
 
+    def creation(self, entry: Request) -> tuple[ImageSettings, Exchange[ImageInfo]]:
+        """The settings that hold for the entry, and what asks the gateway for it. Raises as above."""
+        settings, body = self.written(entry)
+        key = self.idempotency_key(entry)
+        return settings, Exchange("POST", "/v1/images", ImageInfo, body, idempotency_key=key, urgent=False)
+
+    def explain(self, entry: Request, refusal: Rejected) -> None:
+        """Raises the gateway's refusal of an entry in words of the named run, if it is about its id."""
+        if self.named is not None and refusal.code == "idempotency_key_reused":
+            raise self.named.taken(entry, refusal) from refusal
+
     def cost(self, entry: Request) -> int:
         """Credits; none for an entry that will fail before it is sent."""
         try:
@@ -295,7 +307,7 @@ class UrlBatch(Sequence[str | None]):
                 "index": outcome.index,
                 "prompt": _prompt(outcome.item),
                 "error": None if outcome.error is None else str(outcome.error),
-                "error_code": None if outcome.error is None else _code(outcome.error),
+                "error_code": None if outcome.error is None else error_code(outcome.error),
                 "attempts": outcome.attempts,
                 **(nothing if outcome.value is None else outcome.value.to_dict()),
             }
@@ -329,7 +341,8 @@ def _prompt(item: Request) -> object:
     return item.prompt if isinstance(item, ImageRequest) else item
 
 
-def _code(error: Exception) -> str:
+def error_code(error: Exception) -> str:
+    """The gateway's code of an error, or the name of its class."""
     return error.code if isinstance(error, ResponseError) else type(error).__name__
 
 
