@@ -59,6 +59,8 @@ MAY_IMPORT = {
         "batch",
         "errors",
     },
+    "tables": {"rows"},
+    "dask": {"rows", "tables", "errors"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
     "__main__": {"cli"},
     "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery"},

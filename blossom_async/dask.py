@@ -1,0 +1,164 @@
+"""Batches on Dask: a DataFrame, a Bag or rows in, the same with a picture's URL for each row out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Unpack
+from uuid import uuid4
+
+import attrs
+
+from blossom_async.errors import ConfigurationError
+from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pictures, Row, Sharing, Work
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+    from blossom_async.tables import Summary
+
+__all__ = ["apply", "generate", "summary"]
+
+
+def generate(client: Client, rows: Any, **options: Unpack[GenerateOptions]) -> Any:
+    """A picture for each row, with ``url``, ``image_id``, ``sha256``, ``width``, ``height``, ``cost``,
+    ``replayed``, ``attempts``, ``error`` and ``error_code``.
+
+    A DataFrame of Dask gives a DataFrame and a Bag of mappings a Bag, both lazy: what is computed twice is
+    sent twice, and answered by the gateway with what it has. An iterable of mappings gives a list of futures,
+    each of a block of rows, in order. ``GenerateOptions`` has the options; the ``workers`` are by default the
+    processes that the cluster has now. ``block`` is for an iterable; of the others each partition is one.
+
+    A row that fails says why in ``error`` and ends nothing else; ``error_code`` is the gateway's, or the name
+    of an error class. What every row would fail with, such as an invalid API key, is the exception of its
+    task: the same call again goes on from there.
+
+    Raises ``ConfigurationError``, ``ValueError`` and ``TypeError`` for what cannot be used, before anything
+    is sent.
+    """
+    given: dict[str, Any] = dict(options)
+    work = Pictures.of(given)
+    return _mapped(client, rows, work, _sharing(client, given, GenerateOptions))
+
+
+def apply(
+    client: Client,
+    rows: Any,
+    function: Callable[[Row], Awaitable[Row]] | str,
+    **options: Unpack[ApplyOptions],
+) -> Any:
+    """A call of a coroutine function for each row, with the columns that it returns.
+
+    ``function`` takes a row and returns a mapping of new columns. It is pickled, or named as ``module:name``
+    and imported by the workers. ``attempts``, ``error`` and ``error_code`` are added. The rest as for
+    ``generate``; a DataFrame becomes a Bag of mappings, because its new columns are not known in advance.
+    """
+    given: dict[str, Any] = dict(options)
+    work = Calls.of(function, given)
+    return _mapped(client, rows, work, _sharing(client, given, ApplyOptions))
+
+
+def summary(rows: Any) -> Summary:
+    """What rows came to that ``generate`` gave: a computed DataFrame, or a list of mappings."""
+    import pyarrow as pa
+
+    from blossom_async.tables import Summary
+
+    table = pa.Table.from_pandas(rows) if hasattr(rows, "columns") else pa.Table.from_pylist(list(rows))
+    return Summary.of([table])
+
+
+def _sharing(client: Client, given: dict[str, Any], options: type) -> Sharing:
+    if "workers" not in given and client.asynchronous:
+        raise ValueError(
+            "workers: not given, and an asynchronous client cannot count them; allowed: a number"
+        )
+    now = len(client.ncores()) or 1 if "workers" not in given else 1
+    return Sharing.of(given, workers=(now, now), known=options.__annotations__)
+
+
+def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
+    try:
+        import dask.bag as db
+        import dask.dataframe as dd
+    except ImportError as exc:
+        raise ConfigurationError("Dask is missing; install blossom-async[dask]") from exc
+    task = _Task(work, sharing, uuid4().hex)
+    if isinstance(rows, dd.DataFrame):
+        work.reads(list(rows.columns))
+        if isinstance(work, Pictures):
+            return rows.map_partitions(task.frame, meta=_with_columns(rows._meta, []))
+        rows = rows.to_bag(format="dict")
+    if isinstance(rows, db.Bag):
+        return rows.map_partitions(task.rows)
+    if isinstance(rows, Mapping | str | bytes) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+        raise TypeError(
+            f"rows: {type(rows).__name__} cannot be used; allowed: a Dask DataFrame, a Bag or an iterable of "
+            "mappings, such as df.to_dict('records')"
+        )
+    source = iter(rows)
+    blocks = iter(lambda: list(islice(source, sharing.block)), [])
+    return [client.submit(task.rows, block, pure=False) for block in blocks]
+
+
+@attrs.frozen
+class _Task:
+    """What is done with one block of rows, in whichever worker. ``name`` is that of the engine there."""
+
+    work: Work
+    sharing: Sharing
+    name: str
+
+    def rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        """The rows with their new columns."""
+        given = list(rows)
+        with _engine(self) as engine:
+            new = engine.columns(given)
+        return [{**row, **columns} for row, columns in zip(given, new, strict=True)]
+
+    def frame(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A DataFrame of pandas with the new columns of its rows."""
+        import pyarrow as pa
+
+        needed = frame[self.work.reads(list(frame.columns))]
+        with _engine(self) as engine:
+            new = engine.columns(pa.Table.from_pandas(needed, preserve_index=False).to_pylist())
+        return _with_columns(frame, new)
+
+
+_PANDAS = {"string": "string", "int64": "Int64", "bool": "boolean"}  # types that have a null
+
+
+def _with_columns(frame: pd.DataFrame, new: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    from blossom_async.tables import TYPES
+
+    added = {name: pd.array([row[name] for row in new], _PANDAS[kind]) for name, kind in TYPES.items()}
+    return frame.assign(**added)
+
+
+_engines: dict[str, tuple[Engine, list[None]]] = {}
+_changing = threading.Lock()
+
+
+@contextmanager
+def _engine(task: _Task) -> Iterator[Engine]:
+    """The engine of a call in this worker. Those of earlier calls are closed once another call comes."""
+    with _changing:
+        for name, (engine, users) in list(_engines.items()):
+            if name != task.name and not users:
+                del _engines[name]
+                engine.close()
+        if task.name not in _engines:
+            _engines[task.name] = Engine(task.work, task.sharing), []
+        engine, users = _engines[task.name]
+        users.append(None)
+    try:
+        yield engine
+    finally:
+        with _changing:
+            users.pop()
