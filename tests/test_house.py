@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "errors",
     },
     "tables": {"rows"},
+    "ray": {"rows", "tables", "errors"},
     "dask": {"rows", "tables", "errors"},
     "cli": {"client", "embedded", "models", "batch", "transport", "errors", "gateway"},
     "__main__": {"cli"},

@@ -1,0 +1,99 @@
+"""Batches on Ray Data: a real cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blossom_async import ConfigurationError
+from blossom_async.rows import ADDED
+from tests.conftest import RunningGateway
+
+pytest.importorskip("ray", reason="Ray is missing: install blossom-async[ray]")
+
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_TQDM="0")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.cluster_utils import Cluster
+
+from blossom_async.ray import apply, generate, summary
+
+pytestmark = [pytest.mark.campaign, pytest.mark.filterwarnings("default")]  # Ray warns of its own doings
+
+Gateway = AbstractAsyncContextManager[RunningGateway]
+ROWS = [{"sku": n, "text": f"lake {n}" if n != 7 else "", "note": "x"} for n in range(60)]
+MEMORY = 80 * 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one CPU each, the least that Ray's scheduler may be given."""
+    node = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    ray.init(address=cluster.address, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def named(running: RunningGateway, **more: Any) -> Any:
+    small = {"width": 32, "height": 32}
+    where = {"base_url": running.base_url, "api_key": running.api_key}
+    return {"run": "catalogue", "id": "sku", "prompt": "text", "options": small, **where, **more}
+
+
+async def test_a_dataset_gets_its_pictures_in_order(gateway: Gateway, tmp_path: Path) -> None:
+    """From Parquet, by two actors, with failures in columns; then once more, replayed."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "in.parquet")
+
+    def made(running: RunningGateway) -> Any:
+        ds = ray.data.read_parquet(str(tmp_path / "in.parquet"))
+        out = generate(ds, **named(running, workers=2, block=10))
+        assert running.api_key not in repr(out)
+        return out.materialize()
+
+    async with gateway as running:
+        first, second = [await asyncio.to_thread(made, running) for _ in range(2)]
+    rows = first.take_all()
+    assert [row["sku"] for row in rows] == [*range(60)]
+    assert first.columns() == ["sku", "text", "note", *ADDED]
+    assert str(summary(first)) == "60 rows: 59 made for 59 credits, 0 replayed, 1 failed, 0 unknown"
+    assert summary(second).replayed == 59
+    assert [row["url"] for row in second.take_all()] == [row["url"] for row in rows]
+    assert rows[7]["error_code"] == "InvalidRequest"
+
+
+async def shout(row: Any) -> dict[str, str]:
+    return {"loud": row["text"].upper()}
+
+
+def test_any_coroutine_function_can_be_applied() -> None:
+    """Pickled with the job."""
+    rows = apply(ray.data.from_items(ROWS[:5]), shout, workers=1).take_all()
+    assert [row["loud"] for row in rows] == [f"LAKE {n}" for n in range(5)]
+    assert [row["error"] for row in rows] == [None] * 5
+
+
+async def test_what_every_row_would_fail_with_ends_the_job(gateway: Gateway) -> None:
+    """A wrong key; a missing column even before anything runs."""
+    async with gateway as running:
+        with pytest.raises(ConfigurationError, match="no column 'text'"):
+            generate(ray.data.from_items([{"sku": 1}]), **named(running))
+        with pytest.raises(TypeError, match="unknown option 'blocks'"):
+            generate(ray.data.from_items(ROWS), **named(running, blocks=3))
+        ds = generate(ray.data.from_items(ROWS), **named(running, api_key="a-wrong-key-0123456789012345"))
+        with pytest.raises(Exception, match="401 unauthenticated"):
+            await asyncio.to_thread(ds.materialize)
