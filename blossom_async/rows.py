@@ -35,6 +35,7 @@ __all__ = [
     "Calls",
     "Engine",
     "GenerateOptions",
+    "Opened",
     "Pictures",
     "Row",
     "Sharing",
