@@ -10,6 +10,7 @@ __all__ = [
     "BlossomError",
     "ConfigurationError",
     "Conflict",
+    "GateUnavailable",
     "Gone",
     "InvalidRequest",
     "JournalMismatch",
@@ -104,6 +105,10 @@ class StaleConnection(TransportError):
 
 class TimedOut(TransportError, TimeoutError):
     """The timeout of one attempt expired before the answer was complete."""
+
+
+class GateUnavailable(TransportError):
+    """The place of a shared limit gives no start times, so nothing may start. Nothing was sent or paid."""
 
 
 class ResponseError(BlossomError):

@@ -19,7 +19,9 @@ from blossom_async.batch.retry import (
     Verdict,
     classify,
 )
+from blossom_async.batch.shared_gate import SharedGate
 from blossom_async.batch.slots import Slots
+from blossom_async.batch.start_times import GatePlace, Gates, Grant
 
 __all__ = [
     "Attempt",
@@ -29,6 +31,9 @@ __all__ = [
     "Failed",
     "Fatal",
     "Gate",
+    "GatePlace",
+    "Gates",
+    "Grant",
     "Journal",
     "JournalFound",
     "Outcome",
@@ -39,6 +44,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RunOptions",
+    "SharedGate",
     "Slots",
     "Throttle",
     "Verdict",

@@ -30,7 +30,7 @@ from blossom_async.batch.retry import (
 )
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.timeouts import Timeout
-from blossom_async.errors import ResponseError
+from blossom_async.errors import GateUnavailable, ResponseError
 
 __all__ = ["Attempt", "Attempts", "Job", "current_attempt", "digest", "key_of_run", "new_run_id", "run_one"]
 
@@ -147,7 +147,8 @@ class Attempts(Generic[Item, Value]):
         before waiting for a slot would carry too early a time, and old tokens would leave together.
 
         A job whose turn comes after ``stop`` is not tried and stays ``waiting``. So does a job whose turn
-        comes in an outage, unless it is the probe: it is due when the outage ends.
+        comes in an outage, unless it is the probe: it is due when the outage ends. A gate that is unavailable
+        ends the job, and is fatal to the run.
         """
         job.waiting = True
         outage = self._outage
@@ -159,7 +160,11 @@ class Attempts(Generic[Item, Value]):
         try:
             for gate in self._gates:
                 if gate.closed:
-                    await pass_gates(self._gates)
+                    try:
+                        await pass_gates(self._gates)
+                    except GateUnavailable as exc:
+                        self._not_started(job, exc)
+                        return None
                     break
             if self._stopped:
                 return None
@@ -201,6 +206,13 @@ class Attempts(Generic[Item, Value]):
         self._outage.close()
         if self._timeout is not None:
             self._timeout.close()
+
+    def _not_started(self, job: Job[Item, Value], error: GateUnavailable) -> None:
+        """Ends a job and the run: no other job could start either."""
+        if not self._stopped:  # else it stays ``waiting``
+            job.waiting = False
+            job.error = error
+            job.fatal = str(error)
 
     def _decide(self, job: Job[Item, Value], error: Exception, cuts: int) -> float | None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import weakref
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 from aiolimiter import AsyncLimiter
 
+from blossom_async.batch.cancellation import completion
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import wake
 
@@ -141,6 +143,10 @@ class _Turnstile:
     def locked(self) -> bool:
         return self._taken is not None
 
+    @property
+    def waiting(self) -> int:
+        return self._line.waiting
+
     async def enter(self) -> _Turn:
         turn = _Turn(asyncio.get_running_loop())
         taken = self._taken
@@ -192,6 +198,7 @@ class Gate:
         self._paused_until = -math.inf
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
+        self._asking: asyncio.Task[None] | None = None  # what a SharedGate wants to know from its place
         self.closed = False
         """Whether an attempt must call ``acquire``: always if there are limits, else only during a pause."""
         self.change(*limits)
@@ -276,7 +283,7 @@ class Gate:
             window.take(now)
         if now < self._ramp_until:
             self._ramp_next = now + _RAMP_STEP_S
-        elif not self._limits:
+        elif not self.limits:
             self.closed = False
 
     async def _wait_until(self, at: float) -> None:
@@ -289,6 +296,19 @@ class Gate:
             timer.cancel()
             if self._head is head:
                 self._head = None
+
+    def _stop_asking(self) -> asyncio.Task[None] | None:
+        """Cancels the question under way. Returns it if it belongs to the running event loop."""
+        asking, self._asking = self._asking, None
+        if asking is None or asking.done():
+            return None
+        loop = asking.get_loop()
+        if loop is asyncio.get_running_loop():
+            asking.cancel()
+            return asking
+        with contextlib.suppress(RuntimeError):  # that loop is closed
+            loop.call_soon_threadsafe(asking.cancel)
+        return None
 
     def _look_again(self) -> None:
         if self._head is not None:
@@ -307,6 +327,7 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
     gate = gates[first]
     loop = asyncio.get_running_loop()
     turn = await gate._turnstile.enter()
+    started = False
     try:
         gate._enter_loop()
         while True:
@@ -317,8 +338,13 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
             if gate._ready_at(now) <= now:  # else it was paused while this waited at a wider gate
                 break
         await gate._take(now)
+        started = True
     finally:
         gate._turnstile.leave(turn)
+        if gate._asking is not None and not gate._turnstile.locked():  # nobody waits for the answer
+            asking = gate._stop_asking()
+            if asking is not None and not started:  # else the attempt must start now
+                await completion(asking)
 
 
 def _nobody() -> None:

@@ -1,0 +1,282 @@
+"""A limit that many processes share, strictly: its starts are given out by one place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+from blossom_async.batch.gate import Gate, RateLimit, RateLimitLike
+from blossom_async.batch.retry import Fail, Fatal, Throttle, classify
+from blossom_async.batch.start_times import (
+    GATE_NAMES,
+    LOOKAHEAD_S,
+    GatePlace,
+    Grant,
+    is_gate_name,
+    least_slack_s,
+    usual_slack_s,
+    widest_slack_s,
+)
+from blossom_async.batch.timeouts import SECONDS, is_seconds
+from blossom_async.errors import GateUnavailable, shown
+
+__all__ = ["SharedGate"]
+
+_log = logging.getLogger("blossom_async.batch")
+
+_DRIFT = 200e-6  # how much faster one clock may run than another
+_ROUNDING_S = 1e-5  # the times of a place are floats of some 1e9 seconds
+_REACH_S = LOOKAHEAD_S / 8  # asked again when the start times in hand end sooner
+_FIRST_ANSWER_S = 5.0
+_LONGEST_REST_S = 60.0  # between two questions, so that a change of the limit is noticed
+_MOST_WANTED = 10_000
+
+
+class _Offset:
+    """By how much the own clock is ahead of the place's: bounds, which each exchange narrows.
+
+    Between two exchanges they widen again, because clocks run at different speeds.
+    """
+
+    def __init__(self) -> None:
+        self._least, self._most, self._at = -math.inf, math.inf, 0.0
+
+    def narrow(self, sent: float, now: float, received: float) -> bool:
+        """Learns from an exchange. False if it contradicts what was known: one of the clocks was set."""
+        least, most = max(self.least(received), sent - now), min(self.most(received), received - now)
+        agrees = least <= most
+        self._least, self._most = (least, most) if agrees else (sent - now, received - now)
+        self._at = received
+        return agrees
+
+    @property
+    def known(self) -> bool:
+        """Whether there was an exchange."""
+        return math.isfinite(self._most)
+
+    @property
+    def unsure_s(self) -> float:
+        """The distance of the bounds after the last exchange: the smallest round trip, or less; 0 before."""
+        return self._most - self._least if self.known else 0.0
+
+    def least(self, own: float) -> float:
+        return self._least - _DRIFT * (own - self._at)
+
+    def most(self, own: float) -> float:
+        return self._most + _DRIFT * (own - self._at)
+
+
+class SharedGate(Gate):
+    """A ``Gate`` for one limit that holds for all processes whose gates have its name at the same place.
+
+    No window of the limit's period holds more starts than it states, in all of them together, whatever their
+    clocks. A long run uses 98 % of the rate if the place answers within 0.6 % of the period, and 91 % at 3 %.
+
+    ``slots`` is the place that gives out start times: a ``Gates`` of this process, or anything else with the
+    method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it leaves more of the rate
+    unused, and less of it than a round trip to the place lets nothing start, which a warning says. By default
+    it follows from the round trip. Where several processes state different limits under one name, the slowest
+    holds.
+
+    Nothing starts while the place gives no answer. After ``patience_s`` without one, or at once if it
+    refuses, ``acquire`` raises ``GateUnavailable``; a batch ends with that error, and untried items are
+    ``NotRun``.
+
+    Raises ``ValueError`` for a limit, slack or patience that cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        limit: RateLimitLike,
+        *,
+        slots: GatePlace,
+        slack_s: float | None = None,
+        patience_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = _checked_name(name)
+        self._place = slots
+        self._limit = RateLimit.parse(limit)
+        self._slack_s = slack_s
+        self._check_slack()
+        if not is_seconds(patience_s):
+            raise ValueError(f"patience_s: {shown(patience_s)} cannot be used; allowed: {SECONDS}")
+        self._patience_s = patience_s
+        self._clock = clock
+        super().__init__()
+        self.closed = True
+        self._offset = _Offset()
+        self._slots: deque[tuple[float, float]] = deque()  # start time, of the place's clock, and slack
+        self._pause_until = (
+            self._pause_told
+        ) = -math.inf  # of the own clock: what the place is to know, and knows
+        self._asked_at = self._ask_at = -math.inf
+        self._answer_by = -math.inf
+        self._used = 0  # start times since the last question
+        self._failures = 0
+        self._failing_since = 0.0
+        self._refusal: Exception | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        return f"<SharedGate {self._name}: {self._limit.amount} in {self._limit.per_s:g} s>"
+
+    @property
+    def limits(self) -> tuple[RateLimit, ...]:
+        """The limit in force."""
+        return (self._limit,)
+
+    def change(self, *limits: RateLimit) -> None:
+        """Replaces the limit, from the next start times on. Raises ``ValueError`` unless it is one limit."""
+        if limits:
+            (self._limit,) = limits
+            self._check_slack()
+
+    def pause(self, seconds: float, *, at_most_s: float = 600.0) -> None:
+        """As for ``Gate``; the place is told, so within a second or two all the others pause, too."""
+        super().pause(seconds, at_most_s=at_most_s)
+        self._ramp_until = -math.inf  # start times are spread anyway
+        if math.isfinite(seconds) and seconds > 0:
+            self._pause_until = max(self._pause_until, self._clock() + min(seconds, at_most_s))
+            self._look_again()
+
+    def _check_slack(self) -> None:
+        least, widest, given = least_slack_s(self._limit), widest_slack_s(self._limit), self._slack_s
+        if given is not None and not (is_seconds(given) and least <= given <= widest):
+            raise ValueError(
+                f"slack_s: {shown(given)} cannot be used; allowed: from {least:g} to {widest:g} seconds for "
+                f"{self._limit.amount} in {self._limit.per_s:g} s"
+            )
+
+    def _ready_at(self, now: float) -> float:
+        own = self._clock()
+        if self._refusal is not None and own < self._ask_at:
+            raise self._unavailable(own) from self._refusal
+        while self._slots and self._latest_of(self._slots[0], own) < own:
+            self._slots.popleft()
+        if self._ask_due(own) <= own:
+            self._ask(own)
+        if not self._slots:
+            return now + _LONGEST_REST_S
+        at = self._slots[0][0] + self._offset.most(own)
+        return max(super()._ready_at(now), now + max(0.0, at - own))
+
+    async def _take(self, now: float) -> None:
+        self._slots.popleft()
+        self._used += 1
+        await super()._take(now)
+
+    async def _wait_until(self, at: float) -> None:
+        own = self._clock()
+        due_s = max(0.0, self._ask_due(own) - own)
+        await super()._wait_until(min(at, asyncio.get_running_loop().time() + due_s))
+
+    def _latest_of(self, slot: tuple[float, float], own: float) -> float:
+        start, slack_s = slot
+        return start + slack_s + self._offset.least(own) - _ROUNDING_S
+
+    def _ask_due(self, own: float) -> float:
+        """When to ask the place next, if nothing changes."""
+        if self._is_asking(own):
+            return math.inf
+        if self._pause_until > max(own, self._pause_told) or not self._slots:
+            return self._ask_at
+        if len(self._slots) > self._turnstile.waiting:
+            return math.inf
+        return max(self._ask_at, self._slots[-1][0] + self._offset.most(own) - self._reach_s)
+
+    def _is_asking(self, own: float) -> bool:
+        task = self._asking
+        return task is not None and not task.get_loop().is_closed() and own < self._answer_by
+
+    @property
+    def _reach_s(self) -> float:
+        return _REACH_S + self._offset.unsure_s
+
+    def _wanted(self, own: float) -> int:
+        """As many as wait, or as were used of late until the next question: more would be void."""
+        usual = self._used / max(own - self._asked_at, 1e-3) * self._reach_s
+        return min(_MOST_WANTED, max(1 + self._turnstile.waiting, math.ceil(usual)) - len(self._slots))
+
+    def _ask(self, own: float) -> None:
+        pause_until = self._pause_until if self._pause_until > max(own, self._pause_told) else -math.inf
+        want = max(0, self._wanted(own)) if pause_until < own + LOOKAHEAD_S else 0
+        unsure_s = self._offset.unsure_s
+        timeout_s = max(LOOKAHEAD_S, 4 * unsure_s) if self._offset.known else _FIRST_ANSWER_S
+        self._asked_at, self._used = own, 0
+        self._answer_by = own + 2 * timeout_s  # its event loop may have stopped without being closed
+        self._asking = asyncio.get_running_loop().create_task(self._exchange(want, pause_until, timeout_s))
+
+    async def _exchange(self, want: int, pause_until: float, timeout_s: float) -> None:
+        me = asyncio.current_task()
+        limit, slack_s = self._limit, self._slack_s or usual_slack_s(self._limit, self._offset.unsure_s)
+        lead_s = min(self._offset.unsure_s, LOOKAHEAD_S / 2)
+        sent = self._clock()
+        try:
+            async with asyncio.timeout(timeout_s):
+                granted = await self._place.take(
+                    self._name, limit, want, slack_s, lead_s, max(0.0, pause_until - sent)
+                )
+        except Exception as exc:  # noqa: BLE001 - whatever the place raises; acquire raises it in the end
+            self._failed(exc)
+        else:
+            self._pause_told = max(self._pause_told, pause_until)
+            self._granted(granted, want, slack_s, sent)
+        finally:
+            if self._asking is me:
+                self._asking = None
+            self._look_again()
+
+    def _granted(self, granted: Grant, want: int, slack_s: float, sent: float) -> None:
+        own = self._clock()
+        now, first, number, step = granted
+        if not self._offset.narrow(sent, now, own):
+            self._slots.clear()
+        self._slots.extend((first + n * step, slack_s) for n in range(number))
+        self._failures = 0
+        self._refusal = None
+        rest_s = max(_REACH_S, first + number * step - LOOKAHEAD_S - now) if number < want else 0.0
+        self._ask_at = own + min(rest_s, _LONGEST_REST_S)
+        if slack_s <= self._offset.unsure_s and not self._warned:
+            self._warned = True
+            _log.warning(
+                "gate %s: its place takes %.3f s to answer, longer than the slack of %.3f s, so nothing can "
+                "start; give a slack_s above three round trips, or a limit with a longer period",
+                self._name,
+                self._offset.unsure_s,
+                slack_s,
+            )
+
+    def _failed(self, error: Exception) -> None:
+        own = self._clock()
+        verdict = classify(error)
+        if self._failures == 0:
+            self._failing_since = self._asked_at
+        self._failures += 1
+        rest_s = random.uniform(0.5, 1.0) * min(1.0, 0.1 * 2 ** min(self._failures, 10))  # noqa: S311
+        if isinstance(verdict, Throttle) and verdict.pause_s is not None:
+            rest_s = max(rest_s, min(verdict.pause_s, _LONGEST_REST_S))
+        self._ask_at = own + rest_s
+        if isinstance(verdict, Fail | Fatal) or own - self._failing_since >= self._patience_s:
+            self._refusal = error
+
+    def _unavailable(self, own: float) -> GateUnavailable:
+        seen = str(self._refusal) or type(self._refusal).__name__
+        failing_s = own - self._failing_since
+        return GateUnavailable(
+            f"gate {self._name}: no start times from its place for {failing_s:.0f} s ({seen}); "
+            "allowed: starts at such times only; look whether the place runs and lets this process in, or "
+            f"raise patience_s (now {self._patience_s:g}) to wait longer"
+        )
+
+
+def _checked_name(name: object) -> str:
+    if not is_gate_name(name):
+        raise ValueError(f"name: {shown(name)} cannot be used; allowed: {GATE_NAMES}")
+    return str(name)
