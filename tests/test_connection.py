@@ -18,6 +18,7 @@ from blossom_async import BlossomClient, ConfigurationError, ImageInfo, ImageOpt
 from blossom_async.blocking import BlockingImages
 from blossom_async.url_batch import Request
 from tests.conftest import RunningGateway
+from tests.thorough import thoroughly
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 TINY: ImageOptions = {"width": 16, "height": 16}
@@ -209,7 +210,7 @@ def draw_blocking(client):
 """
 
 
-@pytest.mark.parametrize("kind", ["remote", "embedded"])
+@pytest.mark.parametrize("kind", thoroughly("remote", "embedded"))
 def test_a_client_used_before_a_fork_works_in_the_child(kind: str) -> None:
     """The child opens it anew; the parent's connections stay as they are."""
     urls = script_output(

@@ -64,6 +64,7 @@ def test_python_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) ->
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.campaign  # each line is a process
 @pytest.mark.parametrize("code", of_kind("sh"))
 def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> None:
     """Each line ends well; ``blossom serve`` runs beside the lines that follow it and ends on SIGTERM."""

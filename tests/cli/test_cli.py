@@ -35,6 +35,7 @@ from blossom_async.cli.results import InTurn, JsonLines, Result, Tally
 from blossom_async.cli.words import duration, plural, said, say, size
 from blossom_async.models import ImageInfo, ImageOptions
 from tests.conftest import KEY, RunningGateway
+from tests.thorough import thoroughly
 from tests.virtual_clock import on_virtual_clock
 from tests.waiting import LIMIT_S
 
@@ -436,7 +437,7 @@ class TestBatch:
 class TestEncodings:
     """A terminal or a pipe that is not UTF-8."""
 
-    @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+    @pytest.mark.parametrize("encoding", thoroughly("ascii", "latin-1", "cp1252"))
     @pytest.mark.parametrize(
         "arguments",
         [
@@ -621,7 +622,7 @@ class TestResume:
     def test_what_is_finished_is_not_made_again(self, prompts: Prompts, tmp_path: Path) -> None:
         """After Ctrl-C the second run has every line, the first ones with the URLs they had."""
         out = tmp_path / "urls.jsonl"
-        path = prompts(*[f"lake {number}" for number in range(60)])
+        path = prompts(*[f"lake {number}" for number in range(30)])
         with running("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 1) as there:
             assert there.stdout is not None
             there.stdout.readline()
@@ -631,7 +632,7 @@ class TestResume:
         again = process("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 1)
         assert again.status == 0
         assert [line["id"] for line in lines(out)][: len(before)] == [line["id"] for line in before]
-        assert len(lines(out)) == 60
+        assert len(lines(out)) == 30
         assert "had been finished before" in again.stderr
 
     @pytest.mark.campaign
@@ -658,13 +659,13 @@ class TestResume:
     def test_another_batch_is_refused(self, prompts: Prompts, tmp_path: Path) -> None:
         """A changed batch does not write over the results of the one on record, and --no-journal does."""
         out = tmp_path / "urls.jsonl"
-        assert process("batch", prompts("a lake"), *TINY, "--out", out).status == 0
+        assert blossom("batch", prompts("a lake"), *TINY, "--out", out).status == 0
         before = out.read_bytes()
-        result = process("batch", prompts("a forest"), *TINY, "--out", out)
+        result = blossom("batch", prompts("a forest"), *TINY, "--out", out)
         assert result.status == 2
         assert "urls.jsonl.journal: item 0 is not the item recorded there" in result.stderr
         assert out.read_bytes() == before
-        assert process("batch", prompts("a forest"), *TINY, "--out", out, "--no-journal").status == 0
+        assert blossom("batch", prompts("a forest"), *TINY, "--out", out, "--no-journal").status == 0
         assert lines(out)[0]["prompt"] == "a forest"
 
     def test_a_journal_that_was_not_asked_for_says_how_to_do_without(
@@ -900,7 +901,7 @@ class TestBadInput:
         [["batch", "-", *TINY], ["batch", "-", *TINY, "--json"], ["url", "a lake", *TINY], ["--help"]],
         ids=["table", "json", "url", "help"],
     )
-    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("unbuffered", thoroughly("", "1"))
     def test_a_full_disk_under_standard_output(self, arguments: list[str], unbuffered: str) -> None:
         """Is said, with status 2, and what was made is said too."""
         with Path("/dev/full").open("w") as full:

@@ -551,6 +551,7 @@ class TestMetrics:
         assert spent.calls < 5 * 1000
 
 
+@pytest.mark.campaign
 def test_sigterm_loses_no_request(tmp_path: Path) -> None:
     """Not ready first, then no new connection, and the picture under way is answered before it ends."""
     environment = {**os.environ, "BLOSSOM_DRAIN_DELAY_S": "1.5", "BLOSSOM_RENDER_THREADS": "1"}

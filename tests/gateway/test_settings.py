@@ -11,6 +11,7 @@ import pytest
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys, documented, load
+from tests.thorough import thoroughly
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,7 +215,7 @@ def test_secrets_that_only_a_space_separates_are_refused(monkeypatch: pytest.Mon
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("empty", ["", "\ufeff \n"])
+@pytest.mark.parametrize("empty", thoroughly("", "\ufeff \n"))
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_an_empty_value_is_as_unset(
     field: attrs.Attribute[object], empty: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -32,6 +32,7 @@ from blossom_async.gateway.storage.records import ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
 from tests.gateway.making.test_paid import WISH, Paid, house
+from tests.thorough import thoroughly
 from tests.waiting import LIMIT_S, until
 
 KILLS = int(os.environ.get("BLOSSOM_TEST_KILLS", "8"))
@@ -179,7 +180,7 @@ async def body_of(session: aiohttp.ClientSession, base_url: str, image_id: str) 
 @pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
 @pytest.mark.parametrize(
     "place",
-    ["answer", *(pytest.param(place, marks=pytest.mark.campaign) for place in ELSEWHERE)],
+    thoroughly("answer", *ELSEWHERE),
 )
 async def test_a_gateway_that_dies_at_any_step_pays_once(place: str, keyed: bool, tmp_path: Path) -> None:
     """The next one adopts what is on the disk, asks again under the provider's key, or holds the call."""
