@@ -47,6 +47,7 @@ from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.http.open_files import last_for_connections
 from blossom_async.gateway.http.problems import problems
+from blossom_async.gateway.http.ready import Find
 from blossom_async.gateway.http.status import Check, Status
 from blossom_async.gateway.making.accounts import Account, connected
 from blossom_async.gateway.making.credentials import Credentials
@@ -73,13 +74,16 @@ from blossom_async.gateway.storage.threads import in_a_thread
 from blossom_async.models import ImageInfo
 from blossom_async.rules import network_rule
 
-__all__ = ["STATUS", "create_app"]
+__all__ = ["FIND", "STATUS", "create_app"]
 
 _OPEN_FILES = 64  # of an idle gateway
 _SETTLE_S = 3.0  # for pictures still being made
 
 STATUS: web.AppKey[Status] = web.AppKey("status", Status)
 """The readiness and the metrics of an application."""
+
+FIND: web.AppKey[Find] = web.AppKey("find")
+"""What has answers ready that need no handler."""
 
 
 def create_app(
@@ -236,6 +240,7 @@ def create_app(
         ]
     )
     app[STATUS] = status
+    app[FIND] = public.at_once
     return app
 
 

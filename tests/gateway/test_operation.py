@@ -365,6 +365,32 @@ class TestConnections:
         assert answers.count("HTTP/1.1 200 OK") == 1
         assert "Connection: close" in answers
 
+    async def test_while_draining_a_viewer_is_told_to_go_elsewhere(self, tmp_path: Path) -> None:
+        """Also with a picture whose answer is ready."""
+        settings = Settings(data_dir=tmp_path / "data", api_keys=(KEY,), drain_delay_s=0.5)
+        async with contextlib.AsyncExitStack() as opened:
+            base_url = await opened.enter_async_context(serving(settings, listen("127.0.0.1", 0)))
+            made = {"prompt": "a lake", "width": 64, "height": 64}
+            async with (
+                aiohttp.ClientSession(headers=AUTHORIZED) as http,
+                http.post(f"{base_url}/v1/images", json=made) as answer,
+            ):
+                path = (await answer.json())["url"].removeprefix(base_url)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(base_url.rpartition(":")[2]))
+            asked = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            heads = []
+            for last in (False, False, True):
+                if last:
+                    ending = asyncio.create_task(opened.aclose())
+                    await asyncio.sleep(0)
+                writer.write(asked)
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                await reader.readexactly(int(re.search(r"Content-Length: (\d+)", head)[1]))  # type: ignore[index]
+                heads.append("Connection: close\r\n" in head)
+            writer.close()
+            await ending
+        assert heads == [False, False, True]
+
     async def _status(self, port: int) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):

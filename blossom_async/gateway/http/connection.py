@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import Overloaded, ResponseError, ServerFailed
 from blossom_async.gateway.http.problems import PROBLEM, new_request_id, problem, problem_parts, refusal
+from blossom_async.gateway.http.ready import ReadyHandler
 
 __all__ = ["Connection", "Room"]
 
@@ -55,7 +55,7 @@ class Room:
         await self._empty.wait()
 
 
-class Connection(web.RequestHandler):
+class Connection(ReadyHandler):
     """A connection that also answers requests aiohttp rejects with problem+json.
 
     aiohttp's own answer and log quote the line at fault, which may hold an API key or a prompt. Here neither
@@ -73,11 +73,9 @@ class Connection(web.RequestHandler):
         room: Room,
         lobby: Room,
         last_descriptor: int = sys.maxsize,
-        counter: AbstractAccessLogger,
         **options: Any,
     ) -> None:
-        # aiohttp calls the access logger after each answer; this one counts and writes no log.
-        super().__init__(manager, access_log=_log, access_log_class=lambda *_: counter, **options)  # type: ignore[arg-type]
+        super().__init__(manager, access_log=_log, **options)
         self.sent: Callable[[], None] | None = None
         """Called once the last byte of the current answer is written, if it was a 200 and the peer is still
         connected."""

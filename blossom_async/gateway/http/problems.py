@@ -17,6 +17,7 @@ __all__ = [
     "ERROR_CODE",
     "PROBLEM",
     "REQUEST_ID",
+    "SERVER",
     "new_request_id",
     "problem",
     "problem_parts",
@@ -30,7 +31,8 @@ ERROR_CODE: web.ResponseKey[str] = web.ResponseKey("error_code", str)
 REQUEST_ID: ContextVar[str | None] = ContextVar("blossom_request_id", default=None)
 """The id of the request that is being answered, or that started the work."""
 
-_SERVER = "blossom"  # without versions
+SERVER = "blossom"
+"""The value of the header ``Server``: without versions."""
 _MAX_DETAIL = 500  # characters; it may quote what a caller sent, which may be a megabyte
 PROBLEM = "application/problem+json"
 """The media type of errors."""
@@ -81,7 +83,7 @@ async def problems(request: web.Request, handler: _Handler) -> web.StreamRespons
         return problem(ServerFailed("the gateway failed; find the request id in its log"), request_id)
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
-        response.headers["Server"] = _SERVER
+        response.headers["Server"] = SERVER
     return response
 
 
@@ -122,7 +124,7 @@ def problem_parts(error: ResponseError, request_id: str) -> tuple[bytes, dict[st
     }
     if error.field is not None:
         body["field"] = _shortened(error.field)
-    headers = {"Cache-Control": "no-store", "X-Request-Id": request_id, "Server": _SERVER}
+    headers = {"Cache-Control": "no-store", "X-Request-Id": request_id, "Server": SERVER}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:

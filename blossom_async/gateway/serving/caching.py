@@ -14,7 +14,7 @@ from multidict import MultiMapping, istr
 
 from blossom_async.rules import directives
 
-__all__ = ["Plan", "cache_control", "evaluate", "http_date", "negotiated", "vary"]
+__all__ = ["Plan", "asks_for_less", "cache_control", "evaluate", "http_date", "negotiated", "vary"]
 
 YEAR_S = 31_536_000
 SIGNED_S = 300  # browsers ask again at least this often, so that revoking a key takes effect
@@ -143,7 +143,7 @@ def evaluate(
     unit or a malformed range get the whole picture.
     """
     whole = Plan(status=200, stop=size)
-    if not _asks_for_less(headers):
+    if not asks_for_less(headers):
         return whole
     changed = last_modified.replace(microsecond=0)
     if "If-Match" in headers:
@@ -161,7 +161,8 @@ def evaluate(
     return _part(headers.getall("Range"), size) or whole
 
 
-def _asks_for_less(headers: MultiMapping[str]) -> bool:
+def asks_for_less(headers: MultiMapping[str]) -> bool:
+    """Whether the request has a header because of which it may get less than the whole picture."""
     for name in _CONDITIONS:  # noqa: SIM110 - any() takes twice as long, on every view
         if name in headers:
             return True

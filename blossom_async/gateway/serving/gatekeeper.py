@@ -97,6 +97,16 @@ class Gatekeeper:
             )
         return Admitted(record, signed_until)
 
+    def open_to_all(self, url: PictureUrl, now: datetime) -> ImageRecord | None:
+        """The picture, if it is remembered and everyone may see it; else None, and ``admit`` decides.
+
+        Raises ``NotFound`` and ``Gone``.
+        """
+        known = None if url.query is not None else self._lookups.remembered(url.image_id)
+        if known is None or known.request.restricted or known.request.require_signature:
+            return None
+        return self._live(known, url, now)
+
     async def viewer(self, request: web.Request) -> Viewer:
         """Who sent the request. Raises ``RateLimited`` after too many wrong API keys."""
         authorization = request.headers.getall("Authorization", [])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-import attrs
-from cachetools import LRUCache
-
+from blossom_async.gateway.http.problems import SERVER
 from blossom_async.gateway.serving.access import site_allowed
-from blossom_async.gateway.serving.answers import written
 from blossom_async.gateway.serving.caching import cache_control, http_date, negotiated, vary
 from blossom_async.gateway.storage.records import ImageRecord, StoredFile
 from blossom_async.models import CONTENT_TYPES, ImageRequest
 
-__all__ = ["NOT_WITH_304", "Head", "Heads", "chosen_file", "cors"]
+__all__ = ["NOT_WITH_304", "chosen_file", "cors", "head", "picture_headers"]
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -24,44 +22,7 @@ _ALWAYS = {
 NOT_WITH_304 = frozenset({"Content-Type", "Content-Disposition", "Last-Modified", "Accept-Ranges"})
 """The headers of a 200 that describe its bytes. A 304 repeats all others: browsers check CORS with them."""
 
-_CACHED = 4096
-
-
-@attrs.frozen(eq=False)
-class Head:
-    """The headers of a picture. ``written`` is the head of its 200, if every request gets the same one."""
-
-    headers: dict[str, str]
-    written: bytes | None = None
-
-
-class Heads:
-    """Builds heads, and keeps those that every request gets alike."""
-
-    def __init__(self) -> None:
-        self._kept: LRUCache[tuple[str, int | None, str], Head] = LRUCache(_CACHED)
-
-    def get(
-        self,
-        record: ImageRecord,
-        file: StoredFile,
-        width: int | None = None,
-        *,
-        signed_until: datetime | None,
-        origins: Sequence[str],
-        now: datetime,
-    ) -> Head:
-        """The head of a file, or of a variant's: then ``width`` is its width.
-
-        ``origins`` are the values of the request's header Origin.
-        """
-        if signed_until is not None or record.expires_at is not None or record.request.restricted:
-            return Head(_headers(record, file, width, signed_until, origins, now))
-        head = self._kept.get((record.id, width, file.format))
-        if head is None:
-            headers = _headers(record, file, width, None, origins, now)
-            head = self._kept[record.id, width, file.format] = Head(headers, written(headers, file.file_size))
-        return head
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def chosen_file(record: ImageRecord, extension: str | None, accept: Sequence[str]) -> StoredFile:
@@ -93,14 +54,19 @@ def cors(wish: ImageRequest, origins: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _headers(
+def picture_headers(
     record: ImageRecord,
     file: StoredFile,
-    width: int | None,
+    width: int | None = None,
+    *,
     signed_until: datetime | None,
     origins: Sequence[str],
     now: datetime,
 ) -> dict[str, str]:
+    """The headers of a file, or of a variant's: then ``width`` is its width.
+
+    ``origins`` are the values of the request's header Origin.
+    """
     wish = record.request
     narrowed = "" if width is None else f"-w{width}"
     headers = {
@@ -137,3 +103,12 @@ def _etag(record: ImageRecord, file: StoredFile, narrowed: str) -> str:
         return f'"{file.sha256}"'
     several = len(record.files) > 1
     return f'"{record.request.etag}{narrowed}{f"-{file.format}" if several else ""}"'
+
+
+def head(headers: Mapping[str, str], size: int) -> bytes:
+    """The head of a 200 with these headers and a body of this size, except for what each answer has anew."""
+    named = {**headers, "Content-Length": str(size), "Server": SERVER}
+    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in named.items())]
+    if any(map(_CONTROL.search, lines)):
+        raise ValueError("a header of a picture has a control character")  # the rules should have refused it
+    return "\r\n".join([*lines, ""]).encode()

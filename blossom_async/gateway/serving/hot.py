@@ -24,6 +24,13 @@ class HotBytes:
         self.hits = 0
         self.misses = 0
 
+    def at_hand(self, image_id: str, file: StoredFile) -> bytes | int | None:
+        """The whole picture, if it is in memory: its bytes, or a descriptor as of ``Blobs.at_hand``."""
+        descriptor = self._blobs.at_hand(image_id, file.format, file.file_size)
+        found = self._kept.get((image_id, file.format)) if descriptor is None else descriptor
+        self.hits += found is not None
+        return found
+
     async def whole(self, image_id: str, file: StoredFile, *, wanted: bool) -> bytes | None:
         """The whole picture; None if it is not ``wanted`` or too large to keep, once its file was checked.
 

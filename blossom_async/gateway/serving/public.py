@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
+import attrs
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from cachetools import LRUCache
+from multidict import MultiMapping, istr
 
 from blossom_async.errors import Gone, ResponseError
 from blossom_async.gateway.counting.analytics import Views, day_number, is_speculative, viewer
 from blossom_async.gateway.http.addresses import client_address
 from blossom_async.gateway.http.connection import Connection
-from blossom_async.gateway.serving.answers import PIECE, Streamed, Whole, fits
-from blossom_async.gateway.serving.caching import Plan, evaluate
+from blossom_async.gateway.http.problems import new_request_id
+from blossom_async.gateway.http.ready import Ready
+from blossom_async.gateway.serving.answers import PIECE, Streamed
+from blossom_async.gateway.serving.caching import Plan, asks_for_less, evaluate, http_date
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper, Unfinished, check_live
-from blossom_async.gateway.serving.heads import NOT_WITH_304, Head, Heads, chosen_file, cors
+from blossom_async.gateway.serving.heads import NOT_WITH_304, chosen_file, cors, head, picture_headers
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url
 from blossom_async.gateway.storage.lookups import Lookups
@@ -28,6 +34,9 @@ from blossom_async.models import ImageRequest
 __all__ = ["Public", "Variants"]
 
 _METHODS = ("GET", "HEAD", "OPTIONS")
+_FOLDERS = ("/image/", "/generated/")
+_EXPECT = istr("Expect")  # faster to look up
+_PREPARED = 20_000  # as many as the pictures that are remembered
 _PREFLIGHT_S = 600
 _VIEWERS = 1024
 
@@ -40,6 +49,16 @@ class Variants(Protocol):
 
         Raises ``FileNotFoundError``, ``ServerFailed`` and ``Overloaded``.
         """
+
+
+@attrs.frozen(kw_only=True)
+class _Prepared:
+    """A picture that everyone may see. ``head`` is that of its 200, except for what ``_noted`` adds."""
+
+    route: str
+    record: ImageRecord
+    file: StoredFile
+    head: bytes
 
 
 class Public:
@@ -70,12 +89,59 @@ class Public:
         self._unfinished = unfinished
         self._variants = variants
         self._wait_s = wait_s
-        self._heads = Heads()
+        self._prepared: LRUCache[str, _Prepared] = LRUCache(_PREPARED)
         self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # most viewers look at several pictures
 
     def routes(self) -> list[web.RouteDef]:
         """All methods and all paths below the two folders, so that all meet the same checks."""
-        return [web.route("*", f"/{folder}/{{_:.*}}", self.serve) for folder in ("image", "generated")]
+        return [web.route("*", f"{folder}{{_:.*}}", self.serve) for folder in _FOLDERS]
+
+    def at_once(self, asked: RawRequestMessage, peer: str | None) -> Ready | None:
+        """The whole picture, if nothing has to be waited for and everyone may see it.
+
+        None for any other request: it is for ``serve``.
+        """
+        started = time.perf_counter()
+        path, headers = asked.path, asked.headers
+        if not path.startswith(_FOLDERS) or asks_for_less(headers) or _EXPECT in headers:
+            return None
+        now = self._now()
+        prepared = self._prepared.get(path)
+        if prepared is None or self._lookups.remembered(prepared.record.id) is not prepared.record:
+            prepared = self._prepare(path, headers, now)
+        body = None if prepared is None else self._hot.at_hand(prepared.record.id, prepared.file)
+        if prepared is None or body is None:
+            return None
+        return Ready(
+            route=prepared.route,
+            head=prepared.head + _noted(int(time.time())),
+            body=body,
+            size=prepared.file.file_size,
+            seen=self._count(prepared.record, headers, peer, now, started),
+        )
+
+    def _prepare(self, path: str, headers: MultiMapping[str], now: datetime) -> _Prepared | None:
+        """What to send for the path, by the same rules as ``serve``; None if that is for ``serve`` to say."""
+        try:
+            url = picture_url(path, path)
+            record = self._gatekeeper.open_to_all(url, now)
+        except ResponseError:
+            return None
+        if record is None or (url.width is not None and url.width < record.width):
+            return None
+        file = chosen_file(record, url.extension, headers.getall("Accept", ()))
+        if file.file_size > PIECE:
+            return None
+        told = picture_headers(record, file, signed_until=None, origins=(), now=now)
+        prepared = _Prepared(
+            route="/image/{_}" if url.extension is None else "/generated/{_}",
+            record=record,
+            file=file,
+            head=head(told, file.file_size),
+        )
+        if record.expires_at is None and (len(record.files) == 1 or url.extension == file.format):
+            self._prepared[path] = prepared  # every request for the path gets the same
+        return prepared
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """The picture.
@@ -104,7 +170,7 @@ class Public:
         if url.width is not None and url.width < record.width:
             variant = await self._variant(record, file, url.width)
             stored_as, width, file = variant.id, variant.width, variant.file
-        head = self._heads.get(
+        headers = picture_headers(
             record,
             file,
             width,
@@ -112,10 +178,11 @@ class Public:
             origins=request.headers.getall("Origin", ()),
             now=now,
         )
-        plan = _plan(request, record, file, head.headers["ETag"], now)
-        answer = await self._answer(request, record, stored_as, file, plan, head)
-        if record.request.tracking_id is not None and plan.status == 200:
-            self._count(request, record, now, started)
+        plan = _plan(request, record, file, headers["ETag"], now)
+        answer = await self._answer(request, record, stored_as, file, plan, headers)
+        connection = request.protocol
+        if request.method == "GET" and plan.status == 200 and isinstance(connection, Connection):
+            connection.sent = self._count(record, request.headers, request.remote, now, started)
         return answer
 
     async def _awaited(self, request: web.Request, claim: Claim) -> web.StreamResponse:
@@ -134,21 +201,22 @@ class Public:
         headers |= cors(claim.request, request.headers.getall("Origin", ()))
         return web.json_response({"state": "pending", "id": claim.image_id}, status=202, headers=headers)
 
-    def _count(self, request: web.Request, record: ImageRecord, now: datetime, started: float) -> None:
-        """Arranges for the view to be counted once its last byte is sent."""
-        views, tracking_id, connection = self._views, record.request.tracking_id, request.protocol
-        if views is None or tracking_id is None or not isinstance(connection, Connection):
-            return
-        if request.method != "GET" or is_speculative(request.headers):
-            return
+    def _count(
+        self,
+        record: ImageRecord,
+        headers: MultiMapping[str],
+        peer: str | None,
+        now: datetime,
+        started: float,
+    ) -> Callable[[], None] | None:
+        """What counts the view once its last byte is sent; None if it is not to be counted."""
+        views, tracking_id = self._views, record.request.tracking_id
+        if views is None or tracking_id is None or is_speculative(headers):
+            return None
         picture = (record.tenant, tracking_id, day_number(now), record.id)
-        forwarded = tuple(request.headers.getall("X-Forwarded-For", ())) if self._trusted else ()
-        who = self._who(request.remote, forwarded, request.headers.get("User-Agent", ""))
-
-        def sent() -> None:
-            views.add(picture, who, int((time.perf_counter() - started) * 1_000_000))
-
-        connection.sent = sent
+        forwarded = tuple(headers.getall("X-Forwarded-For", ())) if self._trusted else ()
+        who = self._who(peer, forwarded, headers.get("User-Agent", ""))
+        return lambda: views.add(picture, who, int((time.perf_counter() - started) * 1_000_000))
 
     def _viewer_of(self, peer: str | None, forwarded: tuple[str, ...], agent: str) -> bytes:
         address = client_address(peer, forwarded, self._trusted)
@@ -180,15 +248,13 @@ class Public:
         stored_as: str,
         file: StoredFile,
         plan: Plan,
-        head: Head,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         if plan.status == 304:
-            kept = {name: value for name, value in head.headers.items() if name not in NOT_WITH_304}
+            kept = {name: value for name, value in headers.items() if name not in NOT_WITH_304}
             return web.Response(status=304, headers=kept)
         data = await self._data(record, stored_as, file, wanted=request.method == "GET")
-        if head.written is not None and plan.status == 200 and data is not None and fits(data, request):
-            return Whole(request, head.written, data)
-        headers = {**head.headers, "Content-Length": str(plan.stop - plan.start)}
+        headers = {**headers, "Content-Length": str(plan.stop - plan.start)}
         if plan.content_range is not None:
             headers["Content-Range"] = plan.content_range
         if request.method == "HEAD":
@@ -267,3 +333,13 @@ def _never_made(claim: Claim) -> ResponseError:
         status=422 if refused else 502,
         code="content_refused" if refused else "not_made",
     )
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return f"Date: {http_date(datetime.fromtimestamp(second, UTC))}\r\n".encode()
+
+
+def _noted(second: int) -> bytes:
+    """What differs between the heads of two answers."""
+    return b"%bX-Request-Id: %b\r\n\r\n" % (_date_line(second), new_request_id().encode())

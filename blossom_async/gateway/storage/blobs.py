@@ -102,6 +102,12 @@ class Blobs(Protocol):
         read.
         """
 
+    def at_hand(self, image_id: str, extension: str, size: int) -> int | None:
+        """The descriptor of a file with the bytes, if there are ``size`` of them and they are in memory.
+
+        It is the caller's until the caller awaits something.
+        """
+
     async def size(self, image_id: str, extension: str) -> int:
         """How many bytes there are. Raises as ``read``."""
 

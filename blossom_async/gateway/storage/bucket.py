@@ -128,6 +128,9 @@ class BucketBlobs:
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         return await self._threads.run(self._read, self._key(image_id, extension), start, stop)
 
+    def at_hand(self, image_id: str, extension: str, size: int) -> None:
+        pass  # objects have no descriptor
+
     async def size(self, image_id: str, extension: str) -> int:
         return await self._threads.run(self._size, self._key(image_id, extension))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved, file_name
+from blossom_async.gateway.storage.open_files import IF_IN_MEMORY, OpenFiles
 from blossom_async.gateway.storage.threads import Threads
 from blossom_async.models import FORMATS, IMAGE_ID
 
@@ -29,8 +30,6 @@ _FULL_RETRY_S = 10.0  # somebody has to make room
 _THREADS = 8  # file systems merge concurrent fsyncs; more threads than this gain nothing on one disk
 
 _AT_ONCE = 512 << 10  # bytes that the event loop reads itself, which takes it a tenth of a millisecond
-# Of Linux: an error instead of waiting for the disk.
-_IF_IN_MEMORY: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class LocalBlobs:
@@ -42,6 +41,7 @@ class LocalBlobs:
         self._file = re.compile(rf"({IMAGE_ID})\.({'|'.join(extensions)})", re.ASCII)
         self._threads = Threads(_THREADS)
         self._room = bytearray(_AT_ONCE)
+        self._open = OpenFiles()
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
 
@@ -64,6 +64,7 @@ class LocalBlobs:
         return await self._threads.run(_files_before, self._root / folder, self._file, then.timestamp())
 
     async def close(self) -> None:
+        self._open.close()
         await self._threads.close()
 
     def path(self, image_id: str, extension: str) -> Path:
@@ -99,6 +100,11 @@ class LocalBlobs:
         data = self._read_at_once(path, start, stop)
         return await self._threads.run(_read, path, start, stop) if data is None else data
 
+    def at_hand(self, image_id: str, extension: str, size: int) -> int | None:
+        name = image_id, extension
+        kept = self._open.get(name)
+        return self._open.open(name, self.path(image_id, extension), size) if kept is None else kept
+
     async def size(self, image_id: str, extension: str) -> int:
         return await self._threads.run(_size, self.path(image_id, extension))
 
@@ -107,7 +113,7 @@ class LocalBlobs:
 
     def _read_at_once(self, path: Path, start: int, stop: int | None) -> bytes | None:
         """Bytes that the system has in memory; None if it has not all of them, or they are too many here."""
-        if _IF_IN_MEMORY is None:
+        if IF_IN_MEMORY is None:
             return None
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -120,7 +126,7 @@ class LocalBlobs:
             if not 0 < end - start <= _AT_ONCE:
                 return None
             room = memoryview(self._room)[: end - start]
-            size = os.preadv(descriptor, [room], start, _IF_IN_MEMORY)
+            size = os.preadv(descriptor, [room], start, IF_IN_MEMORY)
             return bytes(room) if size == len(room) else None
         except OSError:  # it is on the disk, or its file system cannot tell
             return None

@@ -24,11 +24,15 @@ class SingleFlight(Generic[Name, T]):
 
         A caller that is cancelled does not end it for the others.
         """
+        return await asyncio.shield(self.begin(name, work))
+
+    def begin(self, name: Name, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """The task that does the work, which may be under way already."""
         task = self._under_way.get(name)
         if task is None:
             task = self._under_way[name] = asyncio.create_task(work())
             task.add_done_callback(partial(self._leave, name))
-        return await asyncio.shield(task)
+        return task
 
     async def cancel(self) -> None:
         """Gives up what is under way."""

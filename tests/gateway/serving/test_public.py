@@ -9,17 +9,22 @@ import string
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import orjson
 import pytest
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.callers.keys import ApiKeys
+from blossom_async.gateway.http.logs import AccessLines
+from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import problems
+from blossom_async.gateway.http.ready import Ready, ReadyHandler
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
@@ -71,6 +76,7 @@ class Gallery:
     now: datetime = START + timedelta(seconds=30)
     port: int = 0
     seconds: float = 0.0  # on the clock by which look-ups are remembered
+    at_once: int = 0  # answers that were ready
 
     async def store(
         self,
@@ -140,12 +146,26 @@ async def gallery(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     )
     app = web.Application(middlewares=[problems])
     app.add_routes(public.routes())
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    gallery.port = runner.addresses[0][1]
+
+    def find(asked: RawRequestMessage, peer: str | None) -> Ready | None:
+        answer = public.at_once(asked, peer)
+        gallery.at_once += answer is not None
+        return answer
+
+    loop = asyncio.get_running_loop()
+    connection = partial(
+        ReadyHandler,
+        cast("web.Server", runner.server),
+        loop=loop,
+        find=find,
+        counter=RequestCounter(Metrics(), AccessLines("none")),
+    )
+    listening = await loop.create_server(connection, "127.0.0.1", 0)
+    gallery.port = listening.sockets[0].getsockname()[1]
     yield gallery
+    listening.close()
     await runner.cleanup()
     await gallery.records.close()
     await gallery.blobs.close()
@@ -200,9 +220,13 @@ async def test_get_answers_with_the_picture_and_its_headers(gallery: Gallery) ->
 async def test_a_picture_is_the_same_on_every_kind_of_connection(
     gallery: Gallery, options: dict[str, Any], version: str, line: str
 ) -> None:
-    """One that ends, one of HTTP/1.0, and one that stays: all but what is said of the connection."""
+    """One that ends, one of HTTP/1.0, and one that stays: all but what is said of the connection.
+
+    On the last it is ready from the second time on.
+    """
     image_id = await gallery.store(**options)
-    usual = await gallery.image(image_id)
+    first, usual = await gallery.image(image_id), await gallery.image(image_id)
+    assert gallery.at_once == 1
     reader, writer = await asyncio.open_connection("127.0.0.1", gallery.port)
     writer.write(f"GET /image/{image_id} HTTP/{version}\r\nHost: x\r\n{line}\r\n\r\n".encode())
     answer = await next_answer(reader)
@@ -210,10 +234,10 @@ async def test_a_picture_is_the_same_on_every_kind_of_connection(
     writer.write_eof()
     assert await reader.read() == b""
     writer.close()
-    for head in (usual.headers, answer.headers):
+    for head in (first.headers, usual.headers, answer.headers):
         assert head.pop("x-request-id")
         assert head.pop("date")
-    assert (answer.headers, answer.body) == (usual.headers, usual.body)
+    assert (answer.headers, answer.body) == (usual.headers, usual.body) == (first.headers, first.body)
 
 
 async def test_requests_sent_at_once_are_answered_in_order(gallery: Gallery) -> None:
@@ -710,11 +734,12 @@ async def test_a_big_picture_in_memory_is_sent_whole(gallery: Gallery) -> None:
 async def test_the_pictures_used_last_stay_in_memory_and_no_more_than_fit(gallery: Gallery) -> None:
     """With room for eight, the one used longest ago is the one that is read from disk again."""
     ids = [await gallery.store() for _ in range(9)]
+    condition = 'If-None-Match: "another"'  # to whoever asks so, no file is sent without being read
     for image_id in [*ids[:8], ids[0], ids[8]]:
-        assert (await gallery.image(image_id)).status == 200
+        assert (await gallery.image(image_id, condition)).status == 200
     for image_id in ids:
         await gallery.blobs.delete(image_id, "png")
-    statuses = [(await gallery.image(image_id)).status for image_id in ids]
+    statuses = [(await gallery.image(image_id, condition)).status for image_id in ids]
     assert statuses == [200, 500, *[200] * 7]
 
 
