@@ -27,6 +27,7 @@ __all__ = [
     "Grant",
     "grant",
     "is_gate_name",
+    "least_slack_s",
     "usual_slack_s",
     "widest_slack_s",
 ]
