@@ -65,7 +65,7 @@ class Summary:
         for table in tables:
             for row in table.select(["url", "replayed", "error_code", "cost"]).to_pylist():
                 total["rows"] += 1
-                if row["url"] is None:
+                if not row["url"]:  # which CSV has for null
                     total["unknown" if row["error_code"] in _NO_ANSWER else "failed"] += 1
                 elif row["replayed"]:
                     total["replayed"] += 1
@@ -73,6 +73,11 @@ class Summary:
                     total["made"] += 1
                     total["spent"] += row["cost"]
         return cls(**total)
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            **{name: getattr(self, name) + getattr(other, name) for name in attrs.fields_dict(Summary)}
+        )
 
     def __str__(self) -> str:
         return (

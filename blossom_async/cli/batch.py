@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batch"]
 
-_FORMATS = ("txt", "csv", "tsv", "jsonl")
+_FORMATS = ("txt", "csv", "tsv", "jsonl", "parquet")
 _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have it
 
 
@@ -69,6 +69,15 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
     metavar="CREDITS",
     help="Stop before spending more.",
 )
+@click.option(
+    "--on",
+    "place",
+    metavar="ENGINE",
+    help="Where tables of rows are worked on: ray, ray://HOST:PORT, dask://HOST:PORT or local.",
+)
+@click.option("--run", metavar="NAME", help="With --on: your name for the run; the same again resumes it.")
+@click.option("--id", metavar="COLUMN", help="With --on: the column that tells rows apart.")
+@click.option("--prompt", metavar="COLUMN", help="With --on: the column of the prompts; default prompt.")
 @click.option("--dry-run", is_flag=True, help="Print what it would cost, and make nothing.")
 @gateway_options
 @picture_options
@@ -85,6 +94,7 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
         "--all",
     ],
 )
+@click.option_panel("Tables and clusters", options=["--on", "--run", "--id", "--prompt"])
 @click.option_panel(
     "Gateway",
     options=[
@@ -112,6 +122,9 @@ def batch(prompts: str, **given: Any) -> int:
     With --out or --journal, the same command resumes a run that was stopped. Finished pictures are not made
     again.
 
+    With --on, PROMPTS and --out are tables, in .parquet, .csv or .jsonl: files, folders or s3:// URLs. Rows
+    come out with their URL or error. --run and --id let the same command resume.
+
     An unusable line fails alone. Exit status: 0 all done, 1 some items failed, 2 the run failed, 130 stopped
     by Ctrl-C, 143 by SIGTERM.
     """
@@ -123,6 +136,12 @@ def batch(prompts: str, **given: Any) -> int:
         if given[name] == Path("-"):
             raise CannotStart(f"--{name} -: that is not a file; use --json for standard output")
     settings: dict[str, Any] = dict(picture_settings(given))
+    if given["place"] is not None or given["run"] or given["id"] or given["prompt"]:
+        from blossom_async.cli.clusters import batch_on
+
+        return batch_on(prompts, settings, given)
+    if given["input_format"] == "parquet":
+        raise CannotStart("--input-format parquet: only with --on; use --on local for this machine")
     try:
         limits = rate_limits(given["rate_limit"])
     except ValueError as exc:

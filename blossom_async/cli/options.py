@@ -189,7 +189,7 @@ def _metadata(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def opened_client(
-    given: Mapping[str, Any], session: aiohttp.ClientSession, *, max_concurrency: int = 64
+    given: Mapping[str, Any], session: aiohttp.ClientSession | None, *, max_concurrency: int = 64
 ) -> BlossomClient:
     """A client of the gateway named by option or environment, else of the embedded one.
 

@@ -1,0 +1,278 @@
+"""``blossom batch --on``: tables of rows in, the same with URLs out, on Ray, on Dask or on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from blossom_async.cli.options import opened_client
+from blossom_async.cli.words import CannotStart, say
+from blossom_async.models import ImageOptions
+from blossom_async.rows import Engine, Pictures, Sharing
+from blossom_async.tables import Summary, extended
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.dataset import Dataset
+
+    from blossom_async.client import BlossomClient
+
+__all__ = ["FORMATS", "Tables", "batch_on"]
+
+FORMATS = ("parquet", "csv", "jsonl")
+_PLACES = {("local", False), ("ray", False), ("ray", True), ("dask", True)}
+_ALONE = {
+    "journal": "--journal",
+    "no_journal": "--no-journal",
+    "gallery": "--gallery",
+    "as_json": "--json",
+    "all_rows": "--all",
+    "limit": "--limit",
+    "max_cost": "--max-cost",
+    "dry_run": "--dry-run",
+}
+_SCHEME = re.compile("^([a-z0-9]{2,}):/(?!/)")  # a Path has made one slash of the two
+_BLOCKS_AT_ONCE = 3  # so that the last calls of a block do not leave the others idle
+
+
+@attrs.frozen
+class Tables:
+    """Where the rows are and where they go: files or folders, as paths or as URLs such as ``s3://``."""
+
+    source: str
+    kind: str
+    out: str
+    out_kind: str
+
+    @classmethod
+    def of(cls, source: str, out: str, given_kind: str | None) -> Tables:
+        """Raises ``CannotStart`` for names that do not say what the files are, and for other things."""
+        kind = given_kind or _kind_inside(source) or _kind(source)
+        if kind not in FORMATS:
+            raise CannotStart(
+                f"{source}: with --on it must be a file or a folder of files that end in .parquet, .csv or "
+                ".jsonl; or say --input-format"
+            )
+        out_kind = _kind(out)
+        if out_kind not in FORMATS:
+            raise CannotStart(f"--out {out}: with --on the name must end in .parquet, .csv or .jsonl")
+        place = Path(out)
+        if place.resolve() == Path(source).resolve():
+            raise CannotStart(f"--out {out}: that is where the rows are; name another")
+        own = {f".{out_kind}", *([".json"] if out_kind == "jsonl" else [])}
+        if place.is_dir() and any(found.suffix not in own for found in place.iterdir()):
+            raise CannotStart(f"--out {out}: there is something else in this folder; name another")
+        return cls(source, kind, out, out_kind)
+
+    def read(self) -> Dataset:
+        """The rows as a dataset of Arrow."""
+        return _dataset(self.source, self.kind)
+
+    def written(self) -> Dataset:
+        """The rows that were written."""
+        return _dataset(self.out, self.out_kind)
+
+    def clear(self) -> None:
+        """Removes what an earlier run has written: this one writes all rows."""
+        place = Path(self.out)
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[pa.Table], None]]:
+        """What writes one table after another into one file."""
+        from pyarrow import csv, fs, parquet
+
+        files, path = fs.FileSystem.from_uri(_uri(self.out))
+        with ExitStack() as opened:
+            stream = opened.enter_context(files.open_output_stream(path))
+            if self.out_kind == "jsonl":
+                yield lambda table: stream.write(_json_lines(table))
+                return
+            kind = {"parquet": parquet.ParquetWriter, "csv": csv.CSVWriter}[self.out_kind]
+            begun: list[Any] = []
+
+            def write(table: pa.Table) -> None:
+                if not begun:
+                    begun.append(opened.enter_context(kind(stream, table.schema)))
+                begun[0].write_table(table)
+
+            yield write
+
+
+def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> int:
+    """Makes a picture for each row, writes the rows and says what they came to: 0, or 1 if some failed.
+
+    Raises ``CannotStart`` for options that do not go with ``--on``, before anything runs.
+    """
+    place, run, out = given["place"], given["run"], given["out"]
+    scheme, _, address = (place or "").partition("://")
+    if (scheme, bool(address)) not in _PLACES:
+        raise CannotStart(
+            f"--on {place}: allowed: ray, ray://HOST:PORT, dask://HOST:PORT or local; --run, --id and "
+            "--prompt go with it"
+        )
+    for name in _ALONE:
+        if given[name]:
+            raise CannotStart(
+                f"--{name.replace('_', '-')}: not with --on; allowed there: --out, --run and --id"
+            )
+    if run is None or out is None:
+        raise CannotStart(f"--on {place}: needs --run NAME, under which it can be resumed, and --out")
+    tables = Tables.of(prompts, _SCHEME.sub(r"\1://", str(out)), given["input_format"])
+    client = opened_client(given, None, max_concurrency=given["max_concurrency"])
+    prompt = given["prompt"] or "prompt"
+    names = [name for name in ImageOptions.__annotations__ if name not in {"defer", prompt, given["id"]}]
+    present = set(tables.read().schema.names)
+    options = {
+        "run": run,
+        "id": given["id"],
+        "prompt": prompt,
+        "columns": [name for name in names if name in present],
+        "options": settings,
+        "base_url": client.base_url,
+        "api_key": client.api_key,
+        "cdn_prefix": given["cdn_prefix"],
+        "max_concurrency": given["max_concurrency"],
+        "timeout_s": given["timeout"],
+    }
+    if scheme == "local":
+        summary = _on_this_machine(client, tables, options)
+    else:
+        _checked(dict(options))  # before anything is removed
+        tables.clear()
+        summary = (
+            _on_ray(address and place, tables, options)
+            if scheme == "ray"
+            else _on_dask(address, tables, options)
+        )
+    say(str(summary))
+    return 1 if summary.failed or summary.unknown else 0
+
+
+def _on_ray(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
+    import ray
+    import ray.data
+
+    from blossom_async.ray import generate
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        read = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
+        ds = generate(read[tables.kind](tables.source), **options)
+        getattr(ds, {"jsonl": "write_json"}.get(tables.out_kind, f"write_{tables.out_kind}"))(tables.out)
+    finally:
+        ray.shutdown()
+    return _summary(tables)
+
+
+def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
+    import dask.dataframe as dd
+    from distributed import Client
+
+    from blossom_async.dask import generate
+
+    with Client(f"tcp://{address}") as client:
+        inside = f"/*.{tables.kind}" if Path(tables.source).is_dir() else ""
+        if tables.kind == "parquet":
+            df = dd.read_parquet(tables.source, filesystem="arrow")
+        elif tables.kind == "csv":
+            df = dd.read_csv(tables.source + inside)
+        else:
+            df = dd.read_json(tables.source + inside, lines=True)
+        threads = sum(client.ncores().values())
+        made = generate(client, df.repartition(npartitions=max(df.npartitions, 4 * threads)), **options)
+        if tables.out_kind == "parquet":
+            made.to_parquet(tables.out, write_index=False)
+        elif tables.out_kind == "csv":
+            made.to_csv(f"{tables.out}/part-*.csv", index=False)
+        else:
+            made.to_json(f"{tables.out}/part-*.jsonl", orient="records", lines=True)
+    return _summary(tables)
+
+
+def _on_this_machine(client: BlossomClient, tables: Tables, options: dict[str, Any]) -> Summary:
+    with ExitStack() as opened:
+        running = opened.enter_context(client)
+        options |= {"base_url": running.base_url, "api_key": running.api_key}  # also of an embedded gateway
+        work, sharing = _checked(options)
+        tables.clear()
+        engine = Engine(work, sharing)
+        opened.callback(engine.close)
+        write = opened.enter_context(tables.writer())
+        threads = opened.enter_context(ThreadPoolExecutor(_BLOCKS_AT_ONCE))
+        waiting: deque[Future[pa.Table]] = deque()
+        total = Summary()
+        for block in _blocks(tables.read(), sharing.block):
+            waiting.append(threads.submit(extended, block, work, engine))
+            if len(waiting) > _BLOCKS_AT_ONCE:
+                total += _written(waiting.popleft().result(), write)
+        while waiting:
+            total += _written(waiting.popleft().result(), write)
+        return total
+
+
+def _checked(options: dict[str, Any]) -> tuple[Pictures, Sharing]:
+    try:
+        return Pictures.of(options), Sharing.of(options, workers=(1, 1), known=())
+    except ValueError as exc:
+        raise CannotStart(str(exc)) from exc
+
+
+def _written(table: pa.Table, write: Callable[[pa.Table], None]) -> Summary:
+    write(table)
+    return Summary.of([table])
+
+
+def _blocks(dataset: Dataset, rows: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    for batch in dataset.to_batches(batch_size=rows):
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch])
+
+
+def _summary(tables: Tables) -> Summary:
+    import pyarrow as pa
+
+    return Summary.of(pa.Table.from_batches([batch]) for batch in tables.written().to_batches())
+
+
+def _dataset(place: str, kind: str) -> Dataset:
+    from pyarrow.dataset import dataset
+
+    try:
+        return dataset(place, format="json" if kind == "jsonl" else kind)
+    except (OSError, ValueError) as exc:  # Arrow's errors are both, too
+        raise CannotStart(f"{place}: {exc}; name a file or a folder of {kind}") from exc
+
+
+def _json_lines(table: pa.Table) -> bytes:
+    return b"".join(
+        orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()
+    )
+
+
+def _uri(place: str) -> str:
+    return place if "://" in place else str(Path(place).absolute())
+
+
+def _kind(name: str) -> str:
+    return Path(name).suffix.removeprefix(".").lower()
+
+
+def _kind_inside(folder: str) -> str:
+    place = Path(folder)
+    inside = sorted(place.iterdir()) if place.is_dir() else []
+    return next((kind for kind in map(_kind, map(str, inside)) if kind in FORMATS), "")
