@@ -1,12 +1,14 @@
 """Which processes are alive that share a server's database: each renews a row of its own, and a row that is
 not renewed is removed by the others.
 
-Every time is the database's, so that no machine's clock counts.
+How long a row has stood still is measured by who looks at it, with a clock that is never set. So neither the
+time of a machine nor that of the server counts.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -26,6 +28,7 @@ _BEAT_S = 1.0
 _LATE_S = 2 * _BEAT_S  # a beat that took longer says that the database is slow, perhaps for all
 _EAR_S = 0.2  # how long the end of this process may wait for its thread
 _LIFE_S = 5.0  # without a beat for so long, a process counts as dead
+_CLOSED = 0  # in the row of a process that has said its end
 _MICRO = 1_000_000
 
 _now = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * _MICRO, sa.BigInteger)
@@ -52,7 +55,8 @@ class Lease:
         self._heard = heard
         self._clock = clock
         self._well_since: float | None = None
-        self._beaten = 0.0  # when the row was last renewed
+        self._beaten = 0.0  # when the latest renewal of the row began
+        self._seen: dict[str, tuple[int, float]] = {}  # what each row says, and since when it has said so
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="blossom-lease", daemon=True)
         self.name = ""  # until it is open
@@ -69,7 +73,9 @@ class Lease:
             self._thread.join()
         try:
             with self._database.reading.connect() as connection:
-                connection.execute(owners.update().where(owners.c.name == self.name).values(alive_until=0))
+                connection.execute(
+                    owners.update().where(owners.c.name == self.name).values(alive_until=_CLOSED)
+                )
         except sa.exc.DBAPIError as exc:  # the others find out by themselves
             _log.warning("the end of this process could not be told to the others: %s", type(exc).__name__)
         self._database.reading.dispose()
@@ -82,9 +88,13 @@ class Lease:
         """
         if name == self.name or not self._may_judge():
             return False
+        said, since = self._seen.get(name, (_CLOSED, -math.inf))
+        still = said if self._clock() - since >= _LIFE_S else _CLOSED
         try:
             with self._database.reading.connect() as connection:
-                dead = owners.delete().where(owners.c.name == name, owners.c.alive_until < _now)
+                dead = owners.delete().where(
+                    owners.c.name == name, owners.c.alive_until.in_([still, _CLOSED])
+                )
                 if connection.execute(dead).rowcount:
                     return True
                 row = sa.select(owners.c.name).where(owners.c.name == name)
@@ -122,12 +132,19 @@ class Lease:
                         self._heard()
 
     def _beat(self, connection: sa.Connection) -> bool:
+        began = self._clock()
         renewing = owners.update().where(owners.c.name == self.name)
         renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
+        rows = connection.execute(sa.select(owners)).all()
         now = self._clock()
+        known = self._seen
+        self._seen = {
+            name: known[name] if name in known and known[name][0] == said else (said, now)
+            for name, said in rows
+        }
         if self._well_since is None or now - self._beaten > _LATE_S:
             self._well_since = now
-        self._beaten = now
+        self._beaten = began
         return renewed.rowcount == 1
 
     def _begin(self) -> None:
