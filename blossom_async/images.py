@@ -52,6 +52,7 @@ from blossom_async.models import (
     to_json,
     to_plain,
 )
+from blossom_async.tracing import span
 from blossom_async.transport import MAX_ANSWER, Exchange, File, Transport
 from blossom_async.url_batch import (
     BatchOptions,
@@ -382,7 +383,8 @@ class Images:
 
     async def _call(self, exchange: Exchange[Answer]) -> Answer:
         """The gateway's answer, under the client's limits and with its retries."""
-        return await self._limited((await self._connect()).send, exchange)
+        with span("blossom call"):  # with what its retries send
+            return await self._limited((await self._connect()).send, exchange)
 
     def _limited(
         self, attempt: Callable[[Asked], Awaitable[Answer]], item: Asked

@@ -28,6 +28,7 @@ from blossom_async.errors import (
     shown,
 )
 from blossom_async.models import from_json
+from blossom_async.tracing import inject, note_answer, span
 
 __all__ = ["MAX_ANSWER", "Exchange", "File", "Health", "Transport", "http_session", "http_url"]
 
@@ -181,16 +182,20 @@ class Transport:
             address = self.base_url
             headers_came = False
             try:
-                async with self.session.request(
-                    exchange.method,
-                    address + exchange.path,
-                    data=exchange.body,
-                    headers=self._headers(exchange),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                ) as response:
-                    headers_came = True
-                    data = await _bounded(response, exchange.largest)
+                with span(exchange.method, "CLIENT", http_request_method=exchange.method) as current:
+                    headers = self._headers(exchange)
+                    inject(headers)
+                    async with self.session.request(
+                        exchange.method,
+                        address + exchange.path,
+                        data=exchange.body,
+                        headers=headers,
+                        allow_redirects=False,
+                        raise_for_status=False,
+                    ) as response:
+                        headers_came = True
+                        data = await _bounded(response, exchange.largest)
+                        note_answer(current, response.status)
             except (aiohttp.ClientError, OSError, UnicodeError) as exc:  # a TimeoutError is an OSError
                 if isinstance(exc, OSError) and exc.errno in _NO_FILES:
                     raise _out_of_files(exc) from exc

@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "guard": set(),
     "proxies": {"errors", "guard"},
     "locks": {"errors"},
+    "tracing": set(),
     "scenery": set(),
     "rules": set(),
     "models": {"errors", "rules"},
     "batch": {"errors", "locks"},
     "testing": {"errors"},  # not the gateway: people use it in tests of their own
-    "transport": {"errors", "models", "batch"},  # of batch only the reading of headers
+    "transport": {"errors", "models", "batch", "tracing"},  # of batch only the reading of headers
     "warmup": {"errors", "guard", "models"},
     "cdn": {"errors", "models", "transport"},
     "downloads": {"errors", "models", "transport"},
@@ -43,6 +44,7 @@ MAY_IMPORT = {
         "transport",
         "warmup",
         "errors",
+        "tracing",
     },
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
@@ -76,7 +78,7 @@ MAY_IMPORT = {
         "gateway",
     },
     "__main__": {"cli"},
-    "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery"},
+    "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery", "tracing"},
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},
 }
 """Room of the package -> the other rooms it may import. What is missing here may not exist."""

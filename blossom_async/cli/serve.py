@@ -61,6 +61,7 @@ async def _serve(settings: Settings) -> None:
     from blossom_async import embedded
     from blossom_async.cli.loop import stop_signals
     from blossom_async.gateway.http.logs import configure
+    from blossom_async.gateway.http.traces import sending_traces
     from blossom_async.gateway.server import listen, serving
 
     async with AsyncExitStack() as opened:
@@ -74,6 +75,8 @@ async def _serve(settings: Settings) -> None:
                     key_file = f"{settings.data_dir / 'api_key'}"
                 sock = listen(settings.host, settings.port)
                 configure(settings.log_format, settings.log_level)
+                if settings.traces:
+                    opened.enter_context(sending_traces())
                 instance = secrets.token_hex(8)
                 server = serving(settings, sock, instance=instance, own_key=own_key)
                 public_url = await opened.enter_async_context(server)

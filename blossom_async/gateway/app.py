@@ -49,6 +49,7 @@ from blossom_async.gateway.http.open_files import last_for_connections
 from blossom_async.gateway.http.problems import problems
 from blossom_async.gateway.http.ready import Find
 from blossom_async.gateway.http.status import Check, Status
+from blossom_async.gateway.http.traces import traced
 from blossom_async.gateway.making.accounts import Account, connected
 from blossom_async.gateway.making.credentials import Credentials
 from blossom_async.gateway.making.encoding import warm_up
@@ -73,6 +74,7 @@ from blossom_async.gateway.storage.records.upkeep import check_writable
 from blossom_async.gateway.storage.threads import in_a_thread
 from blossom_async.models import ImageInfo
 from blossom_async.rules import network_rule
+from blossom_async.tracing import tracing
 
 __all__ = ["FIND", "STATUS", "create_app"]
 
@@ -226,7 +228,9 @@ def create_app(
             jobs.start("sending webhooks", webhooks.run)
             yield
 
-    app = web.Application(middlewares=[problems], client_max_size=MAX_BODY)
+    app = web.Application(
+        middlewares=[traced, problems] if tracing() else [problems], client_max_size=MAX_BODY
+    )
     app.cleanup_ctx.append(running)
     app.on_response_prepare.extend((admission.say_quota, dashboard.note, status.close_when_draining))
     app.add_routes(

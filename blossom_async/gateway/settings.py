@@ -433,6 +433,11 @@ class Settings:
         help="Which requests have a line in the log: `calls` leaves out pictures that were served and "
         "probes, `all` has them too, `none` has none.",
     )
+    traces: bool = ts.option(
+        default=False,
+        help="Whether `blossom serve` sends traces by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; "
+        "needs `pip install 'blossom-async[otel]'`.",
+    )
     drain_delay_s: float = ts.option(
         default=0.0,
         validator=_in_range,

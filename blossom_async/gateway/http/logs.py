@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from blossom_async.gateway.http.problems import ERROR_CODE, REQUEST_ID
+from blossom_async.tracing import tracing
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
@@ -102,6 +103,12 @@ def _with_request(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     request_id = REQUEST_ID.get()
     if request_id is not None:
         line.setdefault("request_id", request_id)
+    if tracing():
+        from opentelemetry import trace
+
+        current = trace.get_current_span().get_span_context()
+        if current.is_valid:
+            line["trace_id"] = trace.format_trace_id(current.trace_id)
     return line
 
 

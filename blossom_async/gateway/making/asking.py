@@ -11,6 +11,7 @@ from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.gateway.storage.records import ProviderAttempt
 from blossom_async.models import ImageRequest
+from blossom_async.tracing import span
 
 __all__ = ["ask"]
 
@@ -29,7 +30,8 @@ async def ask(
         cuts = upstream.cuts
         began_at = upstream.calls.clock()
         try:
-            given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
+            with span("ask provider", "CLIENT", blossom_provider=upstream.name):
+                given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
         except ProviderFault as fault:
             upstream.failed(fault, cuts)
             maybe_paid = in_doubt(fault, before=maybe_paid)

@@ -9,6 +9,7 @@ from blossom_async.gateway.making.orders import Order, new_id
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream
 from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord, Records
+from blossom_async.tracing import span
 
 __all__ = ["Free"]
 
@@ -28,13 +29,15 @@ class Free:
         request, image_id = order.pinned(), new_id()
         async with upstream.turn(order.callers, taking=nullcontext):
             began_at = upstream.calls.clock()
-            given = await upstream.provider.generate(request, request.seed or 0, key="")
+            with span("ask provider", blossom_provider=upstream.name):
+                given = await upstream.provider.generate(request, request.seed or 0, key="")
             upstream.calls.drawn(began_at)
         record = await self._storing.store(
             image_id, order.tenant, request, upstream.name, given, preview=order.preview
         )
         try:
-            await self._records.add(record, _entry(order, image_id))
+            with span("store record"):
+                await self._records.add(record, _entry(order, image_id))
         except (Conflict, Overloaded) as exc:
             # After any other failure the row may have been stored, and a row needs its files.
             if isinstance(exc, Conflict) or exc.code == "storage_full":

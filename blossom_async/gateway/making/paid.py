@@ -57,6 +57,7 @@ from blossom_async.gateway.storage.records import (
     Records,
 )
 from blossom_async.gateway.storage.records import calls as call_records
+from blossom_async.tracing import span
 
 __all__ = ["Paid"]
 
@@ -302,9 +303,10 @@ class Paid:
         reached("stored")
         end = booked(given, attempt)
         try:
-            await self._records.write(
-                partial(call_records.finish, claim, record, _entry(claim), end, self._now())
-            )
+            with span("store record"):
+                await self._records.write(
+                    partial(call_records.finish, claim, record, _entry(claim), end, self._now())
+                )
         except Conflict as exc:
             if exc.code != "idempotency_key_taken":
                 await self._withdraw(record)

@@ -16,6 +16,7 @@ from blossom_async.gateway.providers import Artwork, Delivery
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import ImageRecord, StoredFile
 from blossom_async.models import CONTENT_TYPES, ImageRequest
+from blossom_async.tracing import span
 
 __all__ = ["Storing", "headers_of"]
 
@@ -52,7 +53,8 @@ class Storing:
         files = []
         for file, data in made.files.items():
             headers = headers_of(record, file)
-            stands = await self._blobs.put(image_id, file.format, data, headers=headers)
+            with span("store file", blossom_format=file.format, blossom_bytes=len(data)):
+                stands = await self._blobs.put(image_id, file.format, data, headers=headers)
             files.append(
                 file if stands == data else await self._workers.run(partial(_described, file, stands))
             )

@@ -23,6 +23,7 @@ from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest
+from blossom_async.tracing import span
 
 __all__ = ["FULL_RETRY_S", "Limits", "Upstream", "Upstreams", "check_wait"]
 
@@ -103,8 +104,9 @@ class Upstream:
         self.check_wait(callers)
         async with AsyncExitStack() as held:
             try:
-                async with asyncio.timeout(self._limits.wait_s):
-                    taken = await self._enter(callers, taking, held)
+                with span("wait for turn", blossom_provider=self.name):
+                    async with asyncio.timeout(self._limits.wait_s):
+                        taken = await self._enter(callers, taking, held)
             except TimeoutError as exc:
                 raise _too_many(self.name, self.waiting, self._wait_s(callers)) from exc
             yield taken
