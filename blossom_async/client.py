@@ -16,6 +16,7 @@ from blossom_async.blocking import BlockingClient, BlockingImages, LoopThread
 from blossom_async.cdn import Cdn
 from blossom_async.connection import Connections, Destination, in_event_loop
 from blossom_async.errors import ConfigurationError
+from blossom_async.gates import GatewayGates
 from blossom_async.images import Images
 from blossom_async.limits import Limits
 from blossom_async.transport import http_url
@@ -88,6 +89,11 @@ class BlossomClient:
         The type is that of the coroutines; ``with BlossomClient() as client`` has the blocking one.
         """
         return cast(Images, BlockingImages(self, self._images, self._thread))
+
+    @property
+    def gates(self) -> GatewayGates:
+        """The gateway as the place of shared limits: ``SharedGate("paint", "200/s", slots=client.gates)``."""
+        return GatewayGates(self._connections.open)
 
     @property
     def base_url(self) -> str | None:

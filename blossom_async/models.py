@@ -45,6 +45,8 @@ __all__ = [
     "PreloadResult",
     "SignRequest",
     "SignedUrl",
+    "SlotsRequest",
+    "StartTimes",
     "UrlStats",
     "at_width",
     "checked",
@@ -131,6 +133,15 @@ def _whole(low: int, high: int, what: str = "") -> Validator:
     def check(_: object, field: attrs.Attribute[Any], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise InvalidRequest(field.name, value, f"a whole number{what} from {low} to {high}")
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Validator:
+    def check(_: object, field: attrs.Attribute[Any], value: object) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:  # type: ignore[operator]
+            raise InvalidRequest(field.name, value, f"seconds from {low:g} to {high:,g}")
 
     return check
 
@@ -469,6 +480,22 @@ class ExplainRequest:
     at: datetime | None = attrs.field(default=None, converter=_moment)
 
 
+@attrs.frozen(kw_only=True, field_transformer=_one_meaning)
+class SlotsRequest:
+    """A question for start times of a shared limit: ``amount`` starts in any ``per_s`` seconds.
+
+    Up to ``want`` of them, each used within ``slack_s`` seconds or never, none earlier than ``lead_s`` from
+    now. With ``pause_s``, nobody is given one that is earlier than this many seconds from now.
+    """
+
+    amount: int = attrs.field(validator=_whole(1, 10_000_000))
+    per_s: float = attrs.field(validator=_seconds(0.001, 86_400))
+    want: int = attrs.field(validator=_whole(0, 10_000, " of start times"))
+    slack_s: float = attrs.field(validator=_seconds(0, 86_400))
+    lead_s: float = attrs.field(default=0.0, validator=_seconds(0, 10))
+    pause_s: float = attrs.field(default=0.0, validator=_seconds(0, 86_400))
+
+
 def at_width(url: str, width: str) -> str:
     """The URL of a picture with its width, such as ``/w640``, after the id."""
     path, mark, query = url.partition("?")
@@ -584,6 +611,20 @@ class SignedUrl:
 
 
 @attrs.frozen(kw_only=True)
+class StartTimes:
+    """``number`` start times of a shared limit from ``first`` on, ``step`` apart, in seconds since 1970.
+
+    They are times of the clock that showed ``now`` when the question was answered. Without a start time,
+    ``first`` is when the next one will be.
+    """
+
+    now: float
+    first: float
+    number: int
+    step: float
+
+
+@attrs.frozen(kw_only=True)
 class GroupStats(Plain):
     """Views of a part of a campaign's pictures, counted as in ``UrlStats``."""
 
@@ -671,7 +712,7 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
         return tuple(result for result in self.results if not result.ok)
 
 
-R = TypeVar("R", ImageRequest, ImageSettings, SignRequest, ExplainRequest)
+R = TypeVar("R", ImageRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -681,7 +722,7 @@ def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str,
 
 
 _OPTION_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    kind: _names(kind) for kind in (ImageRequest, ImageSettings, SignRequest, ExplainRequest)
+    kind: _names(kind) for kind in (ImageRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
 }
 
 

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "downloads": {"errors", "models", "transport"},
     "url_batch": {"errors", "models", "batch", "transport", "cdn"},
     "limits": {"batch"},
+    "gates": {"batch", "models", "transport"},
     "images": {
         "url_batch",
         "cdn",
@@ -49,7 +50,18 @@ MAY_IMPORT = {
     "blocking": {"images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
     "connection": {"proxies", "batch", "embedded", "limits", "transport", "errors"},
-    "client": {"cdn", "images", "blocking", "connection", "limits", "batch", "transport", "warmup", "errors"},
+    "client": {
+        "cdn",
+        "gates",
+        "images",
+        "blocking",
+        "connection",
+        "limits",
+        "batch",
+        "transport",
+        "warmup",
+        "errors",
+    },
     "rows": {
         "blocking",
         "cdn",

@@ -77,8 +77,8 @@ class SharedGate(Gate):
     No window of the limit's period holds more starts than it states, in all of them together, whatever their
     clocks. A long run uses 98 % of the rate if the place answers within 0.6 % of the period, and 91 % at 3 %.
 
-    ``slots`` is the place that gives out start times: a ``Gates`` of this process, or anything else with the
-    method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it leaves more of the rate
+    ``slots`` is the place that gives out start times: ``client.gates``, a ``Gates`` of this process, or
+    anything else with the method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it leaves more of the rate
     unused, and less of it than a round trip to the place lets nothing start, which a warning says. By default
     it follows from the round trip. Where several processes state different limits under one name, the slowest
     holds.

@@ -86,6 +86,11 @@ class GateState:
     span: float = 0.0
     paused_until: float = 0.0
 
+    @property
+    def idle_at(self) -> float:
+        """From when on it is the same as None."""
+        return max(self.paused_until, max(self.until, self.last) + max(self.span, self.step, self.coming))
+
     @classmethod
     def forgotten(cls, since: float, limit: RateLimit) -> GateState:
         """For a limit of which nothing is known before ``since``, perhaps because the place was restarted.

@@ -14,7 +14,7 @@ from aiohttp import web
 from blossom_async.errors import MissingOption, Rejected, ResponseError, UnknownOption, shown
 from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.making.priority import Priority
-from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, checked
+from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, SlotsRequest, checked
 
 __all__ = ["MAX_BODY", "checked_options", "idempotency_key", "json_object", "priority", "required_object"]
 
@@ -24,7 +24,7 @@ MAX_BODY = 1024 * 1024
 BODY_DEADLINE_S = 30.0
 """Seconds that a request body may take to arrive."""
 
-R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest)
+R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest, SlotsRequest)
 
 _URGENCY = re.compile(r"(?:^|,)[ \t]*u=([0-7])[ \t]*(?:,|$)", re.ASCII)
 _USUAL_URGENCY = 3

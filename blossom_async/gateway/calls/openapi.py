@@ -24,6 +24,8 @@ from blossom_async.models import (
     ImageRequest,
     SignedUrl,
     SignRequest,
+    SlotsRequest,
+    StartTimes,
     UrlStats,
 )
 
@@ -42,7 +44,7 @@ _SIDE: _Schema = {"minimum": models.MIN_SIDE, "maximum": models.MAX_SIDE}
 _RULES: _Schema = {"minItems": 1, "maxItems": models.MAX_RULES}
 _FORMATS: _Schema = {"enum": [*models.FORMATS, "auto"]}
 
-_REQUESTS: tuple[type[attrs.AttrsInstance], ...] = (ImageRequest, SignRequest, ExplainRequest)
+_REQUESTS: tuple[type[attrs.AttrsInstance], ...] = (ImageRequest, SignRequest, ExplainRequest, SlotsRequest)
 _ANSWERS: tuple[type[attrs.AttrsInstance], ...] = (
     ImageInfo,
     SignedUrl,
@@ -51,6 +53,7 @@ _ANSWERS: tuple[type[attrs.AttrsInstance], ...] = (
     UrlStats,
     DayStats,
     GroupStats,
+    StartTimes,
 )
 
 _LIMITS: dict[type, dict[str, _Schema]] = {
@@ -82,6 +85,14 @@ _LIMITS: dict[type, dict[str, _Schema]] = {
     SignRequest: {
         "signature_ttl": {"minimum": 1, "maximum": models.MAX_SIGNATURE_TTL},
         "access_key": {**_ACCESS_KEY, "type": ["string", "null"]},
+    },
+    SlotsRequest: {
+        "amount": {"minimum": 1, "maximum": 10_000_000},
+        "per_s": {"minimum": 0.001, "maximum": 86_400},
+        "want": {"minimum": 0, "maximum": 10_000},
+        "slack_s": {"minimum": 0, "maximum": 86_400},
+        "lead_s": {"minimum": 0, "maximum": 10},
+        "pause_s": {"minimum": 0, "maximum": 86_400},
     },
     ExplainRequest: {"url": _TEXT, "address": {"minLength": 1, "maxLength": 64}},
     ImageInfo: {
@@ -193,6 +204,7 @@ _CALLS = {
     "POST /v1/images/{id}/explain": _Call(body="ExplainRequest", answer="Explanation", errors=(404,)),
     "POST /v1/access-keys/{name}/revoke": _Call(status=204, errors=(422,)),
     "POST /v1/estimate": _Call(body="ImageRequest", answer="Estimate"),
+    "POST /v1/gates/{name}/slots": _Call(body="SlotsRequest", answer="StartTimes"),
     "GET /v1/stats": _Call(
         parameters=(
             {"name": "tracking_id", "in": "query", "required": True, "schema": {"type": "string", **_NAME}},

@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["taken_back"]
 
 _UNDONE = {
+    "0011": "DROP TABLE gates;",
     "0010": "DROP TABLE sessions;",
     "0009": "DROP TABLE removed;",
     "0008": "DROP TABLE owners;",

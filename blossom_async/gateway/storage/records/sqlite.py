@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_apart, apply_together
 from blossom_async.gateway.storage.records.schema import bring_up_to_date, version
+from blossom_async.gateway.storage.records.tables import revision
 
 __all__ = ["Sqlite"]
 
@@ -168,6 +169,7 @@ def _migrate(path: Path, read_engine: sa.Engine, write_engine: sa.Engine) -> Non
                 "Choose a data folder on a local disk."
             )
         bring_up_to_date(f"database {path}", connection)
+        connection.execute(sa.select(revision))  # a damaged schema may have its columns under other names
 
 
 def _sqlite_code(exc: sa.exc.DBAPIError) -> int:

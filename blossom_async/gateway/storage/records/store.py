@@ -55,6 +55,7 @@ class Records:
         self._reader_threads = readers + 1
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
         self._student = Desk("blossom-records-student", 1, self._look_up)
+        self._apart = None if isinstance(place, Path) else Desk("blossom-records-apart", 1, self._commit)
         self._unpurged = False
         self._home = Home()
 
@@ -69,6 +70,8 @@ class Records:
         self._writer.start()
         self._readers.start()
         self._student.start()
+        if self._apart is not None:
+            self._apart.start()
 
     async def close(self) -> None:
         """Commits and answers everything asked before, then ends the threads."""
@@ -109,6 +112,11 @@ class Records:
         given: T = await self._writer.ask(Erasing(change) if erases else change)
         return given
 
+    async def write_apart(self, change: Callable[[sa.Connection], T]) -> T:
+        """As ``write``; on a server it does not wait for other changes."""
+        given: T = await (self._apart or self._writer).ask(change)
+        return given
+
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """What the question returns, asked in a reader's thread."""
         given: T = await self._readers.ask(question)
@@ -140,6 +148,8 @@ class Records:
         self._writer.end()
         self._readers.end()
         self._student.end()
+        if self._apart is not None:
+            self._apart.end()
         self._purge()
         self._dispose()
 

@@ -30,6 +30,7 @@ __all__ = [
     "attempts",
     "calls",
     "campaigns",
+    "gates",
     "idempotency",
     "images",
     "imports",
@@ -444,6 +445,22 @@ sessions = sa.Table(
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("key", sa.LargeBinary, nullable=False),
     sa.Column("ends_at", _UtcTime, nullable=False),
+)
+
+# Limits that many processes share, each a ``GateState`` of the batch engine, in seconds since 1970. After
+# ``idle_at`` a row says nothing any more.
+gates = sa.Table(
+    "gates",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("last", sa.Double, nullable=False),
+    sa.Column("step", sa.Double, nullable=False),
+    sa.Column("coming", sa.Double, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+    sa.Column("span", sa.Double, nullable=False),
+    sa.Column("paused_until", sa.Double, nullable=False),
+    sa.Column("idle_at", sa.Double, nullable=False),
 )
 
 # One row, incremented by every delete and revocation: it tells other processes to drop what they cached.

@@ -1,0 +1,79 @@
+"""Statements about limits that many processes share: each row gives out the start times of one."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import sqlalchemy as sa
+
+from blossom_async.batch import Grant, RateLimit
+from blossom_async.batch.start_times import GateState, grant
+from blossom_async.errors import Rejected
+from blossom_async.gateway.storage.records.inserting import insert
+from blossom_async.gateway.storage.records.tables import gates
+
+__all__ = ["MOST_GATES", "take"]
+
+MOST_GATES = 1000
+"""Limits of one tenant that may be in use at once."""
+
+_STATE = tuple(gates.c[field.name] for field in attrs.fields(GateState))
+_CLOCK = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
+
+
+def take(
+    tenant: str,
+    name: str,
+    limit: RateLimit,
+    want: int,
+    slack_s: float,
+    lead_s: float,
+    pause_s: float,
+    connection: sa.Connection,
+) -> Grant:
+    """Start times under the tenant's limit of that name, as ``GatePlace`` says, by the database's clock.
+
+    Raises ``Rejected`` (``too_many_gates``) for a new one while the tenant has ``MOST_GATES`` in use.
+    """
+    state = _held(tenant, name, connection)
+    now = _now(connection)  # the row is this transaction's alone from here on
+    state, granted = grant(state, now, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s)
+    after = {**attrs.asdict(state), "idle_at": state.idle_at}
+    connection.execute(gates.update().where(*_this(tenant, name)).values(**after))
+    return granted
+
+
+def _held(tenant: str, name: str, connection: sa.Connection) -> GateState:
+    """The state of the limit, whose row no other transaction can change before this one ends."""
+    looking = sa.select(*_STATE).where(*_this(tenant, name)).with_for_update()
+    while (row := connection.execute(looking).one_or_none()) is None:
+        _make_room(tenant, connection)
+        fresh = {**attrs.asdict(GateState(0.0)), "tenant": tenant, "name": name, "idle_at": 0.0}
+        connection.execute(insert(gates, connection).values(**fresh).on_conflict_do_nothing())
+    return GateState(*row)
+
+
+def _make_room(tenant: str, connection: sa.Connection) -> None:
+    of_tenant = gates.c.tenant == tenant
+    number = sa.select(sa.func.count()).select_from(gates).where(of_tenant)
+    if connection.execute(number).scalar_one() < MOST_GATES:
+        return
+    connection.execute(gates.delete().where(of_tenant, gates.c.idle_at < _now(connection)))
+    if connection.execute(number).scalar_one() >= MOST_GATES:
+        raise Rejected(
+            f"{MOST_GATES} shared limits are in use; allowed: {MOST_GATES}; use fewer names, or wait until "
+            "some have not been used for their period",
+            code="too_many_gates",
+        )
+
+
+def _this(tenant: str, name: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return gates.c.tenant == tenant, gates.c.name == name
+
+
+def _now(connection: sa.Connection) -> float:
+    if connection.dialect.name == "sqlite":  # the clock of its machine
+        return time.time()
+    now: float = connection.execute(_CLOCK).scalar_one()
+    return now
