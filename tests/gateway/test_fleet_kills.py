@@ -55,6 +55,8 @@ class Fleet:
     gateways: list[Process] = attrs.field(factory=list)
     told: dict[str, set[str]] = attrs.field(factory=dict)
     """For each order the ids and codes that were answered."""
+    half: asyncio.Event = attrs.field(factory=asyncio.Event)
+    """Half of the orders have ended."""
 
     async def start(self) -> Process:
         return await self.held_open.enter_async_context(self.at.gateway())
@@ -67,6 +69,8 @@ class Fleet:
             for number in numbers:
                 key = f"order-{number}"
                 self.told[key] = set(await asyncio.gather(*(self._end(place, key) for place in range(2))))
+                if len(self.told) > ORDERS // 2:
+                    self.half.set()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
@@ -92,10 +96,6 @@ class Fleet:
             found = list(connection.exec_driver_sql(statement).all())
         engine.dispose()
         return found
-
-    async def half(self) -> None:
-        """Returns once half of the orders have ended."""
-        await until(lambda: len(self.told) > ORDERS // 2)
 
 
 @asynccontextmanager
@@ -157,7 +157,7 @@ async def test_nothing_is_paid_twice(
     async with fleet(tmp_path, keyed=keyed, in_bucket=disaster is _restart_store) as at:
         async with asyncio.TaskGroup() as group:
             group.create_task(at.sell())
-            await at.half()
+            await at.half.wait()
             await disaster(at)
         await until(lambda: not at.rows("SELECT 1 FROM calls WHERE state = 'running'"))
         assert {len(ends) for ends in at.told.values()} == {1}

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
 import pytest
 import sqlalchemy as sa
 
-from blossom_async.errors import ConfigurationError
+from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records import Records
+from tests.conftest import running_gateway
+from tests.gateway.storage.test_records import a_record
+from tests.waiting import until, wait_until
 
 
 def said(url: str, statement: str) -> None:
@@ -29,3 +43,92 @@ async def test_a_newer_versions_database_is_refused(postgres_url: str) -> None:
     said(postgres_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigurationError, match=r"has schema '9999'.*Update blossom-async"):
         await Records(postgres_url).open()
+
+
+@contextmanager
+def pool(url: str, mode: str) -> Iterator[str]:
+    """The URL of the same database behind PgBouncer."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is missing: apt-get install pgbouncer")
+    database, server = sa.make_url(url).database, sa.make_url(url).query["host"]
+    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root, as the server does
+    with tempfile.TemporaryDirectory(prefix="blossom-pool-") as folder:
+        settings = Path(folder) / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={server} user=postgres\n[pgbouncer]\nauth_type = any\n"
+            f"pool_mode = {mode}\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
+            "ignore_startup_parameters = extra_float_digits\n"
+        )
+        Path(folder).chmod(0o777)
+        process = subprocess.Popen([program, "-q", str(settings)], user=user, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: (Path(folder) / ".s.PGSQL.6432").exists() or process.poll() is not None)
+            yield f"postgresql+psycopg://postgres@/{database}?host={folder}&port=6432"
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+async def test_a_pool_that_shares_connections_is_refused(mode: str, postgres_url: str) -> None:
+    """One that gives each connection its own is not."""
+    with pool(postgres_url, mode) as url:
+        records = Records(url)
+        if mode == "transaction":
+            with pytest.raises(
+                ConfigurationError, match=r"behind a pool in transaction mode.*Name the server"
+            ):
+                await records.open()
+        else:
+            await records.open()
+            await records.add(a_record())
+            await records.close()
+
+
+async def test_a_server_that_turns_read_only_serves_and_refuses(tmp_path: Path, postgres_url: str) -> None:
+    """As after a switch to a standby. It makes pictures again as soon as it can be written to."""
+    database = sa.make_url(postgres_url).database
+    engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+
+    def turn(read_only: str) -> None:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            connection.exec_driver_sql(
+                f"ALTER DATABASE {database} SET default_transaction_read_only = {read_only}"
+            )
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    shared: Any = {"database_url": postgres_url, "signing_secrets": ("a-secret-that-both-gateways-know",)}
+    async with running_gateway(tmp_path / "data", **shared) as gateway, aiohttp.ClientSession() as session:
+
+        async def status(path: str) -> int:
+            async with session.get(path if "://" in path else f"{gateway.base_url}{path}") as answer:
+                return answer.status
+
+        async def ready() -> bool:
+            return await status("/readyz") == 200
+
+        async with gateway.client(retry=None) as client:
+            made = await client.image.generate_url("a lake", width=32, height=32)
+            await asyncio.to_thread(turn, "on")
+
+            async def unready() -> bool:
+                return not await ready()
+
+            await until(unready)
+
+            async def refused() -> bool:
+                with pytest.raises(Overloaded) as caught:
+                    await client.image.generate_url("a fox", width=32, height=32)
+                return "read-only" in caught.value.detail
+
+            await until(refused)  # first it says that connections were lost
+            assert await status(made) == 200
+            await asyncio.to_thread(turn, "off")
+            await until(ready)
+            await client.image.generate_url("a fox", width=32, height=32)
+    engine.dispose()

@@ -61,6 +61,7 @@ class Postgres:
     def prepare(self) -> None:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
         try:
+            self._check_connections()
             with self.writing.begin() as connection:
                 _check(self._name, connection)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
@@ -71,6 +72,16 @@ class Postgres:
                 f"The {self._name} cannot be used ({_reason(exc)}). "
                 "Check BLOSSOM_DATABASE_URL and that the server is running."
             ) from exc
+
+    def _check_connections(self) -> None:
+        with self.reading.connect() as one, self.reading.connect() as other:
+            asked = sa.select(sa.func.pg_backend_pid())
+            backends = [connection.scalar(asked) for connection in (one, other, one, other)]
+        if backends[:2] != backends[2:] or backends[0] == backends[1]:
+            raise ConfigurationError(
+                f"The {self._name} is behind a pool in transaction mode, where what is set for a connection "
+                "is lost, or holds for another. Name the server itself, or a pool in session mode."
+            )
 
     @contextmanager
     def alone(self) -> Iterator[sa.Connection]:

@@ -179,12 +179,14 @@ class Records:
             self._database.writing.dispose()  # after an I/O error only a new connection can be trusted
             return [self._database.error("written", exc) for _ in changes]
 
-    def _look_up(self, questions: Sequence[Any]) -> list[Any]:
+    def _look_up(self, questions: Sequence[Any], *, again: bool = True) -> list[Any]:
         try:
             with self._database.reading.connect() as connection:
                 return answers(connection, questions)
         except sa.exc.DBAPIError as exc:
             self._database.reading.dispose()
+            if exc.connection_invalidated and again:  # the server ended it since, as when it restarts
+                return self._look_up(questions, again=False)
             return [self._database.error("read", exc) for _ in questions]
 
 
