@@ -24,6 +24,7 @@ from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.records import Records
 from tests.postgres import VERSIONS, Servers
+from tests.thorough import thoroughly
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
@@ -73,13 +74,13 @@ def postgres_servers() -> Iterator[Servers]:
         yield Servers(held)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=thoroughly(*VERSIONS))
 def postgres_url(request: pytest.FixtureRequest, postgres_servers: Servers) -> str:
-    """The URL of a fresh database on each version of PostgreSQL."""
+    """The URL of a fresh database on PostgreSQL; in the campaigns on each version."""
     return postgres_servers.fresh(request.param)
 
 
-@pytest.fixture(params=["sqlite", *(f"postgresql-{version}" for version in VERSIONS)])
+@pytest.fixture(params=["sqlite", *thoroughly(*(f"postgresql-{version}" for version in VERSIONS))])
 def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Path | str:
     """A fresh database of each kind, as ``Records`` takes it."""
     version = request.param.partition("-")[2]

@@ -122,7 +122,7 @@ links = st.builds(
 limits = st.builds(RateLimit, st.integers(1, 60), per_s=st.sampled_from([0.5, 1.0, 3.0, 20.0]))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     limits,
     st.lists(links, min_size=1, max_size=4),

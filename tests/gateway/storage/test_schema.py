@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.schema import create, upgrade
 from tests.postgres import VERSIONS, Servers
+from tests.thorough import thoroughly
 
 
 def plain(value: Any) -> Any:
@@ -44,7 +45,7 @@ def built(url: str, how: Callable[[sa.Connection], None]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["sqlite", *VERSIONS])
+@pytest.mark.parametrize("kind", ["sqlite", *thoroughly(*VERSIONS)])
 def test_a_new_database_is_as_all_steps_build_it(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
