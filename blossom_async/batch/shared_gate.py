@@ -78,10 +78,10 @@ class SharedGate(Gate):
     clocks. A long run uses 98 % of the rate if the place answers within 0.6 % of the period, and 91 % at 3 %.
 
     ``slots`` is the place that gives out start times: ``client.gates``, a ``Gates`` of this process, or
-    anything else with the method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it leaves more of the rate
-    unused, and less of it than a round trip to the place lets nothing start, which a warning says. By default
-    it follows from the round trip. Where several processes state different limits under one name, the slowest
-    holds.
+    anything else with the method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it
+    leaves more of the rate unused, and less of it than a round trip to the place lets nothing start, which a
+    warning says. By default it follows from the round trip. Where several processes state different limits
+    under one name, the slowest holds.
 
     Nothing starts while the place gives no answer. After ``patience_s`` without one, or at once if it
     refuses, ``acquire`` raises ``GateUnavailable``; a batch ends with that error, and untried items are
