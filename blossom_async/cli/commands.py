@@ -29,6 +29,7 @@ _COMMANDS = {
     "spend": "Show what providers were paid; settle calls whose outcome is unknown.",
     "serve": "Run the gateway: serve pictures and accept calls.",
     "migrate": "Move a gateway to PostgreSQL, and its pictures to a bucket.",
+    "doctor": "Say what is wrong with a gateway's settings and surroundings, and what to do.",
     "keys": "Make, list and revoke API keys; rotate the signing secrets.",
 }
 """Name -> summary. The command ``x`` is the object ``x`` of the module ``x`` in this package."""

@@ -76,7 +76,7 @@ from blossom_async.models import ImageInfo
 from blossom_async.rules import network_rule
 from blossom_async.tracing import tracing
 
-__all__ = ["FIND", "STATUS", "create_app"]
+__all__ = ["FIND", "STATUS", "accounts", "create_app"]
 
 _OPEN_FILES = 64  # of an idle gateway
 _SETTLE_S = 3.0  # for pictures still being made
@@ -209,7 +209,7 @@ def create_app(
     async def running(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
             opened.callback(workers.close)
-            await opened.enter_async_context(connected(upstreams, _accounts(settings), workers))
+            await opened.enter_async_context(connected(upstreams, accounts(settings), workers))
             for part in (staging, blobs, records):
                 opened.push_async_callback(part.close)
                 await part.open()
@@ -238,7 +238,7 @@ def create_app(
             *status.routes(),
             *OpenApi(api.routes(), public_url).routes(),
             *front_door.routes(),
-            *map(admission.guarded, api.routes()),
+            *map(admission.guarded, (*api.routes(), *admission.routes())),
             *public.routes(),
             *dashboard.routes(),
         ]
@@ -282,7 +282,8 @@ def _sessions(settings: Settings, given_keys: Iterable[str], lookups: Lookups, r
     return SharedSessions(lookups, records, given_keys, now=_now)
 
 
-def _accounts(settings: Settings) -> list[Account]:
+def accounts(settings: Settings) -> list[Account]:
+    """The providers that the settings name, in order."""
     rates = {"pollinations": settings.pollinations_rate_limit, "openai": settings.openai_rate_limit}
     limits = {
         name: Limits(

@@ -146,6 +146,11 @@ class FakeOpenAI(FakeServer):
         return Answer.json(200, answer)
 
     async def _list_models(self, request: web.Request) -> web.Response:
+        try:
+            self._check_key(request[SEEN])
+        except Refused as refused:
+            answer = refused.answer
+            return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "fake"} for name in PRICES]
         return web.json_response({"object": "list", "data": data})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import attrs
 from aiohttp import web
@@ -10,7 +11,13 @@ from aiohttp import web
 from blossom_async.errors import Overloaded, RateLimited
 from blossom_async.gateway.callers.keys import ApiKeys, bearer, digest
 from blossom_async.gateway.callers.limits import Meter, Quota
-from blossom_async.gateway.http.addresses import Network, sender
+from blossom_async.gateway.http.addresses import (
+    Network,
+    client_address,
+    connected_from,
+    inside,
+    sender,
+)
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.http.logs import TENANT
@@ -72,6 +79,23 @@ class Admission:
                 self._creating.leave()
 
         return attrs.evolve(route, handler=admitted)
+
+    def routes(self) -> list[web.RouteDef]:
+        """The routes to add to the application, guarded."""
+        return [web.get("/v1/connection", self.connection)]
+
+    async def connection(self, request: web.Request) -> web.Response:
+        """200 with how the request arrived, for ``blossom doctor``: from where, and over which proxies."""
+        peer = connected_from(request)
+        hops = request.headers.getall("X-Forwarded-For", [])
+        found = client_address(peer, hops, self._trusted)
+        told = {
+            "peer": peer,
+            "trusted": peer is not None and inside(ip_address(peer), self._trusted),
+            "forwarded": len(",".join(hops).split(",")) if hops else 0,
+            "address": None if found is None else str(found),
+        }
+        return web.json_response(told, headers={"Cache-Control": "no-store"})
 
     async def check(self, request: web.Request) -> None:
         """Counts the call and stores its caller in the request.

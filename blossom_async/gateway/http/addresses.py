@@ -12,7 +12,16 @@ from blossom_async.rules import unmapped
 if TYPE_CHECKING:  # settings are read without a server
     from aiohttp import web
 
-__all__ = ["Address", "Network", "client_address", "inside", "is_loopback", "network", "sender"]
+__all__ = [
+    "Address",
+    "Network",
+    "client_address",
+    "connected_from",
+    "inside",
+    "is_loopback",
+    "network",
+    "sender",
+]
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -51,9 +60,15 @@ def network(address: Address | None) -> str:
 
 def sender(request: web.Request, trusted: Sequence[Network]) -> str:
     """The network (see ``network``) that a request comes from."""
+    return network(
+        client_address(connected_from(request), request.headers.getall("X-Forwarded-For", []), trusted)
+    )
+
+
+def connected_from(request: web.Request) -> str | None:
+    """The address of the connection's other end; None for a Unix socket."""
     peername = request.transport.get_extra_info("peername") if request.transport else None
-    peer = peername[0] if isinstance(peername, tuple) else None
-    return network(client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted))
+    return peername[0] if isinstance(peername, tuple) else None
 
 
 def is_loopback(host: str) -> bool:
