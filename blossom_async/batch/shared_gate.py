@@ -35,6 +35,7 @@ _REACH_S = LOOKAHEAD_S / 8  # asked again when the start times in hand end soone
 _FIRST_ANSWER_S = 5.0
 _LONGEST_REST_S = 60.0  # between two questions, so that a change of the limit is noticed
 _MOST_WANTED = 10_000
+_AMPLE = 5.0
 
 
 class _Offset:
@@ -118,7 +119,9 @@ class SharedGate(Gate):
         ) = -math.inf  # of the own clock: what the place is to know, and knows
         self._asked_at = self._ask_at = -math.inf
         self._answer_by = -math.inf
-        self._used = 0  # start times since the last question
+        self._used = self._void = 0  # start times since the last question; void for being late, not unwanted
+        self._in_demand = False
+        self._ample_s = 0.0  # a slack within which this process is seldom late
         self._failures = 0
         self._failing_since = 0.0
         self._refusal: Exception | None = None
@@ -160,6 +163,7 @@ class SharedGate(Gate):
             raise self._unavailable(own) from self._refusal
         while self._slots and self._latest_of(self._slots[0], own) < own:
             self._slots.popleft()
+            self._void += self._in_demand
         if self._ask_due(own) <= own:
             self._ask(own)
         if not self._slots:
@@ -170,10 +174,12 @@ class SharedGate(Gate):
     async def _take(self, now: float) -> None:
         self._slots.popleft()
         self._used += 1
+        self._in_demand = self._turnstile.waiting > 0
         await super()._take(now)
 
     async def _wait_until(self, at: float) -> None:
         own = self._clock()
+        self._in_demand = True
         due_s = max(0.0, self._ask_due(own) - own)
         await super()._wait_until(min(at, asyncio.get_running_loop().time() + due_s))
 
@@ -209,13 +215,27 @@ class SharedGate(Gate):
         want = max(0, self._wanted(own)) if pause_until < own + LOOKAHEAD_S else 0
         unsure_s = self._offset.unsure_s
         timeout_s = max(LOOKAHEAD_S, 4 * unsure_s) if self._offset.known else _FIRST_ANSWER_S
-        self._asked_at, self._used = own, 0
+        self._learn_slack()
+        self._asked_at, self._used, self._void = own, 0, 0
         self._answer_by = own + 2 * timeout_s  # its event loop may have stopped without being closed
         self._asking = asyncio.get_running_loop().create_task(self._exchange(want, pause_until, timeout_s))
 
+    def _next_slack_s(self) -> float:
+        if self._slack_s is not None:
+            return self._slack_s
+        return max(usual_slack_s(self._limit, self._offset.unsure_s), self._ample_s)
+
+    def _learn_slack(self) -> None:
+        """Widens the slack, to at most five times the least, while more than 1 % of the starts are late."""
+        least = least_slack_s(self._limit)
+        if self._void > 0.01 * (self._void + self._used):
+            self._ample_s = max(self._ample_s, min(1.5 * self._next_slack_s(), _AMPLE * least))
+        else:
+            self._ample_s *= 0.97
+
     async def _exchange(self, want: int, pause_until: float, timeout_s: float) -> None:
         me = asyncio.current_task()
-        limit, slack_s = self._limit, self._slack_s or usual_slack_s(self._limit, self._offset.unsure_s)
+        limit, slack_s = self._limit, self._next_slack_s()
         lead_s = min(self._offset.unsure_s, LOOKAHEAD_S / 2)
         sent = self._clock()
         try:
@@ -243,7 +263,7 @@ class SharedGate(Gate):
         self._refusal = None
         rest_s = max(_REACH_S, first + number * step - LOOKAHEAD_S - now) if number < want else 0.0
         self._ask_at = own + min(rest_s, _LONGEST_REST_S)
-        if slack_s <= self._offset.unsure_s and not self._warned:
+        if (slack_s := self._next_slack_s()) <= self._offset.unsure_s and not self._warned:
             self._warned = True
             _log.warning(
                 "gate %s: its place takes %.3f s to answer, longer than the slack of %.3f s, so nothing can "

@@ -1,0 +1,112 @@
+"""One limit for processes of their own, and a real server that notes when it is called."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+from blossom_async.batch import RateLimit
+from tests.gateway.making.test_paying_kills import KEY, process
+from tests.gateway.test_fleet import SECRETS
+from tests.postgres import Servers
+
+LIMIT = RateLimit(200)
+
+# A program with calls to make, each a connection to the server.
+PROGRAM = """
+import asyncio, sys
+from blossom_async import BlossomClient
+from blossom_async.batch import SharedGate, run
+
+gateway, key, port, calls, limit = sys.argv[1:]
+
+async def main():
+    async def call(item):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        await reader.read()
+        writer.close()
+
+    async with BlossomClient(gateway, api_key=key) as client:
+        gate = SharedGate("paint", limit, slots=client.gates)
+        result = await run(call, range(int(calls)), max_concurrency=32, gates=[gate])
+        result.raise_for_failures()
+
+asyncio.run(main())
+"""
+
+
+@attrs.define
+class Counter:
+    """A server that notes when the system accepted each connection, and closes it."""
+
+    calls: list[float] = attrs.field(factory=list)
+
+    async def answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.calls.append(time.monotonic())
+        writer.close()
+
+    def worst(self, length_s: float) -> int:
+        calls, most, first = sorted(self.calls), 0, 0
+        for last, call in enumerate(calls):
+            while call - calls[first] >= length_s:
+                first += 1
+            most = max(most, last - first + 1)
+        return most
+
+    def used(self, limit: RateLimit) -> float:
+        """The share of the rate between the first call and the last."""
+        length_s = max(self.calls) - min(self.calls)
+        return (len(self.calls) - 1) / length_s / (limit.amount / limit.per_s)
+
+
+async def counted(gateways: list[str], calls: int, limit: str) -> Counter:
+    """What a server sees of one program for each gateway given."""
+    counter = Counter()
+    async with await asyncio.start_server(counter.answer, "127.0.0.1", 0, backlog=1000) as server:
+        port = str(server.sockets[0].getsockname()[1])
+        programs = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-c", PROGRAM, gateway, KEY, port, str(calls // len(gateways)), limit
+            )
+            for gateway in gateways
+        ]
+        assert [await program.wait() for program in programs] == [0] * len(gateways)
+    assert len(counter.calls) == calls
+    return counter
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    return {"BLOSSOM_API_KEYS": KEY, "BLOSSOM_DATA_DIR": str(folder), "BLOSSOM_PORT": "0", **more}
+
+
+def check(counter: Counter) -> None:
+    # Noted when this process got to it: the machine may stop it, or the programs, for some milliseconds.
+    assert counter.worst(0.95 * LIMIT.per_s) <= LIMIT.amount
+    assert counter.used(LIMIT) >= 0.85
+
+
+@pytest.mark.campaign
+async def test_programs_that_ask_one_gateway(tmp_path: Path) -> None:
+    """On SQLite."""
+    async with process("-m", "blossom_async.cli", "serve", **environment(tmp_path)) as gateway:
+        check(await counted([gateway.base_url] * 2, 1200, "200/s"))
+
+
+@pytest.mark.campaign
+async def test_programs_that_ask_gateways_on_one_database(tmp_path: Path, postgres_servers: Servers) -> None:
+    """Each asks another."""
+    shared = {
+        "BLOSSOM_DATABASE_URL": postgres_servers.fresh("18"),
+        "BLOSSOM_SIGNING_SECRETS": SECRETS["signing_secrets"][0],
+    }
+    command = ("-m", "blossom_async.cli", "serve")
+    async with (
+        process(*command, **environment(tmp_path / "one", **shared)) as one,
+        process(*command, **environment(tmp_path / "other", **shared)) as other,
+    ):
+        check(await counted([one.base_url, other.base_url], 1200, "200/s"))
