@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import uuid4
 
 import attrs
 
+from blossom_async.batch import Gates, Grant, RateLimit
 from blossom_async.errors import ConfigurationError
 from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pictures, Row, Sharing, Work
 
@@ -86,7 +89,13 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
         import dask.dataframe as dd
     except ImportError as exc:
         raise ConfigurationError("Dask is missing; install blossom-async[dask]") from exc
-    task = _Task(work, sharing, uuid4().hex)
+    name = uuid4().hex
+    if sharing.rates:
+        if client.asynchronous:
+            raise ValueError("rate_limit: an asynchronous client cannot share it; give a synchronous one")
+        client.run_on_scheduler(_keep_gates, name)
+        sharing = attrs.evolve(sharing, place=partial(_Place, name))
+    task = _Task(work, sharing, name)
     if isinstance(rows, dd.DataFrame):
         work.reads(list(rows.columns))
         if isinstance(work, Pictures):
@@ -139,6 +148,34 @@ def _with_columns(frame: pd.DataFrame, new: list[dict[str, Any]]) -> pd.DataFram
 
     added = {name: pd.array([row[name] for row in new], _PANDAS[kind]) for name, kind in TYPES.items()}
     return frame.assign(**added)
+
+
+def _keep_gates(name: str, dask_scheduler: Any) -> None:
+    """Lets the scheduler, which all workers reach and none outlives, give out start times."""
+    gates = Gates()
+
+    async def take(limit: Sequence[Any], question: Sequence[Any]) -> tuple[Any, ...]:
+        amount, per_s = limit
+        gate, *rest = question
+        return tuple(gates.take_now(gate, RateLimit(amount, per_s=per_s), *rest))
+
+    dask_scheduler.handlers[f"blossom-{name}"] = take
+
+
+class _Place:
+    """The scheduler's start times, as a worker asks for them."""
+
+    def __init__(self, name: str) -> None:
+        from distributed import get_worker
+
+        self._worker = get_worker()
+        self._name = name
+
+    async def take(self, name: str, limit: RateLimit, *rest: Any) -> Grant:
+        ask = getattr(self._worker.scheduler, f"blossom-{self._name}")
+        question = ask(limit=(limit.amount, limit.per_s), question=(name, *rest))
+        running = asyncio.run_coroutine_threadsafe(question, self._worker.loop.asyncio_loop)
+        return Grant(*await asyncio.wrap_future(running))
 
 
 _engines: dict[str, tuple[Engine, list[None]]] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Unpack
 
+import attrs
+
+from blossom_async.batch import Gates, Grant
 from blossom_async.errors import ConfigurationError
 from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pictures, Row, Sharing, Work
 
@@ -70,6 +73,8 @@ def _mapped(ds: Dataset, work: Work, sharing: Sharing) -> Dataset:
         raise ConfigurationError("Ray Data is missing; install blossom-async[ray]") from exc
     if (names := ds.columns(fetch_if_missing=False)) is not None:
         work.reads(names)
+    if sharing.rates:
+        sharing = attrs.evolve(sharing, place=_Place())
     least, most = sharing.workers
     mapped = ds.repartition(target_num_rows_per_block=sharing.block).map_batches(
         _Worker,
@@ -87,6 +92,22 @@ def _mapped(ds: Dataset, work: Work, sharing: Sharing) -> Dataset:
     )
     mapped.context.execution_options.preserve_order = True
     return mapped
+
+
+class _Place:
+    """Where all workers get their start times: an actor, which lives as long as somebody knows it."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._actor = ray.remote(num_cpus=0, max_restarts=-1)(Gates).remote()
+
+    def __call__(self) -> _Place:
+        return self
+
+    async def take(self, *question: Any) -> Grant:
+        granted: Grant = await self._actor.take.remote(*question)
+        return granted
 
 
 class _Worker:

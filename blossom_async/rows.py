@@ -11,7 +11,18 @@ from typing import Any, Protocol, Required, TypedDict, cast
 
 import attrs
 
-from blossom_async.batch import Outcome, RetryPolicy, run, run_one
+from blossom_async.batch import (
+    Gate,
+    GatePlace,
+    Outcome,
+    RateLimit,
+    RetryPolicy,
+    SharedGate,
+    rate_limits,
+    run,
+    run_one,
+)
+from blossom_async.batch.gate import RateLimitLike
 from blossom_async.batch.options import RUN_NAMES, is_run_name
 from blossom_async.blocking import LoopThread
 from blossom_async.cdn import Cdn
@@ -58,6 +69,7 @@ _SAME_FOR_ALL = ConfigurationError | Unauthenticated | PermissionDenied
 class _SharedOptions(TypedDict, total=False):
     max_concurrency: int
     workers: int | tuple[int, int]
+    rate_limit: RateLimitLike | Iterable[RateLimitLike] | None
     block: int
     timeout_s: float
     retry: RetryPolicy | None
@@ -76,9 +88,9 @@ class GenerateOptions(_SharedOptions, total=False):
     ``BLOSSOM_API_KEY``. ``cdn_prefix`` as for ``BlossomClient``.
 
     At most ``max_concurrency`` calls are under way at once (default 64), an equal share of them in each of
-    ``workers``: a number of processes, or the least and the most. ``block`` rows are handed to a worker at a
-    time, and are sent again, under the same keys, if it is lost. ``timeout_s`` and ``retry`` as for
-    ``BlossomClient``.
+    ``workers``: a number of processes, or the least and the most. No window of a ``rate_limit`` holds more
+    starts than it states, in all workers together. ``block`` rows are handed to a worker at a time, and are
+    sent again, under the same keys, if it is lost. ``timeout_s`` and ``retry`` as for ``BlossomClient``.
     """
 
     run: Required[str]
@@ -299,9 +311,12 @@ class Sharing:
 
     max_concurrency: int
     workers: tuple[int, int]
+    rates: tuple[RateLimit, ...]
     block: int
     timeout_s: float
     retry: RetryPolicy | None
+    place: Callable[[], GatePlace] | None = None
+    """What finds, in a worker, the one place that gives out start times; None for a single worker."""
 
     @classmethod
     def of(cls, given: dict[str, Any], *, workers: tuple[int, int], known: Iterable[str]) -> Sharing:
@@ -325,17 +340,32 @@ class Sharing:
                 "least one for each; raise it, or have fewer workers"
             )
         timeout_s, retry = given.pop("timeout_s", 300.0), given.pop("retry", _RETRY)
+        rates = rate_limits(given.pop("rate_limit", None))
         for name in given:
             raise UnknownOption(name, known)
         sharing = cls(
-            max_concurrency=at_once, workers=(least, most), block=block, timeout_s=timeout_s, retry=retry
+            max_concurrency=at_once,
+            workers=(least, most),
+            rates=rates,
+            block=block,
+            timeout_s=timeout_s,
+            retry=retry,
         )
         sharing.limits()
         return sharing
 
     def limits(self) -> Limits:
         """Those of one worker. Raises ``ValueError`` for a timeout or a policy that cannot be used."""
-        return Limits(self.max_concurrency // self.workers[1], (), self.retry, self.timeout_s)
+        own = self.rates if self.place is None else ()
+        return Limits(self.max_concurrency // self.workers[1], own, self.retry, self.timeout_s)
+
+    def gates(self, limits: Limits) -> tuple[Gate, ...]:
+        """What each start in one worker passes."""
+        if self.place is None:
+            return (limits.gate,)
+        place = self.place()
+        names = enumerate(self.rates)
+        return limits.gate, *(SharedGate(f"rate-{n}", rate, slots=place) for n, rate in names)
 
 
 class Engine:
@@ -346,6 +376,7 @@ class Engine:
 
     def __init__(self, work: Work, sharing: Sharing) -> None:
         self._limits = sharing.limits()
+        self._gates = sharing.gates(self._limits)
         self._work = work.opened(self._limits)
         self._thread = LoopThread()
         self._end = weakref.finalize(self, self._thread.end, self._work.aclose)
@@ -366,7 +397,7 @@ class Engine:
             rows,
             max_concurrency=limits.max_concurrency,
             slots=limits.slots,
-            gates=(limits.gate,),
+            gates=self._gates,
             retry=limits.retry,
             timeout_s=limits.timeout_s,
             budget=limits.budget,

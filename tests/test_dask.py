@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -73,6 +74,17 @@ async def test_rows_a_dataframe_and_a_bag_get_the_same_pictures(gateway: Gateway
     assert str(summary(first)) == "30 rows: 29 made for 29 credits, 0 replayed, 1 failed, 0 unknown"
     assert summary(second) == summary(third)
     assert (summary(second).replayed, summary(second).spent) == (29, 0)
+
+
+async def started(_: Any) -> dict[str, float]:
+    return {"at": time.monotonic()}  # one clock for all processes of a machine
+
+
+def test_workers_share_a_rate_limit(dask: Client) -> None:
+    """No window holds more starts than any of the limits states, in both workers together."""
+    futures = apply(dask, ROWS * 4, started, block=15, rate_limit=["40/2 s", "100/s"])
+    starts = sorted(row["at"] for block in dask.gather(futures) for row in block)
+    assert min(late - early for early, late in zip(starts, starts[40:], strict=False)) >= 2
 
 
 async def shout(row: Any) -> dict[str, str]:

@@ -74,8 +74,8 @@ MAY_IMPORT = {
         "errors",
     },
     "tables": {"rows"},
-    "ray": {"rows", "tables", "errors"},
-    "dask": {"rows", "tables", "errors"},
+    "ray": {"rows", "tables", "batch", "errors"},
+    "dask": {"rows", "tables", "batch", "errors"},
     "cli": {
         "client",
         "embedded",
@@ -244,6 +244,7 @@ def test_every_module_says_what_it_offers(name: str) -> None:
 
 
 REAL_TIME = {
+    "test_dask.py": "starts in several processes, under a limit in real time",
     "waiting.py": "asks other processes until something is so, and gives up in the end",
     "quickest.py": "CPU time, as a ratio to another call of the same run",
     "batch/test_chaos.py": "a server that answers slowly",

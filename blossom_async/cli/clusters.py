@@ -145,6 +145,7 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
         "api_key": client.api_key,
         "cdn_prefix": given["cdn_prefix"],
         "max_concurrency": given["max_concurrency"],
+        "rate_limit": given["rate_limit"] or None,
         "timeout_s": given["timeout"],
     }
     if scheme == "local":
