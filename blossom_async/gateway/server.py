@@ -14,7 +14,6 @@ from functools import partial
 from typing import cast
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.app import FIND, STATUS, create_app
@@ -22,7 +21,7 @@ from blossom_async.gateway.http.connection import Connection, Room
 from blossom_async.gateway.http.logs import AccessLines
 from blossom_async.gateway.http.metrics import RequestCounter
 from blossom_async.gateway.http.open_files import allow_files, last_for_connections, most_refused
-from blossom_async.gateway.http.ready import Ready
+from blossom_async.gateway.http.ready import Finder, nothing
 from blossom_async.gateway.settings import Settings
 
 __all__ = ["listen", "serving"]
@@ -87,13 +86,8 @@ async def serving(
     status.metrics.counter(
         "blossom_connections_refused", "Connections refused at the limit.", lambda: room.refused
     )
-
-    def find(asked: RawRequestMessage, peer: str | None) -> Ready | None:
-        # While draining, every answer has to say that its connection ends; a line in the log needs a request.
-        if status.stage == "draining" or settings.access_log == "all":
-            return None
-        return app[FIND](asked, peer)
-
+    # Only of a request that goes through the handlers there is a line in the log.
+    finder = Finder(nothing if settings.access_log == "all" else app[FIND])
     drain_s = _DRAIN_S - settings.drain_delay_s
     # A handler whose caller has gone is cancelled; work under an Idempotency-Key has a task of its own.
     runner = web.AppRunner(app, shutdown_timeout=drain_s, handler_cancellation=True)
@@ -109,7 +103,7 @@ async def serving(
             lobby=Room(most_refused()),
             last_descriptor=last_for_connections(),
             counter=RequestCounter(status.metrics, AccessLines(settings.access_log)),
-            find=find,
+            finder=finder,
             keepalive_timeout=_KEEPALIVE_S,
             lingering_time=_LINGER_S,
             auto_decompress=False,
@@ -119,6 +113,7 @@ async def serving(
             yield public_url
         finally:
             status.stage = "draining"
+            finder.find = nothing  # every answer has to say that its connection ends
             await asyncio.sleep(settings.drain_delay_s)
             listening.close()
             with contextlib.suppress(TimeoutError):

@@ -98,10 +98,12 @@ class Connection(ReadyHandler):
             self._deadline = loop.call_later(_FIRST_REQUEST_S, self._check_begun)
         elif self._lobby.enter():
             self._entered = self._lobby
+            self.close()  # nothing that arrives is parsed
             out.write(_full())
             # Closing at once would lose the answer: the peer may still be sending.
             self._deadline = loop.call_later(_GOODBYE_S, out.abort)
         else:
+            self.close()
             out.abort()
 
     def pause_writing(self) -> None:
@@ -115,11 +117,6 @@ class Connection(ReadyHandler):
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
-
-    def data_received(self, data: bytes) -> None:
-        """Parses what arrived, unless the connection was refused."""
-        if self._entered is self._room:
-            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Frees its place."""

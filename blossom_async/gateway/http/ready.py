@@ -16,12 +16,12 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from blossom_async.gateway.http.metrics import RequestCounter
 
-__all__ = ["Find", "Ready", "ReadyHandler"]
+__all__ = ["Find", "Finder", "Ready", "ReadyHandler", "nothing"]
 
 _log = logging.getLogger("blossom_async.gateway")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(eq=False)
 class Ready:
     """A whole 200. The metrics count it under ``route``. ``size`` is that of its body.
 
@@ -41,17 +41,30 @@ Find = Callable[[RawRequestMessage, str | None], Ready | None]
 """What answers a request, by its parsed head and the peer's address; None leaves it to the handlers."""
 
 
+def nothing(_: RawRequestMessage, __: str | None) -> None:
+    """Leaves every request to the handlers."""
+
+
+@attrs.define(eq=False)
+class Finder:
+    """What all connections of a gateway ask, from now on."""
+
+    find: Find
+
+
 class ReadyHandler(web.RequestHandler):
-    """A connection that asks ``find`` first, and aiohttp only if no answer is ready.
+    """A connection that asks the ``finder`` first, and aiohttp only if no answer is ready.
 
     That saves the tasks, request, response and routing of aiohttp: most of the time of a short answer. Only
     GETs are answered so, over HTTP/1.1, on a connection that stays and has nothing else under way.
     """
 
-    def __init__(self, manager: web.Server, *, find: Find, counter: RequestCounter, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, finder: Finder, counter: RequestCounter, **options: Any
+    ) -> None:
         # aiohttp calls the access logger after each answer; this one counts and writes no log.
         super().__init__(manager, access_log_class=lambda *_: counter, **options)  # type: ignore[arg-type]
-        self._find = find
+        self._finder = finder
         self._counter = counter
         self._wire: _Wire | None = None
         self._seen: Callable[[], None] | None = None  # of an answer that the peer has yet to read
@@ -102,7 +115,7 @@ class ReadyHandler(web.RequestHandler):
         ):
             return False
         peer = self.peername
-        answer = self._find(message, peer[0] if isinstance(peer, tuple) else peer)
+        answer = self._finder.find(message, peer[0] if isinstance(peer, tuple) else peer)
         if answer is None:
             return False
         if isinstance(answer.body, int):
@@ -131,7 +144,8 @@ class _Wire:
     def __init__(self, transport: asyncio.Transport) -> None:
         # A second object for the same descriptor: event loops let nobody else send on theirs.
         sock = transport.get_extra_info("socket")
-        self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+        self._descriptor = sock.fileno()
+        self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=self._descriptor)
         self._socket.setblocking(False)
         self._transport = transport
 
@@ -141,31 +155,20 @@ class _Wire:
 
     def send_file(self, head: bytes, file: int, size: int) -> None:
         """Sends both. The transport gets what the peer has no room for yet; a failure cuts the connection."""
-        sent = 0
+        of_head = of_file = 0
         try:
-            in_part = self._sent(head)
-            if in_part < len(head):
-                self._transport.write(head[in_part:])
-            else:
-                sent = self._sent_of(file, size)
-            if sent < size:
-                rest = os.pread(file, size - sent, sent)
-                if len(rest) < size - sent:
-                    raise OSError(f"the file ends at byte {sent + len(rest)}")
-                self._transport.write(rest)
+            try:
+                of_head = self._socket.send(head, socket.MSG_MORE)
+                if of_head == len(head):
+                    of_file = os.sendfile(self._descriptor, file, 0, size)
+            except BlockingIOError:
+                pass
+            if of_file < size:
+                rest = os.pread(file, size - of_file, of_file)
+                if len(rest) < size - of_file:
+                    raise OSError(f"the file ends at byte {of_file + len(rest)}")
+                self._transport.write(head[of_head:] + rest)
         except OSError as exc:
             if not isinstance(exc, ConnectionError):
                 _log.error("a picture was cut off while it was being sent: %s", exc)
             self._transport.abort()
-
-    def _sent(self, head: bytes) -> int:
-        try:
-            return self._socket.send(head, socket.MSG_MORE)
-        except BlockingIOError:
-            return 0
-
-    def _sent_of(self, file: int, size: int) -> int:
-        try:
-            return os.sendfile(self._socket.fileno(), file, 0, size)
-        except BlockingIOError:
-            return 0

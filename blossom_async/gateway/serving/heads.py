@@ -12,7 +12,7 @@ from blossom_async.gateway.serving.caching import cache_control, http_date, nego
 from blossom_async.gateway.storage.records import ImageRecord, StoredFile
 from blossom_async.models import CONTENT_TYPES, ImageRequest
 
-__all__ = ["NOT_WITH_304", "chosen_file", "cors", "head", "picture_headers"]
+__all__ = ["NOT_WITH_304", "chosen_file", "cors", "head_of", "picture_headers"]
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -105,7 +105,7 @@ def _etag(record: ImageRecord, file: StoredFile, narrowed: str) -> str:
     return f'"{record.request.etag}{narrowed}{f"-{file.format}" if several else ""}"'
 
 
-def head(headers: Mapping[str, str], size: int) -> bytes:
+def head_of(headers: Mapping[str, str], size: int) -> bytes:
     """The head of a 200 with these headers and a body of this size, except for what each answer has anew."""
     named = {**headers, "Content-Length": str(size), "Server": SERVER}
     lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in named.items())]

@@ -12,7 +12,6 @@ from typing import Protocol
 import attrs
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
-from cachetools import LRUCache
 from multidict import MultiMapping, istr
 
 from blossom_async.errors import Gone, ResponseError
@@ -24,7 +23,7 @@ from blossom_async.gateway.http.ready import Ready
 from blossom_async.gateway.serving.answers import PIECE, Streamed
 from blossom_async.gateway.serving.caching import Plan, asks_for_less, evaluate, http_date
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper, Unfinished, check_live
-from blossom_async.gateway.serving.heads import NOT_WITH_304, chosen_file, cors, head, picture_headers
+from blossom_async.gateway.serving.heads import NOT_WITH_304, chosen_file, cors, head_of, picture_headers
 from blossom_async.gateway.serving.hot import HotBytes, bytes_missing
 from blossom_async.gateway.serving.urls import PictureUrl, no_picture, picture_url
 from blossom_async.gateway.storage.lookups import Lookups
@@ -53,12 +52,16 @@ class Variants(Protocol):
 
 @attrs.frozen(kw_only=True)
 class _Prepared:
-    """A picture that everyone may see. ``head`` is that of its 200, except for what ``_noted`` adds."""
+    """A picture that everyone may see, found when ``Lookups`` was in this state.
+
+    ``head`` is that of its 200, except for date and request id.
+    """
 
     route: str
     record: ImageRecord
     file: StoredFile
     head: bytes
+    state: int
 
 
 class Public:
@@ -89,7 +92,7 @@ class Public:
         self._unfinished = unfinished
         self._variants = variants
         self._wait_s = wait_s
-        self._prepared: LRUCache[str, _Prepared] = LRUCache(_PREPARED)
+        self._prepared: dict[str, _Prepared] = {}
         self._who = lru_cache(maxsize=_VIEWERS)(self._viewer_of)  # most viewers look at several pictures
 
     def routes(self) -> list[web.RouteDef]:
@@ -101,27 +104,30 @@ class Public:
 
         None for any other request: it is for ``serve``.
         """
-        started = time.perf_counter()
         path, headers = asked.path, asked.headers
-        if not path.startswith(_FOLDERS) or asks_for_less(headers) or _EXPECT in headers:
+        if asks_for_less(headers) or _EXPECT in headers:
             return None
-        now = self._now()
         prepared = self._prepared.get(path)
-        if prepared is None or self._lookups.remembered(prepared.record.id) is not prepared.record:
-            prepared = self._prepare(path, headers, now)
+        if prepared is None or not self._lookups.unchanged(prepared.state):
+            prepared = self._prepare(path, headers)
         body = None if prepared is None else self._hot.at_hand(prepared.record.id, prepared.file)
         if prepared is None or body is None:
             return None
-        return Ready(
-            route=prepared.route,
-            head=prepared.head + _noted(int(time.time())),
-            body=body,
-            size=prepared.file.file_size,
-            seen=self._count(prepared.record, headers, peer, now, started),
+        head = b"%b%bX-Request-Id: %b\r\n\r\n" % (
+            prepared.head,
+            _date_line(int(time.time())),
+            new_request_id().encode(),
         )
+        seen = None
+        if prepared.record.request.tracking_id is not None:
+            seen = self._count(prepared.record, headers, peer, self._now(), time.perf_counter())
+        return Ready(prepared.route, head, body, prepared.file.file_size, seen)
 
-    def _prepare(self, path: str, headers: MultiMapping[str], now: datetime) -> _Prepared | None:
+    def _prepare(self, path: str, headers: MultiMapping[str]) -> _Prepared | None:
         """What to send for the path, by the same rules as ``serve``; None if that is for ``serve`` to say."""
+        if not path.startswith(_FOLDERS):
+            return None
+        now, state = self._now(), self._lookups.state
         try:
             url = picture_url(path, path)
             record = self._gatekeeper.open_to_all(url, now)
@@ -137,9 +143,12 @@ class Public:
             route="/image/{_}" if url.extension is None else "/generated/{_}",
             record=record,
             file=file,
-            head=head(told, file.file_size),
+            head=head_of(told, file.file_size),
+            state=state,
         )
         if record.expires_at is None and (len(record.files) == 1 or url.extension == file.format):
+            if len(self._prepared) == _PREPARED:
+                self._prepared.clear()
             self._prepared[path] = prepared  # every request for the path gets the same
         return prepared
 
@@ -338,8 +347,3 @@ def _never_made(claim: Claim) -> ResponseError:
 @lru_cache(maxsize=1)
 def _date_line(second: int) -> bytes:
     return f"Date: {http_date(datetime.fromtimestamp(second, UTC))}\r\n".encode()
-
-
-def _noted(second: int) -> bytes:
-    """What differs between the heads of two answers."""
-    return b"%bX-Request-Id: %b\r\n\r\n" % (_date_line(second), new_request_id().encode())

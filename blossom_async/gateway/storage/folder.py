@@ -41,7 +41,7 @@ class LocalBlobs:
         self._file = re.compile(rf"({IMAGE_ID})\.({'|'.join(extensions)})", re.ASCII)
         self._threads = Threads(_THREADS)
         self._room = bytearray(_AT_ONCE)
-        self._open = OpenFiles()
+        self._files = OpenFiles()
         self._lock = threading.Lock()
         self._durable_folders: set[str] = set()
 
@@ -64,12 +64,16 @@ class LocalBlobs:
         return await self._threads.run(_files_before, self._root / folder, self._file, then.timestamp())
 
     async def close(self) -> None:
-        self._open.close()
+        self._files.close()
         await self._threads.close()
 
     def path(self, image_id: str, extension: str) -> Path:
         """Where the file of a picture is or would be."""
         return self._root / file_name(image_id, extension, self._extensions)
+
+    def _text(self, image_id: str, extension: str) -> str:
+        # Not a Path, which takes longer to build than the file to open.
+        return f"{self._root}/{file_name(image_id, extension, self._extensions)}"
 
     async def reserve(self, image_id: str, extension: str, size: int) -> Reserved:
         """An open file, so that ``put`` needs no more room for ``size`` bytes, and no more files."""
@@ -95,15 +99,15 @@ class LocalBlobs:
         return data
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
-        path = self.path(image_id, extension)
+        path = self._text(image_id, extension)
         self._threads.check()
         data = self._read_at_once(path, start, stop)
         return await self._threads.run(_read, path, start, stop) if data is None else data
 
     def at_hand(self, image_id: str, extension: str, size: int) -> int | None:
         name = image_id, extension
-        kept = self._open.get(name)
-        return self._open.open(name, self.path(image_id, extension), size) if kept is None else kept
+        kept = self._files.open.get(name)
+        return self._files.add(name, self._text(image_id, extension), size) if kept is None else kept
 
     async def size(self, image_id: str, extension: str) -> int:
         return await self._threads.run(_size, self.path(image_id, extension))
@@ -111,7 +115,7 @@ class LocalBlobs:
     async def delete(self, image_id: str, extension: str) -> None:
         await self._threads.run(_delete, self.path(image_id, extension))
 
-    def _read_at_once(self, path: Path, start: int, stop: int | None) -> bytes | None:
+    def _read_at_once(self, path: str, start: int, stop: int | None) -> bytes | None:
         """Bytes that the system has in memory; None if it has not all of them, or they are too many here."""
         if IF_IN_MEMORY is None:
             return None
@@ -255,7 +259,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, start: int, stop: int | None) -> bytes:
+def _read(path: str, start: int, stop: int | None) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:

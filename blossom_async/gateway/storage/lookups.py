@@ -48,12 +48,22 @@ class Lookups:
 
     def remembered(self, image_id: str) -> ImageRecord | None:
         """The picture, if it is cached and valid, without waiting for the database."""
+        return self._images.get(image_id) if self._holds() else None
+
+    @property
+    def state(self) -> int:
+        """Grows with whatever is forgotten."""
+        return self._round
+
+    def unchanged(self, state: int) -> bool:
+        """Whether all that was remembered in that state is still valid, without waiting for the database."""
+        return self._round == state and self._holds()
+
+    def _holds(self) -> bool:
         left_s = self._holds_until - self._clock()
-        if left_s <= 0:
-            return None
-        if left_s < RECHECK_S / 2:
+        if 0 < left_s < RECHECK_S / 2:
             self._checking.begin(None, self._recheck)
-        return self._images.get(image_id)
+        return left_s > 0
 
     async def image(self, image_id: str) -> ImageRecord | None:
         """The picture of that id, even if it is deleted or expired."""

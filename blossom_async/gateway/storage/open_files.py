@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 __all__ = ["IF_IN_MEMORY", "OpenFiles"]
 
@@ -23,15 +22,12 @@ class OpenFiles:
     """
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], int] = {}
+        self.open: dict[tuple[str, str], int] = {}
+        """The descriptors, by picture and format: valid until the caller awaits something."""
         self._closing: asyncio.TimerHandle | None = None
-        self._probe = bytearray(1)
+        self._probe = bytearray(2)
 
-    def get(self, name: tuple[str, str]) -> int | None:
-        """The descriptor of a file that is open, until the caller awaits something."""
-        return self._open.get(name)
-
-    def open(self, name: tuple[str, str], path: Path, size: int) -> int | None:
+    def add(self, name: tuple[str, str], path: str, size: int) -> int | None:
         """Opens the file. None if it is not that long, or if to send it might be to wait for the disk."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -40,28 +36,29 @@ class OpenFiles:
         if not self._ready(descriptor, size):
             os.close(descriptor)
             return None
-        if len(self._open) == _MOST:
-            os.close(self._open.pop(next(iter(self._open))))
-        self._open[name] = descriptor
+        if len(self.open) == _MOST:
+            os.close(self.open.pop(next(iter(self.open))))
+        self.open[name] = descriptor
         if self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(_KEPT_S, self.close)
         return descriptor
 
     def close(self) -> None:
         """Closes all."""
-        for descriptor in self._open.values():
+        for descriptor in self.open.values():
             os.close(descriptor)
-        self._open.clear()
+        self.open.clear()
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
 
     def _ready(self, descriptor: int, size: int) -> bool:
-        if IF_IN_MEMORY is None or os.fstat(descriptor).st_size != size:
+        if IF_IN_MEMORY is None or size == 0:
             return False
         try:
-            for place in (*range(0, size, _READ_AHEAD), size - 1):
+            for place in range(0, size - _READ_AHEAD, _READ_AHEAD):
                 os.preadv(descriptor, [self._probe], place, IF_IN_MEMORY)
+            # At the last byte there is one byte to read, not two and not none.
+            return os.preadv(descriptor, [self._probe], size - 1, IF_IN_MEMORY) == 1
         except OSError:  # it is on the disk, or its file system cannot tell
             return False
-        return True

@@ -24,7 +24,7 @@ from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.http.logs import AccessLines
 from blossom_async.gateway.http.metrics import Metrics, RequestCounter
 from blossom_async.gateway.http.problems import problems
-from blossom_async.gateway.http.ready import Ready, ReadyHandler
+from blossom_async.gateway.http.ready import Finder, Ready, ReadyHandler
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
@@ -159,7 +159,7 @@ async def gallery(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
         ReadyHandler,
         cast("web.Server", runner.server),
         loop=loop,
-        find=find,
+        finder=Finder(find),
         counter=RequestCounter(Metrics(), AccessLines("none")),
     )
     listening = await loop.create_server(connection, "127.0.0.1", 0)
@@ -728,6 +728,25 @@ async def test_a_big_picture_in_memory_is_sent_whole(gallery: Gallery) -> None:
     image_id = await gallery.store(data)
     for _ in range(2):
         assert (await gallery.image(image_id)).body == data
+
+
+async def test_a_viewer_with_little_room_gets_every_byte_of_what_is_ready(gallery: Gallery) -> None:
+    """What its system does not take at once follows as it reads, and in order."""
+    data = secrets.token_bytes(256 << 10)
+    image_id = await gallery.store(data)
+    assert (await gallery.image(image_id)).body == data
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", gallery.port))
+    reader, writer = await asyncio.open_connection(sock=sock, limit=4096)
+    writer.write(f"GET /image/{image_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 3)
+    for _ in range(3):
+        assert (await next_answer(reader)).body == data
+    writer.write(f"GET /image/{image_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await next_answer(reader)).body == data
+    writer.close()
+    assert gallery.at_once == 1
 
 
 @hot_bytes(8 * len(BODY))

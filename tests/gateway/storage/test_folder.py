@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.storage import open_files
 from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.gateway.storage.folder import LocalBlobs
 from tests.scarcity import no_files_left
@@ -330,6 +331,36 @@ async def test_what_the_system_has_in_memory_needs_no_thread(
     with pytest.raises(FileNotFoundError):
         await blobs.read("d" * 22, "png")
     await blobs.close()
+
+
+async def test_a_file_to_send_is_at_hand_while_it_is_what_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is missing, empty or of another size is not; no descriptor outlives the second, or `close`."""
+    blobs = LocalBlobs(tmp_path / "images")
+    await blobs.open()
+    if not _in_memory_is_known(tmp_path):
+        pytest.skip("this file system does not tell what is in memory")
+    monkeypatch.setattr(open_files, "_MOST", 2)
+    data = secrets.token_bytes(300_000)
+    for name in "abc":
+        await blobs.put(name * 22, "png", data)
+    await blobs.put("d" * 22, "png", b"")
+    before = _open_files()
+    for name in "abca":
+        found = blobs.at_hand(name * 22, "png", len(data))
+        assert found is not None
+        assert os.pread(found, len(data) + 1, 0) == data
+        assert blobs.at_hand(name * 22, "png", len(data)) == found
+    assert _open_files() == before + 2
+    await blobs.close()
+    for name, size in [("b", len(data) - 1), ("b", len(data) + 1), ("d", 0), ("e", 1)]:
+        assert blobs.at_hand(name * 22, "png", size) is None
+    assert _open_files() == before
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _in_memory_is_known(folder: Path) -> bool:
