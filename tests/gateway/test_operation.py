@@ -453,6 +453,28 @@ class TestConnections:
                 assert await reader.read() == b""
             writer.close()
 
+    async def test_a_viewer_that_asked_is_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also if its answers were ready: its connection stays."""
+        monkeypatch.setattr("blossom_async.gateway.http.connection._FIRST_REQUEST_S", 0.5)  # not 30 s
+        async with running_gateway(tmp_path / "data") as there:
+            async with aiohttp.ClientSession(headers=AUTHORIZED) as http:
+                async with http.post(f"{there.base_url}/v1/images", json=TINY) as answer:
+                    url = (await answer.json())["url"]
+                async with http.get(url) as answer:
+                    await answer.read()
+            port = int(there.base_url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            silent, opened_later = await asyncio.open_connection("127.0.0.1", port)
+            asked = f"GET {url.removeprefix(there.base_url)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            async with asyncio.timeout(LIMIT_S):
+                for _ in range(2):
+                    writer.write(asked)
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                    await reader.readexactly(int(re.search(r"Content-Length: (\d+)", head)[1]))  # type: ignore[index]
+                    assert await silent.read() == b""
+            for opened in (writer, opened_later):
+                opened.close()
+
 
 def figures_of(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
     """Samples by name and the values of their labels, which are in the order of their names."""

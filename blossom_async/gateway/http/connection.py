@@ -83,7 +83,6 @@ class Connection(ReadyHandler):
         self._lobby = lobby
         self._last_descriptor = last_descriptor
         self._entered: Room | None = None
-        self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
 

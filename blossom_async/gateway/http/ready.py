@@ -66,6 +66,7 @@ class ReadyHandler(web.RequestHandler):
         super().__init__(manager, access_log_class=lambda *_: counter, **options)  # type: ignore[arg-type]
         self._finder = finder
         self._counter = counter
+        self._answered = False
         self._wire: _Wire | None = None
         self._seen: Callable[[], None] | None = None  # of an answer that the peer has yet to read
 
@@ -118,6 +119,7 @@ class ReadyHandler(web.RequestHandler):
         answer = self._finder.find(message, peer[0] if isinstance(peer, tuple) else peer)
         if answer is None:
             return False
+        self._answered = True
         if isinstance(answer.body, int):
             if self._wire is None:
                 self._wire = _Wire(transport)
