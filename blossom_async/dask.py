@@ -88,7 +88,7 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
         import dask.bag as db
         import dask.dataframe as dd
     except ImportError as exc:
-        raise ConfigurationError("Dask is missing; install blossom-async[dask]") from exc
+        raise ConfigurationError("Dask is missing; pip install '.[dask]' in the checkout") from exc
     name = uuid4().hex
     if sharing.rates:
         if client.asynchronous:

@@ -62,7 +62,7 @@ async def found_or_started(session: aiohttp.ClientSession, resources: AsyncExitS
         await asyncio.to_thread(importlib.import_module, "blossom_async.gateway.app")
     except ImportError as exc:
         raise ConfigurationError(
-            f"the embedded gateway is not installed ({exc}): pip install 'blossom-async[gateway]', "
+            f"the embedded gateway is not installed ({exc}): pip install '.[gateway]' in the checkout, "
             "or give the address of another gateway as base_url or BLOSSOM_BASE_URL"
         ) from exc
     from blossom_async.gateway.settings import load

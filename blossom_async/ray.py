@@ -70,7 +70,7 @@ def _mapped(ds: Dataset, work: Work, sharing: Sharing) -> Dataset:
     try:
         from ray.data import ActorPoolStrategy
     except ImportError as exc:
-        raise ConfigurationError("Ray Data is missing; install blossom-async[ray]") from exc
+        raise ConfigurationError("Ray Data is missing; pip install '.[ray]' in the checkout") from exc
     if (names := ds.columns(fetch_if_missing=False)) is not None:
         work.reads(names)
     if sharing.rates:

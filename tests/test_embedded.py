@@ -151,5 +151,5 @@ def test_without_the_extra_the_way_out_is_said() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    assert "blossom-async[gateway]" in ended.stdout
+    assert "pip install '.[gateway]'" in ended.stdout
     assert "BLOSSOM_BASE_URL" in ended.stdout

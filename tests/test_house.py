@@ -303,3 +303,16 @@ def test_no_address_of_a_machine_or_registry_is_committed() -> None:
             continue
         text = path.read_text("utf-8")
         assert not [word for word in suspicious if word in text], path
+
+
+def test_nothing_says_to_install_from_an_index() -> None:
+    """Until a version is on one, messages and pages name the checkout: ``pip install '.[gateway]'``."""
+    root = PACKAGE.parent
+    files = [
+        *PACKAGE.rglob("*.py"),
+        *root.glob("*.md"),
+        *root.glob("docs/**/*.md"),
+        *root.glob("examples/**/*.md"),
+    ]
+    told = re.compile(r"install\s+(-\S+\s+)*[\"'`]*blossom[-_]async")
+    assert [path.name for path in files if told.search(path.read_text("utf-8"))] == []

@@ -172,5 +172,5 @@ def _ask_and_end(there: subprocess.Popen[str]) -> None:
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting takes effect, or the gateway does not start."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(BlossomError, match=r"pip install 'blossom-async\[otel\]'"), sending_traces():
+    with pytest.raises(BlossomError, match=r"pip install '\.\[otel\]'"), sending_traces():
         pass

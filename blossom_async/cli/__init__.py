@@ -19,6 +19,6 @@ def main() -> None:
         if (exc.name or "").partition(".")[0] not in _EXTRA:
             raise
         sys.stderr.write(
-            "blossom: the command line is not installed; pip install 'blossom-async[cli]' (or [all])\n"
+            "blossom: the command line is not installed; pip install '.[cli]' in the checkout\n"
         )
         sys.exit(2)

@@ -40,7 +40,7 @@ def folder_settings(data_dir: Path | None, config: Path | None) -> Settings:
         from blossom_async.gateway.settings import load
     except ImportError as exc:
         raise ConfigurationError(
-            "the gateway is not installed; pip install 'blossom-async[gateway]'"
+            "the gateway is not installed; pip install '.[gateway]' in the checkout"
         ) from exc
     return load(config, data_dir=data_dir)
 

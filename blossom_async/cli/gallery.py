@@ -102,7 +102,7 @@ class Gallery:
             import PIL  # noqa: F401 - fails here, before any picture is made
         except ImportError as exc:
             raise ConfigurationError(
-                "--gallery needs Pillow, which is not installed; pip install 'blossom-async[gateway]'"
+                "--gallery needs Pillow, which is not installed; pip install '.[gateway]' in the checkout"
             ) from exc
         try:
             self._cards: IO[str] = tempfile.TemporaryFile("w+", dir=path.parent, encoding="utf-8")  # noqa: SIM115 - closed by close()

@@ -44,7 +44,7 @@ def serve(config: Path | None, **given: Any) -> int:
         from blossom_async.gateway.settings import load
     except ImportError as exc:
         raise ConfigurationError(
-            "the gateway is not installed; pip install 'blossom-async[gateway]'"
+            "the gateway is not installed; pip install '.[gateway]' in the checkout"
         ) from exc
     settings = load(config, **given)
     try:

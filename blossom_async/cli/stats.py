@@ -220,7 +220,7 @@ async def _imported(path: Path, given: dict[str, Any]) -> Imported:
         from blossom_async.gateway.storage.records import Records
     except ImportError as exc:
         raise ConfigurationError(
-            "the gateway is not installed; pip install 'blossom-async[gateway]'"
+            "the gateway is not installed; pip install '.[gateway]' in the checkout"
         ) from exc
     database = load(given["config"], data_dir=given["data_dir"]).database
     if isinstance(database, Path) and not database.exists():

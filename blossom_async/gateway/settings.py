@@ -366,7 +366,7 @@ class Settings:
     c2pa_cert: Path | None = ts.option(
         default=None,
         help="PEM file with the certificate, and those that it is issued by, that pictures are signed with "
-        "(C2PA); needs c2pa_key and `pip install 'blossom-async[c2pa]'`.",
+        "(C2PA); needs c2pa_key and `pip install '.[c2pa]'` in the checkout.",
     )
     c2pa_key: Path | None = ts.option(default=None, help="PEM file with the private key of c2pa_cert.")
     c2pa_timestamp_url: str | None = ts.option(
@@ -436,7 +436,7 @@ class Settings:
     traces: bool = ts.option(
         default=False,
         help="Whether `blossom serve` sends traces by OTLP, to where `OTEL_EXPORTER_OTLP_ENDPOINT` says; "
-        "needs `pip install 'blossom-async[otel]'`.",
+        "needs `pip install '.[otel]'` in the checkout.",
     )
     drain_delay_s: float = ts.option(
         default=0.0,

@@ -57,7 +57,7 @@ def pillow() -> ModuleType:
     except ImportError as exc:
         raise ConfigurationError(
             f"the fake providers draw real pictures with Pillow, which is not installed ({exc}): "
-            "pip install 'blossom-async[gateway]'"
+            "pip install '.[gateway]' in the checkout"
         ) from exc
     return Image
 

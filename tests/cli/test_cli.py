@@ -194,7 +194,7 @@ class TestHelp:
         )
         assert (ran.returncode, ran.stdout) == (2, "")
         assert ran.stderr == (
-            "blossom: the command line is not installed; pip install 'blossom-async[cli]' (or [all])\n"
+            "blossom: the command line is not installed; pip install '.[cli]' in the checkout\n"
         )
 
     def test_a_module_of_our_own_that_is_missing_is_a_bug(self) -> None:

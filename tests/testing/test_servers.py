@@ -578,7 +578,7 @@ def test_without_pillow_the_server_says_what_to_install() -> None:
         "async def main():\n"
         "    async with FakeOpenAI(): pass\n"
         "try:\n    asyncio.run(main())\n"
-        "except ConfigurationError as error:\n    sys.exit('blossom-async[gateway]' not in str(error))\n"
+        "except ConfigurationError as error:\n    sys.exit('.[gateway]' not in str(error))\n"
         "sys.exit(1)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -48,7 +48,7 @@ def sending_traces() -> Iterator[None]:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as exc:
         raise ConfigurationError(
-            f"traces: OpenTelemetry is not installed ({exc}): pip install 'blossom-async[otel]', or unset "
+            f"traces: OpenTelemetry is missing ({exc}): pip install '.[otel]' in the checkout, or unset "
             "BLOSSOM_TRACES"
         ) from exc
     # The variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override it.

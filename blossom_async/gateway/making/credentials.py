@@ -39,7 +39,7 @@ class Credentials:
             import c2pa
         except ImportError as exc:
             raise ConfigurationError(
-                "c2pa_cert is set, and c2pa-python is not installed; pip install 'blossom-async[c2pa]', "
+                "c2pa_cert is set, and c2pa-python is not installed; pip install '.[c2pa]' in the checkout, "
                 "or unset c2pa_cert and c2pa_key"
             ) from exc
         self._c2pa: Any = c2pa

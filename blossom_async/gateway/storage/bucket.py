@@ -153,7 +153,7 @@ class BucketBlobs:
         except ImportError as exc:
             raise ConfigurationError(
                 f"blobs={self._url} needs the extra object-store; "
-                "install it with: pip install 'blossom-async[object-store]'"
+                "install it with: pip install '.[object-store]' in the checkout"
             ) from exc
         try:
             self._store = from_url(self._url, **_TIMES)

@@ -187,4 +187,4 @@ async def test_old_versions_are_warned_of(
 async def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install is said."""
     monkeypatch.setitem(sys.modules, "obstore", None)
-    assert "pip install 'blossom-async[object-store]'" in await refusal()
+    assert "pip install '.[object-store]' in the checkout" in await refusal()

@@ -197,7 +197,7 @@ def postgres(url: str) -> Postgres:
         from blossom_async.gateway.storage.records.postgres import Postgres
     except ImportError as exc:
         raise ConfigurationError(
-            "the driver of PostgreSQL is not installed; pip install 'blossom-async[postgres]'"
+            "the driver of PostgreSQL is not installed; pip install '.[postgres]' in the checkout"
         ) from exc
     return Postgres(sa.make_url(url))
 
