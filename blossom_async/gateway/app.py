@@ -65,6 +65,7 @@ from blossom_async.gateway.serving.hot import HotBytes
 from blossom_async.gateway.serving.public import Public
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
+from blossom_async.gateway.storage.fleet_gates import FleetGates
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Living, Owner
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
@@ -106,6 +107,7 @@ def create_app(
     owner = _owner(settings, lookups)
     signing_secrets = settings.signing_secrets or own_secrets(settings.data_dir)
     upstreams = Upstreams()
+    shared = None if settings.database_url is None else FleetGates(records)
     daily_budget = None if settings.daily_budget is None else round(settings.daily_budget * 1_000_000)
     generation = Generation(
         upstreams,
@@ -209,7 +211,7 @@ def create_app(
     async def running(_: web.Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as opened:
             opened.callback(workers.close)
-            await opened.enter_async_context(connected(upstreams, accounts(settings), workers))
+            await opened.enter_async_context(connected(upstreams, accounts(settings), workers, gates=shared))
             for part in (staging, blobs, records):
                 opened.push_async_callback(part.close)
                 await part.open()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from blossom_async.batch import GatePlace, SharedGate
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
@@ -21,6 +22,8 @@ from blossom_async.guard import Guard
 from blossom_async.proxies import proxy_for
 
 __all__ = ["Account", "connected"]
+
+_PATIENCE_S = 5.0  # for the database that has a shared rate
 
 
 @attrs.frozen(kw_only=True)
@@ -46,9 +49,11 @@ class Account:
 
 @asynccontextmanager
 async def connected(
-    upstreams: Upstreams, accounts: Iterable[Account], workers: Workers
+    upstreams: Upstreams, accounts: Iterable[Account], workers: Workers, *, gates: GatePlace | None = None
 ) -> AsyncIterator[None]:
     """Adds a provider to ``upstreams`` for each account; on leaving, closes their connections.
+
+    Their rates hold for all processes whose ``gates`` are the same place; None: for this process alone.
 
     Raises ``ConfigurationError`` for a key that cannot be read, an invalid address, and a provider without
     the model it needs.
@@ -56,8 +61,16 @@ async def connected(
     async with AsyncExitStack() as sessions:
         for account in accounts:
             provider = await _provider(account, sessions, workers)
-            upstreams.add(Upstream(provider, account.limits, clock=time.monotonic))
+            gate = _shared(account, gates)
+            upstreams.add(Upstream(provider, account.limits, clock=time.monotonic, gate=gate))
         yield
+
+
+def _shared(account: Account, gates: GatePlace | None) -> SharedGate | None:
+    if gates is None or not account.limits.rates:
+        return None
+    (rate,) = account.limits.rates
+    return SharedGate(f"provider.{account.provider}", rate, slots=gates, patience_s=_PATIENCE_S)
 
 
 async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers) -> Provider:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import attrs
 
 from blossom_async.batch import Gate, RateLimit, Slots
-from blossom_async.errors import InvalidRequest, Overloaded
+from blossom_async.errors import GateUnavailable, InvalidRequest, Overloaded
 from blossom_async.gateway.making.breaker import Breaker
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.encoding import check_encodable
@@ -56,13 +56,16 @@ class Limits:
 class Upstream:
     """A provider and its queue. Belongs to the event loop in which it is first awaited."""
 
-    def __init__(self, provider: Provider, limits: Limits, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, provider: Provider, limits: Limits, *, clock: Callable[[], float], gate: Gate | None = None
+    ) -> None:
+        """``gate`` has the rates if they are shared with others; by default they are this process's own."""
         self.provider = provider
         self.name = provider.name
         self.calls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
-        self._gate = Gate(*limits.rates)
+        self._gate = Gate(*limits.rates) if gate is None else gate
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
         self._breaker = Breaker(provider.name, clock)
@@ -184,7 +187,14 @@ class Upstream:
                 self._breaker.check()
             if not trial and (trial := await self._breaker.wait()):
                 turn.callback(self._breaker.end_trial)
-            await self._gate.acquire()
+            try:
+                await self._gate.acquire()
+            except GateUnavailable as exc:
+                raise Overloaded(
+                    f"the database that shares the rate of {self.name} cannot be reached; send the request "
+                    f"again in {FULL_RETRY_S:.0f} s",
+                    retry_after_s=FULL_RETRY_S,
+                ) from exc
             if trial or not self._breaker.open:
                 return
 

@@ -1,0 +1,98 @@
+"""Limits that hold for all gateways on one database together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blossom_async.errors import Overloaded
+from blossom_async.testing import FakeOpenAI
+from tests.conftest import RunningGateway, running_gateway
+from tests.gateway.test_fleet import SECRETS
+from tests.postgres import missing, running_server
+from tests.waiting import until
+
+
+@asynccontextmanager
+async def fleet(
+    folder: Path, url: str, provider: FakeOpenAI, **settings: Any
+) -> AsyncIterator[tuple[RunningGateway, RunningGateway]]:
+    """Two gateways on one database, with one account at one provider."""
+    shared = {
+        **SECRETS,
+        "database_url": url,
+        "providers": ("openai",),
+        "openai_url": provider.base_url,
+        "openai_key": "sk-of-the-tests",
+        "openai_model": "flux.1-schnell",
+        **settings,
+    }
+    async with running_gateway(folder / "data", **shared) as one:
+        async with running_gateway(folder / "data", **shared) as other:
+            yield one, other
+
+
+async def batches(gateways: tuple[RunningGateway, RunningGateway], number: int) -> None:
+    """As many pictures of each gateway, at the same time."""
+
+    async def batch(gateway: RunningGateway) -> None:
+        async with gateway.client() as client:
+            prompts = [f"a fox of {gateway.base_url}, number {n}" for n in range(number)]
+            made = await client.image.generate_urls_batch(prompts, width=32, height=32)
+            made.raise_for_failures()
+
+    await asyncio.gather(*map(batch, gateways))
+
+
+def asked(provider: FakeOpenAI) -> list[datetime]:
+    """When it was asked for pictures."""
+    return sorted(seen.at for seen in provider.requests if seen.method == "POST")
+
+
+def worst(provider: FakeOpenAI, length: timedelta) -> int:
+    """The most requests for pictures in any window."""
+    times = asked(provider)
+    return max(sum(start <= at < start + length for at in times) for start in times)
+
+
+async def test_a_providers_rate_holds_for_all_gateways(tmp_path: Path, postgres_url: str) -> None:
+    """At the provider, where each alone would use all of it."""
+    async with FakeOpenAI() as provider:
+        async with fleet(tmp_path, postgres_url, provider, openai_rate_limit="20/2s") as gateways:
+            await batches(gateways, 20)
+        # Noted when the provider got to them, some milliseconds later than sent.
+        assert worst(provider, timedelta(seconds=1.9)) <= 20
+
+
+@pytest.mark.skipif(missing("18") is not None, reason=missing("18") or "")
+async def test_nothing_is_sent_while_the_database_is_away(tmp_path: Path) -> None:
+    """The caller is told so, and it goes on when the database is back."""
+    with ExitStack() as held:
+        server = held.enter_context(running_server("18"))
+        server.create("limits")
+        async with (
+            FakeOpenAI() as provider,
+            fleet(tmp_path, server.url("limits"), provider, openai_rate_limit="100/s") as (one, _),
+            one.client(retry=None) as client,
+        ):
+
+            async def drawn() -> bool:
+                try:
+                    await client.image.generate_url("a fox", width=32, height=32)
+                except Overloaded:
+                    return False
+                return True
+
+            assert await drawn()
+            await asyncio.to_thread(server.stop, "immediate")
+            assert not await drawn()
+            assert len(asked(provider)) == 1
+            await asyncio.to_thread(server.start)
+            await until(drawn)
+            assert len(asked(provider)) == 2
