@@ -132,6 +132,7 @@ class Attempts(Generic[Item, Value]):
         self._slots = slots
         self._lease = slots.lease()
         self._gates = gates
+        self._starts = gates[-1].learned.starts  # of the widest gate, which is the server's
         self._repeats = retry is not None
         self._policy = retry or NO_RETRY
         self._classify = classify
@@ -153,19 +154,25 @@ class Attempts(Generic[Item, Value]):
         job.waiting = True
         outage = self._outage
         slots = self._slots
+        started = job.started
         if not slots.try_acquire():
             await slots.acquire()
+            started = asyncio.get_running_loop().time()
         lease = self._lease
         lease.held += 1
         try:
             for gate in self._gates:
                 if gate.closed:
                     try:
-                        await pass_gates(self._gates)
+                        started = await pass_gates(self._gates)
                     except GateUnavailable as exc:
                         self._not_started(job, exc)
                         return None
                     break
+            else:
+                if job.number:
+                    started = asyncio.get_running_loop().time()
+                self._starts.append(started)
             if self._stopped:
                 return None
             if outage.away and job is not outage.prober:
@@ -183,7 +190,7 @@ class Attempts(Generic[Item, Value]):
                     job.value = await self._timeout.limit(self._attempt(job.item))
             except Exception as exc:  # noqa: BLE001 - it becomes the item's outcome
                 job.error = exc
-                return self._decide(job, exc, cuts)
+                return self._decide(job, exc, cuts, started)
             job.error = None
             if outage.failures:
                 outage.answered(job)
@@ -214,7 +221,7 @@ class Attempts(Generic[Item, Value]):
             job.error = error
             job.fatal = str(error)
 
-    def _decide(self, job: Job[Item, Value], error: Exception, cuts: int) -> float | None:
+    def _decide(self, job: Job[Item, Value], error: Exception, cuts: int, started: float) -> float | None:
         try:
             verdict = self._classify(error)
         except Exception as exc:  # noqa: BLE001 - becomes the item's outcome, with the error it was to classify
@@ -232,8 +239,7 @@ class Attempts(Generic[Item, Value]):
                 return None
             case Throttle(pause_s):
                 self._outage.answered(job)
-                self._slots.overloaded(cuts)
-                return self._throttled(job, error, pause_s)
+                return self._throttled(job, error, pause_s, cuts, started)
             case RetryAtOnce() if self._repeats and not job.stale:
                 job.stale = True
                 if self._outage.away:
@@ -255,7 +261,9 @@ class Attempts(Generic[Item, Value]):
         """A random wait after an outage, as after a first failure; none for a job that was not tried."""
         return self._policy.wait_s(1) if job.counted else 0.0
 
-    def _throttled(self, job: Job[Item, Value], error: Exception, pause_s: float | None) -> float | None:
+    def _throttled(
+        self, job: Job[Item, Value], error: Exception, pause_s: float | None, cuts: int, started: float
+    ) -> float | None:
         asked = pause_s if pause_s is not None and math.isfinite(pause_s) and pause_s > 0 else 0.0
         longest = self._policy.max_throttle_s
         if asked > longest:
@@ -266,6 +274,9 @@ class Attempts(Generic[Item, Value]):
             return None
         for gate in self._gates:
             gate.pause(asked, at_most_s=longest)
+        server = self._gates[-1]
+        if not (_too_soon(error) and server.refused(started, asked, at_most_s=longest)):
+            self._slots.overloaded(cuts)
         if not self._repeats:
             return None
         now = asyncio.get_running_loop().time()
@@ -286,6 +297,11 @@ class Attempts(Generic[Item, Value]):
             error.add_note("not tried again: too many items fail and the retry budget is used up")
             return None
         return asyncio.get_running_loop().time() + self._policy.wait_s(job.counted)
+
+
+def _too_soon(error: Exception) -> bool:
+    """Whether it is the rate that was refused, and not the load."""
+    return not isinstance(error, ResponseError) or error.status == 429
 
 
 class _NoOutage(Outage):

@@ -16,6 +16,7 @@ from aiolimiter import AsyncLimiter
 from blossom_async.batch.cancellation import completion
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import wake
+from blossom_async.batch.rates import LearnedRate
 
 __all__ = ["Gate", "RateLimit", "RateLimitLike", "pass_gates", "rate_limits"]
 
@@ -199,6 +200,8 @@ class Gate:
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
         self._asking: asyncio.Task[None] | None = None  # what a SharedGate wants to know from its place
+        self.learned = LearnedRate()
+        """What the server was seen to take. An attempt that need not call ``acquire`` is noted here."""
         self.closed = False
         """Whether an attempt must call ``acquire``: always if there are limits, else only during a pause."""
         self.change(*limits)
@@ -240,13 +243,31 @@ class Gate:
             self._ramp_until = until + min(_RAMP_S, seconds)
             self.closed = True
 
-    async def acquire(self) -> None:
-        """Returns when one attempt may start; start it before the next ``await``."""
-        await pass_gates((self,))
+    def refused(self, started: float, pause_s: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> bool:
+        """Pauses as ``pause``, because an attempt that started at ``started`` came too soon.
+
+        Learns from it how many starts the server takes, as ``LearnedRate.refused``.
+        """
+        self.pause(pause_s, at_most_s=at_most_s)
+        now = asyncio.get_running_loop().time()
+        explained = self.learned.refused(started, now, max(now, self._paused_until))
+        if self.learned.amount is not None:
+            self._ramp_until = -math.inf
+            self.closed = True
+        return explained
+
+    async def acquire(self) -> float:
+        """Returns when one attempt may start; start it before the next ``await``.
+
+        Gives the time of the start, for ``refused``.
+        """
+        return await pass_gates((self,))
 
     def _ready_at(self, now: float) -> float:
         """When an attempt may start; at or before ``now`` if it may start at once."""
-        at = max(self._paused_until, self._ramp_next if now < self._ramp_until else -math.inf)
+        at = max(
+            self._paused_until, self._ramp_next if now < self._ramp_until else self.learned.ready_at(now)
+        )
         for window in self._windows:
             at = max(at, window.ready_at())
         if at <= now:
@@ -273,6 +294,7 @@ class Gate:
             self._paused_until += shift
             self._ramp_until += shift
             self._ramp_next += shift
+            self.learned.forget()
             self._latest = now
 
     async def _take(self, now: float) -> None:
@@ -281,9 +303,10 @@ class Gate:
             await meter.acquire()  # has capacity, so this does not wait
         for window in self._windows:
             window.take(now)
+        self.learned.take(now)
         if now < self._ramp_until:
             self._ramp_next = now + _RAMP_STEP_S
-        elif not self.limits:
+        elif not self.limits and self.learned.amount is None:
             self.closed = False
 
     async def _wait_until(self, at: float) -> None:
@@ -315,17 +338,19 @@ class Gate:
             wake(self._head, _nobody)
 
 
-async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
+async def pass_gates(gates: Sequence[Gate], first: int = 0) -> float:
     """Returns when one attempt may start under all gates at once; start it before the next ``await``.
+
+    Gives the time of the start.
 
     Gates are ordered from the narrowest (one run's) to the widest (a client's). The line of a gate waits
     while its head stands in the line of the next gate. So each start is counted at every gate in the instant
     in which it happens, and a slow run does not hold up a fast one at the gate they share.
     """
-    if first == len(gates):
-        return
-    gate = gates[first]
     loop = asyncio.get_running_loop()
+    if first == len(gates):
+        return loop.time()
+    gate = gates[first]
     turn = await gate._turnstile.enter()
     started = False
     try:
@@ -339,6 +364,7 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> None:
                 break
         await gate._take(now)
         started = True
+        return now
     finally:
         gate._turnstile.leave(turn)
         if gate._asking is not None and not gate._turnstile.locked():  # nobody waits for the answer
