@@ -119,5 +119,8 @@ async def serving(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(room.empty(), _LAST_S)
     finally:
+        ends = loop.time() + drain_s
         await runner.cleanup()
+        with contextlib.suppress(TimeoutError):  # slow viewers are still being sent their answers
+            await asyncio.wait_for(room.empty(), ends - loop.time())
         sock.close()

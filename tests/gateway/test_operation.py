@@ -391,6 +391,37 @@ class TestConnections:
             await ending
         assert heads == [False, False, True]
 
+    async def test_while_draining_a_slow_viewer_gets_the_whole_picture(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also of an answer that was ready: the gateway ends only once the system has all of it."""
+        monkeypatch.setattr("blossom_async.gateway.server._LAST_S", 0.01)
+        listening = listen("127.0.0.1", 0)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        settings = Settings(data_dir=tmp_path / "data", api_keys=(KEY,))
+        with socket.socket() as viewer:
+            gateway = serving(settings, listening)
+            base_url = await gateway.__aenter__()
+            made = {"prompt": "a lake", "width": 440, "height": 440, "format": "png"}
+            async with aiohttp.ClientSession(headers=AUTHORIZED) as http:
+                async with http.post(f"{base_url}/v1/images", json=made) as answer:
+                    picture = await answer.json()
+                async with http.get(picture["url"]) as answer:
+                    await answer.read()
+            viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            viewer.settimeout(LIMIT_S)
+            viewer.connect(("127.0.0.1", int(base_url.rpartition(":")[2])))
+            path = picture["url"].removeprefix(base_url)
+            viewer.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            received = await asyncio.to_thread(viewer.recv, 1024)
+            ending = asyncio.create_task(gateway.__aexit__(None, None, None))
+            await asyncio.wait((ending,), timeout=0.5)
+            assert not ending.done()
+            while piece := await asyncio.to_thread(viewer.recv, 1 << 16):
+                received += piece
+            await ending
+        assert len(received.partition(b"\r\n\r\n")[2]) == picture["file_size"]
+
     async def _status(self, port: int) -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):
