@@ -18,7 +18,5 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA:
             raise
-        sys.stderr.write(
-            "blossom: the command line is not installed; pip install '.[cli]' in the checkout\n"
-        )
+        sys.stderr.write("blossom: the command line is not installed; pip install '.[cli]' in the checkout\n")
         sys.exit(2)

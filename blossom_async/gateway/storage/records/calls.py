@@ -91,15 +91,13 @@ OPEN = frozenset({AttemptOutcome.SENT, AttemptOutcome.UNKNOWN})
 
 
 # Statements that every paid picture needs are built once: that takes longer than carrying them out.
-_HELD = (
-    sa.select(calls.c.image_id)
-    .where(
-        calls.c.image_id == sa.bindparam("of_image"),
-        calls.c.owner == sa.bindparam("of_owner"),
-        calls.c.state == ClaimState.RUNNING,
-    )
-    .with_for_update()
+_OWN = (
+    (calls.c.image_id == sa.bindparam("of_image"))
+    & (calls.c.owner == sa.bindparam("of_owner"))
+    & (calls.c.state == ClaimState.RUNNING)
 )
+_HELD = sa.select(calls.c.image_id).where(_OWN).with_for_update()
+_ENDING = calls.delete().where(_OWN)
 _OWN_BUDGET = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == sa.bindparam("of_payer"))
 _NEW_ATTEMPT = attempts.insert()
 
@@ -120,16 +118,23 @@ def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     It is stored first, and the key is looked up after that: if the looks came first, another process could
     finish its picture between them, and neither would find it.
     """
-    storing = insert(calls, connection).values(**_row(new))
-    unless_standing = storing.on_conflict_do_nothing(index_elements=[calls.c.tenant, calls.c.key])
+    row = _row(new)
     while True:
-        if connection.scalar(unless_standing.returning(calls.c.image_id)) is not None:
+        if connection.scalar(_claiming(connection.dialect.name), row) is not None:
             made = None if new.key is None else find_idempotent(new.tenant, new.key, connection)
             if made is not None:
                 connection.execute(calls.delete().where(calls.c.image_id == new.image_id))
             return made or new
         if new.key is not None and (earlier := standing(new.tenant, new.key, connection)) is not None:
             return earlier
+
+
+@cache
+def _claiming(dialect: str) -> sa.Executable:
+    unless_standing = insert(calls, dialect).on_conflict_do_nothing(
+        index_elements=[calls.c.tenant, calls.c.key]
+    )
+    return unless_standing.returning(calls.c.image_id)
 
 
 def standing(tenant: str, key: str, connection: sa.Connection) -> Claim | IdempotencyEntry | None:
@@ -269,7 +274,7 @@ def finish(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
         )
-    _move(_mine(claim), None, connection)
+    _end(claim, connection)
     apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
     _settle(record.id, end, now, connection)
     if record.request.defer:
@@ -305,7 +310,7 @@ def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.
     _hold(claim, connection)
     if end is not None:
         _settle(claim.image_id, end, now, connection)
-    _move(_mine(claim), None, connection)
+    _end(claim, connection)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -375,6 +380,11 @@ def _hold(claim: Claim, connection: sa.Connection) -> None:
             "another process has taken this picture over; ask again with the same Idempotency-Key",
             code="finished_elsewhere",
         )
+
+
+def _end(claim: Claim, connection: sa.Connection) -> None:
+    """Removes a claim of this process."""
+    connection.execute(_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner})
 
 
 def _move(

@@ -50,7 +50,7 @@ def _held(tenant: str, name: str, connection: sa.Connection) -> GateState:
     while (row := connection.execute(looking).one_or_none()) is None:
         _make_room(tenant, connection)
         fresh = {**attrs.asdict(GateState(0.0)), "tenant": tenant, "name": name, "idle_at": 0.0}
-        connection.execute(insert(gates, connection).values(**fresh).on_conflict_do_nothing())
+        connection.execute(insert(gates, connection.dialect.name).values(**fresh).on_conflict_do_nothing())
     return GateState(*row)
 
 

@@ -1,4 +1,4 @@
-"""``INSERT ... ON CONFLICT`` in the dialect of the database that is connected."""
+"""``INSERT ... ON CONFLICT`` in the dialect of a database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 __all__ = ["insert"]
 
 
-def insert(table: sa.Table, connection: sa.Connection) -> sqlite.Insert | postgresql.Insert:
+def insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     """An insert into the table that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -43,7 +43,7 @@ def reserve(payer: str, day: int, amount: int, budget: int | None, connection: s
     if connection.execute(reserving, updated).rowcount == 1:
         return True
     fresh = {"payer": payer, "day": day, "reserved": 0, "spent": 0}
-    connection.execute(insert(spending, connection).values(**fresh).on_conflict_do_nothing())
+    connection.execute(insert(spending, connection.dialect.name).values(**fresh).on_conflict_do_nothing())
     return connection.execute(reserving, updated).rowcount == 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import orjson
@@ -69,14 +70,26 @@ def _row(
 
 
 def _add(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
-    if not rows:
-        return
-    adding = insert(campaigns, connection)
+    if rows:
+        connection.execute(_adding(connection.dialect.name), rows)
+
+
+# Built once: that takes longer than carrying them out.
+@cache
+def _adding(dialect: str) -> sa.Executable:
+    adding = insert(campaigns, dialect)
     new, old = adding.excluded.newest, campaigns.c.newest
     later = sa.case((old.is_(None) | (new > old), new), else_=old)
     sums = {name: campaigns.c[name] + adding.excluded[name] for name in ("pictures", "views")}
     kept = {**sums, "newest": later}
-    connection.execute(adding.on_conflict_do_update(index_elements=campaigns.primary_key, set_=kept), rows)
+    return adding.on_conflict_do_update(index_elements=campaigns.primary_key, set_=kept)
+
+
+@cache
+def _adding_files(dialect: str) -> sa.Executable:
+    adding = insert(stored_files, dialect)
+    sums = {name: stored_files.c[name] + adding.excluded[name] for name in ("files", "bytes")}
+    return adding.on_conflict_do_update(index_elements=stored_files.primary_key, set_=sums)
 
 
 def _add_files(pictures: Sequence[tuple[str, str]], sign: int, connection: sa.Connection) -> None:
@@ -87,10 +100,8 @@ def _add_files(pictures: Sequence[tuple[str, str]], sign: int, connection: sa.Co
             files[tenant, file["format"]] += sign
             size[tenant, file["format"]] += sign * file["file_size"]
     if files:
-        adding = insert(stored_files, connection)
-        sums = {name: stored_files.c[name] + adding.excluded[name] for name in ("files", "bytes")}
         connection.execute(
-            adding.on_conflict_do_update(index_elements=stored_files.primary_key, set_=sums),
+            _adding_files(connection.dialect.name),
             [
                 {"tenant": tenant, "format": name, "files": number, "bytes": size[tenant, name]}
                 for (tenant, name), number in sorted(files.items())

@@ -87,7 +87,7 @@ def store(
 def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds the counts in rows of ``views`` to the stored ones."""
     if rows:
-        adding = insert(views, connection)
+        adding = insert(views, connection.dialect.name)
         counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
         adding_up = adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts)
         connection.execute(adding_up, _in_order(rows, views))
@@ -96,7 +96,9 @@ def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None
 def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds rows of ``viewers``; one that exists is not added again."""
     if rows:
-        connection.execute(insert(viewers, connection).on_conflict_do_nothing(), _in_order(rows, viewers))
+        connection.execute(
+            insert(viewers, connection.dialect.name).on_conflict_do_nothing(), _in_order(rows, viewers)
+        )
 
 
 def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
@@ -220,7 +222,7 @@ def store_imported(
 
     Raises ``Conflict`` if another process has imported these bytes meanwhile.
     """
-    fresh = insert(imports, connection).values(log=log, position=0)
+    fresh = insert(imports, connection.dialect.name).values(log=log, position=0)
     connection.execute(fresh.on_conflict_do_nothing())
     this = (imports.c.log == log) & (imports.c.position == start)
     if not connection.execute(imports.update().where(this).values(position=stop)).rowcount:
@@ -256,7 +258,7 @@ def _old_salts(now: datetime) -> sa.ColumnElement[bool]:
 
 def _salt(day: int, now: datetime, connection: sa.Connection) -> bytes:
     fresh = {"day": day, "salt": secrets.token_bytes(32), "made_at": now}
-    connection.execute(insert(salts, connection).on_conflict_do_nothing(), fresh)
+    connection.execute(insert(salts, connection.dialect.name).on_conflict_do_nothing(), fresh)
     salt: bytes = connection.execute(sa.select(salts.c.salt).where(salts.c.day == day)).scalar_one()
     return salt
 
