@@ -24,6 +24,7 @@ from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys
 from blossom_async.gateway.callers.limits import Meter
 from blossom_async.gateway.callers.secrets import own_secrets
+from blossom_async.gateway.calls.aliases import Aliases
 from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.front_door import FrontDoor
 from blossom_async.gateway.calls.incoming import MAX_BODY
@@ -169,7 +170,14 @@ def create_app(
     creating = Room(_most_creating(settings))
     admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
     front_door = FrontDoor(
-        admission, generation, upstreams, blobs, Repeats(records, now=_now), public_url=public_url
+        admission,
+        generation,
+        upstreams,
+        blobs,
+        Repeats(records, now=_now),
+        public_url=public_url,
+        aliases=Aliases(settings.model_aliases),
+        usual_answer=settings.response_format,
     )
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()

@@ -59,9 +59,11 @@ _CHOICES = {
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "access_log": ("calls", "all", "none"),
+    "response_format": ("auto", "url", "b64_json"),
 }
 _LISTS = (tuple[str, ...], tuple[int, ...])
 _KEY = re.compile("[!-~]+")
+_ALIAS = re.compile(r"[\w.:/*-]+(=[\w.:/-]+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
 _BUCKET_URL = re.compile(
@@ -216,6 +218,15 @@ def _access_log(settings: Any, field: attrs.Attribute[Any], choice: str) -> None
             f"{field.name}: all requests are logged from log_level info on, and that is "
             f"{settings.log_level}; set one of them differently"
         )
+
+
+def _aliases(_: object, field: attrs.Attribute[Any], aliases: tuple[str, ...]) -> None:
+    for alias in aliases:
+        if not _ALIAS.fullmatch(alias) or (alias == "none" and len(aliases) > 1):
+            raise _Unusable(
+                f"{field.name}: {alias!r} cannot be used; allowed: a model's name, in which * stands for "
+                "anything, or such a name = the model that draws instead, or none alone"
+            )
 
 
 def _widths(_: object, field: attrs.Attribute[tuple[int, ...]], widths: tuple[int, ...]) -> None:
@@ -407,6 +418,19 @@ class Settings:
         default="30/min",
         validator=_rate,
         help="Wrong API keys that each address (IPv6: /64 network) may send; more are answered 429.",
+    )
+    model_aliases: tuple[str, ...] = ts.option(
+        default=("dall-e-*", "gpt-image-*", "chatgpt-image-*"),
+        validator=_aliases,
+        help="Models of OpenAI's clients for which another draws where no provider lists them: the usual, "
+        "or as in `dall-e-3=flux`; the answer says so. Whole names are listed in `GET /v1/models`. `none` "
+        "refuses them.",
+    )
+    response_format: str = ts.option(
+        default="auto",
+        validator=_choice,
+        help="What OpenAI's clients get if they name none: `url`, `b64_json`, or `auto`: bytes for models "
+        "named gpt-image or chatgpt-image, as at OpenAI, else URLs.",
     )
     widths: tuple[int, ...] = ts.option(
         default=(320, 640, 1280),

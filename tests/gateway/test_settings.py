@@ -58,6 +58,8 @@ def test_the_page_names_nothing_of_this_machine() -> None:
         ("log_format", "json", "json"),
         ("log_level", "DEBUG", "debug"),
         ("access_log", "none", "none"),
+        ("model_aliases", "dall-e-3=flux,gpt-*", ("dall-e-3=flux", "gpt-*")),
+        ("response_format", "b64_json", "b64_json"),
         ("drain_delay_s", "5", 5.0),
         ("widths", "480,960", (480, 960)),
         ("blobs", "s3://bucket/some/prefix", "s3://bucket/some/prefix"),
@@ -101,6 +103,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_LOG_FORMAT", "xml", "allowed: text or json"),
         ("BLOSSOM_LOG_LEVEL", "loud", "allowed: debug, info, warning or error"),
         ("BLOSSOM_ACCESS_LOG", "some", "allowed: calls, all or none"),
+        ("BLOSSOM_MODEL_ALIASES", "a=b=c", "allowed: a model's name, in which * stands for anything"),
+        ("BLOSSOM_RESPONSE_FORMAT", "bytes", "allowed: auto, url or b64_json"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
     ],
 )

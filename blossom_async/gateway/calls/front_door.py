@@ -7,6 +7,7 @@ option of ``POST /v1/images`` is accepted, such as ``expires_in`` (in openai-pyt
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, ServerFailed, shown
 from blossom_async.gateway.callers.admission import CALLER, Admission
+from blossom_async.gateway.calls.aliases import Aliases
 from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
 from blossom_async.gateway.calls.repeats import Repeats, retry_count
 from blossom_async.gateway.http.problems import ERROR_CODE
@@ -30,6 +32,7 @@ from blossom_async.models import ImageRequest
 __all__ = ["FrontDoor"]
 
 _MOST = 10  # pictures of one call, as at OpenAI
+_RATIO = re.compile("([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", re.ASCII)
 _SIZE = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _QUALITIES = {
     "auto": "standard",
@@ -41,18 +44,25 @@ _QUALITIES = {
 }
 _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
+_HINTS = frozenset(("steps", "cfg"))  # of LobeChat, sent to every model
+_COMPLETED = "image_generation.completed"
 _ANSWERS = ("url", "b64_json")
-_THEIRS = {"n", "size", "response_format", "output_format", "output_compression", "background", "user"}
+_THEIRS = {
+    *("n", "size", "response_format", "output_format", "output_compression", "background", "user"),
+    *("partial_images", "aspectRatio", "aspect_ratio"),
+}
 _DEFAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "style": (
         ("vivid", "natural"),
         "vivid or natural, which change nothing; describe the style in the prompt",
     ),
     "moderation": (("auto",), "auto; the provider's own rules apply"),
-    "stream": ((False,), "false; answers are not streamed"),
-    "partial_images": ((0,), "0; answers are not streamed"),
+    "stream": ((False, True), "true or false"),
 }
 """Parameters that can only be sent as what they are anyway, and what is allowed, in words."""
+_OTHER_APIS = ("chat/completions", "completions", "responses", "embeddings", "moderations", "audio/{path:.+}")
+_WITHOUT_V1 = ("/images/generations", "/images/edits", "/models", "/chat/completions", "/openai/{path:.+}")
+_GIVES_BYTES = re.compile("gpt-image|chatgpt-image")
 _FINAL_STATUS = 424  # Failed Dependency; clients that look at the status retry 408, 409, 429 and 5xx
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -71,7 +81,12 @@ class FrontDoor:
         repeats: Repeats,
         *,
         public_url: str,
+        aliases: Aliases,
+        usual_answer: str,
     ) -> None:
+        """``usual_answer`` is the ``response_format`` of calls that name none: as the setting has it."""
+        self._aliases = aliases
+        self._usual_answer = usual_answer
         self._admission = admission
         self._generation = generation
         self._upstreams = upstreams
@@ -85,19 +100,25 @@ class FrontDoor:
             web.post("/v1/images/generations", self.generations),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{model:.+}", self.model),
-            web.post("/v1/images/edits", self.not_offered),
-            web.post("/v1/images/variations", self.not_offered),
+            web.post("/v1/images/edits", self.no_edits),
+            web.post("/v1/images/variations", self.no_edits),
         ]
-        return [_in_their_words(self._admission.guarded(route)) for route in routes]
+        guarded = [self._admission.guarded(route) for route in routes]
+        elsewhere = [
+            *(web.route("*", f"/v1/{path}", self.not_offered) for path in _OTHER_APIS),
+            *(web.route("*", path, self.without_v1) for path in _WITHOUT_V1),
+        ]
+        return [_in_their_words(route) for route in (*guarded, *elsewhere)]
 
     async def generations(self, http: web.Request) -> web.Response:
-        """200 with ``n`` pictures, as URLs of this gateway or as base64."""
-        body = await json_object(http)
-        count = _number(body)
-        answer = _one_of(body, "response_format", _ANSWERS, _usual_answer(body))
+        """200 with ``n`` pictures, as URLs of this gateway or as base64; with ``stream`` as events."""
+        asked = await json_object(http)
+        count = _number(asked)
+        answer = _one_of(asked, "response_format", _ANSWERS, self._usually(asked))
+        body, note = await self._with_a_model(asked)
         request = checked_options(_options(body), ImageRequest)
         requests = [attrs.evolve(request, seed=_seed(request, n)) for n in range(count)]
-        keys = await self._keys(http, body, requests)
+        keys = await self._keys(http, asked, requests)
         self._generation.check_room(count)  # starts all of them or none
         made = await asyncio.gather(
             *(self._make(http, *each) for each in zip(requests, keys, strict=True)), return_exceptions=True
@@ -109,22 +130,25 @@ class FrontDoor:
                     raise _Final(failure) from failure
                 raise failure
         try:
-            data = [await self._item(record, answer) for record in records]  # fewer if some failed
+            # Fewer if some failed.
+            data = [await self._item(record, answer, events=bool(body.get("stream"))) for record in records]
         except ResponseError as exc:
             if keys[0] is None or _joins(http):
                 raise
             raise _Final(exc) from exc
         created = int(max(record.created_at for record in records).timestamp())
-        return _answer({"created": created, "data": data})
+        if body.get("stream"):
+            return _events(records, data, created)
+        return _answer({"created": created, "model": records[0].model, **note, "data": data})
 
     async def models(self, _: web.Request) -> web.Response:
-        """200 with the models of every provider."""
-        return _answer({"object": "list", "data": [_model(*each) for each in await self._offered()]})
+        """200 with the models of every provider, and the aliases that are whole names."""
+        return _answer({"object": "list", "data": [_model(*each) for each in await self._listed()]})
 
     async def model(self, http: web.Request) -> web.Response:
         """200 with the model of that name; 404 if no provider has it."""
         name = http.match_info["model"]
-        for offered, provider in await self._offered():
+        for offered, provider in await self._listed():
             if offered == name:
                 return _answer(_model(offered, provider))
         raise ResponseError(
@@ -133,13 +157,43 @@ class FrontDoor:
             code="model_not_found",
         )
 
-    async def not_offered(self, http: web.Request) -> web.Response:
-        """404: this gateway makes pictures from prompts only."""
+    async def no_edits(self, http: web.Request) -> web.Response:
+        """404: no provider here takes a picture."""
+        names = " and ".join(upstream.name for upstream in self._upstreams)
         raise ResponseError(
-            f"{http.path} is not offered here; POST /v1/images/generations makes pictures from a prompt",
+            f"{http.path} is not offered here: {names} cannot draw from a picture through this gateway; "
+            "POST /v1/images/generations makes pictures from a prompt",
             status=404,
             code="not_offered",
         )
+
+    async def not_offered(self, _: web.Request) -> web.Response:
+        """404: this gateway makes pictures only."""
+        raise ResponseError(
+            "this gateway makes pictures only: POST /v1/images/generations; for anything else give the "
+            "client another base URL",
+            status=404,
+            code="not_offered",
+        )
+
+    async def without_v1(self, _: web.Request) -> web.Response:
+        """404: the client's base URL lacks ``/v1``."""
+        raise ResponseError(
+            f"OpenAI's API is below /v1 here: give the client the base URL {self._public_url}/v1",
+            status=404,
+            code="not_found",
+        )
+
+    async def _with_a_model(self, asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+        """The body with a model that is offered here, and what the answer says if that is another."""
+        name = asked.get("model")
+        if not isinstance(name, str):
+            return asked, {}
+        known, model = self._aliases.find(name)
+        if not known or await self._upstreams.may_offer(name):
+            return asked, {}
+        by = "the gateway's own model" if model is None else model
+        return {**asked, "model": model}, {"note": f"{shown(name)} is not offered here; {by} drew instead"}
 
     async def _keys(
         self, http: web.Request, body: Mapping[str, Any], requests: Sequence[ImageRequest]
@@ -173,18 +227,28 @@ class FrontDoor:
         assert not isinstance(made, Claim)  # noqa: S101 - defer is refused here
         return made
 
-    async def _item(self, record: ImageRecord, answer: str) -> dict[str, Any]:
+    def _usually(self, body: Mapping[str, Any]) -> str:
+        if self._usual_answer != "auto":
+            return self._usual_answer
+        # As at OpenAI, where these models always give bytes.
+        model = body.get("model")
+        return "b64_json" if isinstance(model, str) and _GIVES_BYTES.match(model) else "url"
+
+    async def _item(self, record: ImageRecord, answer: str, *, events: bool) -> dict[str, Any]:
+        url = {"url": f"{self._public_url}/image/{record.id}"}
+        if events:  # which always have the bytes
+            return {**url, **await self._item(record, "b64_json", events=False)}
         if answer == "url":
-            return {"url": f"{self._public_url}/image/{record.id}"}
+            return url
         data = await self._blobs.read(record.id, record.main_file.format)
         # As it stands in the JSON: a text of a megabyte would be copied and searched for quotes.
         return {"b64_json": orjson.Fragment(b'"' + pybase64.b64encode(data) + b'"')}
 
-    async def _offered(self) -> list[tuple[str, str]]:
-        found = []
+    async def _listed(self) -> list[tuple[str, str]]:
+        found = [(name, "alias") for name in self._aliases.listed]
         for upstream in self._upstreams:
             found += [(model.name, upstream.name) for model in await upstream.provider.models()]
-        return found
+        return list({name: (name, owner) for name, owner in found}.values())
 
 
 class _Final(Exception):
@@ -208,7 +272,15 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         value = _whole(body.get(name))
         if value is not None and not any(type(value) is type(each) and value == each for each in values):
             raise InvalidRequest(name, value, allowed)
-    theirs = {*_THEIRS, *_DEFAULTS}
+    partial = _whole(body.get("partial_images"))
+    if partial is not None and (
+        type(partial) is not int or not 0 <= partial <= (3 if body.get("stream") else 0)
+    ):
+        raise InvalidRequest("partial_images", partial, "0, or with stream up to 3, of which none may come")
+    for name in _HINTS & body.keys():
+        if isinstance(body[name], bool) or not isinstance(body[name], int | float | None):
+            raise InvalidRequest(name, body[name], "a number, which changes nothing: the model has its own")
+    theirs = {*_THEIRS, *_DEFAULTS, *_HINTS}
     options = {name: value for name, value in body.items() if name not in theirs and value is not None}
     if "defer" in options:
         raise InvalidRequest("defer", options["defer"], "no value; POST /v1/images makes deferred pictures")
@@ -218,6 +290,11 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         if found is None:
             raise InvalidRequest("size", size, "a width and a height in pixels, such as 1024x1024, or auto")
         options["width"], options["height"] = int(found[1]), int(found[2])
+    ratio = body.get("aspectRatio", body.get("aspect_ratio"))
+    if ratio is not None:
+        sides = _sides(ratio)
+        if size in {None, "auto"}:
+            options["width"], options["height"] = sides
     if "quality" in options and options["quality"] != "ultra":
         options["quality"] = _QUALITIES[_one_of(options, "quality", tuple(_QUALITIES), "auto")]
     if (file_format := body.get("output_format")) is not None:
@@ -232,6 +309,15 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("background") is not None:
         options["transparency"] = _BACKGROUNDS[_one_of(body, "background", tuple(_BACKGROUNDS), "auto")]
     return options
+
+
+def _sides(ratio: Any) -> tuple[int, int]:
+    """Width and height of about a megapixel."""
+    found = _RATIO.fullmatch(ratio.strip()) if isinstance(ratio, str) else None
+    shape = math.sqrt(int(found[1]) / int(found[2])) if found is not None else 0.0
+    if not 0.25 <= shape <= 4:
+        raise InvalidRequest("aspectRatio", ratio, "width and height, such as 16:9, at most 16:1")
+    return 16 * round(64 * shape), 16 * round(64 / shape)
 
 
 def _whole(value: Any) -> Any:
@@ -250,12 +336,6 @@ def _number(body: Mapping[str, Any]) -> int:
 
 def _seed(request: ImageRequest, n: int) -> int | None:
     return None if request.seed is None else request.seed + n
-
-
-def _usual_answer(body: Mapping[str, Any]) -> str:
-    # As at OpenAI, where these models always give bytes.
-    model = body.get("model")
-    return "b64_json" if isinstance(model, str) and model.startswith("gpt-image") else "url"
 
 
 def _one_of(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], usual: str) -> str:
@@ -277,6 +357,26 @@ def _answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
         body=orjson.dumps(body),
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
+    )
+
+
+def _events(records: Sequence[ImageRecord], data: Sequence[Mapping[str, Any]], created: int) -> web.Response:
+    """Server-sent events, one for each picture, when all are made."""
+    events = []
+    for record, item in zip(records, data, strict=True):
+        told = {
+            "type": _COMPLETED,
+            "created_at": created,
+            "size": f"{record.width}x{record.height}",
+            "quality": record.request.quality,
+            "background": "transparent" if record.request.transparency else "opaque",
+            "output_format": {"jpg": "jpeg"}.get(record.main_file.format, record.main_file.format),
+            "model": record.model,
+            **item,
+        }
+        events += [f"event: {_COMPLETED}\ndata: ".encode(), orjson.dumps(told), b"\n\n"]
+    return web.Response(
+        body=b"".join(events), content_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 

@@ -33,6 +33,7 @@ FULL_RETRY_S = 5.0
 T = TypeVar("T")
 _TURNS = 3  # a hurried call may wait for this many, however long a turn takes
 _LATE = 2  # a call is refused once it has waited so many times what was expected
+_LIST_S = 2.0  # for a list of models, which is usually known
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
 
 _TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
@@ -219,6 +220,18 @@ class Upstreams:
                 with contextlib.suppress(ProviderFault):  # what was known before remains in force
                     await upstream.provider.models()
             await asyncio.sleep(_POLL_S)
+
+    async def may_offer(self, model: str) -> bool:
+        """Whether a provider lists the model, or has no list."""
+        for upstream in self._upstreams:
+            try:
+                async with asyncio.timeout(_LIST_S):
+                    models = await upstream.provider.models()
+            except (ProviderFault, TimeoutError):
+                return True
+            if any(model in {each.name, *each.aliases} for each in models):
+                return True
+        return False
 
     def named(self, name: str) -> Upstream | None:
         """The provider of that name, None if it is no longer set up."""

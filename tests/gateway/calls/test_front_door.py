@@ -154,7 +154,7 @@ async def test_their_defaults_ask_for_nothing(options: dict[str, Any], tmp_path:
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"stream": True}, "stream"),
+        ({"extra_body": {"stream": "yes"}}, "stream"),
         ({"extra_body": {"partial_images": 2}}, "partial_images"),
         ({"moderation": "low"}, "moderation"),
         ({"output_compression": 50}, "output_compression"),
@@ -166,7 +166,9 @@ async def test_their_defaults_ask_for_nothing(options: dict[str, Any], tmp_path:
         ({"quality": "best"}, "quality"),
         ({"output_format": "gif"}, "output_format"),
         ({"response_format": "pixels"}, "response_format"),
-        ({"model": "dall-e-3"}, "model"),
+        ({"model": "nonesuch-1"}, "model"),
+        ({"extra_body": {"steps": "many"}}, "steps"),
+        ({"extra_body": {"aspectRatio": "wide"}}, "aspectRatio"),
         ({"extra_body": {"defer": True}}, "defer"),
     ],
 )
