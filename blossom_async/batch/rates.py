@@ -93,15 +93,15 @@ class LearnedRate:
             self._even = max(self._even, now) + self.per_s / self.amount
 
     def refused(self, started: float, now: float, resumes: float) -> bool:
-        """Learns from the refusal of an attempt that started at ``started``.
+        """Learns from the refusal of an attempt that started at ``started``, or just before that.
 
         ``resumes`` is when the next one starts. True if the rate explains it: the server had accepted about
         as many as before.
         """
-        try:
-            self.starts.remove(started)
-        except ValueError:  # long since forgotten
+        found = self._last_start(started)
+        if found is None:  # long since forgotten
             return False
+        started = found
         new_round = started > self._round_ends
         if new_round:
             self._round_ends = now
@@ -124,6 +124,15 @@ class LearnedRate:
         else:
             self._settle(max(1, known), now, resumes)
         return not self._falling
+
+    def _last_start(self, until: float) -> float | None:
+        """Removes the last start until then."""
+        starts = self.starts.copy()
+        for back, start in enumerate(reversed(starts), start=1):
+            if start <= until:
+                del self.starts[-back]
+                return start
+        return None
 
     def _allowed_at(self, amount: int) -> float:
         gap = self.per_s / amount

@@ -33,7 +33,7 @@ async def ask(
             with span("ask provider", "CLIENT", blossom_provider=upstream.name):
                 given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
         except ProviderFault as fault:
-            upstream.failed(fault, cuts)
+            upstream.failed(fault, cuts, sent_at=began_at)
             maybe_paid = in_doubt(fault, before=maybe_paid)
             keyed = upstream.provider.keyed
             pause_s = resend_pause_s(fault, sends, keyed=keyed, doubt=maybe_paid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -35,8 +36,6 @@ _TURNS = 3  # a hurried call may wait for this many, however long a turn takes
 _LATE = 2  # a call is refused once it has waited so many times what was expected
 _LIST_S = 2.0  # for a list of models, which is usually known
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
-
-_TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
 
 
 @attrs.frozen(kw_only=True)
@@ -125,15 +124,18 @@ class Upstream:
         self._breaker.answered()
         self._slots.succeeded()
 
-    def failed(self, fault: ProviderFault, cuts: int) -> None:
+    def failed(self, fault: ProviderFault, cuts: int, *, sent_at: float = math.inf) -> None:
         """Records a failure: cuts concurrency, pauses, or opens the circuit breaker, as the fault requires.
 
-        ``cuts`` is what it was when the request was sent: the refusals of one round cut once.
+        ``cuts`` is what it was when the request was sent, at ``sent_at`` of the clock: the refusals of one
+        round cut once. A provider that refuses for its rate teaches it; then fewer at once would not help.
         """
-        if fault.kind in _TOO_MUCH:
+        pause_s = fault.retry_after_s or 0.0
+        if fault.kind is Kind.OUT_OF_FILES:
             self._slots.overloaded(cuts)
-            if fault.retry_after_s is not None:
-                self._gate.pause(fault.retry_after_s)
+            self._gate.pause(pause_s)
+        elif fault.kind is Kind.RATE_LIMITED and not self._gate.refused(sent_at, pause_s):
+            self._slots.overloaded(cuts)
         self._breaker.failed(fault, self._slots.in_use)
 
     def _longest_s(self, callers: Callers) -> float | None:

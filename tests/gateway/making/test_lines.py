@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -15,6 +16,7 @@ from blossom_async.gateway.making.upstreams import Limits, Upstream
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.offline import Offline
+from tests.batch.limited_servers import Fixed, Sliding
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -190,3 +192,41 @@ def test_calls_pass_once_the_trial_call_was_answered() -> None:
         assert not await breaker.wait()
 
     on_virtual_clock(run())
+
+
+@pytest.mark.parametrize("limit", [Sliding(20, 1), Fixed(20, 1)])
+def test_the_rate_of_a_provider_is_learned(limit: Sliding | Fixed) -> None:
+    """One that nobody has set and that refuses calls beyond it loses under 1 in 100 and 5 % of the time."""
+
+    async def run() -> tuple[int, int, int]:
+        upstream, loop = line(at_once=64), asyncio.get_running_loop()
+        made, late, asked = 0, 0, 0
+
+        async def calls() -> None:
+            nonlocal made, late, asked
+            while loop.time() < 120:
+                async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
+                    cuts, sent_at = upstream.cuts, loop.time()
+                    await asyncio.sleep(0.01)
+                    asked += loop.time() > 1
+                    if (wait_s := limit.refuses_for(loop.time())) is not None:
+                        late += loop.time() > 1
+                        fault = ProviderFault(
+                            "offline",
+                            Kind.RATE_LIMITED,
+                            "answered 429",
+                            charged="no",
+                            retry_after_s=math.ceil(wait_s),
+                        )
+                        upstream.failed(fault, cuts, sent_at=sent_at)
+                    else:
+                        await asyncio.sleep(2)
+                        made += 1
+                        upstream.succeeded()
+
+        await asyncio.gather(*(calls() for _ in range(80)))
+        return made, late, asked
+
+    made, late, asked = on_virtual_clock(run())
+    assert made >= 0.95 * 120 * 20
+    assert late < 0.01 * asked
