@@ -36,7 +36,6 @@ from blossom_async.gateway.storage.records.tables import (
     IdempotencyEntry,
     ImageRecord,
     ProviderAttempt,
-    api_keys,
     attempts,
     calls,
     idempotency,
@@ -98,7 +97,6 @@ _OWN = (
 )
 _HELD = sa.select(calls.c.image_id).where(_OWN).with_for_update()
 _ENDING = calls.delete().where(_OWN)
-_OWN_BUDGET = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == sa.bindparam("of_payer"))
 _NEW_ATTEMPT = attempts.insert()
 
 
@@ -204,18 +202,15 @@ def begin_attempt(
     whoever finds it later knows that it may have.
     """
     _hold(claim, connection)
-    daily_budget: int | None = connection.scalar(_OWN_BUDGET, {"of_payer": attempt.payer})
-    if daily_budget is None:
-        daily_budget = default_budget
-    if daily_budget is not None and not attempt.priced:
+    payer, day = attempt.payer, attempt.day
+    if not attempt.priced and (spending.budget_of(payer, default_budget, connection)) is not None:
         raise PaymentRequired(
             f"what this picture costs at {attempt.provider} is not known, so the API key's daily budget "
             "cannot be kept; name another model or size, or use a key without a budget",
             code="price_unknown",
         )
-    payer, day = attempt.payer, attempt.day
-    if not spending.reserve(payer, day, attempt.reserved, daily_budget, connection):
-        budget = daily_budget or 0
+    if not spending.reserve(payer, day, attempt.reserved, default_budget, connection):
+        budget = spending.budget_of(payer, default_budget, connection) or 0
         raise PaymentRequired(
             f"the API key's budget of {budget / 1e6:.2f} US dollars a day has "
             f"{spending.left(payer, day, budget, connection) / 1e6:.4f} left, and this picture costs "
@@ -268,14 +263,17 @@ def finish(
 
     Raises ``Conflict`` when the claim is not this process's any more.
     """
-    _hold(claim, connection)
-    if entry is not None and find_idempotent(entry.tenant, entry.key, connection) is not None:
+    _end(claim, connection)
+    add = Add(to_row(record), None if entry is None else attrs.asdict(entry))
+    try:
+        apply_together(connection, [add])
+    except sa.exc.IntegrityError as exc:
+        if entry is None:
+            raise
         raise Conflict(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
-        )
-    _end(claim, connection)
-    apply_together(connection, [Add(to_row(record), None if entry is None else attrs.asdict(entry))])
+        ) from exc
     _settle(record.id, end, now, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
@@ -307,10 +305,9 @@ def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.
 
     Raises ``Conflict`` unless the claim is this process's.
     """
-    _hold(claim, connection)
+    _end(claim, connection)
     if end is not None:
         _settle(claim.image_id, end, now, connection)
-    _end(claim, connection)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -376,15 +373,20 @@ def _mine(claim: Claim) -> sa.ColumnElement[bool]:
 def _hold(claim: Claim, connection: sa.Connection) -> None:
     """Keeps others from taking the claim over meanwhile. Raises ``Conflict`` if one has already."""
     if connection.scalar(_HELD, {"of_image": claim.image_id, "of_owner": claim.owner}) is None:
-        raise Conflict(
-            "another process has taken this picture over; ask again with the same Idempotency-Key",
-            code="finished_elsewhere",
-        )
+        raise _taken_over()
+
+
+def _taken_over() -> Conflict:
+    return Conflict(
+        "another process has taken this picture over; ask again with the same Idempotency-Key",
+        code="finished_elsewhere",
+    )
 
 
 def _end(claim: Claim, connection: sa.Connection) -> None:
-    """Removes a claim of this process."""
-    connection.execute(_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner})
+    """Removes a claim of this process. Raises as ``_hold``."""
+    if connection.execute(_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner}).rowcount != 1:
+        raise _taken_over()
 
 
 def _move(

@@ -8,17 +8,20 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.inserting import insert
-from blossom_async.gateway.storage.records.tables import spending
+from blossom_async.gateway.storage.records.tables import api_keys, spending
 
-__all__ = ["left", "reserve", "settle"]
+__all__ = ["budget_of", "left", "reserve", "settle"]
 
 
 # Built once: building them takes longer than carrying them out.
 _THIS = (spending.c.payer == sa.bindparam("of_payer")) & (spending.c.day == sa.bindparam("of_day"))
 _AMOUNT = sa.bindparam("amount", type_=sa.BigInteger)
-_RESERVING = spending.update().where(_THIS).values(reserved=spending.c.reserved + _AMOUNT)
-_RESERVING_WITHIN = _RESERVING.where(
-    spending.c.reserved + spending.c.spent + _AMOUNT <= sa.bindparam("budget", type_=sa.BigInteger)
+_OWN_BUDGET = sa.select(api_keys.c.daily_budget).where(api_keys.c.name == sa.bindparam("of_payer"))
+_BUDGET = sa.func.coalesce(_OWN_BUDGET.scalar_subquery(), sa.bindparam("default", type_=sa.BigInteger))
+_RESERVING = (
+    spending.update()
+    .where(_THIS, _BUDGET.is_(None) | (spending.c.reserved + spending.c.spent + _AMOUNT <= _BUDGET))
+    .values(reserved=spending.c.reserved + _AMOUNT)
 )
 _SETTLING = (
     spending.update()
@@ -30,21 +33,23 @@ _SETTLING = (
 )
 
 
-def reserve(payer: str, day: int, amount: int, budget: int | None, connection: sa.Connection) -> bool:
-    """Reserves the amount, unless the day's budget has less left; None: no limit.
+def reserve(payer: str, day: int, amount: int, default_budget: int | None, connection: sa.Connection) -> bool:
+    """Reserves the amount, unless the day's budget has less left: the payer's own, else the default one.
 
     One statement decides and reserves, so that payers at the same time never pass the budget together.
     """
-    updated = {"of_payer": payer, "of_day": day, "amount": amount}
-    if budget is None:
-        reserving = _RESERVING
-    else:
-        reserving, updated["budget"] = _RESERVING_WITHIN, budget
-    if connection.execute(reserving, updated).rowcount == 1:
+    updated = {"of_payer": payer, "of_day": day, "amount": amount, "default": default_budget}
+    if connection.execute(_RESERVING, updated).rowcount == 1:
         return True
     fresh = {"payer": payer, "day": day, "reserved": 0, "spent": 0}
     connection.execute(insert(spending, connection.dialect.name).values(**fresh).on_conflict_do_nothing())
-    return connection.execute(reserving, updated).rowcount == 1
+    return connection.execute(_RESERVING, updated).rowcount == 1
+
+
+def budget_of(payer: str, default_budget: int | None, connection: sa.Connection) -> int | None:
+    """The payer's own budget of a day, else the default one; None: no limit."""
+    own: int | None = connection.scalar(_OWN_BUDGET, {"of_payer": payer})
+    return default_budget if own is None else own
 
 
 def settle(payer: str, day: int, reserved: int, spent: int, connection: sa.Connection) -> None:
