@@ -20,6 +20,7 @@ from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records import Records
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
+from tests.postgres import missing, running_server
 from tests.waiting import until, wait_until
 
 
@@ -132,3 +133,24 @@ async def test_a_server_that_turns_read_only_serves_and_refuses(tmp_path: Path, 
             await until(ready)
             await client.image.generate_url("a fox", width=32, height=32)
     engine.dispose()
+
+
+async def test_what_was_acknowledged_outlasts_a_crash() -> None:
+    """Of a group of changes only the last commit waits for the disk, and it does so for all."""
+    if (reason := missing("18")) is not None:
+        pytest.skip(reason)
+    with running_server("18") as server:
+        server.create("crash")
+        engine = sa.create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:  # or the server writes by itself what nobody waits for
+            connection.exec_driver_sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
+        engine.dispose()
+        records = Records(server.url("crash"))
+        await records.open()
+        pictures = [a_record(id=f"{number:022}") for number in range(300)]
+        await asyncio.gather(*map(records.add, pictures))
+        await asyncio.to_thread(server.stop, "immediate")
+        await asyncio.to_thread(server.start)
+        assert None not in [await records.get(picture.id) for picture in pictures]
+        await records.close()

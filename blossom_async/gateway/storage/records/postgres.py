@@ -38,6 +38,16 @@ _SESSION = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'"
 )
+# Of the writer only the last commit of a group waits: it writes something, and what was written before it is
+# then on the disk as well.
+_WRITERS_SESSION = (
+    f"{_SESSION}; SELECT set_config('blossom.commit', current_setting('synchronous_commit'), false); "
+    "SET synchronous_commit = off"
+)
+_WAITING = (
+    "SELECT set_config('synchronous_commit', current_setting('blossom.commit'), true), "
+    "pg_logical_emit_message(true, 'blossom', '')"
+)
 
 
 _NOW = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
@@ -48,15 +58,17 @@ class Postgres:
     """A database on a server, for the processes of any number of machines.
 
     Each change is a transaction of its own: two processes that lock many rows at once, in different orders,
-    would wait for each other.
+    would wait for each other. A group of changes waits for the disk once.
     """
+
+    writers = 4  # while one waits for the server, others work
 
     def __init__(self, url: sa.URL) -> None:
         self._name = (
             f"PostgreSQL database {url.database} at {url.host or url.query.get('host') or 'localhost'}"
         )
-        self.writing = _engine(url, "READ COMMITTED")
-        self.reading = _engine(url, "AUTOCOMMIT")
+        self.writing = _engine(url, "READ COMMITTED", _WRITERS_SESSION)
+        self.reading = _engine(url, "AUTOCOMMIT", _SESSION)
 
     def prepare(self) -> None:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
@@ -64,6 +76,7 @@ class Postgres:
             self._check_connections()
             with self.writing.begin() as connection:
                 _check(self._name, connection)
+                connection.exec_driver_sql(_WAITING)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
                 bring_up_to_date(self._name, connection)
@@ -91,6 +104,7 @@ class Postgres:
         """
         try:
             with self.writing.begin() as connection:
+                connection.exec_driver_sql(_WAITING)
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
                 if connection.scalar(_ANYONE_LIVES):
@@ -100,18 +114,21 @@ class Postgres:
             raise ConfigurationError(f"The {self._name} failed ({_reason(exc)}). Try again.") from exc
 
     def apply(self, changes: Sequence[Any]) -> list[Any]:
-        """Makes each change in its own transaction."""
+        """Makes each change in its own transaction; all of them are on the disk then."""
         answers: list[Any] = []
-        for change in changes:
-            try:
-                answers.append(self._applied(change))
-            except (BlossomError, *ONE_IS_AT_FAULT) as exc:
-                answers.append(exc)
-            except sa.exc.DBAPIError as exc:
-                # Those behind it would wait as long for a server that is away.
-                self.writing.dispose()
-                left = len(changes) - len(answers)
-                return answers + [self.error("written", exc) for _ in range(left)]
+        try:
+            for number, change in enumerate(changes, 1):
+                answers.append(self._answer(change, waits=number == len(changes)))
+            if isinstance(answers[-1], Exception) and len(answers) > 1:  # it was rolled back
+                self._applied(_nothing, waits=True)
+        except sa.exc.DBAPIError as exc:
+            # Nobody knows whether those before it are on the disk; those behind it would wait for a server
+            # that is away.
+            self.writing.dispose()
+            error = self.error("written", exc)
+            return [answer if isinstance(answer, Exception) else error for answer in answers] + [
+                error for _ in changes[len(answers) :]
+            ]
         return answers
 
     def purge(self) -> bool:
@@ -130,10 +147,18 @@ class Postgres:
         error.__cause__ = exc
         return error
 
-    def _applied(self, change: Any) -> Any:
+    def _answer(self, change: Any, *, waits: bool) -> Any:
+        try:
+            return self._applied(change, waits=waits)
+        except (BlossomError, *ONE_IS_AT_FAULT) as exc:
+            return exc
+
+    def _applied(self, change: Any, *, waits: bool) -> Any:
         for _ in range(_TRIES):
             with self.writing.connect() as connection:
                 try:
+                    if waits:
+                        connection.exec_driver_sql(_WAITING)
                     answer = apply_alone(connection, change)
                 except sa.exc.DBAPIError as exc:
                     if not _may_try_again(exc):
@@ -152,7 +177,11 @@ class _Text(StrDumper):
         return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
-def _engine(url: sa.URL, isolation: str) -> sa.Engine:
+def _nothing(_: sa.Connection) -> None:
+    pass
+
+
+def _engine(url: sa.URL, isolation: str, session: str) -> sa.Engine:
     engine = sa.create_engine(
         url,
         isolation_level=isolation,
@@ -163,7 +192,7 @@ def _engine(url: sa.URL, isolation: str) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _(connection: psycopg.Connection[Any], _: object) -> None:
         before, connection.autocommit = connection.autocommit, True
-        connection.execute(_SESSION)
+        connection.execute(session)
         connection.adapters.register_dumper(str, _Text)
         connection.autocommit = before
 

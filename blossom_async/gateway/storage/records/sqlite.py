@@ -37,6 +37,8 @@ _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "s
 class Sqlite:
     """A database in one file, for the processes of one machine."""
 
+    writers = 1
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self.writing = _engine(path, writes=True)

@@ -51,7 +51,7 @@ class Records:
 
     def __init__(self, place: Path | str, *, readers: int = 2) -> None:
         self._database = _database(place)
-        self._writer = Desk("blossom-records-writer", 1, self._commit)
+        self._writer = Desk("blossom-records-writer", self._database.writers, self._commit)
         self._reader_threads = readers + 1
         self._readers = Desk("blossom-records-reader", readers, self._look_up)
         self._student = Desk("blossom-records-student", 1, self._look_up)
