@@ -62,6 +62,7 @@ from blossom_async.tracing import span
 __all__ = ["Paid"]
 
 T = TypeVar("T")
+_ANSWERS_FIRST_S = 0.02  # a deferred picture takes seconds, its caller waits for an answer now
 _TRIES = 60  # a second apart, while this machine may open no more files
 
 _log = logging.getLogger("blossom_async.gateway")
@@ -142,6 +143,8 @@ class Paid:
             task.cancel()
 
     async def _carry_out(self, claim: Claim, callers: Callers, *, new: bool) -> ImageRecord:
+        if new and claim.request.defer:
+            await asyncio.sleep(_ANSWERS_FIRST_S)
         # A turn lasts until the picture is stored: more cannot be begun than can be finished.
         async with AsyncExitStack() as turn:
             read = self._records.read
