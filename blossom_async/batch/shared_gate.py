@@ -223,7 +223,8 @@ class SharedGate(Gate):
     def _next_slack_s(self) -> float:
         if self._slack_s is not None:
             return self._slack_s
-        return max(usual_slack_s(self._limit, self._offset.unsure_s), self._ample_s)
+        usual = usual_slack_s(self._limit, self._offset.unsure_s)
+        return min(max(usual, self._ample_s), widest_slack_s(self._limit))  # the place counts on no more
 
     def _learn_slack(self) -> None:
         """Widens the slack, to at most five times the least, while more than 1 % of the starts are late."""

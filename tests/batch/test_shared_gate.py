@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blossom_async.batch import Gates, Grant, RateLimit, SharedGate, run, run_one
+from blossom_async.batch.start_times import widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
 from tests.virtual_clock import on_virtual_clock
 
@@ -220,6 +222,35 @@ def test_a_batch_runs_under_a_shared_gate() -> None:
     world = on_virtual_clock(go())
     assert world.worst() <= 50
     assert max(world.starts) - min(world.starts) <= 200 / 50 / 0.94
+
+
+@pytest.mark.parametrize("limit", [RateLimit(1, per_s=60), RateLimit(3, per_s=200)])
+def test_however_late_a_process_is_its_slack_is_one_that_the_place_allows(limit: RateLimit) -> None:
+    """A wider one would put starts into windows that the place has filled."""
+    slacks: list[float] = []
+
+    class Place(Gates):
+        async def take(self, name: str, limit: RateLimit, want: int, slack_s: float, *more: float) -> Grant:
+            slacks.append(slack_s)
+            granted = await super().take(name, limit, want, slack_s, *more)
+            if granted.number:
+                loop = asyncio.get_running_loop()
+                loop.call_later(granted.first - granted.now - 0.1, stand_still, loop)
+            return granted
+
+    def stand_still(loop: Any) -> None:
+        loop._now += 3
+
+    async def go() -> None:
+        clock = asyncio.get_running_loop().time
+        gate = SharedGate("paint", limit, slots=Place(clock), clock=clock)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1000):
+                while True:
+                    await gate.acquire()
+
+    on_virtual_clock(go())
+    assert max(slacks) == widest_slack_s(limit)
 
 
 def test_a_place_made_anew_gives_out_nothing_that_may_still_be_in_use() -> None:
