@@ -105,7 +105,7 @@ class SharedGate(Gate):
         self._place = slots
         self._limit = RateLimit.parse(limit)
         self._slack_s = slack_s
-        self._check_slack()
+        self._check_slack(self._limit)
         if not is_seconds(patience_s):
             raise ValueError(f"patience_s: {shown(patience_s)} cannot be used; allowed: {SECONDS}")
         self._patience_s = patience_s
@@ -138,8 +138,9 @@ class SharedGate(Gate):
     def change(self, *limits: RateLimit) -> None:
         """Replaces the limit, from the next start times on. Raises ``ValueError`` unless it is one limit."""
         if limits:
-            (self._limit,) = limits
-            self._check_slack()
+            (limit,) = limits
+            self._check_slack(limit)
+            self._limit = limit
 
     def pause(self, seconds: float, *, at_most_s: float = 600.0) -> None:
         """As for ``Gate``; the place is told, so within a second or two all the others pause, too."""
@@ -149,12 +150,12 @@ class SharedGate(Gate):
             self._pause_until = max(self._pause_until, self._clock() + min(seconds, at_most_s))
             self._look_again()
 
-    def _check_slack(self) -> None:
-        least, widest, given = least_slack_s(self._limit), widest_slack_s(self._limit), self._slack_s
+    def _check_slack(self, limit: RateLimit) -> None:
+        least, widest, given = least_slack_s(limit), widest_slack_s(limit), self._slack_s
         if given is not None and not (is_seconds(given) and least <= given <= widest):
             raise ValueError(
                 f"slack_s: {shown(given)} cannot be used; allowed: from {least:g} to {widest:g} seconds for "
-                f"{self._limit.amount} in {self._limit.per_s:g} s"
+                f"{limit.amount} in {limit.per_s:g} s"
             )
 
     def _ready_at(self, now: float) -> float:

@@ -327,6 +327,14 @@ def test_a_place_that_refuses_is_not_asked_for_long() -> None:
     on_virtual_clock(go())
 
 
+def test_a_limit_that_its_slack_does_not_fit_changes_nothing() -> None:
+    """The starts go on under the limit before."""
+    gate = SharedGate("paint", "1/60 s", slots=Gates(), slack_s=1.5)
+    with pytest.raises(ValueError, match=r"slack_s: 1\.5 .* from 0\.02 to 0\.5"):
+        gate.change(RateLimit(10))
+    assert gate.limits == (RateLimit(1, per_s=60),)
+
+
 def test_a_pause_holds_for_all_who_share_the_gate() -> None:
     """From a second or two after it began."""
 
