@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import random
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -126,6 +128,7 @@ class SharedGate(Gate):
         self._failing_since = 0.0
         self._refusal: Exception | None = None
         self._warned = False
+        _gates.add(self)
 
     def __repr__(self) -> str:
         return f"<SharedGate {self._name}: {self._limit.amount} in {self._limit.per_s:g} s>"
@@ -296,6 +299,17 @@ class SharedGate(Gate):
             "allowed: starts at such times only; look whether the place runs and lets this process in, or "
             f"raise patience_s (now {self._patience_s:g}) to wait longer"
         )
+
+
+def _after_fork() -> None:
+    """The start times in hand are the parent's to use, and its tasks will not answer here."""
+    for gate in _gates:
+        gate._slots.clear()
+        gate._asking = None
+
+
+_gates: weakref.WeakSet[SharedGate] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _checked_name(name: object) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +224,29 @@ def test_a_batch_runs_under_a_shared_gate() -> None:
     world = on_virtual_clock(go())
     assert world.worst() <= 50
     assert max(world.starts) - min(world.starts) <= 200 / 50 / 0.94
+
+
+def test_a_forked_process_uses_no_start_time_of_its_parent() -> None:
+    """It asks for its own."""
+    parent = os.getpid()
+
+    class Place:
+        async def take(self, *_: Any) -> Grant:
+            if os.getpid() != parent:
+                raise PermissionDenied("not you", code="refused")
+            return Grant(time.monotonic(), time.monotonic(), 10, 0.0)
+
+    gate = SharedGate("paint", "10/min", slots=Place(), slack_s=2)
+    asyncio.run(gate.acquire())
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(gate.acquire())
+        except GateUnavailable:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("limit", [RateLimit(1, per_s=60), RateLimit(3, per_s=200)])
