@@ -22,8 +22,9 @@ from blossom_async.gateway.background.upkeep import Upkeep
 from blossom_async.gateway.background.webhooks import Webhooks, receiver
 from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import ApiKeys
-from blossom_async.gateway.callers.limits import Meter
+from blossom_async.gateway.callers.limits import Counting, Meter
 from blossom_async.gateway.callers.secrets import own_secrets
+from blossom_async.gateway.callers.shared_limits import SharedMeter
 from blossom_async.gateway.calls.aliases import Aliases
 from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.front_door import FrontDoor
@@ -168,7 +169,7 @@ def create_app(
     told = receiver(settings.webhook_url, settings.webhook_secret)
     webhooks = Webhooks(records, told, info=info, now=_now)
     creating = Room(_most_creating(settings))
-    admission = Admission(keys, _meter(settings.key_rate_limit), creating, trusted_proxies=trusted)
+    admission = Admission(keys, _key_meter(settings, records), creating, trusted_proxies=trusted)
     front_door = FrontDoor(
         admission,
         generation,
@@ -348,6 +349,12 @@ def _most_creating(settings: Settings) -> int:
         reserved = min(max(1, settings.max_connections // 10), settings.max_connections - 1)
     by_files = last_for_connections() * 9 // 10 - _OPEN_FILES
     return max(1, min(settings.max_connections - reserved, by_files))
+
+
+def _key_meter(settings: Settings, records: Records) -> Counting | None:
+    if settings.database_url is None or settings.key_rate_limit is None:
+        return _meter(settings.key_rate_limit)
+    return SharedMeter(RateLimit.parse(settings.key_rate_limit), records)
 
 
 def _meter(rate: str | None) -> Meter | None:

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from blossom_async.errors import Overloaded
 from blossom_async.testing import FakeOpenAI
-from tests.conftest import RunningGateway, running_gateway
+from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.gateway.test_fleet import SECRETS
 from tests.postgres import missing, running_server
 from tests.waiting import until
@@ -68,6 +69,25 @@ async def test_a_providers_rate_holds_for_all_gateways(tmp_path: Path, postgres_
             await batches(gateways, 20)
         # Noted when the provider got to them, some milliseconds later than sent.
         assert worst(provider, timedelta(seconds=1.9)) <= 20
+
+
+async def test_the_calls_of_a_key_count_at_all_gateways(tmp_path: Path, postgres_url: str) -> None:
+    """Of 30 a day, as many are answered, whoever is asked; each says what is left."""
+    shared = {**SECRETS, "database_url": postgres_url, "key_rate_limit": "30/day"}
+    async with (
+        running_gateway(tmp_path / "data", **shared) as one,
+        running_gateway(tmp_path / "data", **shared) as other,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session,
+    ):
+
+        async def call(gateway: RunningGateway) -> tuple[int, str]:
+            async with session.get(f"{gateway.base_url}/v1/stats?tracking_id=x") as answer:
+                return answer.status, answer.headers["RateLimit"]
+
+        assert await call(one) == (404, '"default";r=29;t=2880')
+        assert await call(other) == (404, '"default";r=28;t=2880')
+        answers = await asyncio.gather(*(call(gateway) for _ in range(20) for gateway in (one, other)))
+    assert sorted(status for status, _ in answers) == [404] * 28 + [429] * 12
 
 
 @pytest.mark.skipif(missing("18") is not None, reason=missing("18") or "")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from blossom_async.errors import Overloaded, RateLimited
 from blossom_async.gateway.callers.keys import ApiKeys, bearer, digest
-from blossom_async.gateway.callers.limits import Meter, Quota
+from blossom_async.gateway.callers.limits import Counting, Quota
 from blossom_async.gateway.http.addresses import (
     Network,
     client_address,
@@ -46,7 +46,7 @@ class Admission:
     """
 
     def __init__(
-        self, keys: ApiKeys, quota: Meter | None, creating: Room, *, trusted_proxies: Sequence[Network]
+        self, keys: ApiKeys, quota: Counting | None, creating: Room, *, trusted_proxies: Sequence[Network]
     ) -> None:
         self._keys = keys
         self._creating = creating
@@ -100,8 +100,8 @@ class Admission:
     async def check(self, request: web.Request) -> None:
         """Counts the call and stores its caller in the request.
 
-        Raises ``Unauthenticated``, ``RateLimited`` if the key has no calls left, and ``ResponseError`` (400)
-        for a repeated header.
+        Raises ``Unauthenticated``, ``RateLimited`` if the key has no calls left, ``Overloaded`` if nobody can
+        tell, and ``ResponseError`` (400) for a repeated header.
         """
         authorization = single(request, "Authorization")
         caller = await self._keys.caller(authorization, sender(request, self._trusted))
@@ -109,7 +109,7 @@ class Admission:
         key = bearer(authorization)
         if self._quota is None or key is None:
             return
-        quota = self._quota.take(digest(key))
+        quota = await self._quota.count(digest(key))
         request[_QUOTA] = quota
         if not quota.admitted:
             self.beyond_rate += 1

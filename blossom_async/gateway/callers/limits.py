@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
 import attrs
 from cachetools import LRUCache
 
-__all__ = ["Meter", "Quota"]
+__all__ = ["Counting", "Meter", "Quota", "policy", "quota"]
 
 
 @attrs.frozen
@@ -26,6 +27,17 @@ class Quota:
     def field(self) -> str:
         """The field ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers-10."""
         return f'"default";r={self.remaining};t={math.ceil(self.more_in_s)}'
+
+
+class Counting(Protocol):
+    """Counts the calls of API keys."""
+
+    @property
+    def policy(self) -> str:
+        """The field ``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10."""
+
+    async def count(self, name: bytes) -> Quota:
+        """Counts a call of this name unless it is over the rate."""
 
 
 class Meter:
@@ -46,7 +58,7 @@ class Meter:
     @property
     def policy(self) -> str:
         """The field ``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10."""
-        return f'"default";q={self._amount};w={math.ceil(self._per_s)}'
+        return policy(self._amount, self._per_s)
 
     def look(self, name: Hashable) -> Quota:
         """What the name has left, without counting a call."""
@@ -61,7 +73,22 @@ class Meter:
         self._full_at[name] = now + owed + self._step
         return attrs.evolve(self._quota(owed + self._step), admitted=True)
 
+    async def count(self, name: Hashable) -> Quota:
+        """As ``take``."""
+        return self.take(name)
+
     def _quota(self, owed: float) -> Quota:
-        free = (self._per_s - owed) / self._step
-        remaining = int(free + 1e-6)
-        return Quota(remaining >= 1, remaining, (remaining + 1 - free) * self._step if owed else 0.0)
+        return quota(self._amount, self._per_s, owed)
+
+
+def policy(amount: int, per_s: float) -> str:
+    """The field ``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10."""
+    return f'"default";q={amount};w={math.ceil(per_s)}'
+
+
+def quota(amount: int, per_s: float, owed_s: float) -> Quota:
+    """What is left of ``amount`` calls when all of them are left in ``owed_s`` seconds."""
+    step = per_s / amount
+    free = (per_s - owed_s) / step
+    remaining = int(free + 1e-6)
+    return Quota(remaining >= 1, remaining, (remaining + 1 - free) * step if owed_s else 0.0)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import attrs
 import sqlalchemy as sa
 
 from blossom_async.batch import Grant, RateLimit
 from blossom_async.batch.start_times import GateState, grant
 from blossom_async.errors import Rejected
-from blossom_async.gateway.storage.records.inserting import insert
+from blossom_async.gateway.storage.records.inserting import insert, now_s
 from blossom_async.gateway.storage.records.tables import gates
 
 __all__ = ["MOST_GATES", "take"]
@@ -19,7 +17,6 @@ MOST_GATES = 1000
 """Limits of one tenant that may be in use at once."""
 
 _STATE = tuple(gates.c[field.name] for field in attrs.fields(GateState))
-_CLOCK = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
 
 
 def take(
@@ -37,7 +34,7 @@ def take(
     Raises ``Rejected`` (``too_many_gates``) for a new one while the tenant has ``MOST_GATES`` in use.
     """
     state = _held(tenant, name, connection)
-    now = _now(connection)  # the row is this transaction's alone from here on
+    now = now_s(connection)  # the row is this transaction's alone from here on
     state, granted = grant(state, now, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s)
     after = {**attrs.asdict(state), "idle_at": state.idle_at}
     connection.execute(gates.update().where(*_this(tenant, name)).values(**after))
@@ -59,7 +56,7 @@ def _make_room(tenant: str, connection: sa.Connection) -> None:
     number = sa.select(sa.func.count()).select_from(gates).where(of_tenant)
     if connection.execute(number).scalar_one() < MOST_GATES:
         return
-    connection.execute(gates.delete().where(of_tenant, gates.c.idle_at < _now(connection)))
+    connection.execute(gates.delete().where(of_tenant, gates.c.idle_at < now_s(connection)))
     if connection.execute(number).scalar_one() >= MOST_GATES:
         raise Rejected(
             f"{MOST_GATES} shared limits are in use; allowed: {MOST_GATES}; use fewer names, or wait until "
@@ -70,10 +67,3 @@ def _make_room(tenant: str, connection: sa.Connection) -> None:
 
 def _this(tenant: str, name: str) -> tuple[sa.ColumnElement[bool], ...]:
     return gates.c.tenant == tenant, gates.c.name == name
-
-
-def _now(connection: sa.Connection) -> float:
-    if connection.dialect.name == "sqlite":  # the clock of its machine
-        return time.time()
-    now: float = connection.execute(_CLOCK).scalar_one()
-    return now

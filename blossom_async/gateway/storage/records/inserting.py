@@ -1,13 +1,25 @@
-"""``INSERT ... ON CONFLICT`` in the dialect of a database."""
+"""What is said differently to each kind of database: ``INSERT ... ON CONFLICT``, and its clock."""
 
 from __future__ import annotations
+
+import time
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-__all__ = ["insert"]
+__all__ = ["insert", "now_s"]
+
+_CLOCK = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
 
 
 def insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:
     """An insert into the table that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def now_s(connection: sa.Connection) -> float:
+    """The database's clock, in seconds since 1970; for a file that of the machine."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    now: float = connection.execute(_CLOCK).scalar_one()
+    return now

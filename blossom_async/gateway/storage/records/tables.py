@@ -35,6 +35,7 @@ __all__ = [
     "images",
     "imports",
     "owners",
+    "quotas",
     "removed",
     "revision",
     "salts",
@@ -461,6 +462,14 @@ gates = sa.Table(
     sa.Column("span", sa.Double, nullable=False),
     sa.Column("paused_until", sa.Double, nullable=False),
     sa.Column("idle_at", sa.Double, nullable=False),
+)
+
+# When the quota of an API key, named by its SHA-256, is full again, in seconds since 1970.
+quotas = sa.Table(
+    "quotas",
+    METADATA,
+    sa.Column("key", sa.LargeBinary, primary_key=True),
+    sa.Column("full_at", sa.Double, nullable=False),
 )
 
 # One row, incremented by every delete and revocation: it tells other processes to drop what they cached.
