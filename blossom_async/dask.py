@@ -90,7 +90,7 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
     except ImportError as exc:
         raise ConfigurationError("Dask is missing; pip install '.[dask]' in the checkout") from exc
     name = uuid4().hex
-    if sharing.rates:
+    if sharing.rates and sharing.gate is None:
         if client.asynchronous:
             raise ValueError("rate_limit: an asynchronous client cannot share it; give a synchronous one")
         client.run_on_scheduler(_keep_gates, name)

@@ -73,7 +73,7 @@ def _mapped(ds: Dataset, work: Work, sharing: Sharing) -> Dataset:
         raise ConfigurationError("Ray Data is missing; pip install '.[ray]' in the checkout") from exc
     if (names := ds.columns(fetch_if_missing=False)) is not None:
         work.reads(names)
-    if sharing.rates:
+    if sharing.rates and sharing.gate is None:
         sharing = attrs.evolve(sharing, place=_Place())
     least, most = sharing.workers
     mapped = ds.repartition(target_num_rows_per_block=sharing.block).map_batches(
@@ -114,10 +114,9 @@ class _Worker:
     """The engine in one of Ray's actors. Its threads share it."""
 
     def __init__(self, work: Work, sharing: Sharing) -> None:
-        self._work = work
         self._engine = Engine(work, sharing)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from blossom_async.tables import extended
 
-        return extended(table, self._work, self._engine)
+        return extended(table, self._engine)

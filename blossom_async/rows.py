@@ -7,7 +7,7 @@ import inspect
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, Required, TypedDict, cast
+from typing import Any, Protocol, Required, TypedDict, Unpack, cast
 
 import attrs
 
@@ -24,18 +24,23 @@ from blossom_async.batch import (
 )
 from blossom_async.batch.gate import RateLimitLike
 from blossom_async.batch.options import RUN_NAMES, is_run_name
+from blossom_async.batch.start_times import GATE_NAMES, is_gate_name
 from blossom_async.blocking import LoopThread
 from blossom_async.cdn import Cdn
 from blossom_async.client import BlossomClient
 from blossom_async.connection import Connections, Destination
 from blossom_async.errors import (
     ConfigurationError,
+    GateUnavailable,
     PermissionDenied,
     Rejected,
+    TimedOut,
+    TransportError,
     Unauthenticated,
     UnknownOption,
     shown,
 )
+from blossom_async.gates import GatewayGates
 from blossom_async.limits import Limits
 from blossom_async.models import ImageOptions, ImageSettings, checked
 from blossom_async.url_batch import NamedRun, RequestWriter, error_code
@@ -63,6 +68,7 @@ ADDED = (*_MADE, *_TOLD)
 
 _RETRY = RetryPolicy()
 _OPENING = RetryPolicy(max_attempts=8)  # about half a minute: a gateway may be restarting
+_WAITING = RetryPolicy(max_attempts=100, max_wait_s=10.0)  # about eight minutes, for one that has answered
 _SAME_FOR_ALL = ConfigurationError | Unauthenticated | PermissionDenied
 
 
@@ -89,8 +95,10 @@ class GenerateOptions(_SharedOptions, total=False):
 
     At most ``max_concurrency`` calls are under way at once (default 64), an equal share of them in each of
     ``workers``: a number of processes, or the least and the most. No window of a ``rate_limit`` holds more
-    starts than it states, in all workers together. ``block`` rows are handed to a worker at a time, and are
-    sent again, under the same keys, if it is lost. ``timeout_s`` and ``retry`` as for ``BlossomClient``.
+    starts than it states, in all workers together; with ``gate``, the name of a limit at the gateway, also
+    together with all others that start under that name there. ``block`` rows are handed to a worker at a
+    time, and are sent again, under the same keys, if it is lost. ``timeout_s`` and ``retry`` as for
+    ``BlossomClient``.
     """
 
     run: Required[str]
@@ -101,6 +109,7 @@ class GenerateOptions(_SharedOptions, total=False):
     base_url: str | None
     api_key: str | None
     cdn_prefix: str | None
+    gate: str | None
 
 
 class ApplyOptions(_SharedOptions, total=False):
@@ -128,9 +137,13 @@ class Opened(Protocol):
     """Work in the process of a worker."""
 
     named: Mapping[str, Any]
+    gates: GatePlace | None
 
     async def open(self) -> None:
         """Makes sure that it can be done."""
+
+    async def answers(self) -> bool:
+        """True once the server answers, where rows that got no answer can be sent again."""
 
     async def attempt(self, row: Row) -> Row:
         """New columns of a row."""
@@ -216,6 +229,7 @@ class _Gateway:
         # Without a key of the caller's, the worker's own environment has it.
         client = BlossomClient(pictures.base_url, api_key=pictures.api_key)
         self._connections = Connections(Destination(pictures.base_url, client.api_key, None, limits))
+        self.gates: GatePlace | None = GatewayGates(self._connections.open)
         self._limits = limits
         self._prompt = pictures.prompt
         self._columns = (*pictures.columns, *([pictures.id] if pictures.id else []))
@@ -229,6 +243,17 @@ class _Gateway:
 
     async def _connect(self, _: None) -> None:
         await self._connections.open()
+
+    async def answers(self) -> bool:
+        limits = self._limits
+        if limits.retry is None:
+            return False
+        await run_one(self._probe, None, limits.slots, retry=_WAITING)
+        return True
+
+    async def _probe(self, _: None) -> None:
+        transport = await self._connections.open()
+        await transport.probe(self._limits.timeout_s)
 
     async def attempt(self, row: Row) -> Row:
         entry = {name: row.get(name) for name in self._columns}
@@ -282,6 +307,8 @@ class Calls:
 class _Function:
     """A coroutine function in one worker."""
 
+    gates: GatePlace | None = None
+
     def __init__(self, calls: Calls) -> None:
         self._function = _function(calls.function)
         column = calls.id
@@ -291,6 +318,9 @@ class _Function:
 
     async def open(self) -> None:
         pass
+
+    async def answers(self) -> bool:
+        return False
 
     async def attempt(self, row: Row) -> Row:
         columns = await self._function(row)
@@ -312,6 +342,7 @@ class Sharing:
     max_concurrency: int
     workers: tuple[int, int]
     rates: tuple[RateLimit, ...]
+    gate: str | None
     block: int
     timeout_s: float
     retry: RetryPolicy | None
@@ -319,7 +350,7 @@ class Sharing:
     """What finds, in a worker, the one place that gives out start times; None for a single worker."""
 
     @classmethod
-    def of(cls, given: dict[str, Any], *, workers: tuple[int, int], known: Iterable[str]) -> Sharing:
+    def of(cls, given: dict[str, Any], *, workers: tuple[int, int], known: Collection[str]) -> Sharing:
         """From the options that are left; ``workers`` if they say nothing of them.
 
         Raises ``TypeError`` for one that is not ``known``, and ``ValueError`` for one that cannot be used.
@@ -341,12 +372,19 @@ class Sharing:
             )
         timeout_s, retry = given.pop("timeout_s", 300.0), given.pop("retry", _RETRY)
         rates = rate_limits(given.pop("rate_limit", None))
+        gate = given.pop("gate", None) if "gate" in known else None
+        if gate is not None and not (is_gate_name(gate) and len(rates) == 1):
+            raise ValueError(
+                f"gate: {shown(gate)} with {len(rates)} rate limits cannot be used; allowed: {GATE_NAMES}, "
+                "and the one rate_limit that all who use the gate state"
+            )
         for name in given:
             raise UnknownOption(name, known)
         sharing = cls(
             max_concurrency=at_once,
             workers=(least, most),
             rates=rates,
+            gate=gate,
             block=block,
             timeout_s=timeout_s,
             retry=retry,
@@ -356,16 +394,17 @@ class Sharing:
 
     def limits(self) -> Limits:
         """Those of one worker. Raises ``ValueError`` for a timeout or a policy that cannot be used."""
-        own = self.rates if self.place is None else ()
+        own = self.rates if self.place is None and self.gate is None else ()
         return Limits(self.max_concurrency // self.workers[1], own, self.retry, self.timeout_s)
 
-    def gates(self, limits: Limits) -> tuple[Gate, ...]:
+    def gates(self, own: Gate, gateway: GatePlace | None) -> tuple[Gate, ...]:
         """What each start in one worker passes."""
+        if gateway is not None and self.gate is not None:
+            return own, SharedGate(self.gate, self.rates[0], slots=gateway)
         if self.place is None:
-            return (limits.gate,)
+            return (own,)
         place = self.place()
-        names = enumerate(self.rates)
-        return limits.gate, *(SharedGate(f"rate-{n}", rate, slots=place) for n, rate in names)
+        return own, *(SharedGate(f"rate-{n}", rate, slots=place) for n, rate in enumerate(self.rates))
 
 
 class Engine:
@@ -376,10 +415,21 @@ class Engine:
 
     def __init__(self, work: Work, sharing: Sharing) -> None:
         self._limits = sharing.limits()
-        self._gates = sharing.gates(self._limits)
+        self.reads = work.reads
         self._work = work.opened(self._limits)
+        self._gates = sharing.gates(self._limits.gate, self._work.gates)
         self._thread = LoopThread()
         self._end = weakref.finalize(self, self._thread.end, self._work.aclose)
+
+    @classmethod
+    def of_pictures(cls, **options: Unpack[GenerateOptions]) -> Engine:
+        """For a UDF of another framework: each of ``workers`` processes makes one and keeps it.
+
+        A ``rate_limit`` is that of this process alone, unless ``gate`` is given, too. Raises as ``Pictures``.
+        """
+        given: dict[str, Any] = dict(options)
+        work = Pictures.of(given)
+        return cls(work, Sharing.of(given, workers=(1, 1), known=GenerateOptions.__annotations__))
 
     def columns(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """The new columns of each row, in order; ``error`` says why a row failed.
@@ -390,8 +440,24 @@ class Engine:
         return self._thread.call(partial(self._columns, rows))
 
     async def _columns(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        limits = self._limits
         await self._work.open()
+        columns: list[dict[str, Any]] = [{} for _ in rows]
+        attempts = [0] * len(rows)
+        left, waited = list(range(len(rows))), False
+        while True:
+            ended = await self._run([rows[place] for place in left])
+            for place, outcome in zip(left, ended, strict=True):
+                attempts[place] += outcome.attempts
+                columns[place] = {**self._told(outcome), "attempts": attempts[place]}
+            # A run notices an outage once it was answered. This one may have begun in the middle of one.
+            lost = [place for place, outcome in zip(left, ended, strict=True) if _unanswered(outcome)]
+            no_progress = waited and len(lost) == len(left)
+            if not lost or no_progress or not await self._work.answers():
+                return columns
+            left, waited = lost, True
+
+    async def _run(self, rows: Sequence[Row]) -> tuple[Outcome[Row, Row], ...]:
+        limits = self._limits
         ended = await run(
             self._work.attempt,
             rows,
@@ -406,20 +472,22 @@ class Engine:
         for outcome in ended.outcomes:
             if isinstance(outcome.error, _SAME_FOR_ALL):
                 raise outcome.error
-        return [self._told(outcome) for outcome in ended.outcomes]
+        return ended.outcomes
 
     def _told(self, outcome: Outcome[Row, Row]) -> dict[str, Any]:
-        if outcome.error is None:
-            return {**outcome.value, "attempts": outcome.attempts, "error": None, "error_code": None}
-        failed = self._work.failed(outcome.item)
         error = outcome.error
-        return {
-            **failed, "attempts": outcome.attempts, "error": str(error), "error_code": error_code(error)
-        }  # fmt: skip
+        if error is None:
+            return {**outcome.value, "error": None, "error_code": None}
+        return {**self._work.failed(outcome.item), "error": str(error), "error_code": error_code(error)}
 
     def close(self) -> None:
         """Closes the connections, as does dropping it or the end of the process. Safe to call twice."""
         self._end()
+
+
+def _unanswered(outcome: Outcome[Row, Row]) -> bool:
+    error = outcome.error
+    return isinstance(error, TransportError) and not isinstance(error, TimedOut | GateUnavailable)
 
 
 def _several(columns: object) -> Collection[str]:

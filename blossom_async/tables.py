@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from blossom_async.rows import ADDED, Engine, Work
+from blossom_async.rows import ADDED, Engine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,9 +24,9 @@ TYPES: dict[str, str] = {
 _NO_ANSWER = ("outcome_unknown", "TransportError", "StaleConnection", "TimedOut")
 
 
-def extended(table: pa.Table, work: Work, engine: Engine) -> pa.Table:
+def extended(table: pa.Table, engine: Engine) -> pa.Table:
     """The table with the new columns of its rows. A column that it has by that name is replaced."""
-    rows = table.select(work.reads(table.column_names)).to_pylist()
+    rows = table.select(engine.reads(table.column_names)).to_pylist()
     return with_columns(table, engine.columns(rows))
 
 

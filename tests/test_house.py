@@ -63,6 +63,7 @@ MAY_IMPORT = {
         "errors",
     },
     "rows": {
+        "gates",
         "blocking",
         "cdn",
         "client",

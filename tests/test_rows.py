@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import pickle
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blossom_async import ConfigurationError, TransportError, Unauthenticated
+from blossom_async import ConfigurationError, RetryPolicy, TransportError, Unauthenticated
 from blossom_async.batch import current_attempt
-from blossom_async.rows import ADDED, Calls, Engine, Pictures, Sharing
-from tests.conftest import KEY, RunningGateway
+from blossom_async.gateway.server import listen, serving
+from blossom_async.gateway.settings import Settings
+from blossom_async.rows import ADDED, Calls, Engine, GenerateOptions, Pictures, Sharing
+from tests.conftest import KEY, RunningGateway, running_gateway
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 TINY = {"width": 32, "height": 32}
@@ -28,7 +31,7 @@ def pictures(gateway: RunningGateway, **changes: Any) -> Pictures:
 
 
 def sharing(**given: Any) -> Sharing:
-    return Sharing.of(given, workers=(1, 2), known=())
+    return Sharing.of(given, workers=(1, 2), known=GenerateOptions.__annotations__)
 
 
 async def told(work: Pictures | Calls, rows: list[dict[str, Any]], **given: Any) -> list[dict[str, Any]]:
@@ -90,6 +93,31 @@ async def test_what_every_row_would_fail_with_is_raised(gateway: Gateway) -> Non
     with pytest.raises(TransportError):
         await asyncio.to_thread(engine.columns, ROWS)
     await asyncio.to_thread(engine.close)
+
+
+async def test_a_gate_of_the_gateway_is_shared_with_others(gateway: Gateway) -> None:
+    """Two engines of two runs, under one name."""
+    async with gateway as running:
+        limited = sharing(rate_limit="50/s", gate="paint")
+        engines = [Engine(pictures(running, run=run), limited) for run in ("one", "other")]
+        found = await asyncio.gather(*(asyncio.to_thread(engine.columns, ROWS) for engine in engines))
+        for engine in engines:
+            await asyncio.to_thread(engine.close)
+    assert [row["error"] for rows in found for row in rows] == [None] * 40
+
+
+async def test_rows_that_begin_in_an_outage_wait_for_its_end(tmp_path: Path) -> None:
+    """Of a gateway that has answered this worker before."""
+    async with running_gateway(tmp_path / "data") as running:
+        engine = Engine(pictures(running), sharing(retry=RetryPolicy(max_attempts=2, first_wait_s=0.1)))
+        await asyncio.to_thread(engine.columns, ROWS[:1])
+    begun = asyncio.create_task(asyncio.to_thread(engine.columns, ROWS))
+    port = int(running.base_url.rpartition(":")[2])
+    await asyncio.wait([begun], timeout=1)
+    async with serving(Settings(data_dir=tmp_path / "data", api_keys=(KEY,)), listen("127.0.0.1", port)):
+        found = await begun
+        await asyncio.to_thread(engine.close)
+    assert [row["error"] for row in found] == [None] * len(ROWS)
 
 
 async def test_a_key_of_the_worker_is_used_where_none_was_given(
@@ -156,6 +184,9 @@ def test_bad_options_of_pictures_are_refused(options: dict[str, Any], says: str)
         ({"timeout_s": 0}, "timeout_s: 0 cannot be used"),
         ({"retry": 3}, "retry: 3 cannot be used"),
         ({"blok": 3}, "unknown option 'blok'"),
+        ({"gate": "paint"}, "gate: 'paint' with 0 rate limits cannot be used"),
+        ({"gate": "a b", "rate_limit": "1/s"}, "gate: 'a b' with 1 rate limits cannot be used"),
+        ({"rate_limit": "fast"}, "rate limit: 'fast'"),
     ],
 )
 def test_bad_limits_are_refused(options: dict[str, Any], says: str) -> None:

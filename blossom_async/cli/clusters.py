@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ __all__ = ["FORMATS", "Tables", "batch_on"]
 
 FORMATS = ("parquet", "csv", "jsonl")
 _PLACES = {("local", False), ("ray", False), ("ray", True), ("dask", True)}
+_NEEDS = {"local": (), "ray": ("ray",), "dask": ("distributed",)}
+_EXTRAS = {"local": "ray] or [dask", "ray": "ray", "dask": "dask"}
 _ALONE = {
     "journal": "--journal",
     "no_journal": "--no-journal",
@@ -71,7 +74,7 @@ class Tables:
         own = {f".{out_kind}", *([".json"] if out_kind == "jsonl" else [])}
         if place.is_dir() and any(found.suffix not in own for found in place.iterdir()):
             raise CannotStart(f"--out {out}: there is something else in this folder; name another")
-        return cls(source, kind, out, out_kind)
+        return cls(_uri(source), kind, _uri(out), out_kind)  # workers may run in other folders
 
     def read(self) -> Dataset:
         """The rows as a dataset of Arrow."""
@@ -94,7 +97,7 @@ class Tables:
         """What writes one table after another into one file."""
         from pyarrow import csv, fs, parquet
 
-        files, path = fs.FileSystem.from_uri(_uri(self.out))
+        files, path = fs.FileSystem.from_uri(self.out)
         with ExitStack() as opened:
             stream = opened.enter_context(files.open_output_stream(path))
             if self.out_kind == "jsonl":
@@ -123,6 +126,9 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
             f"--on {place}: allowed: ray, ray://HOST:PORT, dask://HOST:PORT or local; --run, --id and "
             "--prompt go with it"
         )
+    for package in ("pyarrow", *_NEEDS[scheme]):
+        if find_spec(package) is None:
+            raise CannotStart(f"--on {place}: {package} is missing; install blossom-async[{_EXTRAS[scheme]}]")
     for name in _ALONE:
         if given[name]:
             raise CannotStart(
@@ -195,7 +201,7 @@ def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
         threads = sum(client.ncores().values())
         made = generate(client, df.repartition(npartitions=max(df.npartitions, 4 * threads)), **options)
         if tables.out_kind == "parquet":
-            made.to_parquet(tables.out, write_index=False)
+            made.to_parquet(tables.out, write_index=False, name_function="part-{:08}.parquet".format)
         elif tables.out_kind == "csv":
             made.to_csv(f"{tables.out}/part-*.csv", index=False)
         else:
@@ -216,7 +222,7 @@ def _on_this_machine(client: BlossomClient, tables: Tables, options: dict[str, A
         waiting: deque[Future[pa.Table]] = deque()
         total = Summary()
         for block in _blocks(tables.read(), sharing.block):
-            waiting.append(threads.submit(extended, block, work, engine))
+            waiting.append(threads.submit(extended, block, engine))
             if len(waiting) > _BLOCKS_AT_ONCE:
                 total += _written(waiting.popleft().result(), write)
         while waiting:
