@@ -51,7 +51,7 @@ class InvalidRequest(BlossomError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
-        self.seen = seen if seen is not None else shown(value)
+        self.seen: str = seen if seen is not None else shown(value)
 
     def __str__(self) -> str:
         return f"{self.field}: {self.seen} cannot be used; allowed: {self.allowed}"
@@ -65,7 +65,7 @@ class UnknownOption(TypeError):
 
     def __init__(self, option: object, known: Iterable[str]) -> None:
         self.option = option
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
         super().__init__(option, self.known)
 
     def __str__(self) -> str:

@@ -6,11 +6,15 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Collection
+from typing import Any
 
 import aiohttp
-from aiohappyeyeballs import AddrInfoType
+from aiohttp.abc import AbstractResolver, ResolveResult
 
-__all__ = ["Guard", "is_public", "is_this_machine"]
+__all__ = ["AddressInfo", "Guard", "is_public", "is_this_machine"]
+
+AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+"""What ``getaddrinfo`` answers for one address; aiohttp's own name for it leaves parts of its type out."""
 
 _WITH_IPV4 = tuple(  # NAT64 (RFC 6052), IPv4-translated (RFC 2765): the IPv4 address comes last
     ipaddress.ip_network(network) for network in ("64:ff9b::/96", "::ffff:0:0:0/96")
@@ -80,11 +84,11 @@ class Guard:
         self._public = public
         self._addresses: set[tuple[str, int]] = set()  # of trusted hosts
 
-    def resolver(self) -> aiohttp.abc.AbstractResolver:
+    def resolver(self) -> AbstractResolver:
         """The resolver for the connector. To be called in the event loop."""
         return _Resolver(self)
 
-    def socket(self, info: AddrInfoType) -> socket.socket:
+    def socket(self, info: AddressInfo) -> socket.socket:
         """The socket factory for the connector. Raises ``PermissionError`` for a forbidden address."""
         family, kind, protocol, _, address = info
         host, port = str(address[0]), int(address[1])
@@ -111,7 +115,7 @@ class _Resolver(aiohttp.ThreadedResolver):
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
+    ) -> list[ResolveResult]:
         answers = await super().resolve(host, port, family)
         self._guard.resolved(host, port, [answer["host"] for answer in answers])
         return answers

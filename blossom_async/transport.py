@@ -139,11 +139,11 @@ class Transport:
 
     def __init__(self, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
         """Raises ``ConfigurationError`` when ``base_url`` is not an http(s) address."""
-        self.base_url = str(http_url(base_url, "base_url")).rstrip("/")
+        self.base_url: str = str(http_url(base_url, "base_url")).rstrip("/")
         self.api_key = api_key
         self.session = session
-        self.place = self.base_url  # what a journal calls the gateway
-        self.public_url = self.base_url  # what the URLs of pictures start with
+        self.place: str = self.base_url  # what a journal calls the gateway
+        self.public_url: str = self.base_url  # what the URLs of pictures start with
         self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
         self.on_pause: Callable[[float], None] | None = None
         self._moving = asyncio.Lock()

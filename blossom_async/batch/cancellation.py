@@ -21,7 +21,7 @@ class Interruptible:
     cancellation has been delivered.
     """
 
-    interrupted = False
+    interrupted: bool = False
     _task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> None:

@@ -200,9 +200,9 @@ class Gate:
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
         self._asking: asyncio.Task[None] | None = None  # what a SharedGate wants to know from its place
-        self.learned = LearnedRate()
+        self.learned: LearnedRate = LearnedRate()
         """What the server was seen to take. An attempt that need not call ``acquire`` is noted here."""
-        self.closed = False
+        self.closed: bool = False
         """Whether an attempt must call ``acquire``: always if there are limits, else only during a pause."""
         self.change(*limits)
 

@@ -19,9 +19,9 @@ class Input(Generic[Item]):
     """
 
     def __init__(self, items: Iterable[Item] | AsyncIterable[Item]) -> None:
-        self.total = len(items) if isinstance(items, Sized) else None
+        self.total: int | None = len(items) if isinstance(items, Sized) else None
         self.ended = False
-        self.waits = isinstance(items, AsyncIterable)
+        self.waits: bool = isinstance(items, AsyncIterable)
         self.next: Callable[[], Item]
         self.anext: Callable[[], Awaitable[Item]]
         if isinstance(items, AsyncIterable):

@@ -107,7 +107,7 @@ class OpenJournal(Generic[Item, Value]):
         *,
         run_id: str | None = None,
     ) -> None:
-        self.path = journal.path
+        self.path: Path = journal.path
         self._journal = journal
         # The keys of another id are not those under which its items were sent.
         self._run = journal.run if run_id is None else f"{journal.run} ({run_id})".lstrip()
@@ -122,7 +122,7 @@ class OpenJournal(Generic[Item, Value]):
         self._process = os.getpid()
         self._refused = 0
         self._first_refused = ""
-        self.run_id = ""
+        self.run_id: str = ""
 
     async def open(self) -> None:
         """Reads the file. Raises ``ConfigurationError`` when this run cannot be recorded in it.

@@ -43,9 +43,9 @@ class Ledger(Generic[Item, Value]):
         cost: Callable[[Item], float | Decimal] | None,
         max_cost: Decimal | None,
     ) -> None:
-        self.run_id = run_id or new_run_id()
+        self.run_id: str = run_id or new_run_id()
         self._named = run_id is not None
-        self.unwritten = 0
+        self.unwritten: int = 0
         self._deliver = deliver
         self._settled = settled
         self._failed = failed
@@ -58,7 +58,7 @@ class Ledger(Generic[Item, Value]):
         self._journal: OpenJournal[Item, Value] | None = None
         if journal is not None:
             self._journal = OpenJournal(journal, self._on_disk, self._not_on_disk, run_id=run_id)
-        self.idle = not self._keyed and self._spending is None
+        self.idle: bool = not self._keyed and self._spending is None
 
     async def open(self, total: int | None) -> None:
         """Opens and reads the journal, if there is one. ``total`` is the number of items, if known.

@@ -22,7 +22,7 @@ class Line:
     """
 
     def __init__(self, give_back: Callable[[], object], *, priorities: int = 1) -> None:
-        self.waiting = 0
+        self.waiting: int = 0
         self._give_back = give_back
         self._queues: list[OrderedDict[asyncio.Future[None], None]] = [
             OrderedDict() for _ in range(priorities)

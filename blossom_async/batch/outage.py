@@ -39,8 +39,8 @@ class Outage:
         on_end: Callable[[], object] = _nothing,
         on_patience: Callable[[], object] = _nothing,
     ) -> None:
-        self.away = False
-        self.failures = -1  # in a row; negative before the first answer: a wrong address is no outage
+        self.away: bool = False
+        self.failures: int = -1  # in a row; negative before the first answer: a wrong address is no outage
         self.prober: object = None
         self._patience_s = patience_s
         self._left = left

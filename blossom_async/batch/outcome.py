@@ -66,7 +66,7 @@ class BatchResult(Sequence[Value | None], Generic[Item, Value]):
     def __init__(
         self, outcomes: Sequence[Outcome[Item, Value]], elapsed_s: float, stopped: str | None = None
     ) -> None:
-        self.outcomes = tuple(outcomes)
+        self.outcomes: tuple[Outcome[Item, Value], ...] = tuple(outcomes)
         self.elapsed_s = elapsed_s
         self.stopped = stopped
 

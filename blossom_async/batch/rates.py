@@ -36,7 +36,7 @@ class LearnedRate:
     def __init__(self) -> None:
         self.starts: deque[float] = deque(maxlen=_REMEMBERED)
         self.amount: int | None = None
-        self.per_s = _WINDOWS_S[0]
+        self.per_s: float = _WINDOWS_S[0]
         self._known = 0  # the amount without what is being tried
         self._base = 0  # what was known when the probe began
         self._sound = 0  # what was known before that, and was not refused until then

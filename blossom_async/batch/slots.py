@@ -43,9 +43,9 @@ class Slots:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
         self.limit = limit
-        self.allowed = limit
-        self.in_use = 0
-        self.cuts = 0
+        self.allowed: int = limit
+        self.in_use: int = 0
+        self.cuts: int = 0
         self._leases: dict[asyncio.AbstractEventLoop, Lease] = {}
         self._line = Line(self.release, priorities=priorities)
         self._refused_at = float(limit)  # where the curve is flat

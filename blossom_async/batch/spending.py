@@ -23,7 +23,7 @@ class Spending(Generic[Item]):
 
     def __init__(self, cost: Callable[[Item], float | Decimal], max_cost: Decimal) -> None:
         self.max_cost = max_cost
-        self.spent = Decimal(0)
+        self.spent: Decimal = Decimal(0)
         self._cost = cost
 
     def price(self, item: Item) -> Decimal:

@@ -43,7 +43,7 @@ class Making:
         self._given = given
         self._limit: int | None = given["limit"]
         self._turn = InTurn(max(_WINDOW, 4 * given["max_concurrency"]))
-        self.note = ""
+        self.note: str = ""
 
     async def run(self) -> None:
         """Makes the pictures. If it is cancelled or fails, it first writes every result that has arrived.

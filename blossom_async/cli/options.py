@@ -33,7 +33,7 @@ __all__ = [
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-help_settings = {
+help_settings: dict[str, object] = {
     "help_option_names": ["-h", "--help"],
     "rich_help_config": click.RichHelpConfiguration(max_width=100, text_markup="rich"),
 }

@@ -51,12 +51,14 @@ class Outputs:
     """
 
     def __init__(self, *, out: Path | None, gallery: Path | None, as_json: bool, all_rows: bool) -> None:
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self._as_json = as_json
         self._shown = Shown(all_rows=all_rows)
         self._page = gallery
         with ExitStack() as opened:
-            self.gallery = None if gallery is None else opened.enter_context(closing(Gallery(gallery)))
+            self.gallery: Gallery | None = (
+                None if gallery is None else opened.enter_context(closing(Gallery(gallery)))
+            )
             self._out = None if out is None else opened.enter_context(closing(JsonLines(out)))
             self._opened = opened.pop_all()
 

@@ -86,8 +86,8 @@ class InTurn:
         self._next = 0
         self._early: dict[int, Result] = {}
         self._moved = asyncio.Event()
-        self.received = 0
-        self.any_done = False
+        self.received: int = 0
+        self.any_done: bool = False
 
     def add(self, result: Result) -> None:
         """Accepts a result."""

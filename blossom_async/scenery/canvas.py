@@ -55,9 +55,11 @@ class Canvas:
         wanted = _OVERSIZE[quality]
         allowed = math.sqrt(MAX_WORKING_PIXELS / (width * height))
         oversize = max(1.0, min(wanted, allowed))
-        self.final_width, self.final_height = width, height
-        self.width, self.height = max(1, round(width * oversize)), max(1, round(height * oversize))
-        self.unit = min(math.sqrt(self.width * self.height), 1.5 * min(self.width, self.height))
+        self.final_width = width
+        self.final_height = height
+        self.width: int = max(1, round(width * oversize))
+        self.height: int = max(1, round(height * oversize))
+        self.unit: float = min(math.sqrt(self.width * self.height), 1.5 * min(self.width, self.height))
         self.detail = wanted
         self.pixel = oversize  # one pixel of the finished picture, in working pixels
         self.chance = chance
@@ -237,12 +239,13 @@ class Stencil:
         smooth: bool = True,
     ) -> None:
         right = canvas.width if right is None else right
-        self.top, self.left = max(0, top), max(0, left)
-        self.height = max(1, min(canvas.height, bottom) - self.top)
-        self.width = max(1, min(canvas.width, right) - self.left)
+        self.top: int = max(0, top)
+        self.left: int = max(0, left)
+        self.height: int = max(1, min(canvas.height, bottom) - self.top)
+        self.width: int = max(1, min(canvas.width, right) - self.left)
         self.scale = 1 if canvas.pixel >= 1.9 or not smooth else 2
         self._image = Image.new("L", (self.width * self.scale, self.height * self.scale))
-        self.draw = ImageDraw.Draw(self._image)
+        self.draw: ImageDraw.ImageDraw = ImageDraw.Draw(self._image)
 
     def _moved(self, points: Floats) -> Floats:
         """Converts working pixels of the whole canvas into the drawing's own."""

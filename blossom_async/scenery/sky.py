@@ -23,7 +23,11 @@ class Orb:
     __slots__ = ("age", "radius", "shown", "x", "y")
 
     def __init__(self, x: float, y: float, radius: float, *, moon_age: float, shown: bool) -> None:
-        self.x, self.y, self.radius, self.age, self.shown = x, y, radius, moon_age, shown
+        self.x: float = x
+        self.y: float = y
+        self.radius: float = radius
+        self.age: float = moon_age
+        self.shown: bool = shown
 
 
 def paint_sky(

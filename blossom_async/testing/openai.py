@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -84,8 +84,8 @@ class FakeOpenAI(FakeServer):
 
     provider = "openai"
     unit = "usd"
-    files_kept = timedelta(hours=1)
-    known_faults = (
+    files_kept: ClassVar[timedelta] = timedelta(hours=1)
+    known_faults: ClassVar[frozenset[Fault]] = (
         EVERYWHERE
         | frozenset(_REFUSALS)
         | {Fault.BARE_DETAIL, Fault.BARE_MESSAGE, Fault.DATA_MISSING, Fault.DATA_EMPTY}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, unquote, urlencode
 
 import attrs
@@ -83,8 +83,8 @@ class FakePollinations(FakeServer):
 
     provider = "pollinations"
     unit = "pollen"
-    files_kept = timedelta(days=30)
-    known_faults = (
+    files_kept: ClassVar[timedelta] = timedelta(days=30)
+    known_faults: ClassVar[frozenset[Fault]] = (
         EVERYWHERE
         | frozenset(_ENVELOPES)
         | {

@@ -108,8 +108,8 @@ class FakeServer(ABC):
         self._drawing: set[asyncio.Task[list[Picture]]] = set()
         self._files: dict[str, tuple[Picture, datetime]] = {}
         self.requests: list[SeenRequest] = []
-        self.ledger = Ledger()
-        self.faults = FaultPlan(self.known_faults)
+        self.ledger: Ledger = Ledger()
+        self.faults: FaultPlan = FaultPlan(self.known_faults)
 
     async def __aenter__(self) -> Self:
         pillow()

@@ -22,7 +22,7 @@ class Entry(Mapping[str, Any]):
     __slots__ = ("_error", "_settings", "line")
 
     def __init__(self, line: int, settings: Mapping[str, Any] | BrokenLine) -> None:
-        self.line = line
+        self.line: int = line
         self._error = settings if isinstance(settings, BrokenLine) else None
         self._settings = {} if isinstance(settings, BrokenLine) else settings
 

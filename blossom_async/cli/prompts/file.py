@@ -39,8 +39,8 @@ class PromptFile:
     """
 
     def __init__(self, path: str, kind: str | None = None) -> None:
-        self.name = "stdin" if path == "-" else path
-        self.kind = kind or ("txt" if path == "-" else _kind(path))
+        self.name: str = "stdin" if path == "-" else path
+        self.kind: str = kind or ("txt" if path == "-" else _kind(path))
         self._file = _opened(path, self.name)
         self._regular = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode) and path != "-"
         self._path = path

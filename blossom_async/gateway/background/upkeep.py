@@ -52,8 +52,8 @@ class Upkeep:
         self._origin: datetime | None = None  # when ``clock`` was 0
         self._folders: list[str] = []  # not searched yet in this round
         self._step = 0
-        self.swept = 0
-        self.orphans = 0
+        self.swept: int = 0
+        self.orphans: int = 0
 
     async def run(self) -> None:
         """Does everything every ``every_s`` seconds, until it is cancelled."""

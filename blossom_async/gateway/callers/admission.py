@@ -52,7 +52,7 @@ class Admission:
         self._creating = creating
         self._quota = quota
         self._trusted = tuple(trusted_proxies)
-        self.beyond_rate = 0
+        self.beyond_rate: int = 0
         """Calls refused because their key had none left."""
 
     def guarded(self, route: web.RouteDef) -> web.RouteDef:

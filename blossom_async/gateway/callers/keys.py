@@ -43,9 +43,9 @@ class ApiKeys:
     """
 
     def __init__(self, keys: Iterable[str], lookups: Lookups, wrong: Meter | None = None) -> None:
-        self.wrong = 0
+        self.wrong: int = 0
         """Invalid keys so far."""
-        self.refused = 0
+        self.refused: int = 0
         """Keys that were not looked at, because their sender had sent too many invalid ones."""
         self._digests = tuple(digest(key) for key in keys)
         self._lookups = lookups

@@ -15,7 +15,7 @@ class Aliases:
     def __init__(self, given: Iterable[str]) -> None:
         pairs = [entry.partition("=") for entry in given if entry != "none"]
         self._targets = [(re.compile(translate(name)), model or None) for name, _, model in pairs]
-        self.listed = tuple(name for name, _, _ in pairs if "*" not in name)
+        self.listed: tuple[str, ...] = tuple(name for name, _, _ in pairs if "*" not in name)
         """Those that are whole names."""
 
     def find(self, name: str) -> tuple[bool, str | None]:

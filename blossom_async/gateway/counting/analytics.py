@@ -81,7 +81,7 @@ class Views:
         self._tally = Tally()
         self._storing = asyncio.Lock()
         self._ticking: asyncio.Task[None] | None = None  # while there is something to hand over
-        self.dropped = 0
+        self.dropped: int = 0
 
     def add(self, picture: Picture, who: bytes, load_us: int) -> None:
         """Counts one view without waiting."""

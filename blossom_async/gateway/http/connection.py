@@ -30,8 +30,8 @@ class Room:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self.held = 0
-        self.refused = 0
+        self.held: int = 0
+        self.refused: int = 0
         self._empty = asyncio.Event()
         self._empty.set()
 

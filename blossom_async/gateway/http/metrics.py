@@ -143,7 +143,7 @@ class RequestCounter(AbstractAccessLogger):
     def __init__(self, metrics: Metrics, lines: AccessLines) -> None:
         self._metrics = metrics
         self._lines = lines
-        self.count = metrics.count
+        self.count: Callable[[str, str, int, float, int], None] = metrics.count
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Records the answer under its route; requests rejected before routing have ``none``."""

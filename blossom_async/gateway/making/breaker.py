@@ -24,7 +24,7 @@ class Breaker:
     """``open`` from the failures that opened it until a call is answered; ``name`` is the provider's."""
 
     def __init__(self, name: str, clock: Callable[[], float]) -> None:
-        self.open = False
+        self.open: bool = False
         self._name = name
         self._clock = clock
         self._failures = 0

@@ -22,7 +22,7 @@ class Callers:
         self.priority = priority
         self.hurried = hurried
         self.preview = preview
-        self.dropped = False
+        self.dropped: bool = False
         """Whether the picture was given up because all of them had left."""
         self._here = 0
         self._came = False

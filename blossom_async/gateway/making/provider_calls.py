@@ -26,8 +26,8 @@ class ProviderCalls:
         self.clock = clock
         self.outcomes: Counter[str] = Counter()
         """Calls by outcome: ``ok``, or the kind of fault."""
-        self.took = Histogram(_BOUNDS_S)
-        self.spent = 0
+        self.took: Histogram = Histogram(_BOUNDS_S)
+        self.spent: int = 0
         """Millionths of a US dollar, as far as the cost is known."""
         self._provider = provider
 

@@ -61,8 +61,8 @@ class Upstream:
     ) -> None:
         """``gate`` has the rates if they are shared with others; by default they are this process's own."""
         self.provider = provider
-        self.name = provider.name
-        self.calls = ProviderCalls(provider.name, clock)
+        self.name: str = provider.name
+        self.calls: ProviderCalls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
         self._gate = Gate(*limits.rates) if gate is None else gate

@@ -39,7 +39,7 @@ class Variants:
         self._now = now
         self._known: LRUCache[_Key, Variant] = LRUCache(_REMEMBERED)
         self._flight: SingleFlight[_Key, Variant | None] = SingleFlight()
-        self.made = 0
+        self.made: int = 0
 
     async def get(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
         """One of the picture's files in that width, below its own; None if the picture is gone by now.

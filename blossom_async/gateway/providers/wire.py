@@ -13,11 +13,12 @@ from typing import NoReturn
 import aiohttp
 import attrs
 import orjson
-from aiohappyeyeballs import AddrInfoType
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
+from blossom_async.guard import AddressInfo
 
 __all__ = ["MAX_BYTES", "Answer", "Secret", "Wire", "provider_session", "service_url"]
 
@@ -117,8 +118,8 @@ async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 
 
 def provider_session(
-    socket_factory: Callable[[AddrInfoType], socket.socket] | None = None,
-    resolver: aiohttp.abc.AbstractResolver | None = None,
+    socket_factory: Callable[[AddressInfo], socket.socket] | None = None,
+    resolver: AbstractResolver | None = None,
     proxy: URL | None = None,
 ) -> aiohttp.ClientSession:
     """A session for providers: without ``.netrc`` and cookies, and it notes what was sent.

@@ -21,8 +21,8 @@ class HotBytes:
         self._blobs = blobs
         self._largest = capacity // _SHARE
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(capacity, getsizeof=len)
-        self.hits = 0
-        self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
 
     def at_hand(self, image_id: str, file: StoredFile) -> bytes | int | None:
         """The whole picture, if it is in memory: its bytes, or a descriptor as of ``Blobs.at_hand``."""

@@ -59,7 +59,7 @@ class Lease:
         self._seen: dict[str, tuple[int, float]] = {}  # what each row says, and since when it has said so
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="blossom-lease", daemon=True)
-        self.name = ""  # until it is open
+        self.name: str = ""  # until it is open
 
     def open(self) -> None:
         """Marks this process as alive, until ``close``."""

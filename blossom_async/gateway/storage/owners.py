@@ -49,7 +49,7 @@ class Owner:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.name = secrets.token_hex(8)
+        self.name: str = secrets.token_hex(8)
         self._lock: int | None = None
         self._process = 0
 

@@ -67,8 +67,8 @@ class Postgres:
         self._name = (
             f"PostgreSQL database {url.database} at {url.host or url.query.get('host') or 'localhost'}"
         )
-        self.writing = _engine(url, "READ COMMITTED", _WRITERS_SESSION)
-        self.reading = _engine(url, "AUTOCOMMIT", _SESSION)
+        self.writing: sa.Engine = _engine(url, "READ COMMITTED", _WRITERS_SESSION)
+        self.reading: sa.Engine = _engine(url, "AUTOCOMMIT", _SESSION)
 
     def prepare(self) -> None:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""

@@ -41,8 +41,8 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.writing = _engine(path, writes=True)
-        self.reading = _engine(path, writes=False)
+        self.writing: sa.Engine = _engine(path, writes=True)
+        self.reading: sa.Engine = _engine(path, writes=False)
 
     def prepare(self) -> None:
         """Creates the file if needed, and migrates it. Raises ``ConfigurationError``."""

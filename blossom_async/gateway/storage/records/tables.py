@@ -278,7 +278,7 @@ _BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 METADATA = sa.MetaData()
 
-images = sa.Table(
+images: sa.Table = sa.Table(
     "images",
     METADATA,
     sa.Column("id", sa.Text, primary_key=True),
@@ -304,7 +304,7 @@ images = sa.Table(
 )
 
 # Totals, kept by every change of pictures and views. A campaign stays known without any picture.
-campaigns = sa.Table(
+campaigns: sa.Table = sa.Table(
     "campaigns",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -315,7 +315,7 @@ campaigns = sa.Table(
     sa.Index("campaigns_by_age", "tenant", "newest"),
 )
 
-stored_files = sa.Table(
+stored_files: sa.Table = sa.Table(
     "stored_files",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -325,7 +325,7 @@ stored_files = sa.Table(
 )
 
 # Files of the pictures in ``images`` in fewer pixels, made when a viewer asks for them.
-variants = sa.Table(
+variants: sa.Table = sa.Table(
     "variants",
     METADATA,
     sa.Column("image_id", sa.Text, primary_key=True),
@@ -336,7 +336,7 @@ variants = sa.Table(
     sa.Column("file_size", sa.BigInteger, nullable=False),
 )
 
-idempotency = sa.Table(
+idempotency: sa.Table = sa.Table(
     "idempotency",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -345,7 +345,7 @@ idempotency = sa.Table(
     sa.Column("image_id", sa.Text, sa.ForeignKey("images.id"), nullable=False),
 )
 
-api_keys = sa.Table(
+api_keys: sa.Table = sa.Table(
     "api_keys",
     METADATA,
     sa.Column("name", sa.Text, primary_key=True),
@@ -356,7 +356,7 @@ api_keys = sa.Table(
     sa.Column("daily_budget", sa.BigInteger),
 )
 
-access_keys = sa.Table(
+access_keys: sa.Table = sa.Table(
     "access_keys",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -366,7 +366,7 @@ access_keys = sa.Table(
     sa.Column("revoked_at", _UtcTime),
 )
 
-calls = sa.Table(
+calls: sa.Table = sa.Table(
     "calls",
     METADATA,
     sa.Column("image_id", sa.Text, primary_key=True),
@@ -384,7 +384,7 @@ calls = sa.Table(
 )
 
 # The ledger: requests to providers, written before they are sent. Amounts are millionths of a US dollar.
-attempts = sa.Table(
+attempts: sa.Table = sa.Table(
     "attempts",
     METADATA,
     sa.Column("image_id", sa.Text, primary_key=True),
@@ -405,7 +405,7 @@ attempts = sa.Table(
 )
 
 # The ledger's totals: what attempts reserve while their outcome is open, and what the others have spent.
-spending = sa.Table(
+spending: sa.Table = sa.Table(
     "spending",
     METADATA,
     sa.Column("payer", sa.Text, primary_key=True),
@@ -415,7 +415,7 @@ spending = sa.Table(
 )
 
 # The processes on a server's database, each alive until a time of its clock, in microseconds since 1970.
-owners = sa.Table(
+owners: sa.Table = sa.Table(
     "owners",
     METADATA,
     sa.Column("name", sa.Text, primary_key=True),
@@ -423,7 +423,7 @@ owners = sa.Table(
 )
 
 # The outbox: a row is written in the transaction that ends a deferred picture.
-webhooks = sa.Table(
+webhooks: sa.Table = sa.Table(
     "webhooks",
     METADATA,
     sa.Column("id", sa.Text, primary_key=True),
@@ -439,7 +439,7 @@ webhooks = sa.Table(
 )
 
 # Who is logged in to the dashboard: the SHA-256 of token and API key.
-sessions = sa.Table(
+sessions: sa.Table = sa.Table(
     "sessions",
     METADATA,
     sa.Column("token", sa.LargeBinary, primary_key=True),
@@ -450,7 +450,7 @@ sessions = sa.Table(
 
 # Limits that many processes share, each a ``GateState`` of the batch engine, in seconds since 1970. After
 # ``idle_at`` a row says nothing any more.
-gates = sa.Table(
+gates: sa.Table = sa.Table(
     "gates",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -473,7 +473,7 @@ quotas = sa.Table(
 )
 
 # One row, incremented by every delete and revocation: it tells other processes to drop what they cached.
-revision = sa.Table(
+revision: sa.Table = sa.Table(
     "revision",
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
@@ -481,7 +481,7 @@ revision = sa.Table(
 )
 
 # What the latest revisions took away: a picture, or a key where there is none.
-removed = sa.Table(
+removed: sa.Table = sa.Table(
     "removed",
     METADATA,
     sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -491,7 +491,7 @@ removed = sa.Table(
 # The views of a campaign's pictures, by day (number of days since 1970, UTC). For deleted pictures
 # ``image_id`` is empty: their counts stay, the link to them does not. ``load_us`` is the sum for ``loads``
 # views.
-views = sa.Table(
+views: sa.Table = sa.Table(
     "views",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -505,7 +505,7 @@ views = sa.Table(
 )
 
 # Who has seen them: a hash keyed with the day's salt, which is deleted after two days.
-viewers = sa.Table(
+viewers: sa.Table = sa.Table(
     "viewers",
     METADATA,
     sa.Column("tenant", sa.Text, primary_key=True),
@@ -516,7 +516,7 @@ viewers = sa.Table(
     sa.Index("viewers_by_image", "image_id"),
 )
 
-salts = sa.Table(
+salts: sa.Table = sa.Table(
     "salts",
     METADATA,
     sa.Column("day", sa.Integer, primary_key=True),
@@ -525,7 +525,7 @@ salts = sa.Table(
 )
 
 # How far an access log has been counted. A log is known by the hash of its first line.
-imports = sa.Table(
+imports: sa.Table = sa.Table(
     "imports",
     METADATA,
     sa.Column("log", sa.LargeBinary, primary_key=True),
