@@ -21,7 +21,15 @@ from blossom_async.batch import BatchResult, Outcome
 from blossom_async.batch.loops import running_loop
 from blossom_async.connection import in_event_loop, in_trio
 from blossom_async.images import Images
-from blossom_async.models import Estimate, Explanation, ImageInfo, ImageOptions, PreloadReport, UrlStats
+from blossom_async.models import (
+    Estimate,
+    Explanation,
+    ImageInfo,
+    ImageOptions,
+    ImagePage,
+    PreloadReport,
+    UrlStats,
+)
 from blossom_async.url_batch import BatchOptions, Request, UrlBatch
 
 __all__ = ["BlockingClient", "BlockingImages", "EitherStream", "FinishedUrl", "LoopThread"]
@@ -169,6 +177,20 @@ class BlockingImages:
     def get(self, url: str) -> ImageInfo:
         """As ``Images.get``."""
         return self._result(self._images.get(url))
+
+    def list(
+        self,
+        words: str = "",
+        *,
+        state: str = "live",
+        tracking_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ImagePage:
+        """As ``Images.list``."""
+        return self._result(
+            self._images.list(words, state=state, tracking_id=tracking_id, limit=limit, cursor=cursor)
+        )
 
     def wait(self, url: str, *, timeout_s: float = 600.0) -> ImageInfo:
         """As ``Images.wait``."""

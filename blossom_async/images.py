@@ -40,6 +40,7 @@ from blossom_async.models import (
     Explanation,
     ImageInfo,
     ImageOptions,
+    ImagePage,
     ImageRequest,
     ImageSettings,
     PreloadReport,
@@ -78,6 +79,7 @@ _PATH = re.compile(
 )
 _WIDTH = re.compile(rf".*/{IMAGE_ID}({WIDTH})(?![^.?#])", re.ASCII)
 _PRELOAD_AT_ONCE = 32
+_LARGEST_PAGE = 32 * MAX_ANSWER  # a thousand pictures with the longest metadata
 
 
 class Images:
@@ -119,6 +121,25 @@ class Images:
         ``NotFound``, and ``Gone`` if the picture was deleted.
         """
         return await self._call(Exchange("GET", f"/v1/images/{_image_id(url)}", ImageInfo))
+
+    async def list(
+        self,
+        words: str = "",
+        *,
+        state: str = "live",
+        tracking_id: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> ImagePage:
+        """A page of the stored pictures, the newest first, at most ``limit`` (1 to 1000) of them.
+
+        ``words`` are searched for literally, ignoring case, in prompts and tracking ids. ``state`` is
+        ``live``, ``expired`` or ``all``; deleted pictures and those still being made are never listed.
+        ``cursor`` is the ``next`` of the page before. Raises ``Rejected`` for a value that cannot be used.
+        """
+        given = {"q": words, "state": state, "tracking_id": tracking_id, "limit": limit, "cursor": cursor}
+        query = urlencode({name: value for name, value in given.items() if value not in (None, "")})
+        return await self._call(Exchange("GET", f"/v1/images?{query}", ImagePage, largest=_LARGEST_PAGE))
 
     async def wait(self, url: str, *, timeout_s: float = 600.0) -> ImageInfo:
         """The picture made with ``defer``, once it is ready. It is asked for every 0.1 to 2 s.

@@ -38,6 +38,7 @@ __all__ = [
     "GroupStats",
     "ImageInfo",
     "ImageOptions",
+    "ImagePage",
     "ImageRequest",
     "ImageSettings",
     "Plain",
@@ -710,6 +711,27 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
     def failures(self) -> tuple[PreloadResult, ...]:
         """URLs that did not answer, or answered 400 or above."""
         return tuple(result for result in self.results if not result.ok)
+
+
+@attrs.frozen(kw_only=True)
+class ImagePage(Plain, Sequence[ImageInfo]):
+    """Pictures, the newest first. ``next`` is the ``cursor`` of the page after it, None at the end.
+
+    A search may give a page without pictures before the end: then none of those looked through matches.
+    """
+
+    images: tuple[ImageInfo, ...]
+    next: str | None = None
+
+    @overload
+    def __getitem__(self, index: int) -> ImageInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ImageInfo, ...]: ...
+    def __getitem__(self, index: int | slice) -> ImageInfo | tuple[ImageInfo, ...]:
+        return self.images[index]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 R = TypeVar("R", ImageRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)

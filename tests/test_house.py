@@ -220,7 +220,8 @@ def test_public_names_are_these() -> None:
     """The public names change only on purpose."""
     assert set(blossom_async.__all__) == {
         "BatchOptions", "BlossomClient", "BlossomError", "ConfigurationError", "Conflict",
-        "Estimate", "Explanation", "Gone", "ImageInfo", "ImageOptions", "ImageRequest", "InvalidRequest",
+        "Estimate", "Explanation", "Gone", "ImageInfo", "ImageOptions", "ImagePage", "ImageRequest",
+        "InvalidRequest",
         "NotFound", "NotRun", "Outcome", "Overloaded", "PaymentRequired", "PermissionDenied",
         "PreloadReport", "PreloadResult", "Progress", "ProviderFailed", "RateLimit", "RateLimited",
         "Rejected", "ResponseError", "RetryPolicy", "ServerFailed", "StaleConnection", "TimedOut",

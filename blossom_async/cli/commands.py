@@ -22,6 +22,7 @@ _COMMANDS = {
     "batch": "Make a picture of every prompt in a file.",
     "url": "Make one picture and print its URL.",
     "get": "Print what is known about a picture, or download it.",
+    "list": "List the stored pictures, the newest first.",
     "delete": "Delete pictures.",
     "sign": "Print a signed URL for a picture.",
     "explain": "Say whether a viewer may see a picture, and why.",

@@ -26,12 +26,13 @@ from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
-from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, gates
+from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, gates, overview
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.models import (
     CONTENT_TYPES,
     ExplainRequest,
     ImageInfo,
+    ImagePage,
     ImageRequest,
     SignRequest,
     SlotsRequest,
@@ -70,6 +71,7 @@ class Api:
         """The routes to add to the application."""
         return [
             web.post("/v1/images", self.create),
+            web.get("/v1/images", self.list),
             web.get("/v1/images/{id}", self.look_up),
             web.delete("/v1/images/{id}", self.delete),
             web.get("/v1/images/{id}/file", self.file),
@@ -118,6 +120,16 @@ class Api:
         taking = partial(gates.take, http[CALLER].tenant, name, *question)
         granted = await self._records.write_apart(taking)
         return _answer(200, to_json(StartTimes(**granted._asdict())))
+
+    async def list(self, http: web.Request) -> web.Response:
+        """200 with a page of the caller's stored pictures, the newest first.
+
+        ``q`` is searched for in prompts and tracking ids. ``next`` is the ``cursor`` of the page after it.
+        """
+        found = await self._pictures.page(http[CALLER].tenant, http.query)
+        images = tuple(self._info(record) for record in found.pictures)
+        after = None if found.older is None else overview.cursor(found.older)
+        return _answer(200, to_json(ImagePage(images=images, next=after)))
 
     async def look_up(self, http: web.Request) -> web.Response:
         """200 with the picture, also an expired one; 410 once it was deleted.

@@ -21,6 +21,7 @@ from blossom_async.models import (
     Explanation,
     GroupStats,
     ImageInfo,
+    ImagePage,
     ImageRequest,
     SignedUrl,
     SignRequest,
@@ -47,6 +48,7 @@ _FORMATS: _Schema = {"enum": [*models.FORMATS, "auto"]}
 _REQUESTS: tuple[type[attrs.AttrsInstance], ...] = (ImageRequest, SignRequest, ExplainRequest, SlotsRequest)
 _ANSWERS: tuple[type[attrs.AttrsInstance], ...] = (
     ImageInfo,
+    ImagePage,
     SignedUrl,
     Estimate,
     Explanation,
@@ -188,6 +190,29 @@ _CALLS = {
         later=True,
         answer="ImageInfo",
         errors=_OF_MAKING,
+    ),
+    "GET /v1/images": _Call(
+        parameters=(
+            {"name": "q", "in": "query", "schema": {"type": "string", "maxLength": 200}},
+            {
+                "name": "state",
+                "in": "query",
+                "schema": {"enum": ["live", "expired", "all"], "default": "live"},
+            },
+            {"name": "tracking_id", "in": "query", "schema": {"type": "string", **_NAME}},
+            {
+                "name": "limit",
+                "in": "query",
+                "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+            },
+            {
+                "name": "cursor",
+                "in": "query",
+                "schema": {"type": "string", "pattern": f"^[0-9]{{1,17}}-{models.IMAGE_ID}$"},
+            },
+        ),
+        answer="ImagePage",
+        errors=(422,),
     ),
     "GET /v1/images/{id}": _Call(answer="ImageInfo", errors=(404, 410)),
     "GET /v1/images/{id}/file": _Call(answer="image/*", errors=(404, 409, 410)),

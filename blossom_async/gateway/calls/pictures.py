@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 
-from blossom_async.errors import Gone, NotFound
+from blossom_async.errors import Gone, InvalidRequest, NotFound
 from blossom_async.gateway.serving.hot import bytes_missing
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import ImageRecord, Records, variants
+from blossom_async.gateway.storage.records import ImageRecord, Records, overview, variants
 
 __all__ = ["Pictures"]
+
+
+_FILTERS = ("q", "state", "tracking_id", "limit", "cursor")
+_STATES = ("live", "expired", "all")
+_MAX_WORDS = 200
+_USUAL, _MOST = 100, 1000
+_NUMBER = re.compile("[0-9]{1,4}", re.ASCII)
 
 
 class Pictures:
@@ -33,6 +41,37 @@ class Pictures:
         if record is None or record.tenant != tenant:
             raise NotFound("this gateway has no picture with that id")
         return record
+
+    async def page(self, tenant: str, query: Mapping[str, str]) -> overview.Page:
+        """A page of the tenant's pictures that were not deleted, as the query of ``GET /v1/images`` asks.
+
+        Raises ``InvalidRequest``.
+        """
+        unknown = next((name for name in query if name not in _FILTERS), None)
+        if unknown is not None:
+            raise InvalidRequest(unknown, query[unknown], f"only {', '.join(_FILTERS)}")
+        words, state = query.get("q", "").strip(), query.get("state", "live")
+        limit, cursor = query.get("limit", str(_USUAL)), query.get("cursor")
+        if len(words) > _MAX_WORDS:
+            raise InvalidRequest("q", words, f"at most {_MAX_WORDS} characters")
+        if state not in _STATES:
+            raise InvalidRequest("state", state, f"one of {', '.join(_STATES)}")
+        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _MOST:
+            raise InvalidRequest("limit", limit, f"a whole number from 1 to {_MOST}")
+        before = None if cursor is None else overview.point_of(cursor)
+        if cursor is not None and before is None:
+            raise InvalidRequest("cursor", cursor, "the next of an earlier page, or none")
+        asked = partial(
+            overview.page,
+            tenant,
+            words,
+            "kept" if state == "all" else state,
+            before,
+            int(limit),
+            self._now(),
+            tracking_id=query.get("tracking_id"),
+        )
+        return await self._records.study(asked)
 
     async def not_deleted(self, image_id: str, tenant: str) -> ImageRecord:
         """The picture, even if it has expired. Raises ``NotFound``, and ``Gone`` if it was deleted."""

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -47,7 +47,6 @@ _PER_PAGE = 24
 _MAX_WORDS = 200
 _MAX_FORM = 4096  # bytes
 _FORM_DEADLINE_S = 30.0
-_BEFORE = re.compile(rf"([0-9]{{1,17}})-({IMAGE_ID})", re.ASCII)
 _OWN_PAGE = re.compile(rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|storage)?(?:\?[!-~]*)?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
@@ -213,8 +212,7 @@ class Dashboard:
         seen = await self._records.study(partial(overview.views_of, page.pictures))
         older = None
         if page.older is not None:
-            microseconds = (page.older[0] - _EPOCH) // timedelta(microseconds=1)
-            older = _query(q=words, state=wanted, before=f"{microseconds}-{page.older[1]}")
+            older = _query(q=words, state=wanted, before=overview.cursor(page.older))
         return await self._answer(
             "pictures.html",
             pictures=page.pictures,
@@ -453,10 +451,10 @@ def _query(**given: str) -> str:
 def _before(text: str | None) -> tuple[datetime, str] | None:
     if text is None:
         return None
-    found = _BEFORE.fullmatch(text)
+    found = overview.point_of(text)
     if found is None:
         raise InvalidRequest("before", text, "a value from a link of the dashboard; begin at /")
-    return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
+    return found
 
 
 def _day(http: web.Request, name: str) -> date | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import attrs
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from blossom_async.gateway.storage.records.documents import text_of, total
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, stored_files, viewers, views
 from blossom_async.gateway.storage.records.tables import campaigns as totals
-from blossom_async.models import DayStats
+from blossom_async.models import IMAGE_ID, DayStats
 
 __all__ = [
     "STATES",
@@ -20,8 +21,10 @@ __all__ = [
     "Page",
     "campaign_pictures",
     "campaigns",
+    "cursor",
     "days_of",
     "page",
+    "point_of",
     "stored",
     "views_of",
 ]
@@ -30,6 +33,8 @@ STATES = ("live", "expired", "deleted")
 
 _LOOKED_THROUGH = 20_000  # pictures read by one question: it occupies a reader for under 0.1 s
 _CAMPAIGNS = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CURSOR = re.compile(rf"([0-9]{{1,17}})-({IMAGE_ID})", re.ASCII)
 _FIRST_DAY = date(1970, 1, 1)
 
 
@@ -54,6 +59,17 @@ class Campaign:
     views: int
 
 
+def cursor(point: tuple[datetime, str]) -> str:
+    """A point between two pictures as text, for ``point_of``."""
+    return f"{(point[0] - _EPOCH) // timedelta(microseconds=1)}-{point[1]}"
+
+
+def point_of(cursor: str) -> tuple[datetime, str] | None:
+    """The point; None for any other text."""
+    found = _CURSOR.fullmatch(cursor)
+    return None if found is None else (_EPOCH + timedelta(microseconds=int(found[1])), found[2])
+
+
 def page(
     tenant: str,
     words: str,
@@ -62,13 +78,17 @@ def page(
     limit: int,
     now: datetime,
     connection: sa.Connection,
+    *,
+    tracking_id: str | None = None,
 ) -> Page:
-    """The newest pictures before a point that are in the state and contain the words.
+    """The newest pictures before a point that are in the state, contain the words and have the tracking id.
 
-    ``words`` are searched for literally, ignoring case, in prompts and tracking ids. Empty words and an empty
-    state match every picture.
+    ``words`` are searched for literally, ignoring case, in prompts and tracking ids. Empty words, an empty
+    state and no tracking id match every picture; the state ``kept`` each that was not deleted.
     """
     within = sa.select(images).where(images.c.tenant == tenant)
+    if tracking_id is not None:
+        within = within.where(images.c.tracking_id == tracking_id)
     if before is not None:
         moment, image_id = before
         within = within.where(
@@ -157,4 +177,10 @@ def _in_state(pictures: sa.Subquery, state: str, now: datetime) -> sa.ColumnElem
     deleted = pictures.c.deleted_at.is_not(None)
     over = pictures.c.expires_at.is_not(None) & (pictures.c.expires_at <= now)
     expired = pictures.c.swept_at.is_not(None) | over
-    return {"live": ~deleted & ~expired, "expired": ~deleted & expired, "deleted": deleted}[state]
+    states = {
+        "live": ~deleted & ~expired,
+        "expired": ~deleted & expired,
+        "deleted": deleted,
+        "kept": ~deleted,
+    }
+    return states[state]
