@@ -16,7 +16,7 @@ from blossom_async.cli.options import (
     picture_options,
     picture_settings,
 )
-from blossom_async.cli.words import CannotStart, say
+from blossom_async.cli.words import CannotStart, plural, say
 from blossom_async.errors import BlossomError
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
     help="Where finished items are recorded; default: beside --out.",
 )
 @click.option("--no-journal", is_flag=True, help="Record nothing: the same command starts over.")
+@click.option(
+    "--download",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write the pictures' files into FOLDER, verified.",
+)
 @click.option(
     "--gallery",
     type=click.Path(path_type=Path),
@@ -90,6 +96,7 @@ _STOPPED, _TERMINATED = 130, 143  # 128 and the signal's number, as shells have 
         "--journal",
         "--no-journal",
         "--gallery",
+        "--download",
         "--json",
         "--all",
     ],
@@ -146,6 +153,10 @@ def batch(prompts: str, **given: Any) -> int:
         limits = rate_limits(given["rate_limit"])
     except ValueError as exc:
         raise CannotStart(f"--rate-limit: {exc}") from exc
+    if given["download"] is not None and not given["dry_run"]:
+        from blossom_async.cli.saving import check_folder
+
+        check_folder(given["download"])
     with PromptFile(prompts, given["input_format"]) as source:
         if given["dry_run"]:
             from blossom_async.cli.estimate import estimate
@@ -196,4 +207,6 @@ def _made(making: Making, outputs: Outputs, resume: Resuming, source: str) -> in
         outputs.finish_page(source, making.note, ended=ended)
     if failure is not None:
         raise failure
-    return stopped or (0 if ended and not outputs.tally.failed else 1)
+    if making.not_saved:
+        say(f"{plural(making.not_saved, 'picture')} not downloaded; the same command tries again")
+    return stopped or (0 if ended and not outputs.tally.failed and not making.not_saved else 1)

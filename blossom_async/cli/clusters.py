@@ -37,6 +37,7 @@ _ALONE = {
     "journal": "--journal",
     "no_journal": "--no-journal",
     "gallery": "--gallery",
+    "download": "--download",
     "as_json": "--json",
     "all_rows": "--all",
     "limit": "--limit",

@@ -19,6 +19,7 @@ from blossom_async.cli.outputs import Outputs
 from blossom_async.cli.prompts.entry import Entry
 from blossom_async.cli.prompts.file import PromptFile
 from blossom_async.cli.results import InTurn, Result
+from blossom_async.cli.saving import Saving
 from blossom_async.cli.serve import own_gateway
 from blossom_async.cli.thumbs import Thumbs
 from blossom_async.cli.words import say
@@ -44,6 +45,12 @@ class Making:
         self._limit: int | None = given["limit"]
         self._turn = InTurn(max(_WINDOW, 4 * given["max_concurrency"]))
         self.note: str = ""
+        self._saving: Saving | None = None
+
+    @property
+    def not_saved(self) -> int:
+        """Pictures that could not be downloaded."""
+        return 0 if self._saving is None else self._saving.failed
 
     async def run(self) -> None:
         """Makes the pictures. If it is cancelled or fails, it first writes every result that has arrived.
@@ -96,6 +103,8 @@ class Making:
             if self._outputs.gallery is not None:
                 drawn = Thumbs(self._outputs.gallery, session, str(client.base_url))
                 thumbs = await opened.enter_async_context(drawn)
+            if (folder := self._given["download"]) is not None:
+                self._saving = await opened.enter_async_context(Saving(client, folder))
             try:
                 async with client.image.stream_urls(
                     entries, on_progress=progressed, **self._settings
@@ -128,6 +137,8 @@ class Making:
             self._outputs.add(result)
             if thumbs is not None:
                 await thumbs.add(result)
+            if self._saving is not None:
+                await self._saving.add(result)
 
     def _write_early(self, thumbs: Thumbs | None) -> None:
         """Writes the results that arrived out of order, once no more will arrive."""
