@@ -31,6 +31,7 @@ __all__ = [
     "Moto",
     "SeaweedFS",
     "azurite",
+    "copy_with_deleted",
     "environment",
     "keep_versions",
     "moto",
@@ -105,6 +106,18 @@ def keep_versions(endpoint: str, bucket: str) -> None:
     with _client(endpoint) as client:
         client.create_bucket(Bucket=bucket)
         client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+def copy_with_deleted(endpoint: str, bucket: str, prefix: str, to: str) -> None:
+    """Copies objects of such a bucket within it, the last version of each that holds bytes."""
+    with _client(endpoint) as client:
+        pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
+        latest = {}
+        for version in (version for page in pages for version in page.get("Versions", [])):
+            latest.setdefault(version["Key"], version["VersionId"])  # the youngest comes first
+        for key, version_id in latest.items():
+            source = {"Bucket": bucket, "Key": key, "VersionId": version_id}
+            client.copy_object(Bucket=bucket, Key=to + key.removeprefix(prefix), CopySource=source)
 
 
 @contextmanager
