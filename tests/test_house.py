@@ -246,6 +246,7 @@ def test_every_module_says_what_it_offers(name: str) -> None:
 
 
 REAL_TIME = {
+    "test_ray.py": "as test_dask.py",
     "test_dask.py": "starts in several processes, under a limit in real time",
     "waiting.py": "asks other processes until something is so, and gives up in the end",
     "quickest.py": "CPU time, as a ratio to another call of the same run",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_any_coroutine_function_can_be_applied() -> None:
     rows = apply(ray.data.from_items(ROWS[:5]), shout, workers=1).take_all()
     assert [row["loud"] for row in rows] == [f"LAKE {n}" for n in range(5)]
     assert [row["error"] for row in rows] == [None] * 5
+
+
+async def started(_: Any) -> dict[str, float]:
+    return {"at": time.monotonic()}  # one clock for all processes of a machine
+
+
+def test_workers_share_a_rate_limit() -> None:
+    """No window holds more starts than the limit states, in both workers together."""
+    ds = apply(ray.data.from_items(ROWS * 3), started, workers=2, block=20, rate_limit="40/2 s")
+    starts = sorted(row["at"] for row in ds.take_all())
+    assert min(late - early for early, late in zip(starts, starts[40:], strict=False)) >= 2
 
 
 async def test_what_every_row_would_fail_with_ends_the_job(gateway: Gateway) -> None:

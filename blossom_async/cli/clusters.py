@@ -161,7 +161,7 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
         _checked(dict(options))  # before anything is removed
         tables.clear()
         summary = (
-            _on_ray(address and place, tables, options)
+            _on_ray(place if address else "auto", tables, options)
             if scheme == "ray"
             else _on_dask(address, tables, options)
         )
@@ -175,14 +175,22 @@ def _on_ray(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
 
     from blossom_async.ray import generate
 
-    ray.init(address=address, log_to_driver=False)
     try:
+        ray.init(address=address, log_to_driver=False)
         read = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
         ds = generate(read[tables.kind](tables.source), **options)
-        getattr(ds, {"jsonl": "write_json"}.get(tables.out_kind, f"write_{tables.out_kind}"))(tables.out)
+        write = {"parquet": ds.write_parquet, "csv": ds.write_csv, "jsonl": ds.write_json}
+        write[tables.out_kind](tables.out)
+    except (ray.exceptions.RayError, ConnectionError) as exc:
+        raise _stopped("ray", getattr(exc, "cause", None) or exc) from exc
     finally:
         ray.shutdown()
     return _summary(tables)
+
+
+def _stopped(place: str, error: BaseException) -> CannotStart:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return CannotStart(f"--on {place}: {said[-1]}; once that is mended, the same command goes on from there")
 
 
 def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
@@ -191,7 +199,11 @@ def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
 
     from blossom_async.dask import generate
 
-    with Client(f"tcp://{address}") as client:
+    try:
+        opened = Client(f"tcp://{address}")
+    except OSError as exc:
+        raise _stopped(f"dask://{address}", exc) from exc
+    with opened as client:
         inside = f"/*.{tables.kind}" if Path(tables.source).is_dir() else ""
         if tables.kind == "parquet":
             df = dd.read_parquet(tables.source, filesystem="arrow")

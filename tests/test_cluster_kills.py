@@ -1,0 +1,133 @@
+"""A batch on a cluster of which everything is killed once: nothing is paid twice, and every row has its end.
+
+Real processes: ``blossom batch --on`` as the driver, Dask's or Ray's workers, ``blossom serve``, and a
+provider that honours no key and whose ledger is the truth about money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.gateway.making.test_paying_kills import KEY, shop
+from tests.waiting import until
+
+pytestmark = [pytest.mark.campaign, pytest.mark.filterwarnings("default")]
+
+ROWS = 240
+
+
+@attrs.frozen
+class Engine:
+    """A cluster: how a driver finds it, and the processes of its workers."""
+
+    place: str
+    env: dict[str, str]
+    workers: Callable[[], list[int]]
+
+
+@asynccontextmanager
+async def on_dask() -> AsyncIterator[Engine]:
+    pytest.importorskip("distributed", reason="Dask is missing: install blossom-async[dask]")
+    from distributed import LocalCluster
+
+    def started() -> Any:
+        return LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1")
+
+    cluster = await asyncio.to_thread(started)
+    try:
+        place = cluster.scheduler_address.replace("tcp://", "dask://")
+        yield Engine(place, {}, lambda: [nanny.pid for nanny in cluster.workers.values()])
+    finally:
+        await asyncio.to_thread(cluster.close)
+
+
+@asynccontextmanager
+async def on_ray() -> AsyncIterator[Engine]:
+    pytest.importorskip("ray", reason="Ray is missing: install blossom-async[ray]")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+    from ray.cluster_utils import Cluster
+
+    memory = 80 * 2**20
+
+    def started() -> Any:
+        node = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(num_cpus=1, object_store_memory=memory)
+        return cluster
+
+    def workers() -> list[int]:
+        commands = {int(place.name): place / "cmdline" for place in Path("/proc").glob("[0-9]*")}
+        return [pid for pid, command in commands.items() if "ray::MapWorker" in _read(command)]
+
+    cluster = started()  # it handles signals, so it must be made in this thread
+    try:
+        yield Engine("ray", {"RAY_ADDRESS": cluster.address}, workers)
+    finally:
+        await asyncio.to_thread(cluster.shutdown)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:  # it has ended meanwhile
+        return ""
+
+
+@pytest.mark.parametrize("engine", [on_dask, on_ray])
+async def test_whatever_is_killed_each_row_ends_and_none_is_paid_twice(
+    engine: Callable[[], AbstractAsyncContextManager[Engine]], tmp_path: Path
+) -> None:
+    """A worker, the gateway and the driver; then the same command again."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    rows = [{"sku": n, "prompt": f"picture {n}"} for n in range(ROWS)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    async with (
+        shop(tmp_path, "--fail", "slow_first_byte", keyed=False) as at,
+        AsyncExitStack() as held,
+        engine() as cluster,
+    ):
+        gateway = await held.enter_async_context(at.gateway())
+        at.env["BLOSSOM_PORT"] = gateway.base_url.rpartition(":")[2]
+        asked = ["--run", "kills", "--id", "sku", "--width", "32", "--height", "32", "--max-concurrency", "8"]
+        command = ["-m", "blossom_async.cli", "batch", "in.parquet", "--out", "out.parquet", *asked]
+        env = {**os.environ, **cluster.env, "BLOSSOM_BASE_URL": gateway.base_url, "BLOSSOM_API_KEY": KEY}
+
+        async def driver() -> asyncio.subprocess.Process:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, *command, "--on", cluster.place, cwd=tmp_path, env=env
+            )
+
+        first = await driver()
+        await until(lambda: len(at.ledger.charges) >= ROWS // 4)
+        os.kill(cluster.workers()[0], signal.SIGKILL)
+        await until(lambda: len(at.ledger.charges) >= ROWS // 2)
+        await gateway.killed()
+        gateway = await held.enter_async_context(at.gateway())
+        await until(lambda: len(at.ledger.charges) >= ROWS * 3 // 4)
+        first.kill()
+        await first.wait()
+        second = await driver()
+        status = await second.wait()
+        held_back = await at.held_keys()
+        ledger = at.ledger
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    ends = [row["error_code"] for row in found]
+    print(f"\n{cluster.place}: {ends.count(None)} pictures, {len(ledger.charges)} charges")  # noqa: T201 - with -s
+    assert [row["sku"] for row in found] == [*range(ROWS)]
+    assert {row["url"] is None for row in found if row["error_code"]} <= {True}
+    assert {end for end in ends if end} <= {"outcome_unknown"}
+    assert ends.count("outcome_unknown") == len(held_back)
+    assert status == (1 if held_back else 0)
+    assert ledger.double_charges(by=lambda charge: charge.prompt_sha256) == []
