@@ -415,7 +415,7 @@ class Engine:
 
     def __init__(self, work: Work, sharing: Sharing) -> None:
         self._limits = sharing.limits()
-        self.reads = work.reads
+        self.reads: Callable[[Collection[str]], list[str]] = work.reads
         self._work = work.opened(self._limits)
         self._gates = sharing.gates(self._limits.gate, self._work.gates)
         self._thread = LoopThread()

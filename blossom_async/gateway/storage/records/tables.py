@@ -465,7 +465,7 @@ gates: sa.Table = sa.Table(
 )
 
 # When the quota of an API key, named by its SHA-256, is full again, in seconds since 1970.
-quotas = sa.Table(
+quotas: sa.Table = sa.Table(
     "quotas",
     METADATA,
     sa.Column("key", sa.LargeBinary, primary_key=True),
