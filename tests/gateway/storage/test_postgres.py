@@ -18,9 +18,10 @@ import sqlalchemy as sa
 
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records.postgres import Postgres
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
-from tests.postgres import missing, running_server
+from tests.postgres import PostgresServer, missing, running_server
 from tests.waiting import until, wait_until
 
 
@@ -135,17 +136,24 @@ async def test_a_server_that_turns_read_only_serves_and_refuses(tmp_path: Path, 
     engine.dispose()
 
 
-async def test_what_was_acknowledged_outlasts_a_crash() -> None:
-    """Of a group of changes only the last commit waits for the disk, and it does so for all."""
+@contextmanager
+def slow_to_write() -> Iterator[PostgresServer]:
+    """A server that does not write by itself what nobody waits for."""
     if (reason := missing("18")) is not None:
         pytest.skip(reason)
     with running_server("18") as server:
         server.create("crash")
         engine = sa.create_engine(server.url("postgres"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:  # or the server writes by itself what nobody waits for
+        with engine.connect() as connection:
             connection.exec_driver_sql("ALTER SYSTEM SET wal_writer_delay = '10s'")
             connection.exec_driver_sql("SELECT pg_reload_conf()")
         engine.dispose()
+        yield server
+
+
+async def test_what_was_acknowledged_outlasts_a_crash() -> None:
+    """Of a group of changes only the last commit waits for the disk, and it does so for all."""
+    with slow_to_write() as server:
         records = Records(server.url("crash"))
         await records.open()
         pictures = [a_record(id=f"{number:022}") for number in range(300)]
@@ -154,3 +162,30 @@ async def test_what_was_acknowledged_outlasts_a_crash() -> None:
         await asyncio.to_thread(server.start)
         assert None not in [await records.get(picture.id) for picture in pictures]
         await records.close()
+
+
+def test_a_crash_amid_a_group_is_no_acknowledgement_of_what_came_before() -> None:
+    """The server is back when the next change is made, without the one that nobody waited for."""
+    with slow_to_write() as server:
+        database = Postgres(sa.make_url(server.url("crash")))
+        database.prepare()
+        crashes = [1]
+
+        def store(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("INSERT INTO owners VALUES ('first', 0)")
+
+        def crash(connection: sa.Connection) -> None:
+            if crashes:
+                crashes.pop()
+                server.stop("immediate")
+                server.start()
+            connection.exec_driver_sql("INSERT INTO owners VALUES ('second', 0)")
+
+        answers = database.apply([store, crash])
+        database.reading.dispose()
+        with database.reading.connect() as connection:
+            stored = set(connection.scalars(sa.text("SELECT name FROM owners")))
+        for name, answer in zip(("first", "second"), answers, strict=True):
+            assert isinstance(answer, Overloaded) or name in stored
+        for engine in (database.writing, database.reading):
+            engine.dispose()

@@ -117,10 +117,13 @@ class Postgres:
         """Makes each change in its own transaction; all of them are on the disk then."""
         answers: list[Any] = []
         try:
-            for number, change in enumerate(changes, 1):
-                answers.append(self._answer(change, waits=number == len(changes)))
-            if isinstance(answers[-1], Exception) and len(answers) > 1:  # it was rolled back
-                self._applied(_nothing, waits=True)
+            # On one connection: while it stands, the server has not lost what was not waited for.
+            with self.writing.connect() as connection:
+                for number, change in enumerate(changes, 1):
+                    waits = number == len(changes)
+                    answers.append(_answer(change, connection, first=number == 1, waits=waits))
+                if isinstance(answers[-1], Exception) and len(answers) > 1:  # it was rolled back
+                    _applied(_nothing, connection, first=False, waits=True)
         except sa.exc.DBAPIError as exc:
             # Nobody knows whether those before it are on the disk; those behind it would wait for a server
             # that is away.
@@ -147,34 +150,42 @@ class Postgres:
         error.__cause__ = exc
         return error
 
-    def _answer(self, change: Any, *, waits: bool) -> Any:
-        try:
-            return self._applied(change, waits=waits)
-        except (BlossomError, *ONE_IS_AT_FAULT) as exc:
-            return exc
-
-    def _applied(self, change: Any, *, waits: bool) -> Any:
-        for _ in range(_TRIES):
-            with self.writing.connect() as connection:
-                try:
-                    if waits:
-                        connection.exec_driver_sql(_WAITING)
-                    answer = apply_alone(connection, change)
-                except sa.exc.DBAPIError as exc:
-                    if not _may_try_again(exc):
-                        raise
-                    failure = exc
-                    continue
-                connection.commit()  # if this fails, nobody knows whether it was made
-                return answer
-        raise failure
-
 
 class _Text(StrDumper):
     """Text without NUL, which PostgreSQL cannot hold: what is stored has none, so a look-up finds nothing."""
 
     def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def _answer(change: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+    try:
+        return _applied(change, connection, first=first, waits=waits)
+    except (BlossomError, *ONE_IS_AT_FAULT) as exc:
+        if getattr(exc, "connection_invalidated", False):
+            raise
+        return exc
+
+
+def _applied(change: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+    for _ in range(_TRIES):
+        try:
+            if waits:
+                connection.exec_driver_sql(_WAITING)
+            answer = apply_alone(connection, change)
+        except sa.exc.DBAPIError as exc:
+            connection.rollback()
+            # Only the first change of a group may take another connection.
+            if not (first if exc.connection_invalidated else _state(exc) in _AGAIN):
+                raise
+            failure = exc
+        except BaseException:
+            connection.rollback()
+            raise
+        else:
+            connection.commit()  # if this fails, nobody knows whether it was made
+            return answer
+    raise failure
 
 
 def _nothing(_: sa.Connection) -> None:
@@ -207,10 +218,6 @@ def _check(name: str, connection: sa.Connection) -> None:
         )
     if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
         raise ConfigurationError(f"The {name} is read-only. Name the primary server in BLOSSOM_DATABASE_URL.")
-
-
-def _may_try_again(exc: sa.exc.DBAPIError) -> bool:
-    return _state(exc) in _AGAIN or exc.connection_invalidated
 
 
 def _state(exc: sa.exc.DBAPIError) -> str | None:
