@@ -61,7 +61,7 @@ class Destination:
         else:
             transport = Transport(str(self.base_url), self.api_key, session)
             await transport.probe(self.limits.timeout_s)
-        transport.on_pause = self.limits.gate.pause
+        transport.on_quotas = self.limits.gate.heed
         return transport
 
     async def _in_the_folder(self, resources: AsyncExitStack, session: aiohttp.ClientSession) -> Transport:

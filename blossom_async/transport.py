@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 import aiohttp
@@ -15,7 +15,7 @@ import attrs
 import orjson
 from yarl import URL
 
-from blossom_async.batch.hints import pause_s, retry_after_s
+from blossom_async.batch.hints import retry_after_s
 from blossom_async.errors import (
     ConfigurationError,
     NotFound,
@@ -134,7 +134,8 @@ class Transport:
     """Talks to one gateway over a session it does not own.
 
     ``successor``, when set, is asked for another address and key if no answer comes from this one.
-    ``on_pause``, when set, is called with the seconds the gateway asks for before the next request.
+    ``on_quotas``, when set, is called with the headers of an answer that tells what may still be asked, and
+    with when its request was sent.
     """
 
     def __init__(self, base_url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
@@ -145,7 +146,7 @@ class Transport:
         self.place: str = self.base_url  # what a journal calls the gateway
         self.public_url: str = self.base_url  # what the URLs of pictures start with
         self.successor: Callable[[], Awaitable[tuple[str, str]]] | None = None
-        self.on_pause: Callable[[float], None] | None = None
+        self.on_quotas: Callable[[Mapping[str, str], float], None] | None = None
         self._moving = asyncio.Lock()
         self._known = False  # a gateway has answered here
 
@@ -181,6 +182,7 @@ class Transport:
         while True:
             address = self.base_url
             headers_came = False
+            sent_at = asyncio.get_running_loop().time()
             try:
                 with span(exchange.method, "CLIENT", http_request_method=exchange.method) as current:
                     headers = self._headers(exchange)
@@ -204,6 +206,8 @@ class Transport:
                 raise _unusable(exc, closed=self.session.closed) from exc
             else:
                 exchange.replayed = "Idempotent-Replayed" in response.headers
+                if self.on_quotas is not None and "RateLimit" in response.headers:
+                    self.on_quotas(response.headers, sent_at)
                 return self._read(response, data, exchange.answer)
             if moved or not await self._moved_from(address, error):
                 raise error
@@ -233,8 +237,6 @@ class Transport:
     def _read(self, response: aiohttp.ClientResponse, data: bytes, kind: type[T]) -> T:
         if response.status >= 300:
             raise self._refusal(response, data)
-        if self.on_pause is not None and "RateLimit" in response.headers:
-            self.on_pause(pause_s(response.headers) or 0.0)
         if kind is File:
             return cast(T, File(data, response.content_type))
         try:

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aioresponses import aioresponses
 
-from blossom_async.batch import Throttle, classify
+from blossom_async.batch import Throttle, classify, pause_s
 from blossom_async.errors import (
     BlossomError,
     ConfigurationError,
@@ -269,10 +269,10 @@ async def test_a_connection_cut_before_the_answer_is_a_stale_one() -> None:
 
 async def test_a_gateway_that_wants_a_pause_is_heard() -> None:
     """A quota that is used up pauses whoever asked to hear of it, on success too."""
-    pauses: list[float] = []
+    pauses: list[float | None] = []
     headers = {"RateLimit": '"burst";r=0;t=3'}
     async with answering(always(body=INFO, content_type="application/json", headers=headers)) as transport:
-        transport.on_pause = pauses.append
+        transport.on_quotas = lambda headers, _: pauses.append(pause_s(headers))
         await transport.send(CREATE)
     assert pauses == [3.0]
 

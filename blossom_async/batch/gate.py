@@ -8,14 +8,16 @@ import math
 import re
 import weakref
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 from aiolimiter import AsyncLimiter
 
 from blossom_async.batch.cancellation import completion
+from blossom_async.batch.hints import quotas
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import wake
+from blossom_async.batch.published import PublishedRates
 from blossom_async.batch.rates import LearnedRate
 
 __all__ = ["Gate", "RateLimit", "RateLimitLike", "pass_gates", "rate_limits"]
@@ -202,6 +204,7 @@ class Gate:
         self._asking: asyncio.Task[None] | None = None  # what a SharedGate wants to know from its place
         self.learned: LearnedRate = LearnedRate()
         """What the server was seen to take. An attempt that need not call ``acquire`` is noted here."""
+        self._published = PublishedRates(self.learned.starts)
         self.closed: bool = False
         """Whether an attempt must call ``acquire``: always if there are limits, else only during a pause."""
         self.change(*limits)
@@ -256,6 +259,17 @@ class Gate:
             self.closed = True
         return explained
 
+    def heed(self, headers: Mapping[str, str], sent_at: float) -> None:
+        """Keeps to the quotas that an answer publishes, as ``quotas`` reads them, before any is exceeded.
+
+        ``sent_at`` is when its request was sent, on the clock of the event loop. No quota holds up the next
+        start for more than 600 s: if the server meant it, that one is answered 429.
+        """
+        found = quotas(headers)
+        if found:
+            self._published.heed(found, sent_at, asyncio.get_running_loop().time())
+            self.closed = self.closed or bool(self._published)
+
     async def acquire(self) -> float:
         """Returns when one attempt may start; start it before the next ``await``.
 
@@ -268,6 +282,8 @@ class Gate:
         at = max(
             self._paused_until, self._ramp_next if now < self._ramp_until else self.learned.ready_at(now)
         )
+        if self._published and self.learned.starts:
+            at = max(at, min(self._published.ready_at(now), self.learned.starts[-1] + _LONGEST_PAUSE_S))
         for window in self._windows:
             at = max(at, window.ready_at())
         if at <= now:
@@ -295,6 +311,7 @@ class Gate:
             self._ramp_until += shift
             self._ramp_next += shift
             self.learned.forget()
+            self._published.forget()
             self._latest = now
 
     async def _take(self, now: float) -> None:
@@ -304,9 +321,10 @@ class Gate:
         for window in self._windows:
             window.take(now)
         self.learned.take(now)
+        self._published.take()
         if now < self._ramp_until:
             self._ramp_next = now + _RAMP_STEP_S
-        elif not self.limits and self.learned.amount is None:
+        elif not (self.limits or self._published) and self.learned.amount is None:
             self.closed = False
 
     async def _wait_until(self, at: float) -> None:

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 
-__all__ = ["pause_s", "retry_after_s"]
+import attrs
+
+__all__ = ["Quota", "pause_s", "quotas", "retry_after_s"]
 
 _LONGEST_S = 7 * 86_400.0  # more than this is a mistake or an attack
 _LONGEST_TEXT = 512
@@ -16,9 +18,30 @@ _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?", re.ASCII)
 _SPAN = re.compile(
     r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m(?!s))?(?:([0-9.]{1,16})s)?(?:([0-9.]{1,16})ms)?"
 )
-_FIELD = re.compile(r"\b([a-z]+)\s*=\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)", re.ASCII)
+_FIELD = re.compile(r"\b([a-z]+)\s*=\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)(?![\w.])", re.ASCII)
 _EPOCH_S = 1_000_000_000.0  # numbers from here on (September 2001) are instants, not spans
 _PER_BUCKET = ("requests", "tokens", "images")
+
+
+_MOST_QUOTAS = 8
+_MOST_STARTS = 10_000_000
+_LONGEST_WINDOW_S = 86_400.0
+
+
+@attrs.frozen
+class Quota:
+    """One quota of a server, as far as it is published: None is what it does not say.
+
+    ``amount`` requests in any ``per_s`` seconds, of which ``left`` may still be made; in ``reset_s`` seconds
+    there are more again. ``evenly``: ``reset_s`` is when all are back, and they come back one by one.
+    """
+
+    name: str
+    amount: int | None = None
+    per_s: float | None = None
+    left: int | None = None
+    reset_s: float | None = None
+    evenly: bool = False
 
 
 def retry_after_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float | None:
@@ -50,6 +73,73 @@ def pause_s(headers: Mapping[str, str], *, now_s: float | None = None) -> float 
     """
     fields = _fields(headers)
     return _exhausted(fields, now_s) if fields else None
+
+
+def quotas(headers: Mapping[str, str], *, now_s: float | None = None) -> list[Quota]:
+    """The quotas that an answer publishes, used up or not, at most eight.
+
+    Reads ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers, the forms of drafts 0
+    to 10), and the ``x-ratelimit-limit``, ``-remaining`` and ``-reset`` that ``pause_s`` reads, but not those
+    of tokens. An amount is a whole number from 1 to 10,000,000, a window at most a day; what is outside of
+    that, or is no number, is ignored. Never raises. For ``Gate.heed()``.
+    """
+    fields = _fields(headers)
+    if not fields:
+        return []
+    found: dict[str, Quota] = {}
+    for text in (*fields.get("ratelimit-policy", ()), *fields.get("ratelimit-limit", ())):
+        for name, first, values in _members(text):
+            amount, per_s = _whole(values.get("q", first)), values.get("w")
+            if amount and per_s is not None and 0 < per_s <= _LONGEST_WINDOW_S:
+                found[name] = Quota(name, amount, per_s)
+    for state in (*_states(fields), *_pair_states(fields, now_s)):
+        policy = found.get(state.name) or next((q for q in found.values() if q.amount == state.amount), None)
+        if policy is None and len(found) == 1 and not state.evenly:
+            (policy,) = found.values()
+        if policy is not None:
+            state = attrs.evolve(state, name=policy.name, amount=policy.amount, per_s=policy.per_s)
+        found[state.name] = state
+    return list(found.values())[:_MOST_QUOTAS]
+
+
+def _members(text: str) -> Iterator[tuple[str, float | None, dict[str, float]]]:
+    """Name, leading number and parameters of the members of a list, such as ``"burst";q=5;w=1, 100;w=60``."""
+    for member in text.lower().split(",")[:_MOST_QUOTAS]:
+        name = member.partition(";")[0].strip()
+        yield name.strip('"'), _number(name), {key: float(value) for key, value in _FIELD.findall(member)}
+
+
+def _whole(number: float | None) -> int | None:
+    return int(number) if number is not None and 1 <= number <= _MOST_STARTS else None
+
+
+def _left(number: float | None) -> int | None:
+    return int(number) if number is not None and 0 <= number <= _MOST_STARTS else None
+
+
+def _states(fields: Mapping[str, list[str]]) -> Iterator[Quota]:
+    for text in fields.get("ratelimit", ()):
+        whole = {key: float(value) for key, value in _FIELD.findall(text.lower())}
+        if "remaining" in whole:
+            yield _state("", whole.get("limit"), whole["remaining"], _bounded(whole.get("reset")))
+            continue
+        for name, _, values in _members(text):
+            yield _state(name, None, values.get("r"), _bounded(values.get("t")))
+
+
+def _pair_states(fields: Mapping[str, list[str]], now_s: float | None) -> Iterator[Quota]:
+    for family in ("ratelimit", "x-ratelimit"):
+        for bucket in ("", "-requests", "-images"):
+            left = _smallest(fields.get(f"{family}-remaining{bucket}", ()))
+            resets = [_reset(text, fields, now_s) for text in fields.get(f"{family}-reset{bucket}", ())]
+            reset_s = max((reset for reset in resets if reset is not None), default=None)
+            if left is not None and reset_s is not None:
+                limit = _smallest(fields.get(f"{family}-limit{bucket}", ()))
+                yield attrs.evolve(_state(f"{family}{bucket}", limit, left, reset_s), evenly=bool(bucket))
+
+
+def _state(name: str, limit: float | None, left: float | None, reset_s: float | None) -> Quota:
+    return Quota(name, _whole(limit), None, _left(left), reset_s)
 
 
 def _fields(headers: Mapping[str, str]) -> dict[str, list[str]]:
@@ -154,5 +244,5 @@ def _of_pairs(fields: Mapping[str, list[str]], now_s: float | None) -> Iterator[
 
 
 def _smallest(texts: Iterable[str]) -> float | None:
-    numbers = [_number(part) for text in texts for part in text.split(",")]
+    numbers = [_number(part.partition(";")[0]) for text in texts for part in text.split(",")]
     return min((number for number in numbers if number is not None), default=None)

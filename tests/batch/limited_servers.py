@@ -29,10 +29,18 @@ class Sliding:
         self._amount, self._per_s = amount, per_s
         self._taken = deque[float]()
 
-    def refuses_for(self, now: float) -> float | None:
+    def taken(self, now: float) -> int:
+        """How many it has taken in the window before now."""
         while self._taken and self._taken[0] <= now - self._per_s:
             self._taken.popleft()
-        if len(self._taken) == self._amount:
+        return len(self._taken)
+
+    def free_in_s(self, now: float) -> float:
+        """Seconds until the first of these leaves the window."""
+        return self._taken[0] + self._per_s - now if self.taken(now) else 0.0
+
+    def refuses_for(self, now: float) -> float | None:
+        if self.taken(now) == self._amount:
             return self._taken[0] + self._per_s - now
         self._taken.append(now)
         return None
