@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from blossom_async.batch import GatePlace, SharedGate
+from blossom_async.batch import Gate, GatePlace, SharedGate
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
@@ -17,7 +17,7 @@ from blossom_async.gateway.providers import Provider
 from blossom_async.gateway.providers.offline import Offline
 from blossom_async.gateway.providers.openai import OpenAI
 from blossom_async.gateway.providers.pollinations import Pollinations
-from blossom_async.gateway.providers.wire import Secret, provider_session, service_url
+from blossom_async.gateway.providers.wire import Heed, Secret, provider_session, service_url
 from blossom_async.guard import Guard
 from blossom_async.proxies import proxy_for
 
@@ -60,20 +60,20 @@ async def connected(
     """
     async with AsyncExitStack() as sessions:
         for account in accounts:
-            provider = await _provider(account, sessions, workers)
-            gate = _shared(account, gates)
+            gate = _gate(account, gates)
+            provider = await _provider(account, sessions, workers, gate.heed)
             upstreams.add(Upstream(provider, account.limits, clock=time.monotonic, gate=gate))
         yield
 
 
-def _shared(account: Account, gates: GatePlace | None) -> SharedGate | None:
+def _gate(account: Account, gates: GatePlace | None) -> Gate:
     if gates is None or not account.limits.rates:
-        return None
+        return Gate(*account.limits.rates)
     (rate,) = account.limits.rates
     return SharedGate(f"provider.{account.provider}", rate, slots=gates, patience_s=_PATIENCE_S)
 
 
-async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers) -> Provider:
+async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers, heed: Heed) -> Provider:
     if account.provider == "offline":
         return Offline(workers.run)
     if account.model is None:
@@ -87,7 +87,12 @@ async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers
     session = await sessions.enter_async_context(provider_session(proxy=proxy))
     if account.provider == "pollinations":
         return Pollinations(
-            session, key=key, base_url=account.url, model=account.model, timeout_s=account.timeout_s
+            session,
+            key=key,
+            base_url=account.url,
+            model=account.model,
+            timeout_s=account.timeout_s,
+            heed=heed,
         )
     # A server on a private network gives URLs on itself; others may lead to the internet only.
     guard = Guard({f"{address.host}:{address.port}"})
@@ -101,6 +106,7 @@ async def _provider(account: Account, sessions: AsyncExitStack, workers: Workers
         keyed=account.keyed,
         omit=account.omit,
         timeout_s=account.timeout_s,
+        heed=heed,
     )
 
 

@@ -65,7 +65,7 @@ class Upstream:
         self.calls: ProviderCalls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
-        self._gate = Gate(*limits.rates) if gate is None else gate
+        self.gate = Gate(*limits.rates) if gate is None else gate
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
         self._breaker = Breaker(provider.name, clock)
@@ -133,8 +133,8 @@ class Upstream:
         pause_s = fault.retry_after_s or 0.0
         if fault.kind is Kind.OUT_OF_FILES:
             self._slots.overloaded(cuts)
-            self._gate.pause(pause_s)
-        elif fault.kind is Kind.RATE_LIMITED and not self._gate.refused(sent_at, pause_s):
+            self.gate.pause(pause_s)
+        elif fault.kind is Kind.RATE_LIMITED and not self.gate.refused(sent_at, pause_s):
             self._slots.overloaded(cuts)
         self._breaker.failed(fault, self._slots.in_use)
 
@@ -191,7 +191,7 @@ class Upstream:
             if not trial and (trial := await self._breaker.wait()):
                 turn.callback(self._breaker.end_trial)
             try:
-                await self._gate.acquire()
+                await self.gate.acquire()
             except GateUnavailable as exc:
                 raise Overloaded(
                     f"the database that shares the rate of {self.name} cannot be reached; send the request "

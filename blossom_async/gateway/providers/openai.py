@@ -23,7 +23,7 @@ from blossom_async.gateway.providers.downloads import Downloads
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.omissions import Omissions, refused_names
 from blossom_async.gateway.providers.verify import Inspector
-from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
+from blossom_async.gateway.providers.wire import Answer, Heed, Secret, Wire, heed_nothing, service_url
 from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings
 
 __all__ = ["Flavour", "OpenAI", "flavour_of"]
@@ -99,6 +99,7 @@ class OpenAI:
         timeout_s: float = 300.0,
         connect_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        heed: Heed = heed_nothing,
     ) -> None:
         self._base = service_url(self.name, base_url)
         self._flavour = flavour_of(base_url) if flavour is None else flavour
@@ -107,7 +108,7 @@ class OpenAI:
         self.keyed = keyed
         self._key = key
         self._model = ImageSettings(model=model).model or model
-        self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
+        self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s, heed=heed)
         self._downloads = Downloads(self.name, downloads, timeout_s=timeout_s, connect_s=connect_s)
         self._inspector = Inspector(self.name, placeholders, throttles=False)
         self._omissions = Omissions(omit)
@@ -186,7 +187,7 @@ class OpenAI:
             for name in left_out & needed.keys():
                 raise ProviderFault(self.name, Kind.REJECTED, f"takes no {name} with {model}", charged="no")
             sent = {name: value for name, value in body.items() if name not in left_out}
-            answer = await self._wire.ask("POST", url, headers=self._headers(key), json=sent)
+            answer = await self._wire.ask("POST", url, headers=self._headers(key), json=sent, draws=True)
             if answer.ok:
                 self._omissions.remember(model, body, refused)
                 return answer, sent.keys()

@@ -20,7 +20,7 @@ from blossom_async.gateway.providers.answers import opened
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.verify import Inspector
-from blossom_async.gateway.providers.wire import Answer, Secret, Wire, service_url
+from blossom_async.gateway.providers.wire import Answer, Heed, Secret, Wire, heed_nothing, service_url
 from blossom_async.models import ImageRequest, ImageSettings
 
 __all__ = ["Pollinations"]
@@ -71,13 +71,14 @@ class Pollinations:
         timeout_s: float = 300.0,
         connect_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        heed: Heed = heed_nothing,
     ) -> None:
         base = service_url(self.name, base_url)
         self._legacy = base.host == LEGACY_HOST or base.raw_path.endswith("/prompt")
         self._root = str(base.with_query(None)).rstrip("/").removesuffix("/prompt")
         self._key = key
         self._model = ImageSettings(model=model).model or model
-        self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s)
+        self._wire = Wire(self.name, session, timeout_s=timeout_s, connect_s=connect_s, heed=heed)
         self._inspector = Inspector(self.name, placeholders, throttles=True)
         self._catalogue = Catalogue(self._list, clock)
         self._rates: dict[str, dict[str, Decimal]] = {}
@@ -118,7 +119,9 @@ class Pollinations:
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
         """As for ``Provider``. The same request and seed is billed once, whatever the ``key``."""
         order = self._order(request, seed)
-        answer = await self._wire.ask(order.method, order.url, headers=self._headers(key), json=order.body)
+        answer = await self._wire.ask(
+            order.method, order.url, headers=self._headers(key), json=order.body, draws=True
+        )
         if not answer.ok:
             fault = self._refusal(answer, request.prompt)
             if answer.status in {404, 405} and not await self._wire.knows(self._models_url, {}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -20,10 +21,22 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
 from blossom_async.guard import AddressInfo
 
-__all__ = ["MAX_BYTES", "Answer", "Secret", "Wire", "provider_session", "service_url"]
+__all__ = [
+    "MAX_BYTES",
+    "Answer",
+    "Heed",
+    "Secret",
+    "Wire",
+    "heed_nothing",
+    "provider_session",
+    "service_url",
+]
 
 MAX_BYTES = 64 * 2**20
 """The largest answer that is read, after decompression."""
+
+Heed = Callable[[Mapping[str, str], float], None]
+"""Told the headers of an answer, and when its request was sent on the clock of the event loop."""
 
 _KEPT_ALIVE_S = 15.0
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
@@ -146,18 +159,30 @@ def provider_session(
     )
 
 
+def heed_nothing(_: Mapping[str, str], __: float) -> None:
+    """For a provider whose quotas nobody keeps to."""
+
+
 class Wire:
     """Sends requests to one provider's service and turns every failure into a ``ProviderFault``.
 
-    ``timeout_s`` is for the whole exchange, ``connect_s`` for getting a connection.
+    ``timeout_s`` is for the whole exchange, ``connect_s`` for getting a connection. ``heed`` is told the
+    headers of each answer to a request that draws.
     """
 
     def __init__(
-        self, provider: str, session: aiohttp.ClientSession, *, timeout_s: float, connect_s: float
+        self,
+        provider: str,
+        session: aiohttp.ClientSession,
+        *,
+        timeout_s: float,
+        connect_s: float,
+        heed: Heed = heed_nothing,
     ) -> None:
         self._provider = provider
         self._session = session
         self._timeout_s = timeout_s
+        self._heed = heed
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=connect_s)
 
     async def ask(
@@ -167,6 +192,7 @@ class Wire:
         *,
         headers: Mapping[str, str],
         json: object = None,
+        draws: bool = False,
     ) -> Answer:
         """The answer, whatever its status; redirects are not followed.
 
@@ -179,6 +205,7 @@ class Wire:
             data = orjson.dumps(json)
             headers = {**headers, "Content-Type": "application/json"}
         passage = _Passage()
+        sent_at = asyncio.get_running_loop().time()
         try:
             async with self._session.request(
                 method,
@@ -189,6 +216,8 @@ class Wire:
                 timeout=self._timeout,
                 trace_request_ctx=passage,
             ) as response:
+                if draws:
+                    self._heed(response.headers, sent_at)
                 return Answer(response.status, response.headers, await self._read(response))
         except TimeoutError as exc:
             raise self._accident(passage, f"no complete answer within {self._timeout_s:g} s") from exc

@@ -19,8 +19,12 @@ from aiohttp import web
 from yarl import URL
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.making.accounts import Account, connected
+from blossom_async.gateway.making.upstreams import Limits, Upstreams
+from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.wire import MAX_BYTES, Secret, Wire, provider_session, service_url
+from blossom_async.models import ImageRequest
 
 CANARY = "canary-0123456789-abcdefgh"
 
@@ -282,3 +286,35 @@ def test_an_address_keeps_its_path_and_query() -> None:
         str(service_url("p", "https://a.example/v1/?api-version=1")) == "https://a.example/v1?api-version=1"
     )
     assert str(service_url("p", "https://a.example/")) == "https://a.example"
+
+
+# What it publishes
+
+
+@pytest.mark.parametrize("provider", ["openai", "pollinations"])
+async def test_the_quotas_of_a_provider_reach_the_gate_before_it(provider: str) -> None:
+    """With each answer to a request that draws, and not with the list of its models."""
+
+    async def answer(request: web.Request) -> web.Response:
+        draws = request.method == "POST" or "prompt" in request.path
+        headers = {"RateLimit-Policy": '"all";q=1;w=3600'} if draws else {}
+        return web.json_response({"error": {"message": "no"}}, status=400, headers=headers)
+
+    upstreams = Upstreams()
+    async with answering(answer) as url:
+        base = str(url) if provider == "openai" else str(url / "prompt")
+        account = Account(provider=provider, limits=Limits(), url=base, model="flux")
+        async with connected(upstreams, [account], Workers(1)):
+            (upstream,) = upstreams
+            await upstream.gate.acquire()
+            with pytest.raises(ProviderFault):
+                await upstream.provider.models()
+            assert not upstream.gate.closed
+            with pytest.raises(ProviderFault):
+                await upstream.provider.generate(ImageRequest("a lake"), 1, key="k")
+            waiting = asyncio.create_task(upstream.gate.acquire())
+            await asyncio.sleep(0)
+            assert upstream.gate.closed
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
