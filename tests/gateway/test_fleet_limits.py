@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -51,6 +51,17 @@ async def batches(gateways: tuple[RunningGateway, RunningGateway], number: int) 
     await asyncio.gather(*map(batch, gateways))
 
 
+async def statuses(gateway: RunningGateway, addresses: Iterable[str]) -> list[int]:
+    """What its owner is answered."""
+    found = []
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {gateway.api_key}"}) as session:
+        for address in addresses:
+            async with session.get(address) as answer:
+                await answer.read()
+                found.append(answer.status)
+    return found
+
+
 def asked(provider: FakeOpenAI) -> list[datetime]:
     """When it was asked for pictures."""
     return sorted(seen.at for seen in provider.requests if seen.method == "POST")
@@ -92,7 +103,7 @@ async def test_the_calls_of_a_key_count_at_all_gateways(tmp_path: Path, postgres
 
 @pytest.mark.skipif(missing("18") is not None, reason=missing("18") or "")
 async def test_nothing_is_sent_while_the_database_is_away(tmp_path: Path) -> None:
-    """The caller is told so, and it goes on when the database is back."""
+    """The caller is told so, pictures that everyone may see are served, and all goes on afterwards."""
     with ExitStack() as held:
         server = held.enter_context(running_server("18"))
         server.create("limits")
@@ -109,10 +120,23 @@ async def test_nothing_is_sent_while_the_database_is_away(tmp_path: Path) -> Non
                     return False
                 return True
 
-            assert await drawn()
+            made = await client.image.generate_url("an owl", width=32, height=32)
+            locked = await client.image.generate_url("a safe", width=32, height=32, require_auth=True)
+            addresses = (made, locked, f"{one.base_url}/readyz")
+            assert await statuses(one, addresses) == [200, 200, 200]
             await asyncio.to_thread(server.stop, "immediate")
+
+            async def known_to_be_away() -> bool:
+                return await statuses(one, addresses) == [200, 503, 503]
+
+            await until(known_to_be_away)
             assert not await drawn()
-            assert len(asked(provider)) == 1
+            assert len(asked(provider)) == 2
             await asyncio.to_thread(server.start)
             await until(drawn)
-            assert len(asked(provider)) == 2
+            assert len(asked(provider)) == 3
+
+            async def known_to_be_back() -> bool:
+                return await statuses(one, addresses) == [200, 200, 200]
+
+            await until(known_to_be_back)

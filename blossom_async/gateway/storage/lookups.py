@@ -8,6 +8,7 @@ is cached is still valid, and the latest revisions say which pictures are not. T
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,11 +21,15 @@ from blossom_async.gateway.storage.records import AccessKey, ApiKey, ImageRecord
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.gateway.storage.single_flight import SingleFlight
 
-__all__ = ["RECHECK_S", "Lookups"]
+__all__ = ["AWAY_S", "RECHECK_S", "Lookups"]
 
 RECHECK_S = 0.4
 """How long a delete or a revocation by another process may go unseen. A second is promised."""
 
+AWAY_S = 600.0
+"""How long pictures without rules are served while the database is out of reach."""
+
+_PATIENCE_S = 1.0
 _PICTURES = 20_000
 _KEYS = 10_000
 
@@ -43,6 +48,7 @@ class Lookups:
         self._api_keys: LRUCache[bytes, ApiKey] = LRUCache(_KEYS)
         self._revision: int | None = None
         self._holds_until = -1.0
+        self._again_at = self._looked_at = -1.0
         self._round = 0  # grows with each ``forget``: an answer to an earlier question is not cached
         self._checking: SingleFlight[None, None] = SingleFlight()
 
@@ -66,7 +72,13 @@ class Lookups:
         return left_s > 0
 
     async def image(self, image_id: str) -> ImageRecord | None:
-        """The picture of that id, even if it is deleted or expired."""
+        """The picture of that id, even if it is deleted or expired.
+
+        While the database is out of reach, and for ``AWAY_S`` at most, pictures without rules are as they
+        were last known: any cache may still show them, too.
+        """
+        if (open_one := await self._while_away(image_id)) is not None:
+            return open_one
         await self._check()
         known = self._images.get(image_id)
         if known is None:
@@ -98,6 +110,7 @@ class Lookups:
 
     def look_again(self) -> None:
         """Has the next request look for deletes at once. Any thread may call it."""
+        self._looked_at = -AWAY_S  # something was deleted: no picture is served before the look
         self._holds_until = -1.0
 
     def _forget_keys(self) -> None:
@@ -116,6 +129,23 @@ class Lookups:
                 memory[name] = known
         return known
 
+    async def _while_away(self, image_id: str) -> ImageRecord | None:
+        """A cached picture without rules, if the database does not say whether it is still valid."""
+        if self._holds() or self._open(image_id) is None:
+            return None
+        if self._clock() >= self._again_at:
+            await asyncio.wait([self._checking.begin(None, self._recheck)], timeout=_PATIENCE_S)
+            if self._holds():
+                return None
+            self._again_at = self._clock() + _PATIENCE_S
+        return self._open(image_id)
+
+    def _open(self, image_id: str) -> ImageRecord | None:
+        known = self._images.get(image_id)
+        if known is None or known.request.restricted or known.request.require_signature:
+            return None
+        return known if self._clock() < self._looked_at + AWAY_S else None
+
     async def _check(self) -> None:
         if self._clock() >= self._holds_until:
             await self._checking.run(None, self._recheck)
@@ -126,7 +156,7 @@ class Lookups:
         if revision != self._revision:
             await self._forget_what_is_gone(revision)
             self._revision = revision
-        self._holds_until = looked_at + RECHECK_S
+        self._looked_at, self._holds_until = looked_at, looked_at + RECHECK_S
 
     async def _forget_what_is_gone(self, revision: int) -> None:
         gone = None

@@ -6,10 +6,12 @@ import asyncio
 from datetime import UTC, datetime
 from functools import partial
 
+import attrs
 import pytest
 
+from blossom_async.errors import Overloaded
 from blossom_async.gateway.callers.keys import ApiKeys, digest, new_access_id, new_api_key
-from blossom_async.gateway.storage.lookups import RECHECK_S, Lookups
+from blossom_async.gateway.storage.lookups import AWAY_S, RECHECK_S, Lookups
 from blossom_async.gateway.storage.records import ApiKey, Caller, ImageRecord, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.gateway.storage.test_records import NOW, a_record
@@ -179,3 +181,46 @@ async def test_a_name_nobody_signed_with_can_be_revoked(records: Records) -> Non
     await records.write(partial(key_records.revoke_access_key, "main", "gone", "g" * 12, LATER))
     known = await records.write(partial(key_records.access_key, "main", "gone", "n" * 12, NOW))
     assert (known.access_id, known.revoked_at) == ("g" * 12, LATER)
+
+
+async def test_open_pictures_outlast_the_database(records: Records) -> None:
+    """For ten minutes; one with rules does not, as nobody can tell whether its keys still hold."""
+    clock = Clock()
+    lookups = Lookups(records, clock=clock)
+    everyones = a_record()
+    restricted = attrs.evolve(
+        everyones, id="r" * 22, request=attrs.evolve(everyones.request, require_auth=True)
+    )
+    for record in (everyones, restricted):
+        await records.add(record)
+        await lookups.image(record.id)
+
+    async def away(_: object) -> object:
+        raise Overloaded("the database could not be read")
+
+    records.read = away  # type: ignore[method-assign, assignment]
+    clock.seconds += AWAY_S - 1
+    assert await lookups.image(everyones.id) == everyones
+    assert lookups.remembered(everyones.id) is None
+    with pytest.raises(Overloaded):
+        await lookups.image(restricted.id)
+    lookups.look_again()
+    with pytest.raises(Overloaded):
+        await lookups.image(everyones.id)
+
+
+async def test_open_pictures_do_not_outlast_the_database_for_ever(records: Records) -> None:
+    """After that time the answer is that of the database, which is none."""
+    clock = Clock()
+    lookups = Lookups(records, clock=clock)
+    record = a_record()
+    await records.add(record)
+    await lookups.image(record.id)
+
+    async def away(_: object) -> object:
+        raise Overloaded("the database could not be read")
+
+    records.read = away  # type: ignore[method-assign, assignment]
+    clock.seconds += AWAY_S + 1
+    with pytest.raises(Overloaded):
+        await lookups.image(record.id)
