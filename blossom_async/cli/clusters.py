@@ -70,7 +70,8 @@ class Tables:
         if out_kind not in FORMATS:
             raise CannotStart(f"--out {out}: with --on the name must end in .parquet, .csv or .jsonl")
         place = Path(out)
-        if place.resolve() == Path(source).resolve():
+        there, rows = place.resolve(), Path(source).resolve()
+        if there == rows or there in rows.parents or rows in there.parents:
             raise CannotStart(f"--out {out}: that is where the rows are; name another")
         own = {f".{out_kind}", *([".json"] if out_kind == "jsonl" else [])}
         if place.is_dir() and any(found.suffix not in own for found in place.iterdir()):

@@ -111,3 +111,15 @@ def test_other_things_are_not_overwritten(rows: Path, tmp_path: Path) -> None:
     refused("batch", other, "--out", tmp_path / "a.csv", *NAMED, says="other.csv")
     refused("batch", tmp_path / "no.csv", "--out", tmp_path / "a.csv", *NAMED, says=r"no.csv")
     assert (other / "notes.txt").read_text() == "mine"
+
+
+def test_rows_are_not_written_around_themselves(tmp_path: Path) -> None:
+    """Nor among themselves: neither a folder that holds them, nor a file in theirs."""
+    folder = tmp_path / "rows.csv"
+    folder.mkdir()
+    rows = folder / "0.csv"
+    rows.write_text("prompt\na lake\n", "utf-8")
+    says = "that is where the rows are; name another"
+    refused("batch", rows, "--out", folder, *NAMED, says=says)
+    refused("batch", folder, "--out", folder / "1.csv", *NAMED, says=says)
+    assert rows.exists()
