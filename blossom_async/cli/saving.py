@@ -23,7 +23,7 @@ class Saving:
     """
 
     def __init__(self, client: BlossomClient, folder: Path) -> None:
-        self.failed = 0
+        self.failed: int = 0
         """Pictures that could not be written."""
         self._client = client
         self._folder = folder

@@ -79,7 +79,7 @@ from blossom_async.models import ImageInfo
 from blossom_async.rules import network_rule
 from blossom_async.tracing import tracing
 
-__all__ = ["FIND", "STATUS", "accounts", "create_app"]
+__all__ = ["FIND", "STATUS", "accounts", "create_app", "credentials"]
 
 _OPEN_FILES = 64  # of an idle gateway
 _SETTLE_S = 3.0  # for pictures still being made
@@ -121,7 +121,7 @@ def create_app(
         secret=signing_secrets[-1].encode(),
         now=_now,
         finish=partial(
-            finished, keep_manifests=settings.metadata == "keep", credentials=_credentials(settings)
+            finished, keep_manifests=settings.metadata == "keep", credentials=credentials(settings)
         ),
         most=settings.max_queue,
         daily_budget=daily_budget,
@@ -275,7 +275,8 @@ def _owner(settings: Settings, lookups: Lookups) -> Living:
     return Lease(settings.database_url, heard=lookups.look_again)
 
 
-def _credentials(settings: Settings) -> Credentials | None:
+def credentials(settings: Settings) -> Credentials | None:
+    """What pictures are signed with, None if they are not. Raises ``ConfigurationError``."""
     cert, key, timestamp_url = settings.c2pa_cert, settings.c2pa_key, settings.c2pa_timestamp_url
     if cert is not None and key is not None:
         return Credentials(cert, key, timestamp_url=timestamp_url)

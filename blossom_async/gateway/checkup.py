@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -22,13 +22,15 @@ import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, ConfigurationError
 from blossom_async.gateway.advisories import advice
-from blossom_async.gateway.app import accounts
+from blossom_async.gateway.app import accounts, credentials
+from blossom_async.gateway.background.webhooks import receiver
 from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.making.accounts import connected
 from blossom_async.gateway.making.places import places
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers.faults import ProviderFault, to_error
+from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
 from blossom_async.gateway.storage.records import schema
 
@@ -53,7 +55,11 @@ class Finding:
 
 async def examined(settings: Settings, *, url: str | None, api_key: str | None) -> AsyncIterator[Finding]:
     """Everything, in turn. ``url`` is where viewers reach the running gateway, over its CDN or proxy."""
-    for finding in (*_exposure(settings), *await asyncio.to_thread(_folder, settings.data_dir)):
+    for finding in (
+        *_wiring(settings),
+        *_exposure(settings),
+        *await asyncio.to_thread(_folder, settings.data_dir),
+    ):
         yield finding
     yield await _bounded("database", _database(settings))
     if settings.blobs is not None:
@@ -63,6 +69,20 @@ async def examined(settings: Settings, *, url: str | None, api_key: str | None) 
     if url is not None:
         async for finding in _proxy(settings, url.rstrip("/"), api_key):
             yield finding
+
+
+def _wiring(settings: Settings) -> Iterator[Finding]:
+    """What would keep the gateway from starting, of settings that depend on each other or on files."""
+    checks: dict[str, Callable[[], object]] = {
+        "signing_secrets": lambda: settings.signing_secrets and Signer(settings.signing_secrets),
+        "webhooks": lambda: receiver(settings.webhook_url, settings.webhook_secret),
+        "C2PA": lambda: credentials(settings),
+    }
+    for what, check in checks.items():
+        try:
+            check()
+        except ConfigurationError as exc:
+            yield Finding("error", what, str(exc), "correct that, or the gateway does not start")
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:

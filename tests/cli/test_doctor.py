@@ -20,6 +20,8 @@ from tests.cli.test_cli import blossom
 from tests.conftest import KEY, running_gateway
 from tests.gateway.making.test_end_to_end import ACCOUNT, openai_settings
 
+SECRET = "a-secret-of-the-tests-0123456789-abcdefghijkl"
+
 
 def found(*arguments: str, **env: str) -> tuple[int, list[Finding]]:
     """The exit status, and what was found that is not fine."""
@@ -70,6 +72,22 @@ class TestCommand:
         assert "cannot be written (Not a directory)\n         -> give it to" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("what", "settings"),
+    [
+        ("signing_secrets", {"signing_secrets": ("short",)}),
+        ("webhooks", {"webhook_url": "https://hooks.example/x"}),
+        ("C2PA", {"c2pa_cert": Path("cert.pem")}),
+    ],
+)
+async def test_what_would_keep_the_gateway_from_starting(
+    what: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Settings that depend on each other."""
+    [finding] = await wrong(data_dir=tmp_path / "no", **settings)
+    assert (finding.level, finding.what) == ("error", what)
+
+
 class TestFolder:
     """Data folder and database."""
 
@@ -100,14 +118,13 @@ class TestFolder:
     async def test_a_database_server_that_is_away(self, tmp_path: Path) -> None:
         """Its password is in nothing that is said."""
         url = "postgresql+psycopg://user:xylophone@127.0.0.1:1/pictures"
-        [finding] = await wrong(data_dir=tmp_path / "no", database_url=url, signing_secrets=("s" * 20,))
+        [finding] = await wrong(data_dir=tmp_path / "no", database_url=url, signing_secrets=(SECRET,))
         assert (finding.level, finding.what) == ("error", "database")
         assert "xylophone" not in str(finding)
 
     async def test_a_database_server_is_read(self, tmp_path: Path, postgres_url: str) -> None:
         """Nothing is wrong with an empty one, and nothing is made in it."""
-        secrets = ("s" * 20,)
-        found = await wrong(data_dir=tmp_path / "no", database_url=postgres_url, signing_secrets=secrets)
+        found = await wrong(data_dir=tmp_path / "no", database_url=postgres_url, signing_secrets=(SECRET,))
         assert found == []
 
     async def test_a_gateway_that_others_reach_without_keys(self, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blossom_async import BlossomClient, BlossomError
 from blossom_async.testing import FakeOpenAI, FakePollinations
+from tests.cli.test_doctor import SECRET
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.gateway.http.test_logs import logged, parsed
 from tests.gateway.making.test_end_to_end import ACCOUNT, SMALL, drawing, openai_settings
@@ -121,6 +122,19 @@ async def test_what_is_kept(tmp_path: Path) -> None:
     assert found["blossom_webhooks_waiting", ()] == 0
     assert found["blossom_provider_calls_total", ("ok", "offline")] == 1
     assert found["blossom_disk_free_bytes", ()] > 0
+
+
+async def test_what_is_kept_on_a_server(tmp_path: Path, postgres_url: str) -> None:
+    """The same, read from PostgreSQL."""
+    server = {"database_url": postgres_url, "signing_secrets": (SECRET,)}
+    async with paying(tmp_path, daily_budget=5.0, **server) as (running, client):
+        info = await client.image.generate_url_with_info("a lake", **SMALL)
+        found = await figures(running)
+        page = await client.image.list("LAKE")
+    assert page[0].id == info.id
+    assert found["blossom_records_up", ()] == 1
+    assert found["blossom_stored_bytes", ("png",)] == info.file_size
+    assert found["blossom_spent_today_usd", ("",)] > 0
 
 
 async def test_what_is_refused(tmp_path: Path) -> None:

@@ -80,11 +80,13 @@ def formatter(form: str, *, colours: bool = False) -> logging.Formatter:
     import structlog
 
     common: list[Processor] = [
+        structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _with_request,
         structlog.processors.ExceptionRenderer(_without_messages),
+        _without_reprs,
     ]
     shown: Processor = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0, sort_keys=False)
     if form == "json":
@@ -109,6 +111,15 @@ def _with_request(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
         current = trace.get_current_span().get_span_context()
         if current.is_valid:
             line["trace_id"] = trace.format_trace_id(current.trace_id)
+    return line
+
+
+def _without_reprs(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """A line of another library: its first one. asyncio shows in the next what a task has raised."""
+    if line["logger"].startswith(_ROOT):
+        del line["logger"]
+    else:
+        line["event"] = str(line["event"]).partition("\n")[0]
     return line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import os
@@ -139,6 +140,30 @@ class TestForm:
         assert prompt not in said.getvalue()
         for shown in ("OSError: No space left on device", "ValueError", "raise ValueError(prompt)"):
             assert shown in said.getvalue()
+
+
+def test_of_other_libraries_the_first_line_is_shown() -> None:
+    """asyncio tells of an exception that nobody has taken, and shows its message in the lines below."""
+    said = io.StringIO()
+    handler, log = logging.StreamHandler(said), logging.getLogger("asyncio")
+    handler.setFormatter(formatter("json"))
+    log.addHandler(handler)
+
+    async def fail() -> None:
+        raise ValueError("xylophone-4711")
+
+    async def forget() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.wait([task])
+
+    try:
+        asyncio.run(forget())
+        gc.collect()
+    finally:
+        log.removeHandler(handler)
+    (line,) = [orjson.loads(line) for line in said.getvalue().splitlines()]
+    assert (line["logger"], line["event"]) == ("asyncio", "Task exception was never retrieved")
+    assert "ValueError" in line["exception"]
 
 
 def test_without_a_handler_nothing_is_said() -> None:
