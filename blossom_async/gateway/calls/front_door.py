@@ -13,14 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-import orjson
-import pybase64
 from aiohttp import web
 
 from blossom_async.errors import InvalidRequest, Overloaded, ResponseError, ServerFailed, shown
 from blossom_async.gateway.callers.admission import CALLER, Admission
 from blossom_async.gateway.calls.aliases import Aliases
 from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
+from blossom_async.gateway.calls.packed import AsBase64, Packed
 from blossom_async.gateway.calls.repeats import Repeats, retry_count
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
@@ -240,9 +239,7 @@ class FrontDoor:
             return {**url, **await self._item(record, "b64_json", events=False)}
         if answer == "url":
             return url
-        data = await self._blobs.read(record.id, record.main_file.format)
-        # As it stands in the JSON: a text of a megabyte would be copied and searched for quotes.
-        return {"b64_json": orjson.Fragment(b'"' + pybase64.b64encode(data) + b'"')}
+        return {"b64_json": AsBase64(await self._blobs.read(record.id, record.main_file.format))}
 
     async def _listed(self) -> list[tuple[str, str]]:
         found = [(name, "alias") for name in self._aliases.listed]
@@ -354,7 +351,7 @@ def _model(name: str, provider: str) -> dict[str, Any]:
 def _answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
     return web.Response(
         status=status,
-        body=orjson.dumps(body),
+        body=Packed([body]),
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
@@ -374,9 +371,11 @@ def _events(records: Sequence[ImageRecord], data: Sequence[Mapping[str, Any]], c
             "model": record.model,
             **item,
         }
-        events += [f"event: {_COMPLETED}\ndata: ".encode(), orjson.dumps(told), b"\n\n"]
+        events.append(told)
     return web.Response(
-        body=b"".join(events), content_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        body=Packed(events, f"event: {_COMPLETED}\ndata: ".encode(), b"\n\n"),
+        content_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
     )
 
 
