@@ -49,7 +49,7 @@ class Staging:
         """
         if isinstance(given, Delivery):
             told = {**attrs.asdict(given), "data": None, "usd": None if given.usd is None else str(given.usd)}
-            await self._files.put(image_id, STAGED, orjson.dumps(told) + b"\n" + given.data, place)
+            await self._files.put(image_id, STAGED, given.data, place, head=orjson.dumps(told) + b"\n")
 
     async def get(self, image_id: str) -> Delivery | None:
         """The delivery, None if there is none."""

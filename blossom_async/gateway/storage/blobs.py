@@ -83,10 +83,12 @@ class Blobs(Protocol):
         data: bytes,
         reserved: Reserved | None = None,
         headers: Mapping[str, str] | None = None,
+        head: bytes = b"",
     ) -> bytes:
-        """Stores the bytes, in what was reserved if anything was; then they survive a power cut.
+        """Stores the bytes, after ``head``, in what was reserved if any; then they survive a power cut.
 
-        Returns the bytes that stand there from now on. They may be of another writer who was quicker.
+        Returns the bytes that stand there from now on, if there is no ``head``. They may be of another writer
+        who was quicker.
         ``headers`` are what HTTP should say of them, for places that keep it.
 
         Raises ``Overloaded`` with code ``storage_full`` when there is no room, ``storage_failed`` for any

@@ -122,8 +122,9 @@ class BucketBlobs:
         data: bytes,
         reserved: Reserved | None = None,
         headers: Mapping[str, str] | None = None,
+        head: bytes = b"",
     ) -> bytes:
-        return await self._threads.run(self._put, self._key(image_id, extension), data, headers or {})
+        return await self._threads.run(self._put, self._key(image_id, extension), head, data, headers or {})
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
         return await self._threads.run(self._read, self._key(image_id, extension), start, stop)
@@ -202,9 +203,9 @@ class BucketBlobs:
             obstore.put(self._looked_at, name, b"", use_multipart=False)
         self._well_until = self._clock() + _LOOK_HOLDS_S
 
-    def _put(self, key: str, data: bytes, headers: Mapping[str, str]) -> bytes:
+    def _put(self, key: str, head: bytes, data: bytes, headers: Mapping[str, str]) -> bytes:
         with self._errors("stored"):
-            stands = _stored(self._store, key, data, headers)
+            stands = _stored(self._store, key, head + data, headers)
         self._well_until = self._clock() + _LOOK_HOLDS_S
         return stands
 

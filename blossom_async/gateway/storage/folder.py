@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -93,9 +93,10 @@ class LocalBlobs:
         data: bytes,
         reserved: Reserved | None = None,
         headers: Mapping[str, str] | None = None,
+        head: bytes = b"",
     ) -> bytes:
         """The file is replaced: a folder has one writer of a picture at a time."""
-        await self._threads.run(self._write, self.path(image_id, extension), data, reserved)
+        await self._threads.run(self._write, self.path(image_id, extension), (head, data), reserved)
         return data
 
     async def read(self, image_id: str, extension: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -182,13 +183,13 @@ class LocalBlobs:
             self._forget_if_gone(target.parent, exc)
             raise _storage_error("stored", exc) from exc
 
-    def _write(self, target: Path, data: bytes, reserved: Reserved | None) -> None:
+    def _write(self, target: Path, parts: Sequence[bytes], reserved: Reserved | None) -> None:
         try:
             self._make_durable_folder(target.parent)
             place = None if reserved is None else reserved.take()
             part, descriptor = place or _created(target)
             try:
-                _write_synced(descriptor, data)
+                _write_synced(descriptor, *parts)
                 part.rename(target)
             except BaseException:
                 _removed(part, descriptor)
@@ -243,11 +244,12 @@ def _discard(folder: Path, image_id: str) -> None:
             part.unlink()
 
 
-def _write_synced(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    os.ftruncate(descriptor, len(data))  # a reserved file is longer
+def _write_synced(descriptor: int, *parts: bytes) -> None:
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    os.ftruncate(descriptor, sum(map(len, parts)))  # a reserved file is longer
     os.fsync(descriptor)
 
 
