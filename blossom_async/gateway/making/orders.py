@@ -47,7 +47,7 @@ class Order:
         """The request with a seed: its own, or a random one."""
         if self.request.seed is not None:
             return self.request
-        return attrs.evolve(self.request, seed=secrets.randbelow(MAX_SEED + 1))
+        return attrs.evolve(self.request, seed=secrets.randbits(MAX_SEED.bit_length()))
 
 
 def new_id() -> str:
