@@ -58,7 +58,7 @@ async def examined(settings: Settings, *, url: str | None, api_key: str | None) 
     for finding in (
         *_wiring(settings),
         *_exposure(settings),
-        *await asyncio.to_thread(_folder, settings.data_dir),
+        *await asyncio.to_thread(lambda: [*_folder(settings.data_dir)]),
     ):
         yield finding
     yield await _bounded("database", _database(settings))
