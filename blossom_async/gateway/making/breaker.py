@@ -12,7 +12,8 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 __all__ = ["Breaker"]
 
 _FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in progress if that is more
-_REST_S = 30.0  # how long it stays open before a call tries the provider again
+_RESTS_S = (2.0, 4.0, 4.0, 4.0, 4.0, 4.0)  # how long it stays open before a call tries the provider again,
+_LONG_REST_S = 30.0  # and then
 _MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
 _TRIAL_S = 5.0  # by then the call that tries it has usually been answered
 
@@ -28,6 +29,7 @@ class Breaker:
         self._name = name
         self._clock = clock
         self._failures = 0
+        self._rests = 0  # since it opened
         self._rests_until = 0.0
         self._why = ""
         self._trying = False
@@ -70,6 +72,7 @@ class Breaker:
         self._failures = 0
         if self.open and not self.resting_s():
             self.open = False
+            self._rests = 0
             self._next()
 
     def failed(self, fault: ProviderFault, in_use: int) -> None:
@@ -79,9 +82,12 @@ class Breaker:
         elif fault.kind in _DOWN:
             self._failures += 1
             # Failures come back sooner than pictures: a few of many at once are no outage.
-            if self.open or self._failures >= max(_FAILURES, in_use):
+            if self.resting_s():
+                pass  # of a call that was sent before the rest
+            elif self.open or self._failures >= max(_FAILURES, in_use):
                 self._failures = 0
-                self._rest(fault, _REST_S)
+                self._rests += 1
+                self._rest(fault, _RESTS_S[self._rests - 1] if self._rests <= len(_RESTS_S) else _LONG_REST_S)
         elif fault.kind is not Kind.OUT_OF_FILES:
             self.answered()
 
