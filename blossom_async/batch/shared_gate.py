@@ -162,18 +162,18 @@ class SharedGate(Gate):
             )
 
     def _ready_at(self, now: float) -> float:
-        own = self._clock()
+        own, held_until = self._clock(), super()._ready_at(now)
         if self._refusal is not None and own < self._ask_at:
             raise self._unavailable(own) from self._refusal
         while self._slots and self._latest_of(self._slots[0], own) < own:
             self._slots.popleft()
-            self._void += self._in_demand
+            self._void += self._in_demand and held_until <= now
         if self._ask_due(own) <= own:
             self._ask(own)
         if not self._slots:
             return now + _LONGEST_REST_S
         at = self._slots[0][0] + self._offset.most(own)
-        return max(super()._ready_at(now), now + max(0.0, at - own))
+        return max(held_until, now + max(0.0, at - own))
 
     async def _take(self, now: float) -> None:
         self._slots.popleft()
@@ -195,11 +195,16 @@ class SharedGate(Gate):
         """When to ask the place next, if nothing changes."""
         if self._is_asking(own):
             return math.inf
-        if self._pause_until > max(own, self._pause_told) or not self._slots:
+        if self._pause_until > max(own, self._pause_told):
             return self._ask_at
         if len(self._slots) > self._turnstile.waiting:
             return math.inf
-        return max(self._ask_at, self._slots[-1][0] + self._offset.most(own) - self._reach_s)
+        # Nor sooner than they can be used, for a pause or what the server was seen to take.
+        now = asyncio.get_running_loop().time()
+        needed_at = own + super()._ready_at(now) - now
+        if self._slots:
+            needed_at = max(needed_at, self._slots[-1][0] + self._offset.most(own))
+        return max(self._ask_at, needed_at - self._reach_s)
 
     def _is_asking(self, own: float) -> bool:
         task = self._asking
@@ -216,7 +221,7 @@ class SharedGate(Gate):
 
     def _ask(self, own: float) -> None:
         pause_until = self._pause_until if self._pause_until > max(own, self._pause_told) else -math.inf
-        want = max(0, self._wanted(own)) if pause_until < own + LOOKAHEAD_S else 0
+        want = 0 if pause_until > own else max(0, self._wanted(own))
         unsure_s = self._offset.unsure_s
         timeout_s = max(LOOKAHEAD_S, 4 * unsure_s) if self._offset.known else _FIRST_ANSWER_S
         self._learn_slack()

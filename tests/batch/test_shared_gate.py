@@ -378,6 +378,24 @@ def test_a_pause_holds_for_all_who_share_the_gate() -> None:
     assert len([start for start in world.starts if start > 15]) >= 0.9 * 5 * 50
 
 
+def test_who_may_not_start_takes_no_start_times_from_the_others() -> None:
+    """A process whose server has no calls left for it waits without asking."""
+
+    async def go() -> World:
+        world = World(RateLimit(50))
+        held, other = world.gate(), world.gate()
+        held.heed({"RateLimit": '"default";r=0;t=30'}, 0.0)
+        await held.acquire()  # from then on it knows when it was last answered
+        async with asyncio.TaskGroup() as group:
+            for gate in (held, other):
+                for _ in range(4):
+                    group.create_task(world.use(gate, 22.0))
+        return world
+
+    world = on_virtual_clock(go())
+    assert len([start for start in world.starts if 2 < start < 22]) >= 0.97 * 20 * 50
+
+
 def test_a_slack_shorter_than_the_way_to_the_place_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """Once: nothing can start then."""
 
