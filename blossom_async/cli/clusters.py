@@ -73,8 +73,7 @@ class Tables:
         there, rows = place.resolve(), Path(source).resolve()
         if there == rows or there in rows.parents or rows in there.parents:
             raise CannotStart(f"--out {out}: that is where the rows are; name another")
-        own = {f".{out_kind}", *([".json"] if out_kind == "jsonl" else [])}
-        if place.is_dir() and any(found.suffix not in own for found in place.iterdir()):
+        if place.is_dir() and any(found.suffix not in _suffixes(out_kind) for found in place.iterdir()):
             raise CannotStart(f"--out {out}: there is something else in this folder; name another")
         return cls(_uri(source), kind, _uri(out), out_kind)  # workers may run in other folders
 
@@ -89,10 +88,28 @@ class Tables:
     def clear(self) -> None:
         """Removes what an earlier run has written: this one writes all rows."""
         place = Path(self.out)
-        if place.is_dir():
+        if "://" in self.out:
+            self._clear_bucket()
+        elif place.is_dir():
             shutil.rmtree(place)
         else:
             place.unlink(missing_ok=True)
+
+    def _clear_bucket(self) -> None:
+        from pyarrow import fs
+
+        try:
+            files, path = fs.FileSystem.from_uri(self.out)
+            there = files.get_file_info(path)
+            inside = fs.FileSelector(path, recursive=True, allow_not_found=True)
+            for found in [there] if there.is_file else files.get_file_info(inside):
+                if found.is_file and Path(found.path).suffix in _suffixes(self.out_kind):
+                    files.delete_file(found.path)
+        except (OSError, ValueError) as exc:
+            raise CannotStart(
+                f"--out {self.out}: what an earlier run has written there cannot be removed ({exc}); "
+                "name another"
+            ) from exc
 
     @contextmanager
     def writer(self) -> Iterator[Callable[[pa.Table], None]]:
@@ -283,6 +300,11 @@ def _json_lines(table: pa.Table) -> bytes:
     return b"".join(
         orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE) for row in table.to_pylist()
     )
+
+
+def _suffixes(kind: str) -> set[str]:
+    """Of the files in a folder that is written."""
+    return {f".{kind}", ".json"} if kind == "jsonl" else {f".{kind}"}
 
 
 def _uri(place: str) -> str:

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, json
 
+from blossom_async.cli.clusters import Tables
+
 TINY = ("--width", 32, "--height", 32)
 NAMED = ("--run", "catalogue", "--id", "sku", "--on", "local")
 ROWS: list[Any] = [{"sku": n, "prompt": f"lake {n}" if n != 7 else "", "seed": n} for n in range(20)]
@@ -64,6 +66,21 @@ def test_a_folder_is_read_as_one_table(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert blossom("batch", folder, "--out", out, "--run", "folder", "--on", "local", *TINY).status == 0
     assert [row["prompt"] for row in json.read_json(out).to_pylist()] == ["lake 0", "lake 1"]
+
+
+def test_what_an_earlier_run_wrote_is_removed(tmp_path: Path) -> None:
+    """Also under a URL; else its rows would be counted, and read, twice. Nothing else is."""
+    out = tmp_path / "out.parquet"
+    out.mkdir()
+    for name in ("part-0.parquet", "notes.txt"):
+        (out / name).write_text("")
+    (tmp_path / "rows.csv").write_text("prompt\n", "utf-8")
+    Tables.of(str(tmp_path / "rows.csv"), out.as_uri(), None).clear()
+    assert [left.name for left in out.iterdir()] == ["notes.txt"]
+    for name in ("file.csv", "none.csv"):
+        (tmp_path / "file.csv").write_text("")
+        Tables.of(str(tmp_path / "rows.csv"), (tmp_path / name).as_uri(), None).clear()
+        assert not (tmp_path / name).exists()
 
 
 def test_tables_may_be_in_a_bucket(rows: Path) -> None:
