@@ -448,7 +448,7 @@ class Engine:
             ended = await self._run([rows[place] for place in left])
             for place, outcome in zip(left, ended, strict=True):
                 attempts[place] += outcome.attempts
-                columns[place] = {**self._told(outcome), "attempts": attempts[place]}
+                columns[place] = self._told(outcome, attempts[place])
             # A run notices an outage once it was answered. This one may have begun in the middle of one.
             lost = [place for place, outcome in zip(left, ended, strict=True) if _unanswered(outcome)]
             no_progress = waited and len(lost) == len(left)
@@ -474,11 +474,16 @@ class Engine:
                 raise outcome.error
         return ended.outcomes
 
-    def _told(self, outcome: Outcome[Row, Row]) -> dict[str, Any]:
+    def _told(self, outcome: Outcome[Row, Row], attempts: int) -> dict[str, Any]:
         error = outcome.error
-        if error is None:
-            return {**outcome.value, "error": None, "error_code": None}
-        return {**self._work.failed(outcome.item), "error": str(error), "error_code": error_code(error)}
+        made = outcome.value if error is None else self._work.failed(outcome.item)
+        code = None if error is None else error_code(error)
+        return {
+            **made,
+            "attempts": attempts,
+            "error": None if error is None else str(error),
+            "error_code": code,
+        }
 
     def close(self) -> None:
         """Closes the connections, as does dropping it or the end of the process. Safe to call twice."""
