@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import cast
@@ -24,9 +24,10 @@ from blossom_async.gateway.http.open_files import allow_files, last_for_connecti
 from blossom_async.gateway.http.ready import Finder, nothing
 from blossom_async.gateway.settings import Settings
 
-__all__ = ["listen", "serving"]
+__all__ = ["accepting", "listen", "serving"]
 
 _BACKLOG = 1024
+_AT_A_TIME = 16  # connections accepted in a pass of the event loop
 _KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
 _LAST_S = 0.5  # for requests that were sent before the sender learnt of the end
@@ -43,6 +44,17 @@ def _close_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_close_in_child)
+
+
+async def accepting(sock: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Server:
+    """A server of the event loop on a listening socket, which accepts a few connections in each pass.
+
+    asyncio would accept as many as may wait in the backlog, all in one pass. A crowd of callers would so come
+    between any two steps of every picture that is being made, and none would be finished in time.
+    """
+    server = await asyncio.get_running_loop().create_server(protocol, sock=sock, backlog=_AT_A_TIME)
+    sock.listen(_BACKLOG)  # the others wait there
+    return server
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -108,7 +120,7 @@ async def serving(
             lingering_time=_LINGER_S,
             auto_decompress=False,
         )
-        listening = await loop.create_server(connection, sock=sock, backlog=_BACKLOG)
+        listening = await accepting(sock, connection)
         try:
             yield public_url
         finally:
