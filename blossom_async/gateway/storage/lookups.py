@@ -49,6 +49,7 @@ class Lookups:
         self._revision: int | None = None
         self._holds_until = -1.0
         self._again_at = self._looked_at = -1.0
+        self._notices = 0  # of deletes: a look that was under way before the latest does not count
         self._round = 0  # grows with each ``forget``: an answer to an earlier question is not cached
         self._checking: SingleFlight[None, None] = SingleFlight()
 
@@ -110,6 +111,7 @@ class Lookups:
 
     def look_again(self) -> None:
         """Has the next request look for deletes at once. Any thread may call it."""
+        self._notices += 1
         self._looked_at = -AWAY_S  # something was deleted: no picture is served before the look
         self._holds_until = -1.0
 
@@ -151,12 +153,13 @@ class Lookups:
             await self._checking.run(None, self._recheck)
 
     async def _recheck(self) -> None:
-        looked_at = self._clock()
+        looked_at, notices = self._clock(), self._notices
         revision = await self._records.read(key_records.current_revision)
         if revision != self._revision:
             await self._forget_what_is_gone(revision)
             self._revision = revision
-        self._looked_at, self._holds_until = looked_at, looked_at + RECHECK_S
+        if notices == self._notices:
+            self._looked_at, self._holds_until = looked_at, looked_at + RECHECK_S
 
     async def _forget_what_is_gone(self, revision: int) -> None:
         gone = None

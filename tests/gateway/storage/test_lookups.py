@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import attrs
 import pytest
@@ -224,3 +225,23 @@ async def test_open_pictures_do_not_outlast_the_database_for_ever(records: Recor
     clock.seconds += AWAY_S + 1
     with pytest.raises(Overloaded):
         await lookups.image(record.id)
+
+
+async def test_a_look_that_was_under_way_when_something_was_deleted_does_not_count(records: Records) -> None:
+    """It may have been answered before the delete; if the database then goes away, nobody looks again."""
+    lookups = Lookups(records, clock=Clock())
+    record = a_record()
+    await records.add(record)
+    read = records.read
+
+    async def overtaken(question: Any) -> Any:
+        answer = await read(question)
+        lookups.look_again()
+        return answer
+
+    records.read = overtaken  # type: ignore[method-assign]
+    await lookups.image(record.id)
+    assert lookups.remembered(record.id) is None
+    records.read = read  # type: ignore[method-assign]
+    await lookups.image(record.id)
+    assert lookups.remembered(record.id) == record
