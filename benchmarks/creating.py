@@ -170,7 +170,11 @@ async def main() -> dict[str, Any]:
     ours, rival = best["gateway"], best["rival"]
     by_rate, by_cpu = ours["per_s"] / rival["per_s"], ours["cpu_us"] / rival["cpu_us"]
     print(f"gateway / rival: {by_rate:.2f} by rate, {by_cpu:.1f} by CPU")
-    machine = {"python": platform.python_version(), "processors": os.cpu_count()}
+    machine = {
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "load_average": os.getloadavg(),
+    }
     return {"machine": machine, "best": best, "rounds": rounds}
 
 

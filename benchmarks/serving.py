@@ -278,7 +278,7 @@ def measured(count: int, seconds: int) -> dict[str, list[dict[str, float]]]:
             "gateway, POST /v1/images": Run(f"http://127.0.0.1:{post_port}{made}", post_pid, post),
         }
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
-        for path in (folder / "gateway.txt").read_text().split():  # so that every record is known
+        for path in 2 * (folder / "gateway.txt").read_text().split():  # then records and heads are known
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
                 answer.read()
         for turn in range(count):
@@ -314,6 +314,7 @@ def main() -> None:
     nginx = subprocess.run([tool("nginx"), "-v"], capture_output=True, text=True, check=True).stderr
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}",
+        "load_average": os.getloadavg(),
         "versions": {
             **{name: version(name) for name in ("aiohttp", "uvloop")},
             "nginx": nginx.strip().rpartition("/")[2],
