@@ -112,7 +112,7 @@ def copy_with_deleted(endpoint: str, bucket: str, prefix: str, to: str) -> None:
     """Copies objects of such a bucket within it, the last version of each that holds bytes."""
     with _client(endpoint) as client:
         pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
-        latest = {}
+        latest: dict[str, str] = {}
         for version in (version for page in pages for version in page.get("Versions", [])):
             latest.setdefault(version["Key"], version["VersionId"])  # the youngest comes first
         for key, version_id in latest.items():
