@@ -75,7 +75,9 @@ class SharedMeter:
         block, asked = self._blocks.get(name), self._clock()
         unused, want = 0, 1
         if block is not None:
-            unused, block.left = block.left, 0
+            idle_s = max(0.0, asked - block.since - _HOLD_S)
+            replenished = int(idle_s * self._limit.amount / self._limit.per_s)  # without being given back
+            unused, block.left = max(0, block.left - replenished), 0
             usual = block.made / max(asked - block.since, 0.01) * _HOLD_S
             want = max(1, min(int(usual), self._limit.amount // _SHARE))
         taking = partial(quotas.take, name, self._limit, want, unused)

@@ -10,6 +10,7 @@ from pathlib import Path
 from blossom_async.batch import RateLimit
 from blossom_async.gateway.callers.shared_limits import SharedMeter
 from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records.tables import quotas
 from tests.gateway.test_operation import Clock
 
 A_DAY = RateLimit(1000, per_s=86_400)
@@ -58,13 +59,27 @@ async def test_a_busy_key_does_not_ask_at_each_call_and_loses_none(place: Path |
         assert 1000 - 302 - 5 <= left <= 1000 - 302  # some are set aside again
 
 
+async def test_calls_that_were_replenished_meanwhile_are_not_given_back(place: Path | str) -> None:
+    """Else a key that was idle for a day would have more calls than the limit states."""
+    clock = Clock(1000.0)
+    async with opened(place) as (one, other):
+        meter, everywhere = SharedMeter(A_DAY, one, clock=clock), SharedMeter(A_DAY, other)
+        for _ in range(2):
+            await meter.count(b"key")  # with the second, a block is set aside
+        clock.seconds += A_DAY.per_s
+        await other.write(lambda connection: connection.execute(quotas.update().values(full_at=0.0)))
+        for _ in range(A_DAY.amount):
+            assert (await everywhere.count(b"key")).admitted
+        assert not (await meter.count(b"key")).admitted
+
+
 async def test_a_key_that_has_none_left_costs_no_look(place: Path | str) -> None:
     """Until the next call is allowed."""
     async with opened(place) as (one, _):
         clock = Clock(1000.0)
         meter = SharedMeter(RateLimit(2, per_s=86_400), one, clock=clock)
-        quotas = [await meter.count(b"key") for _ in range(3)]
-        assert [quota.admitted for quota in quotas] == [True, True, False]
+        counted = [await meter.count(b"key") for _ in range(3)]
+        assert [quota.admitted for quota in counted] == [True, True, False]
         await one.close()
         assert not (await meter.count(b"key")).admitted
         await one.open()
