@@ -104,6 +104,7 @@ class Paid:
         self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
         """The tasks, by the id of the picture."""
         self._in_line: set[str] = set()
+        self._exhausted: set[tuple[str, int]] = set()  # payers refused for their budget, with the day
         self._closing = False
         self._unrecorded: dict[tuple[str, str | None], Artwork | Delivery | Settled] = {}
         """What came of the latest attempt at a picture, by the claim's holder, until that is on the disk.
@@ -217,6 +218,12 @@ class Paid:
     ) -> _Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         place = partial(self._staging.reserved, claim.image_id, claim.request)
+        attempt = _attempt(claim, upstream, n, self._secret, self._now())
+        if (attempt.payer, attempt.day) in self._exhausted:  # it takes no turn from those who can pay
+            try:
+                await self._records.read(partial(call_records.check_budget, attempt, self._daily_budget))
+            except PaymentRequired as exc:
+                return Settled(error=exc)
         async with AsyncExitStack() as held:
             try:
                 with self._waiting(claim):
@@ -253,6 +260,8 @@ class Paid:
         try:
             await self._records.write(begin)
         except PaymentRequired as exc:  # beyond the budget
+            self._exhausted = {each for each in self._exhausted if each[1] == attempt.day}
+            self._exhausted.add((attempt.payer, attempt.day))
             result: Settled | None = Settled(error=exc)
         except Overloaded as exc:
             return await self._settled(claim, unsent(attempt, exc))

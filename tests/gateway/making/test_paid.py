@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 
+from blossom_async.batch import RateLimit
 from blossom_async.errors import (
     Conflict,
     Overloaded,
@@ -34,8 +35,9 @@ from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.owners import Owner
-from blossom_async.gateway.storage.records import AttemptOutcome, Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import ApiKey, AttemptOutcome, Claim, ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
+from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import ImageRequest
 from blossom_async.testing.pictures import draw
 from tests.gateway.storage.test_records import a_record
@@ -421,6 +423,18 @@ class TestBudgets:
             assert len(refused) == 15
             assert {each.code for each in refused} == {"budget_exhausted"}
         assert len(paid.ledger) == 5
+
+    async def test_an_empty_budget_takes_no_turn_from_others(self, tmp_path: Path) -> None:
+        """Once a key was refused, its next calls wait in no line, and use nothing of the provider's rate."""
+        paid, key = Paid(), ApiKey(name="poor", tenant="main", digest=b"d", created_at=NOW, daily_budget=0)
+        limits = Limits(rates=(RateLimit(2, per_s=86_400),), wait_s=5)
+        async with house(tmp_path, paid, limits=limits) as rooms:
+            await rooms.records.write(partial(key_records.add_api_key, key))
+            for number in range(5):
+                with pytest.raises(PaymentRequired):
+                    await rooms.generation.create(WISH, tenant="main", payer="poor", key=str(number))
+            assert isinstance(await rooms.create(), ImageRecord)
+        assert len(paid.ledger) == 1
 
     async def test_the_day_is_that_of_sending(self, tmp_path: Path) -> None:
         """A call that waits until after midnight takes nothing from the day it came."""

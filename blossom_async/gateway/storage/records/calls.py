@@ -50,6 +50,7 @@ __all__ = [
     "adopt",
     "attempts_of",
     "begin_attempt",
+    "check_budget",
     "claim",
     "claim_by_id",
     "claim_by_key",
@@ -210,14 +211,31 @@ def begin_attempt(
             code="price_unknown",
         )
     if not spending.reserve(payer, day, attempt.reserved, default_budget, connection):
-        budget = spending.budget_of(payer, default_budget, connection) or 0
-        raise PaymentRequired(
-            f"the API key's budget of {budget / 1e6:.2f} US dollars a day has "
-            f"{spending.left(payer, day, budget, connection) / 1e6:.4f} left, and this picture costs "
-            f"{attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
-            code="budget_exhausted",
-        )
+        raise _beyond(attempt, *_left(attempt, default_budget, connection))
     connection.execute(_NEW_ATTEMPT, attrs.asdict(attempt))
+
+
+def check_budget(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
+    """Raises ``PaymentRequired`` as ``begin_attempt`` would now, beyond the budget; reserves nothing."""
+    budget, left = _left(attempt, default_budget, connection)
+    if budget is not None and left < attempt.reserved:
+        raise _beyond(attempt, budget, left)
+
+
+def _left(
+    attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection
+) -> tuple[int | None, int]:
+    """The budget of the key that pays, and what is left of it on the day."""
+    budget = spending.budget_of(attempt.payer, default_budget, connection)
+    return budget, spending.left(attempt.payer, attempt.day, budget or 0, connection)
+
+
+def _beyond(attempt: ProviderAttempt, budget: int | None, left: int) -> PaymentRequired:
+    return PaymentRequired(
+        f"the API key's budget of {(budget or 0) / 1e6:.2f} US dollars a day has {left / 1e6:.4f} left, and "
+        f"this picture costs {attempt.reserved / 1e6:.4f}; wait for the next day (UTC), or raise the budget",
+        code="budget_exhausted",
+    )
 
 
 def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
