@@ -124,13 +124,14 @@ def watch_records(metrics: Metrics, records: Records, data_dir: Path, *, daily_b
     found = _Found()
 
     async def read() -> None:
-        found.kept = None
+        kept = None
         try:
             async with asyncio.timeout(_READ_S):
-                found.kept = await records.read(partial(statements.kept, int(time.time()) // 86_400))
+                kept = await records.read(partial(statements.kept, int(time.time()) // 86_400))
                 found.free = (await asyncio.to_thread(shutil.disk_usage, data_dir)).free
         except (Overloaded, TimeoutError, OSError):
-            return
+            pass
+        found.kept = kept
 
     metrics.before(read)
 

@@ -15,6 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from blossom_async import BlossomClient, BlossomError
+from blossom_async.gateway.figures import watch_records
+from blossom_async.gateway.http.metrics import Metrics
+from blossom_async.gateway.storage.records import Records
 from blossom_async.testing import FakeOpenAI, FakePollinations
 from tests.cli.test_doctor import SECRET
 from tests.conftest import KEY, RunningGateway, running_gateway
@@ -244,3 +247,26 @@ async def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
     )  # fmt: skip
     said, _ = await checking.communicate(found.encode())
     assert (checking.returncode, said) == (0, b"")
+
+
+async def test_two_scrapes_at_once_both_tell_all(tmp_path: Path) -> None:
+    """Two Prometheus servers scrape each gateway; one that has only begun takes nothing from the other."""
+    metrics, records = Metrics(), Records(tmp_path / "records.sqlite")
+    await records.open()
+    read = records.read
+    scrapes: list[asyncio.Task[tuple[bytes, str]]] = []
+
+    async def answered(question: Any) -> Any:
+        if len(scrapes) == 2:
+            await asyncio.wait(scrapes[:1])
+            return await read(question)
+        answer = await read(question)
+        scrapes.append(asyncio.create_task(metrics.text()))
+        return answer
+
+    records.read = answered  # type: ignore[method-assign]
+    watch_records(metrics, records, tmp_path, daily_budget=None)
+    scrapes.append(asyncio.create_task(metrics.text()))
+    for text, _ in [await scrapes[0], await scrapes[1]]:
+        assert b"blossom_records_up 1.0" in text
+    await records.close()
