@@ -55,6 +55,37 @@ def test_three_times_the_load_leaves_the_capacity() -> None:
     assert max(answered) < 3
 
 
+def test_a_crowd_that_comes_back_at_once_leaves_the_capacity() -> None:
+    """Of 1,500 callers who ask again 0.2 s after each answer, those let in are served as fast as ever."""
+
+    async def run() -> tuple[int, int]:
+        upstream, loop = line(), asyncio.get_running_loop()
+        await turn(upstream, 0.5)
+        began, made, left = loop.time(), 0, 0
+
+        async def caller() -> None:
+            nonlocal made, left
+            while loop.time() < began + 8:
+                callers = Callers(Priority.INTERACTIVE, hurried=True)
+                try:
+                    async with asyncio.timeout(10):
+                        with callers.waiting():
+                            await turn(upstream, 0.5, callers)
+                    made += 1
+                except Overloaded:
+                    pass
+                except TimeoutError:
+                    left += 1
+                await asyncio.sleep(0.2)
+
+        await asyncio.gather(*(caller() for _ in range(1500)))
+        return made, left
+
+    made, left = on_virtual_clock(run())
+    assert made >= 0.9 * 8 * 16 / 0.5
+    assert left == 0
+
+
 def test_who_comes_back_when_told_is_let_in() -> None:
     """``Retry-After`` is when the line has become short enough."""
 
