@@ -232,7 +232,7 @@ class TestProxy:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_and_options(shell: str) -> None:
-    """As README says."""
+    """As docs/batch.md says."""
     script = blossom(_BLOSSOM_COMPLETE=f"{shell}_source")
     assert "_BLOSSOM_COMPLETE" in script.stdout
     asking = {"_BLOSSOM_COMPLETE": f"{shell}_complete"}
