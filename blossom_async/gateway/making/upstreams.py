@@ -65,7 +65,7 @@ class Upstream:
         self.calls: ProviderCalls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
-        self.gate = Gate(*limits.rates) if gate is None else gate
+        self.gate: Gate = Gate(*limits.rates) if gate is None else gate
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
         self._breaker = Breaker(provider.name, clock)
