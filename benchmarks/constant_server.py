@@ -36,6 +36,9 @@ ANSWERS = {
 class Constant(asyncio.Protocol):
     """One connection."""
 
+    calls = 0
+    """Requests for pictures so far, on all connections."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
         self.buffer = b""
@@ -50,6 +53,10 @@ class Constant(asyncio.Protocol):
             if len(self.buffer) < end + 4 + length:
                 return
             self.buffer = self.buffer[end + 4 + length :]
+            if head.startswith(b"GET /calls"):
+                self.transport.write(_response(str(Constant.calls).encode()))
+                continue
+            Constant.calls += head.startswith(b"POST")
             self.transport.write(ANSWERS[head[: head.index(b" HTTP") + 5]])
 
 
