@@ -1,7 +1,8 @@
 """A server whose limit nobody knows and that changes it twice: what is done, against one who knows it.
 
-First it limits how many requests are under way, then how many come in a second. The oracle is a fixed limit that is changed by hand in the instant the server's changes. Rivals have no way to
-adapt; they are shown at the limits a careful and a bold user would guess.
+First it limits how many requests are under way, then how many come in a second. The oracle is a fixed limit
+that is changed by hand in the instant the server's changes. Rivals have no way to adapt; they are shown at
+the limits a careful and a bold user would guess.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ __all__ = ["FORMATS", "Tables", "batch_on"]
 FORMATS = ("parquet", "csv", "jsonl")
 _PLACES = {("local", False), ("ray", False), ("ray", True), ("dask", True)}
 _NEEDS = {"local": (), "ray": ("ray",), "dask": ("distributed",)}
-_EXTRAS = {"local": "ray] or [dask", "ray": "ray", "dask": "dask"}
+_EXTRAS = {"local": "dask", "ray": "ray", "dask": "dask"}
 _ALONE = {
     "journal": "--journal",
     "no_journal": "--no-journal",
@@ -147,7 +147,8 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
         )
     for package in ("pyarrow", *_NEEDS[scheme]):
         if find_spec(package) is None:
-            raise CannotStart(f"--on {place}: {package} is missing; install blossom-async[{_EXTRAS[scheme]}]")
+            extra = _EXTRAS[scheme]
+            raise CannotStart(f"--on {place}: {package} is missing: pip install '.[{extra}]' in the checkout")
     for name in _ALONE:
         if given[name]:
             raise CannotStart(
