@@ -132,7 +132,7 @@ class Attempts(Generic[Item, Value]):
         self._slots = slots
         self._lease = slots.lease()
         self._gates = gates
-        self._starts = gates[-1].learned.starts  # of the widest gate, which is the server's
+        self._note_start = gates[-1].learned.starts.append  # at the widest gate, which is the server's
         self._repeats = retry is not None
         self._policy = retry or NO_RETRY
         self._classify = classify
@@ -172,7 +172,7 @@ class Attempts(Generic[Item, Value]):
             else:
                 if job.number:
                     started = asyncio.get_running_loop().time()
-                self._starts.append(started)
+                self._note_start(started)
             if self._stopped:
                 return None
             if outage.away and job is not outage.prober:
