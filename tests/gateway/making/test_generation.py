@@ -57,9 +57,7 @@ async def test_an_urgent_picture_overtakes_a_batch(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, render_threads=1) as gateway, gateway.client() as client:
 
         async def batch() -> None:
-            async with client.image.stream_urls(
-                ["a lake"] * 20, width=256, height=256, quality="hd"
-            ) as outcomes:
+            async with client.image.stream_urls(["a lake"] * 12, quality="hd") as outcomes:
                 async for _ in outcomes:
                     order.append("batch")  # noqa: PERF401 - as they come
 
