@@ -113,8 +113,10 @@ class Paid:
     def start(self, claim: Claim, callers: Callers, *, new: bool = False) -> asyncio.Task[ImageRecord]:
         """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers.
 
-        A ``new`` claim has no attempts yet.
+        A ``new`` claim has no attempts yet. Recovery may have found it before the one who made it is told.
         """
+        if (started := self.under_way.get(claim.image_id)) is not None:
+            return started
         task = asyncio.create_task(self._carry_out(claim, callers, new=new))
         self.under_way[claim.image_id] = task
 

@@ -117,6 +117,18 @@ class Faltering(Records):
         return given
 
 
+class LateToAnswer(Records):
+    """A database that tells of a claim only once ``told`` has ended."""
+
+    told: Callable[[], Awaitable[None]] | None = None
+
+    async def write(self, change: Any, *, erases: bool = False) -> Any:
+        given = await super().write(change, erases=erases)
+        if self.told is not None and getattr(change, "func", None) is call_records.claim:
+            await self.told()
+        return given
+
+
 @attrs.define
 class House:
     """A gateway's back rooms on a data folder."""
@@ -183,6 +195,28 @@ async def test_a_picture_is_paid_and_booked(tmp_path: Path) -> None:
             (row["attempts"], row["pictures"], row["spent"], row["reserved"]) for row in await rooms.spent()
         ] == [(1, 1, 40_000, 0)]
     assert len(paid.ledger) == 1
+
+
+async def test_a_claim_that_recovery_finds_first_is_made_once(tmp_path: Path) -> None:
+    """The database may have it before the one who wrote it hears of that."""
+    paid, answered = Paid(), asyncio.Event()
+
+    async def waits() -> None:
+        await answered.wait()
+
+    async def found() -> None:
+        recovery.append(asyncio.create_task(rooms.generation.recover()))
+        await until(lambda: paid.sent)
+        asyncio.get_running_loop().call_soon(answered.set)
+
+    recovery: list[asyncio.Task[None]] = []
+    paid.script.append(waits)
+    async with house(tmp_path, paid, database=LateToAnswer) as rooms:
+        assert isinstance(rooms.records, LateToAnswer)
+        rooms.records.told = found
+        assert isinstance(await rooms.create(), ImageRecord)
+        recovery[0].cancel()
+    assert len(paid.sent) == 1
 
 
 async def test_a_hundred_at_once_under_one_key_pay_once(tmp_path: Path) -> None:
