@@ -286,7 +286,8 @@ class SharedGate(Gate):
     def _failed(self, error: Exception) -> None:
         own = self._clock()
         verdict = classify(error)
-        if self._failures == 0:
+        idle_s = self._asked_at - self._ask_at  # nobody wanted to start
+        if self._failures == 0 or idle_s > self._patience_s / 2:
             self._failing_since = self._asked_at
         self._failures += 1
         rest_s = random.uniform(0.5, 1.0) * min(1.0, 0.1 * 2 ** min(self._failures, 10))  # noqa: S311

@@ -334,6 +334,25 @@ def test_a_place_that_stays_away_ends_the_batch() -> None:
     on_virtual_clock(go())
 
 
+def test_time_in_which_nobody_asks_is_no_time_without_answers() -> None:
+    """A failure now and one an hour ago do not use up the patience."""
+
+    async def go() -> None:
+        world = World(RateLimit(100))
+        gate = world.gate(patience_s=20)
+        world.away = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await gate.acquire()
+        await asyncio.sleep(3600)
+        waiting = asyncio.create_task(gate.acquire())
+        await asyncio.sleep(5)
+        world.away = False
+        await waiting
+
+    on_virtual_clock(go())
+
+
 def test_a_place_that_refuses_is_not_asked_for_long() -> None:
     """The error says what the place said, and a call of its own raises it."""
 

@@ -67,7 +67,8 @@ class _Prepared:
 class Public:
     """``GET`` and ``HEAD`` of ``/image/{id}`` and ``/generated/{id}.{ext}``, or with ``/w640`` after the id.
 
-    A deleted picture, or one whose key was revoked, is gone at once; in other processes within a second.
+    A deleted picture, or one whose key was revoked, is gone at once; in other processes within a second, or
+    once the database can be reached again.
     """
 
     def __init__(
