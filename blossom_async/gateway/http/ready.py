@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from blossom_async.gateway.http.metrics import RequestCounter
@@ -19,6 +19,11 @@ from blossom_async.gateway.http.metrics import RequestCounter
 __all__ = ["Find", "Finder", "Ready", "ReadyHandler", "nothing"]
 
 _log = logging.getLogger("blossom_async.gateway")
+_SUITS = hasattr(HttpRequestParser, "message_consumed") and all(
+    hasattr(web.RequestHandler, name)
+    for name in ("_messages", "_next_keepalive_close_time", "_parser", "_waiter")
+)
+"""Whether this aiohttp has the parts that are used here. If not, its handlers answer everything."""
 
 
 @attrs.define(eq=False)
@@ -72,7 +77,7 @@ class ReadyHandler(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parses what arrived, and sends the answer if it is ready."""
-        waiter = self._waiter
+        waiter = self._waiter if _SUITS else None
         if waiter is None or waiter.done() or self._messages:  # an earlier request is under way
             super().data_received(data)
             return
