@@ -120,6 +120,16 @@ def test_a_value_that_cannot_be_used(
     assert told in str(caught.value)
 
 
+def test_more_connections_reserved_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave none for pictures."""
+    monkeypatch.setenv("BLOSSOM_MAX_CONNECTIONS", "8")
+    monkeypatch.setenv("BLOSSOM_RESERVED_CONNECTIONS", "8")
+    with pytest.raises(ConfigurationError, match="a whole number from 0 to 7, below max_connections"):
+        load()
+    monkeypatch.setenv("BLOSSOM_RESERVED_CONNECTIONS", "7")
+    assert load().reserved_connections == 7
+
+
 def test_lines_that_the_level_would_drop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """``access_log=all`` would have no effect above ``info``."""
     monkeypatch.setenv("BLOSSOM_ACCESS_LOG", "all")
