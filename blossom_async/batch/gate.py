@@ -31,6 +31,7 @@ _MARGIN = 1.005
 _CATCH_UP_S = 0.05  # timers fire this late on a busy machine; the meter lets the starts catch up
 
 _CLOCKS_DIFFER_S = 1.0  # clocks of event loops may lag behind each other by less
+_STATED_S = 0.5  # the shortest pause that tells of a window
 _LONGEST_PAUSE_S = 600.0  # as RetryPolicy.max_throttle_s
 
 # Otherwise all that waited for the end of a pause would start at once and cause the next one.
@@ -249,9 +250,12 @@ class Gate:
     def refused(self, started: float, pause_s: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> bool:
         """Pauses as ``pause``, because an attempt that started at ``started`` came too soon.
 
-        Learns from it how many starts the server takes, as ``LearnedRate.refused``.
+        Learns from it how many starts the server takes, as ``LearnedRate.refused``, if the server says when
+        to come back: one that is only busy does not know.
         """
         self.pause(pause_s, at_most_s=at_most_s)
+        if pause_s < _STATED_S:
+            return False
         now = asyncio.get_running_loop().time()
         explained = self.learned.refused(started, now, max(now, self._paused_until))
         if self.learned.amount is not None:

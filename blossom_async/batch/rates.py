@@ -20,6 +20,9 @@ _REFUSED = 0.005  # share of the starts that probes may cost,
 _LOST = 0.03  # and share of the time
 _DECLINE = 32  # one start less in so many, if the server refuses what it took before
 _DECLINES = 8  # so many in a row have not helped: it is not the rate that is refused
+_ROUNDS = 5  # so many refusals, at one start in so many,
+_ONE_IN = 10  # are not for the rate, either, which is kept to since the first
+_DISTRUST_S = 600.0  # so long nothing is learned then
 
 
 class LearnedRate:
@@ -52,6 +55,10 @@ class LearnedRate:
         self._filled = False  # whether the window holds what is being tried
         self._answer_s = _ANSWER_S
 
+        self._rounds = 0  # of refusals since something is known,
+        self._taken = 0  # and starts
+        self._trusted_at = -math.inf
+
         self._round_ends = -math.inf  # attempts that started before belong to the last refusal
         self._falling = False  # whether that shows that the server takes less than it did
         self._resumed_at = -math.inf  # after the last pause
@@ -60,10 +67,10 @@ class LearnedRate:
 
     def forget(self) -> None:
         """Starts anew."""
-        starts = self.starts
+        starts, trusted_at = self.starts, self._trusted_at
         starts.clear()
         self.__init__()  # type: ignore[misc]
-        self.starts = starts
+        self.starts, self._trusted_at = starts, trusted_at
 
     def ready_at(self, now: float) -> float:
         """When the next attempt may start: at once, if that is not after ``now``."""
@@ -92,6 +99,7 @@ class LearnedRate:
             self._at_once -= 1
         elif self.amount is not None:
             self._even = max(self._even, now) + self.per_s / self.amount
+        self._taken += self.amount is not None
 
     def refused(self, started: float, now: float, resumes: float) -> bool:
         """Learns from the refusal of an attempt that started at ``started``, or just before that.
@@ -100,11 +108,16 @@ class LearnedRate:
         as many as before.
         """
         found = self._last_start(started)
-        if found is None:  # long since forgotten
+        if found is None or now < self._trusted_at:  # long since forgotten, or not for the rate
             return False
         started = found
         new_round = started > self._round_ends
         if new_round:
+            self._rounds += 1
+            if self._rounds > _ROUNDS and self._taken < _ONE_IN * self._rounds:
+                self._trusted_at = now + _DISTRUST_S
+                self.forget()
+                return False
             self._round_ends = now
             self._answer_s = max(_ANSWER_S, now - started)
             self._falling = False

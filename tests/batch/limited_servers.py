@@ -102,15 +102,15 @@ class Seen:
         return sum(at > seconds for at in self.refused) / sum(at > seconds for at in self.asked)
 
 
-def batch(limit: Limit, seconds: float, *, says_when: bool = True) -> Seen:
+def batch(limit: Limit, seconds: float) -> Seen:
     """What a server with that limit sees of a batch without end, after so many seconds.
 
     It refuses with ``Retry-After`` in whole seconds.
     """
-    return on_virtual_clock(_batch(limit, seconds, says_when))
+    return on_virtual_clock(_batch(limit, seconds))
 
 
-async def _batch(limit: Limit, seconds: float, says_when: bool) -> Seen:
+async def _batch(limit: Limit, seconds: float) -> Seen:
     seen, chance = Seen(), random.Random(1)  # noqa: S311 - reproducible, not secret
     loop = asyncio.get_running_loop()
 
@@ -121,7 +121,7 @@ async def _batch(limit: Limit, seconds: float, says_when: bool) -> Seen:
         if wait_s is not None:
             seen.refused.append(loop.time())
             await asyncio.sleep(chance.uniform(0.002, 0.01))
-            raise RateLimited("too many", retry_after_s=math.ceil(wait_s) if says_when else None)
+            raise RateLimited("too many", retry_after_s=math.ceil(wait_s))
         await asyncio.sleep(chance.uniform(0.05, 0.15))
         seen.done += 1
 
