@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ def _files_named(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leaves campaigns out of a run of everything; ``-m`` and the names of files have them run."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as what a shell starts in the background does
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not config.option.markexpr and not _files_named(config):
         config.option.markexpr = "not campaign"
 
