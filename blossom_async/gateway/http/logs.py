@@ -83,6 +83,7 @@ def formatter(form: str, *, colours: bool = False) -> logging.Formatter:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
+        _without_marks,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _with_request,
         structlog.processors.ExceptionRenderer(_without_messages),
@@ -112,6 +113,12 @@ def _with_request(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
         if current.is_valid:
             line["trace_id"] = trace.format_trace_id(current.trace_id)
     return line
+
+
+def _without_marks(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Leaves out what another library gives every record of the process for itself, as Ray does."""
+    kept = {"_record", "_from_structlog"}  # structlog's own, until the end
+    return {name: value for name, value in line.items() if name in kept or not name.startswith("_")}
 
 
 def _without_reprs(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

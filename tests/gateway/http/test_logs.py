@@ -122,7 +122,9 @@ class TestForm:
     def test_text_is_for_people(self) -> None:
         """Time, level, words, and the rest as name=value."""
         with logged("text") as said:
-            logging.getLogger("blossom_async.gateway").warning("%d views wait", 3, extra={"tenant": "main"})
+            logging.getLogger("blossom_async.gateway").warning(
+                "%d views wait", 3, extra={"tenant": "main", "_mark": "of another library"}
+            )
         assert re.fullmatch(r"20\S+Z \[warning  \] 3 views wait tenant=main\n", said.getvalue())
 
     @pytest.mark.parametrize("form", ["text", "json"])

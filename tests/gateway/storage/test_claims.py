@@ -45,8 +45,8 @@ PICTURE = ImageRecord(
 
 ENDS = [statements.AttemptEnd(n=0, outcome=outcome, spent=1) for outcome in AttemptOutcome]
 READ = {
-    "attempts_of", "claim_by_id", "claim_by_key", "keys_between", "owners", "spent_by_day", "standing",
-    "unknown_claims",
+    "attempts_of", "check_budget", "claim_by_id", "claim_by_key", "keys_between", "owners", "spent_by_day",
+    "standing", "unknown_claims",
 }  # fmt: skip
 CHANGES: dict[str, list[Any]] = {
     "claim": [partial(statements.claim, CLAIM)],
