@@ -37,7 +37,7 @@ class Engine:
 
 @asynccontextmanager
 async def on_dask() -> AsyncIterator[Engine]:
-    pytest.importorskip("distributed", reason="Dask is missing: install blossom-async[dask]")
+    pytest.importorskip("distributed", reason="Dask is missing: uv sync --extra dask")
     from distributed import LocalCluster
 
     def started() -> Any:
@@ -53,7 +53,7 @@ async def on_dask() -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def on_ray() -> AsyncIterator[Engine]:
-    pytest.importorskip("ray", reason="Ray is missing: install blossom-async[ray]")
+    pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
     from ray.cluster_utils import Cluster
 

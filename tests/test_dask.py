@@ -14,7 +14,7 @@ from blossom_async import ConfigurationError
 from blossom_async.rows import ADDED
 from tests.conftest import RunningGateway
 
-pytest.importorskip("distributed", reason="Dask is missing: install blossom-async[dask]")
+pytest.importorskip("distributed", reason="Dask is missing: uv sync --extra dask")
 
 import dask.bag as db
 import dask.dataframe as dd

@@ -81,7 +81,7 @@ def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> Non
     """Each line ends well; ``blossom serve`` runs beside the lines that follow it and ends on SIGTERM."""
     folder, environment = workplace
     if "--on" in code:
-        pytest.importorskip("pyarrow", reason="Arrow is missing: install blossom-async[dask]")
+        pytest.importorskip("pyarrow", reason="Arrow is missing: uv sync --extra dask")
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = str(sock.getsockname()[1])
     environment["BLOSSOM_PORT"] = port

@@ -318,5 +318,5 @@ def test_nothing_says_to_install_from_an_index() -> None:
         *root.glob("docs/**/*.md"),
         *root.glob("examples/**/*.md"),
     ]
-    told = re.compile(r"install\s+(-\S+\s+)*[\"'`]*blossom[-_]async")
+    told = re.compile(r"[Ii]nstall\s+(-\S+\s+)*[\"'`]*blossom[-_]async")
     assert [path.name for path in files if told.search(path.read_text("utf-8"))] == []

@@ -16,7 +16,7 @@ from blossom_async import ConfigurationError
 from blossom_async.rows import ADDED
 from tests.conftest import RunningGateway
 
-pytest.importorskip("ray", reason="Ray is missing: install blossom-async[ray]")
+pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_TQDM="0")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.test_cli import Ended, blossom, refused
 from tests.stores import BUCKET, environment, moto
 
-pytest.importorskip("pyarrow", reason="Arrow is missing: install blossom-async[ray] or blossom-async[dask]")
+pytest.importorskip("pyarrow", reason="Arrow is missing: uv sync --extra ray, or --extra dask")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
