@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.alone import alone
 from tests.gateway.making.test_paying_kills import KEY, shop
 from tests.waiting import until
 
@@ -69,11 +70,12 @@ async def on_ray() -> AsyncIterator[Engine]:
         commands = {int(place.name): place / "cmdline" for place in Path("/proc").glob("[0-9]*")}
         return [pid for pid, command in commands.items() if "ray::MapWorker" in _read(command)]
 
-    cluster = started()  # it handles signals, so it must be made in this thread
-    try:
-        yield Engine("ray", {"RAY_ADDRESS": cluster.address}, workers)
-    finally:
-        await asyncio.to_thread(cluster.shutdown)
+    with alone("ray"):
+        cluster = started()  # it handles signals, so it must be made in this thread
+        try:
+            yield Engine("ray", {"RAY_ADDRESS": cluster.address}, workers)
+        finally:
+            await asyncio.to_thread(cluster.shutdown)
 
 
 def _read(path: Path) -> str:

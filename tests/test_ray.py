@@ -14,6 +14,7 @@ import pytest
 
 from blossom_async import ConfigurationError
 from blossom_async.rows import ADDED
+from tests.alone import alone
 from tests.conftest import RunningGateway
 
 pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
@@ -39,15 +40,16 @@ MEMORY = 80 * 2**20
 def cluster() -> Iterator[Cluster]:
     """Two nodes of one CPU each, the least that Ray's scheduler may be given."""
     node = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    ray.init(address=cluster.address, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
-        yield cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with alone("ray"):
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        ray.init(address=cluster.address, log_to_driver=False)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 def named(running: RunningGateway, **more: Any) -> Any:
