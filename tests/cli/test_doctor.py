@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -101,7 +102,7 @@ class TestFolder:
         """It is said, and the database stays as it is."""
         async with running_gateway(tmp_path / "data"):
             pass
-        with sqlite3.connect(tmp_path / "data" / "records.sqlite") as database:
+        with contextlib.closing(sqlite3.connect(tmp_path / "data" / "records.sqlite")) as database, database:
             database.execute("UPDATE alembic_version SET version_num = '9999'")
         [finding] = await wrong(data_dir=tmp_path / "data")
         assert (finding.level, finding.what) == ("error", "database")
