@@ -9,7 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
 from types import NoneType
-from typing import Any, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, overload
 
 import attrs
 import cattrs
@@ -713,8 +713,14 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
         return tuple(result for result in self.results if not result.ok)
 
 
+if TYPE_CHECKING:
+    _Images = Sequence[ImageInfo]
+else:  # older cattrs cannot build a class whose base states a type
+    _Images = Sequence
+
+
 @attrs.frozen(kw_only=True)
-class ImagePage(Plain, Sequence[ImageInfo]):
+class ImagePage(Plain, _Images):
     """Pictures, the newest first. ``next`` is the ``cursor`` of the page after it, None at the end.
 
     A search may give a page without pictures before the end: then none of those looked through matches.

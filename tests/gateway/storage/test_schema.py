@@ -36,7 +36,6 @@ def built(url: str, how: Callable[[sa.Connection], None]) -> dict[str, Any]:
                 "unique": seen.get_unique_constraints(name),
                 "checks": seen.get_check_constraints(name),
                 "references": seen.get_foreign_keys(name),
-                "options": seen.get_table_options(name),
                 "rows": connection.execute(sa.select(table)).all(),
             }
             for name, table in tables.tables.items()
