@@ -149,11 +149,9 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
         if find_spec(package) is None:
             extra = _EXTRAS[scheme]
             raise CannotStart(f"--on {place}: {package} is missing: pip install '.[{extra}]' in the checkout")
-    for name in _ALONE:
+    for name, option in _ALONE.items():
         if given[name]:
-            raise CannotStart(
-                f"--{name.replace('_', '-')}: not with --on; allowed there: --out, --run and --id"
-            )
+            raise CannotStart(f"{option}: not with --on; allowed there: --out, --run and --id")
     if run is None or out is None:
         raise CannotStart(f"--on {place}: needs --run NAME, under which it can be resumed, and --out")
     tables = Tables.of(prompts, _SCHEME.sub(r"\1://", str(out)), given["input_format"])

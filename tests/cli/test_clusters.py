@@ -104,6 +104,7 @@ def test_tables_may_be_in_a_bucket(rows: Path) -> None:
         (["--on", "local", "--run", "a"], "needs --run NAME, under which it can be resumed, and --out"),
         (["--on", "local", "--run", "a", "--out", "b.txt"], "--out b.txt: with --on the name must end in"),
         (["--on", "local", "--run", "a", "--out", "b.csv", "--journal", "c"], "--journal: not with --on"),
+        (["--on", "local", "--run", "a", "--out", "b.csv", "--json"], "--json: not with --on"),
         (["--on", "local", "--run", "a", "--out", "b.csv", "--id", "no"], "the rows have no column 'no'"),
         (["--on", "local", "--run", " ", "--out", "b.csv"], "run: ' ' cannot be used"),
         (["--on", "dask://127.0.0.1:9", "--run", "a", "--out", "b.csv"], "base-url: no address"),
