@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from itertools import islice
 
 import attrs
 
@@ -21,8 +22,6 @@ _SPAN = re.compile(
 _FIELD = re.compile(r"\b([a-z]+)\s*=\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)(?![\w.])", re.ASCII)
 _EPOCH_S = 1_000_000_000.0  # numbers from here on (September 2001) are instants, not spans
 _PER_BUCKET = ("requests", "tokens", "images")
-
-
 _MOST_QUOTAS = 8
 _MOST_STARTS = 10_000_000
 _LONGEST_WINDOW_S = 86_400.0
@@ -88,7 +87,7 @@ def quotas(headers: Mapping[str, str], *, now_s: float | None = None) -> list[Qu
         return []
     found: dict[str, Quota] = {}
     for text in (*fields.get("ratelimit-policy", ()), *fields.get("ratelimit-limit", ())):
-        for name, first, values in _members(text):
+        for name, first, values in islice(_members(text), _MOST_QUOTAS):
             amount, per_s = _whole(values.get("q", first)), values.get("w")
             if amount and per_s is not None and 0 < per_s <= _LONGEST_WINDOW_S:
                 found[name] = Quota(name, amount, per_s)
@@ -104,7 +103,7 @@ def quotas(headers: Mapping[str, str], *, now_s: float | None = None) -> list[Qu
 
 def _members(text: str) -> Iterator[tuple[str, float | None, dict[str, float]]]:
     """Name, leading number and parameters of the members of a list, such as ``"burst";q=5;w=1, 100;w=60``."""
-    for member in text.lower().split(",")[:_MOST_QUOTAS]:
+    for member in text.lower().split(","):
         name = member.partition(";")[0].strip()
         yield name.strip('"'), _number(name), {key: float(value) for key, value in _FIELD.findall(member)}
 
@@ -118,24 +117,19 @@ def _left(number: float | None) -> int | None:
 
 
 def _states(fields: Mapping[str, list[str]]) -> Iterator[Quota]:
-    for text in fields.get("ratelimit", ()):
-        whole = {key: float(value) for key, value in _FIELD.findall(text.lower())}
-        if "remaining" in whole:
-            yield _state("", whole.get("limit"), whole["remaining"], _bounded(whole.get("reset")))
-            continue
-        for name, _, values in _members(text):
-            yield _state(name, None, values.get("r"), _bounded(values.get("t")))
+    for members in _of_ratelimit(fields):
+        for name, values in islice(members, _MOST_QUOTAS):
+            if "remaining" in values:
+                reset_s = _bounded(values.get("reset"))
+                yield _state(name, values.get("limit"), values["remaining"], reset_s)
+            else:
+                yield _state(name, None, values.get("r"), _bounded(values.get("t")))
 
 
 def _pair_states(fields: Mapping[str, list[str]], now_s: float | None) -> Iterator[Quota]:
-    for family in ("ratelimit", "x-ratelimit"):
-        for bucket in ("", "-requests", "-images"):
-            left = _smallest(fields.get(f"{family}-remaining{bucket}", ()))
-            resets = [_reset(text, fields, now_s) for text in fields.get(f"{family}-reset{bucket}", ())]
-            reset_s = max((reset for reset in resets if reset is not None), default=None)
-            if left is not None and reset_s is not None:
-                limit = _smallest(fields.get(f"{family}-limit{bucket}", ()))
-                yield attrs.evolve(_state(f"{family}{bucket}", limit, left, reset_s), evenly=bool(bucket))
+    for name, bucket, limit, left, reset_s in _of_pairs(fields, now_s):
+        if bucket != "-tokens":
+            yield attrs.evolve(_state(name, limit, left, reset_s), evenly=bool(bucket))
 
 
 def _state(name: str, limit: float | None, left: float | None, reset_s: float | None) -> Quota:
@@ -209,38 +203,52 @@ def _reset(text: str, fields: Mapping[str, list[str]], now_s: float | None) -> f
 
 
 def _exhausted(fields: Mapping[str, list[str]], now_s: float | None) -> float | None:
-    waits = [*_of_ratelimit(fields), *_of_pairs(fields, now_s)]
+    waits = []
+    for members in _of_ratelimit(fields):
+        for _, values in members:
+            remaining = values.get("remaining", values.get("r"))
+            if remaining is not None and remaining <= 0:
+                waits.append(_bounded(values.get("reset", values.get("t"))))
+    for _, bucket, limit, left, reset_s in _of_pairs(fields, now_s):
+        if left <= 0:
+            # OpenAI (Rate limits, "Rate limits in headers"): the reset of a bucket is when it is *full*
+            # again; it refills evenly, so there is room for one request after this share of it.
+            waits.append(reset_s / limit if bucket and limit else reset_s)
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _of_ratelimit(fields: Mapping[str, list[str]]) -> Iterator[float | None]:
-    """``"burst";r=0;t=5, "day";r=900;t=80000`` and, of older drafts, ``limit=10, remaining=0, reset=5``."""
+def _of_ratelimit(fields: Mapping[str, list[str]]) -> Iterator[Iterator[tuple[str, dict[str, float]]]]:
+    """``"burst";r=0;t=5, "day";r=900;t=80000`` and, of older drafts, ``limit=10, remaining=0, reset=5``.
+
+    Name and parameters of the quotas in each field; an older one is without a name.
+    """
     for text in fields.get("ratelimit", ()):
-        whole = dict(_FIELD.findall(text.lower()))
-        policies = (
-            [whole] if "remaining" in whole else [dict(_FIELD.findall(p)) for p in text.lower().split(",")]
-        )
-        for policy in policies:
-            remaining = policy.get("remaining", policy.get("r"))
-            reset = policy.get("reset", policy.get("t"))
-            if remaining is not None and reset is not None and float(remaining) <= 0:
-                yield _bounded(float(reset))
+        whole = {key: float(value) for key, value in _FIELD.findall(text.lower())}
+        if "remaining" in whole:
+            yield iter([("", whole)])
+        else:
+            yield ((name, values) for name, _, values in _members(text))
 
 
-def _of_pairs(fields: Mapping[str, list[str]], now_s: float | None) -> Iterator[float | None]:
+def _of_pairs(
+    fields: Mapping[str, list[str]], now_s: float | None
+) -> Iterator[tuple[str, str, float | None, float, float]]:
+    """Name, bucket, limit, what is left, and the seconds until it is reset."""
     for family in ("ratelimit", "x-ratelimit"):
         for bucket in ("", *(f"-{name}" for name in _PER_BUCKET)):
-            remaining = _smallest(fields.get(f"{family}-remaining{bucket}", ()))
-            if remaining is None or remaining > 0:
+            left = _smallest(fields.get(f"{family}-remaining{bucket}", ()))
+            if left is None:
                 continue
             resets = [_reset(text, fields, now_s) for text in fields.get(f"{family}-reset{bucket}", ())]
-            wait = max((reset for reset in resets if reset is not None), default=None)
-            limit = _smallest(fields.get(f"{family}-limit{bucket}", ()))
-            if wait is not None and bucket and limit:
-                # OpenAI (Rate limits, "Rate limits in headers"): the reset of a bucket is when it is *full*
-                # again; it refills evenly, so there is room for one request after this share of it.
-                wait /= limit
-            yield wait
+            reset_s = max((reset for reset in resets if reset is not None), default=None)
+            if reset_s is not None:
+                yield (
+                    f"{family}{bucket}",
+                    bucket,
+                    _smallest(fields.get(f"{family}-limit{bucket}", ())),
+                    left,
+                    reset_s,
+                )
 
 
 def _smallest(texts: Iterable[str]) -> float | None:
