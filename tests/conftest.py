@@ -62,12 +62,13 @@ settings.load_profile("patient")
 
 @pytest.fixture(autouse=True)
 def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's settings, data folder or port."""
+    """No test sees the user's settings, data folder, port or kind of terminal."""
     for name in os.environ:
         if name.startswith("BLOSSOM_") and name not in _OF_THE_TESTS:
             monkeypatch.delenv(name)
     monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BLOSSOM_PORT", "0")
+    monkeypatch.setenv("TERM", "xterm")
 
 
 @pytest.fixture(scope="session")
