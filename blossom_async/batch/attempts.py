@@ -275,7 +275,7 @@ class Attempts(Generic[Item, Value]):
         for gate in self._gates:
             gate.pause(asked, at_most_s=longest)
         server = self._gates[-1]
-        if not (_too_soon(error) and server.refused(started, asked, at_most_s=longest)):
+        if not (_too_soon(error) and server.refused(started, asked)):
             self._slots.overloaded(cuts)
         if not self._repeats:
             return None

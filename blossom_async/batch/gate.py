@@ -247,13 +247,12 @@ class Gate:
             self._ramp_until = until + min(_RAMP_S, seconds)
             self.closed = True
 
-    def refused(self, started: float, pause_s: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> bool:
-        """Pauses as ``pause``, because an attempt that started at ``started`` came too soon.
+    def refused(self, started: float, pause_s: float) -> bool:
+        """Learns how many starts the server takes, as ``LearnedRate.refused``; call ``pause`` before.
 
-        Learns from it how many starts the server takes, as ``LearnedRate.refused``, if the server says when
+        An attempt that started at ``started`` came too soon. Nothing is learned unless the server says when
         to come back: one that is only busy does not know.
         """
-        self.pause(pause_s, at_most_s=at_most_s)
         if pause_s < _STATED_S:
             return False
         now = asyncio.get_running_loop().time()

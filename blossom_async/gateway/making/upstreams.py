@@ -37,6 +37,8 @@ _LATE = 2  # a call is refused once it has waited so many times what was expecte
 _LIST_S = 2.0  # for a list of models, which is usually known
 _POLL_S = 3600.0  # how often a provider is asked which models it offers
 
+_TOO_MUCH = {Kind.RATE_LIMITED, Kind.OUT_OF_FILES}
+
 
 @attrs.frozen(kw_only=True)
 class Limits:
@@ -130,12 +132,11 @@ class Upstream:
         ``cuts`` is what it was when the request was sent, at ``sent_at`` of the clock: the refusals of one
         round cut once. A provider that refuses for its rate teaches it; then fewer at once would not help.
         """
-        pause_s = fault.retry_after_s or 0.0
-        if fault.kind is Kind.OUT_OF_FILES:
-            self._slots.overloaded(cuts)
+        if fault.kind in _TOO_MUCH:
+            pause_s = fault.retry_after_s or 0.0
             self.gate.pause(pause_s)
-        elif fault.kind is Kind.RATE_LIMITED and not self.gate.refused(sent_at, pause_s):
-            self._slots.overloaded(cuts)
+            if fault.kind is Kind.OUT_OF_FILES or not self.gate.refused(sent_at, pause_s):
+                self._slots.overloaded(cuts)
         self._breaker.failed(fault, self._slots.in_use)
 
     def _longest_s(self, callers: Callers) -> float | None:
