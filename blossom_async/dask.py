@@ -157,7 +157,7 @@ def _keep_gates(name: str, dask_scheduler: Any) -> None:
     async def take(limit: Sequence[Any], question: Sequence[Any]) -> tuple[Any, ...]:
         amount, per_s = limit
         gate, *rest = question
-        return tuple(gates.take_now(gate, RateLimit(amount, per_s=per_s), *rest))
+        return tuple(await gates.take(gate, RateLimit(amount, per_s=per_s), *rest))
 
     dask_scheduler.handlers[f"blossom-{name}"] = take
 

@@ -178,22 +178,6 @@ class Gates:
         self._shift = self._since - clock()
         self._states: dict[str, GateState] = {}
 
-    def take_now(
-        self,
-        name: str,
-        limit: RateLimit,
-        want: int,
-        slack_s: float,
-        lead_s: float = 0.0,
-        pause_s: float = 0.0,
-    ) -> Grant:
-        """As ``take``, for callers without an event loop."""
-        state = self._states.get(name) or GateState.forgotten(self._since, limit)
-        self._states[name], granted = grant(
-            state, self._clock() + self._shift, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
-        )
-        return granted
-
     async def take(
         self,
         name: str,
@@ -204,4 +188,8 @@ class Gates:
         pause_s: float = 0.0,
     ) -> Grant:
         """Start times, as ``GatePlace`` says."""
-        return self.take_now(name, limit, want, slack_s, lead_s, pause_s)
+        state = self._states.get(name) or GateState.forgotten(self._since, limit)
+        self._states[name], granted = grant(
+            state, self._clock() + self._shift, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
+        )
+        return granted
