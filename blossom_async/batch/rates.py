@@ -39,6 +39,15 @@ class LearnedRate:
 
     def __init__(self) -> None:
         self.starts: deque[float] = deque(maxlen=_REMEMBERED)
+        self._trusted_at = -math.inf
+        self._know_nothing()
+
+    def forget(self) -> None:
+        """Starts anew."""
+        self.starts.clear()
+        self._know_nothing()
+
+    def _know_nothing(self) -> None:
         self.amount: int | None = None
         self.per_s: float = _WINDOWS_S[0]
         self._known = 0  # the amount without what is being tried
@@ -57,20 +66,12 @@ class LearnedRate:
 
         self._rounds = 0  # of refusals since something is known,
         self._taken = 0  # and starts
-        self._trusted_at = -math.inf
 
         self._round_ends = -math.inf  # attempts that started before belong to the last refusal
         self._falling = False  # whether that shows that the server takes less than it did
         self._resumed_at = -math.inf  # after the last pause
         self._refusals = 0  # since the last probe began,
         self._lost_s = 0.0  # and the time lost by them
-
-    def forget(self) -> None:
-        """Starts anew."""
-        starts, trusted_at = self.starts, self._trusted_at
-        starts.clear()
-        self.__init__()  # type: ignore[misc]
-        self.starts, self._trusted_at = starts, trusted_at
 
     def ready_at(self, now: float) -> float:
         """When the next attempt may start: at once, if that is not after ``now``."""
