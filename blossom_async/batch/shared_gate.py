@@ -116,9 +116,8 @@ class SharedGate(Gate):
         self.closed = True
         self._offset = _Offset()
         self._slots: deque[tuple[float, float]] = deque()  # start time, of the place's clock, and slack
-        self._pause_until = (
-            self._pause_told
-        ) = -math.inf  # of the own clock: what the place is to know, and knows
+        self._pause_until = -math.inf  # of the own clock: what the place is to know,
+        self._pause_told = -math.inf  # and knows
         self._asked_at = self._ask_at = -math.inf
         self._answer_by = -math.inf
         self._used = self._void = 0  # start times since the last question; void for being late, not unwanted

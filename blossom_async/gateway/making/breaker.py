@@ -82,9 +82,8 @@ class Breaker:
         elif fault.kind in _DOWN:
             self._failures += 1
             # Failures come back sooner than pictures: a few of many at once are no outage.
-            if self.resting_s():
-                pass  # of a call that was sent before the rest
-            elif self.open or self._failures >= max(_FAILURES, in_use):
+            # During a rest they come from calls that were sent before it.
+            if not self.resting_s() and (self.open or self._failures >= max(_FAILURES, in_use)):
                 self._failures = 0
                 self._rests += 1
                 self._rest(fault, _RESTS_S[self._rests - 1] if self._rests <= len(_RESTS_S) else _LONG_REST_S)
