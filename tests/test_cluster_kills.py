@@ -42,7 +42,9 @@ async def on_dask() -> AsyncIterator[Engine]:
     from distributed import LocalCluster
 
     def started() -> Any:
-        return LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1")
+        return LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        )
 
     cluster = await asyncio.to_thread(started)
     try:

@@ -31,7 +31,9 @@ ROWS: list[Any] = [{"sku": n, "text": f"lake {n}" if n != 7 else "", "note": "x"
 def dask() -> Iterator[Client]:
     """Two worker processes."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client
