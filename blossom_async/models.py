@@ -384,6 +384,11 @@ class ImageSettings:
         return self.require_auth or self.ip_whitelist is not None or self.allowed_domains is not None
 
     @property
+    def open_to_all(self) -> bool:
+        """Whether everyone who has the URL may see the picture, signed or not."""
+        return not self.restricted and not self.require_signature
+
+    @property
     def cost(self) -> int:
         """Credits, by quality."""
         return COSTS[self.quality]

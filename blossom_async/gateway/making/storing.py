@@ -75,10 +75,10 @@ def _described(file: StoredFile, stands: bytes) -> StoredFile:
 def headers_of(record: ImageRecord, file: StoredFile) -> dict[str, str]:
     """What a CDN that reads the bucket itself may say: without the gateway nobody judges a viewer."""
     wish = record.request
-    open_to_all = not (wish.restricted or wish.require_signature) and record.expires_at is None
+    for_good = wish.open_to_all and record.expires_at is None
     return {
         "Content-Type": CONTENT_TYPES[file.format],
-        "Cache-Control": wish.cache_control or _FOR_GOOD if open_to_all else "private, no-store",
+        "Cache-Control": wish.cache_control or _FOR_GOOD if for_good else "private, no-store",
     }
 
 

@@ -103,7 +103,7 @@ class Gatekeeper:
         Raises ``NotFound`` and ``Gone``.
         """
         known = None if url.query is not None else self._lookups.remembered(url.image_id)
-        if known is None or known.request.restricted or known.request.require_signature:
+        if known is None or not known.request.open_to_all:
             return None
         return self._live(known, url, now)
 

@@ -42,7 +42,7 @@ def cors(wish: ImageRequest, origins: Sequence[str]) -> dict[str, str]:
     request's header Origin.
     """
     domains = wish.allowed_domains
-    if not wish.restricted and not wish.require_signature:
+    if wish.open_to_all:
         allowed = "*"
     elif domains is not None and len(origins) == 1 and site_allowed(origins, (), domains):
         allowed = origins[0]

@@ -144,7 +144,7 @@ class Lookups:
 
     def _open(self, image_id: str) -> ImageRecord | None:
         known = self._images.get(image_id)
-        if known is None or known.request.restricted or known.request.require_signature:
+        if known is None or not known.request.open_to_all:
             return None
         return known if self._clock() < self._looked_at + AWAY_S else None
 
