@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,6 +34,7 @@ from blossom_async.gateway.providers.faults import ProviderFault, to_error
 from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
 from blossom_async.gateway.storage.records import schema
+from blossom_async.gateway.storage.records.inserting import now_s
 
 __all__ = ["Finding", "examined"]
 
@@ -187,11 +189,9 @@ def _read_database(settings: Settings) -> Finding:
     try:
         with engine.connect() as connection:
             keys = schema.version("database", connection) is not None and _has_keys(connection)
-            if settings.database_url is not None:
-                there: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-                skew_s = abs((there - datetime.now(UTC)).total_seconds())
-                if skew_s > _SKEW_S:
-                    return _wrong_clock("database", skew_s)
+            skew_s = abs(now_s(connection) - time.time())
+            if skew_s > _SKEW_S:
+                return _wrong_clock("database", skew_s)
     finally:
         engine.dispose()
     try:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import psycopg
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records.inserting import MICRO, SERVER_TIME
 from blossom_async.gateway.storage.records.keys import REMOVED
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.tables import owners
@@ -29,9 +30,6 @@ _LATE_S = 2 * _BEAT_S  # a beat that took longer says that the database is slow,
 _EAR_S = 0.2  # how long the end of this process may wait for its thread
 _LIFE_S = 5.0  # without a beat for so long, a process counts as dead
 _CLOSED = 0  # in the row of a process that has said its end
-_MICRO = 1_000_000
-
-_now = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * _MICRO, sa.BigInteger)
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -134,7 +132,7 @@ class Lease:
     def _beat(self, connection: sa.Connection) -> bool:
         began = self._clock()
         renewing = owners.update().where(owners.c.name == self.name)
-        renewed = connection.execute(renewing.values(alive_until=_now + int(_LIFE_S * _MICRO)))
+        renewed = connection.execute(renewing.values(alive_until=SERVER_TIME + int(_LIFE_S * MICRO)))
         rows = connection.execute(sa.select(owners)).all()
         now = self._clock()
         known = self._seen
@@ -150,7 +148,7 @@ class Lease:
     def _begin(self) -> None:
         name = secrets.token_hex(8)
         with self._database.reading.connect() as connection:
-            alive_until = _now + int(_LIFE_S * _MICRO)
+            alive_until = SERVER_TIME + int(_LIFE_S * MICRO)
             connection.execute(owners.insert().values(name=name, alive_until=alive_until))
         self.name = name
         self._well_since = self._beaten = self._clock()

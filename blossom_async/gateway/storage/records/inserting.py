@@ -7,9 +7,16 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-__all__ = ["insert", "now_s"]
+__all__ = ["MICRO", "SERVER_TIME", "insert", "now_s"]
 
-_CLOCK = sa.select(sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Double))
+MICRO = 1_000_000
+"""Units of ``SERVER_TIME`` in a second."""
+
+_EPOCH = sa.func.extract("epoch", sa.func.clock_timestamp())
+_CLOCK = sa.select(sa.cast(_EPOCH, sa.Double))
+
+SERVER_TIME: sa.ColumnElement[int] = sa.cast(_EPOCH * MICRO, sa.BigInteger)
+"""The clock of a server, in microseconds since 1970."""
 
 
 def insert(table: sa.Table, dialect: str) -> sqlite.Insert | postgresql.Insert:

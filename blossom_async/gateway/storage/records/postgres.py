@@ -13,6 +13,7 @@ from psycopg.types.string import StrDumper
 
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
+from blossom_async.gateway.storage.records.inserting import SERVER_TIME
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
 
@@ -49,9 +50,7 @@ _WAITING = (
     "pg_logical_emit_message(true, 'blossom', '')"
 )
 
-
-_NOW = sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
-_ANYONE_LIVES = sa.select(sa.exists().where(owners.c.alive_until > _NOW))
+_ANYONE_LIVES = sa.select(sa.exists().where(owners.c.alive_until > SERVER_TIME))
 
 
 class Postgres:
