@@ -20,6 +20,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import constant_server
+
 HERE = Path(__file__).parent
 CALLS = 4000
 AT_ONCE = 64
@@ -131,21 +133,11 @@ def measure_apart(name: str, base: str) -> dict[str, float]:
 
 
 def main() -> None:
-    server = subprocess.Popen(
-        [sys.executable, HERE / "constant_server.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    base = f"http://127.0.0.1:{server.stdout.readline().strip()}"
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in RIVALS}
-    try:
+    with constant_server.running() as base:
         for _ in range(ROUNDS):
             for name in RIVALS:
                 rounds[name].append(measure_apart(name, base))
-    finally:
-        server.communicate()
     report = {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("aiohttp", "aiometer", "httpx", "openai")},

@@ -7,7 +7,10 @@ process of its own, prints its port, and ends when its standard input does.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 INFO = (
@@ -66,6 +69,19 @@ async def main() -> None:
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await loop.run_in_executor(None, sys.stdin.read)
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """Its address, while it runs in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+    finally:
+        server.communicate()
 
 
 if __name__ == "__main__":

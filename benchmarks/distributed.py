@@ -28,6 +28,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import constant_server
+
 HERE = Path(__file__).parent
 sys.path = [place for place in sys.path if Path(place).resolve() != HERE.resolve()]  # Dask has this name, too
 CALLS, FIRST, LAST = 30_000, 15_000, 29_000
@@ -300,27 +302,17 @@ def main() -> None:
     parser.add_argument("--only", help="rivals with this in their name, besides one process", default="")
     parser.add_argument("--rounds", type=int, default=3)
     wanted = parser.parse_args()
-    server = subprocess.Popen(
-        [sys.executable, HERE / "constant_server.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    base = f"http://127.0.0.1:{server.stdout.readline().strip()}"
     present = [
         name
         for name, (package, _) in RIVALS.items()
         if find_spec(package) is not None and (wanted.only in name or name == SINGLE)
     ]
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in present}
-    try:
+    with constant_server.running() as base:
         for _ in range(wanted.rounds):
             for name in present:
                 rounds[name].append(measured(name, base))
                 print(name, rounds[name][-1], file=sys.stderr)
-    finally:
-        server.communicate()
     best = {
         name: min(found, key=lambda figures: figures["cpu_us_per_call"]) for name, found in rounds.items()
     }
