@@ -27,9 +27,13 @@ class SingleFlight(Generic[Name, T]):
         return await asyncio.shield(self.begin(name, work))
 
     def begin(self, name: Name, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
-        """The task that does the work, which may be under way already."""
+        """The task that does the work, which may be under way already.
+
+        One that has ended is not begun work, also before the loop gets to its callbacks: whoever asked again
+        for what it did not bring would be given it forever, and never let the loop go on.
+        """
         task = self._under_way.get(name)
-        if task is None:
+        if task is None or task.done():
             task = self._under_way[name] = asyncio.create_task(work())
             task.add_done_callback(partial(self._leave, name))
         return task
@@ -42,6 +46,7 @@ class SingleFlight(Generic[Name, T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _leave(self, name: Name, task: asyncio.Task[T]) -> None:
-        del self._under_way[name]
+        if self._under_way.get(name) is task:
+            del self._under_way[name]
         if not task.cancelled():
             task.exception()  # retrieved, even if every caller was cancelled
