@@ -84,12 +84,17 @@ async def test_threads_share_one_engine(gateway: Gateway) -> None:
 
 
 async def test_what_every_row_would_fail_with_is_raised(gateway: Gateway) -> None:
-    """A key that is not accepted, and a place where no gateway ever answered."""
+    """As a key that is not accepted."""
     async with gateway as running:
         with pytest.raises(Unauthenticated):
             await told(pictures(running, api_key="a-wrong-key-0123456789012345"), ROWS)
-        work = pictures(running)
-        engine = Engine(work, sharing(retry=None))
+
+
+@pytest.mark.campaign
+async def test_a_place_where_no_gateway_ever_answered_is_raised(gateway: Gateway) -> None:
+    """After half a minute, as it may be starting."""
+    async with gateway as running:
+        engine = Engine(pictures(running), sharing(retry=None))
     with pytest.raises(TransportError):
         await asyncio.to_thread(engine.columns, ROWS)
     await asyncio.to_thread(engine.close)
