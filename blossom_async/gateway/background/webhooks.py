@@ -148,6 +148,8 @@ class Webhooks:
         while await self._records.read(partial(statements.any_due, self._now())):
             now = self._now()
             claimed = await self._records.write(partial(statements.claim, now, now + _LEASE, _AT_ONCE))
+            if not claimed:  # another process is claiming them, or has stopped in the middle of that
+                return
             async with asyncio.TaskGroup() as attempts:
                 for webhook in claimed:
                     attempts.create_task(self._deliver(webhook, self._receiver, session))

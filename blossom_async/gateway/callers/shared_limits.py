@@ -28,6 +28,7 @@ class _Block:
     since: float
     until: float
     owed_s: float
+    granted: int
     left: int
     made: int = 0
 
@@ -56,10 +57,13 @@ class SharedMeter:
 
     async def count(self, name: bytes) -> Quota:
         """Counts a call unless it is over the rate."""
+        asked = False
         while True:
             now = self._clock()
             block = self._blocks.get(name)
-            if block is not None and now < block.until:
+            # The answer to its own question decides, however late it is read: asking until one is fresh may
+            # never end. If others have used it up meanwhile, each of them has got on.
+            if block is not None and (now < block.until or (asked and (block.left or not block.granted))):
                 owed_s = max(0.0, block.owed_s - (now - block.since))
                 if not block.left:
                     return attrs.evolve(self._quota(owed_s), admitted=False)
@@ -70,6 +74,7 @@ class SharedMeter:
                 unused_s = block.left * self._limit.per_s / self._limit.amount
                 return attrs.evolve(self._quota(max(0.0, owed_s - unused_s)), admitted=True)
             await self._asking.run(name, partial(self._ask, name))
+            asked = True
 
     async def _ask(self, name: bytes) -> None:
         block, asked = self._blocks.get(name), self._clock()
@@ -84,7 +89,7 @@ class SharedMeter:
         granted, owed_s = await self._records.write_apart(taking)
         now = self._clock()
         hold_s = _HOLD_S if granted else self._quota(owed_s).more_in_s
-        self._blocks[name] = _Block(now, now + hold_s, owed_s, granted)
+        self._blocks[name] = _Block(now, now + hold_s, owed_s, granted, granted)
 
     def _quota(self, owed_s: float) -> Quota:
         return quota(self._limit.amount, self._limit.per_s, owed_s)

@@ -177,8 +177,8 @@ class Outbox:
 
 
 @asynccontextmanager
-async def outbox(folder: Path, url: str | None) -> AsyncIterator[Outbox]:
-    records = Records(folder / "records.sqlite")
+async def outbox(folder: Path, url: str | None, database: str | None = None) -> AsyncIterator[Outbox]:
+    records = Records(database or folder / "records.sqlite")
     there = receiver(url, SECRET if url else None)
     await records.open()
     async with webhook_session() as session:
@@ -480,6 +480,23 @@ class TestSeveralProcesses:
                 row = await other.row()
         assert [heard.id for heard in listener.heard] == [row.id] * 2
         assert row.delivered_at == other.now
+
+    async def test_those_that_another_is_claiming_are_left_to_it(
+        self, tmp_path: Path, postgres_url: str
+    ) -> None:
+        """Also if it has stopped in the middle of that: nobody asks again and again until it goes on."""
+        async with (
+            listening() as listener,
+            outbox(tmp_path, listener.url, postgres_url) as one,
+            outbox(tmp_path, listener.url, postgres_url) as other,
+        ):
+            await one.picture()
+            with one.records._database.writing.begin() as claiming:
+                statements.claim(NOW, NOW, 1, claiming)
+                await other.deliver()
+                assert not listener.heard
+            await other.deliver()
+            assert len(listener.heard) == 1
 
     async def test_a_late_failure_changes_nothing(self, tmp_path: Path) -> None:
         """What a later attempt has come to, or will, holds; a late success ends it all the same."""

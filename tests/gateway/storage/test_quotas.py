@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,3 +84,12 @@ async def test_a_key_that_has_none_left_costs_no_look(place: Path | str) -> None
         await one.close()
         assert not (await meter.count(b"key")).admitted
         await one.open()
+
+
+async def test_calls_get_an_answer_where_every_answer_comes_late(place: Path | str) -> None:
+    """On a machine that is stopped for seconds between two looks at a clock; the limit holds."""
+    seconds = itertools.count(step=60)
+    async with opened(place) as (one, _):
+        meter = SharedMeter(RateLimit(3, per_s=86_400), one, clock=lambda: float(next(seconds)))
+        quotas = await asyncio.gather(*(meter.count(b"key") for _ in range(6)))
+    assert [quota.admitted for quota in quotas] == [True] * 3 + [False] * 3
