@@ -36,6 +36,7 @@ from blossom_async import (
     UrlBatch,
 )
 from tests.conftest import RunningGateway
+from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 PACKAGE = Path(blossom_async.__file__).parent
@@ -502,7 +503,7 @@ def test_without_with_a_script_ends_by_itself() -> None:
         "print(url)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT_S, check=True
     )
     assert ended.stdout.startswith("https://cdn.myapp.com/generated/")
     assert ended.stderr == ""
@@ -521,7 +522,11 @@ def test_a_client_left_open_closes_with_its_loop() -> None:
         "asyncio.run(client.aclose())\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
     )
     assert len(ended.stdout.split()) == 2
     assert ended.stderr == ""

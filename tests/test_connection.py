@@ -19,6 +19,7 @@ from blossom_async.blocking import BlockingImages
 from blossom_async.url_batch import Request
 from tests.conftest import RunningGateway
 from tests.thorough import thoroughly
+from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 TINY: ImageOptions = {"width": 16, "height": 16}
@@ -31,7 +32,7 @@ def script_output(script: str, *options: str) -> str:
         [sys.executable, "-W", forks, *options, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
         check=False,
     )
     assert ended.stderr == ""

@@ -16,6 +16,7 @@ import yaml
 
 from blossom_async.gateway.settings import Settings, load
 from tests.conftest import running_gateway
+from tests.waiting import LIMIT_S
 
 DEPLOY = Path(__file__).parent.parent / "examples" / "deploy"
 CLUSTER = DEPLOY.parent / "cluster"
@@ -43,7 +44,7 @@ class TestUnit:
             (DEPLOY / "blossom.service").read_text().replace("/opt/blossom/bin/blossom", str(program))
         )
         ended = subprocess.run(
-            ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False
+            ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
         assert "blossom.service" not in ended.stderr
         assert ended.returncode == 0, ended.stderr
@@ -54,7 +55,7 @@ class TestUnit:
             ["systemd-analyze", "security", "--offline=true", "--no-pager", DEPLOY / "blossom.service"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT_S,
             check=False,
         )
         score = re.search(r"exposure level for blossom.service: ([0-9.]+)", ended.stdout)
@@ -77,7 +78,9 @@ class TestImage:
         linter = shutil.which("hadolint", path=Path(sys.executable).parent)
         if linter is None:
             pytest.skip("this machine has no hadolint")
-        ended = subprocess.run([linter, DEPLOY / "Containerfile"], capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(
+            [linter, DEPLOY / "Containerfile"], capture_output=True, text=True, timeout=LIMIT_S
+        )
         assert (ended.returncode, ended.stdout) == (0, "")
 
     async def test_its_health_check_works(self, tmp_path: Path) -> None:
@@ -130,5 +133,5 @@ class TestFleet:
         text = (CLUSTER / "nginx.conf").read_text()
         file.write_text(re.sub(r"gateway-\d", "127.0.0.1", text) + f"pid {tmp_path}/nginx.pid;")
         command = ["nginx", "-t", "-q", "-p", str(tmp_path), "-e", "stderr", "-c", str(file)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         assert ended.returncode == 0, ended.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.alone import alone
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -74,7 +75,7 @@ def test_python_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) ->
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT_S,
         )
     assert ended.returncode == 0, ended.stderr
 
@@ -116,13 +117,13 @@ def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> Non
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=LIMIT_S,
             )
             assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
     finally:
         if serving is not None:
             serving.send_signal(signal.SIGTERM)
-            serving.communicate(timeout=60)
+            serving.communicate(timeout=LIMIT_S)
     assert serving is None or serving.returncode == 0
 
 
@@ -173,6 +174,10 @@ def test_a_type_checker_accepts_every_python_block(checker: str, tmp_path: Path)
         "basedpyright": ["basedpyright", "--pythonpath", sys.executable, "--project", tmp_path],
     }
     ended = subprocess.run(
-        [sys.executable, "-m", *commands[checker]], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *commands[checker]],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from blossom_async import BlossomClient, ConfigurationError
+from tests.waiting import LIMIT_S
 
 TINY: dict[str, Any] = {"width": 32, "height": 32}
 
@@ -93,7 +94,7 @@ def test_two_processes_share_one_gateway() -> None:
     )
     with BlossomClient("embedded") as client:
         ended = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT_S, check=True
         )
         base_url, url = ended.stdout.split()
         assert base_url == client.base_url
@@ -149,7 +150,7 @@ def test_without_the_extra_the_way_out_is_said() -> None:
         "    print(exc)\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT_S, check=True
     )
     assert "pip install '.[gateway]'" in ended.stdout
     assert "BLOSSOM_BASE_URL" in ended.stdout

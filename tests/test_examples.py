@@ -19,6 +19,7 @@ from aiohttp.test_utils import TestServer
 
 from blossom_async import BlossomClient
 from tests.test_models import INFO
+from tests.waiting import LIMIT_S
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -114,7 +115,7 @@ def test_the_pipeline_goes_on_after_kills(tmp_path: Path) -> None:
             there.kill()
     with target.open("ab") as torn:
         torn.write(b'{"prompt": "la')
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=LIMIT_S)
     lines = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
     assert [line["prompt"] for line in lines] == [f"lake {number}" for number in range(300)]
     assert len({line["url"] for line in lines}) == 300
@@ -127,7 +128,7 @@ def test_the_benchmark_draws_a_histogram() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
     assert "20 pictures in" in ended.stdout
     assert "0 failed" in ended.stdout

@@ -7,12 +7,12 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 
-LIMIT_S = 120.0  # a machine may be slow, and only a failure takes this long
+LIMIT_S = 240.0  # a machine may be slow, and only a failure takes this long
 _PAUSE_S = 0.02
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Returns once ``condition()`` is true. Raises ``TimeoutError`` after two minutes."""
+    """Returns once ``condition()`` is true. Raises ``TimeoutError`` after four minutes."""
     ends = time.monotonic() + LIMIT_S
     while not condition():
         if time.monotonic() > ends:

@@ -453,7 +453,7 @@ class TestEncodings:
         """A letter that the encoding lacks is a question mark; what was paid for is not lost to it."""
         ran = subprocess.run(
             [*BLOSSOM, *arguments], input="a fox 🦊 木\n".encode(), capture_output=True, check=False,
-            timeout=50,
+            timeout=LIMIT_S,
             env={**os.environ, "PYTHONIOENCODING": encoding, "BLOSSOM_DATA_DIR": str(tmp_path / "木")},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
@@ -465,7 +465,7 @@ class TestEncodings:
     def test_messages_come_too(self, command: list[str]) -> None:
         """Usage errors and help are said in any encoding."""
         ran = subprocess.run(
-            [*BLOSSOM, *command], capture_output=True, check=False, timeout=50,
+            [*BLOSSOM, *command], capture_output=True, check=False, timeout=LIMIT_S,
             env={**os.environ, "PYTHONIOENCODING": "ascii"},
         )  # fmt: skip
         assert ran.returncode in {0, 2}
@@ -984,7 +984,7 @@ class TestBadInput:
         env = {name: value for name, value in os.environ.items() if name not in homes}
         ran = subprocess.run(
             [sys.executable, "-c", code, *command], input="a lake\n", env=env, capture_output=True, text=True,
-            check=False, timeout=50,
+            check=False, timeout=LIMIT_S,
         )  # fmt: skip
         assert ran.returncode == 2
         assert re.search(

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.waiting import LIMIT_S
 
 REQUESTS = int(os.environ.get("BLOSSOM_TEST_FUZZ", "2000"))
 AT_ONCE = 20  # requests of one example, on one connection
@@ -326,7 +327,7 @@ class Caller:
             self._open = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._open
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(LIMIT_S):
                 writer.write(wire)
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 status, *fields = head.rstrip().split("\r\n")

@@ -19,6 +19,7 @@ import pytest
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.settings import Settings, load
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 SECRET = "xylophone-4711"
@@ -53,7 +54,7 @@ async def exchange(running: RunningGateway, sent: bytes) -> Answer:
     """What comes back until the gateway closes the connection; this side leaves it open."""
     reader, writer = await connected(running)
     writer.write(sent)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -155,7 +156,7 @@ class TestWhatIsNoHttp:
             [sys.executable, "-c", script],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT_S,
             check=False,
             env={**os.environ, "AIOHTTP_NO_EXTENSIONS": "1"},
         )

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.testing import Charge, FakeOpenAI, Ledger
+from tests.waiting import LIMIT_S
 
 CHARGES = st.builds(
     Charge,
@@ -210,7 +211,7 @@ async def test_a_process_fails_as_its_command_line_says_and_ends_on_sigterm(tmp_
 def test_a_wrong_command_line_is_status_2(arguments: list[str], says: str) -> None:
     """With one line that says what is wrong."""
     command = [sys.executable, "-m", "blossom_async.testing", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == 2
     assert says in ended.stderr
     assert "Traceback" not in ended.stderr

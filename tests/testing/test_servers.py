@@ -556,7 +556,7 @@ def test_the_fixtures_give_running_servers_to_each_test(tmp_path: Path) -> None:
     )
     settings = ["-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "-q", *settings, "--rootdir", "."]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
     assert "2 passed" in ended.stdout, ended.stdout + ended.stderr
 
 
@@ -565,7 +565,7 @@ def test_importing_the_kit_imports_neither_pillow_nor_pytest() -> None:
     code = (
         "import sys, blossom_async.testing; sys.exit(bool({'PIL', 'pytest', 'numpy'} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT_S).returncode == 0
 
 
 def test_without_pillow_the_server_says_what_to_install() -> None:
@@ -581,7 +581,7 @@ def test_without_pillow_the_server_says_what_to_install() -> None:
         "except ConfigurationError as error:\n    sys.exit('.[gateway]' not in str(error))\n"
         "sys.exit(1)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT_S).returncode == 0
 
 
 def test_a_seen_request_does_not_show_its_key() -> None:

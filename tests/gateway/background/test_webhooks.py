@@ -45,6 +45,7 @@ from tests.conftest import KEY, running_gateway
 from tests.gateway.making.test_end_to_end import openai_settings
 from tests.gateway.making.test_paid import WISH, Paid, house
 from tests.gateway.storage.test_records import a_record
+from tests.waiting import LIMIT_S
 
 SECRET = "whsec_Opol528XKC2nViv4o/mU8XRSu7x/NPE3oj8JcCTbTw4="
 NOW = datetime(2026, 11, 22, 14, 30, 0, 250_000, tzinfo=UTC)
@@ -115,7 +116,7 @@ class Listener:
 
     async def after(self, number: int) -> list[Heard]:
         """All that was heard, once it is so many."""
-        async with self._came, asyncio.timeout(20):
+        async with self._came, asyncio.timeout(LIMIT_S):
             await self._came.wait_for(lambda: len(self.heard) >= number)
         return self.heard
 
@@ -267,7 +268,7 @@ class TestWhatIsTold:
                 await rooms.create(WISH, key="another")
             assert not await rooms.records.read(partial(statements.any_due, NOW))
             await rooms.create(attrs.evolve(WISH, defer=True), key="deferred")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 await rooms.generation.settle()
             assert await rooms.records.read(partial(statements.any_due, NOW))
 
@@ -285,7 +286,7 @@ class TestWhatIsTold:
                 assert there.stdout is not None
                 banner = await asyncio.to_thread(there.stdout.readline)
                 info = await created(banner.split()[-1])
-                await asyncio.to_thread(there.communicate, timeout=50)
+                await asyncio.to_thread(there.communicate, timeout=LIMIT_S)
                 assert there.returncode == -signal.SIGKILL
             assert not listener.heard
             settings = {"webhook_url": listener.url, "webhook_secret": SECRET}
@@ -629,7 +630,7 @@ class TestOnTheWire:
             async with running_gateway(tmp_path, **settings) as gateway:
                 await created(gateway.base_url)
                 await listener.after(1)
-                async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+                async with aiohttp.ClientSession() as session, asyncio.timeout(LIMIT_S):
                     text = ""
                     while 'blossom_webhooks_total{outcome="delivered"} 1.0' not in text:
                         async with session.get(f"{gateway.base_url}/metrics") as answer:

@@ -37,7 +37,7 @@ from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, 
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import DayStats, ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 START = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 OTHER_KEY = "the-key-of-another-tenant-0123456789"
@@ -796,7 +796,7 @@ async def test_the_page_of_an_unknown_picture_says_so(
 def test_starting_does_not_import_jinja() -> None:
     """The templates' engine is imported by the first page, not by the start of the gateway."""
     code = "import blossom_async.gateway.app, sys; sys.exit('jinja2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=LIMIT_S).returncode == 0
 
 
 days = st.dictionaries(

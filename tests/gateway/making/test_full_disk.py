@@ -15,6 +15,7 @@ import pytest
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.storage.records import ImageRecord
 from tests.gateway.making.test_paid import WISH, Paid, house
+from tests.waiting import LIMIT_S
 
 MOUNTED = 'mount -t tmpfs -o size=16m tmpfs "$0" && exec "$@"'
 INSIDE = (
@@ -70,5 +71,5 @@ def test_a_full_disk_costs_nothing(tmp_path: Path) -> None:
     if trial.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {trial.stderr.decode().strip()}")
     inside = [sys.executable, "-W", "error", "-c", INSIDE.format(__name__), str(tmp_path)]
-    done = subprocess.run([*command, *inside], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*command, *inside], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr

@@ -34,7 +34,7 @@ from blossom_async.gateway.counting import access_log
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY
-from tests.waiting import wait_until
+from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.campaign
 
@@ -623,7 +623,7 @@ def test_a_deleted_public_picture_goes_with_the_command_of_the_readme(cdn: Cdn) 
         "{id}", info["id"]
     )
     command = command.replace("varnishadm", f"varnishadm -n {cdn.folder / 'varnish'}")
-    subprocess.run(["sh", "-c", command], check=True, timeout=30, env={**os.environ, "PATH": SBIN})
+    subprocess.run(["sh", "-c", command], check=True, timeout=LIMIT_S, env={**os.environ, "PATH": SBIN})
     for target in targets:
         for accept in (WEBP, "image/jpeg"):
             assert cdn.ask(target, {"Accept": accept}).status == 410
@@ -789,7 +789,7 @@ def test_the_log_has_what_statistics_need_and_no_signature(cdn: Cdn) -> None:
             readme = (EXAMPLES / "README.md").read_text()
             (form,) = re.findall(r"(?m)^varnishncsa .*-F '(.*)'$", readme)
             command = ["varnishncsa", "-n", cdn.folder / "varnish", "-d", "-F", form]
-            text = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+            text = subprocess.run(command, capture_output=True, check=True, timeout=LIMIT_S).stdout
         assert b"sig=" not in text
         return [
             line

@@ -68,6 +68,7 @@ from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY, running_gateway
 from tests.effort import effort
+from tests.waiting import LIMIT_S
 
 SECRET = "of-the-checklist-0123456789-abcdefghijkl"
 OTHER_KEY = "a-key-of-another-tenant-0123456789"
@@ -138,7 +139,7 @@ class House:
         """All that comes back until the gateway closes the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             answer = await reader.read()
         writer.close()
         await writer.wait_closed()
@@ -729,7 +730,7 @@ async def pipelined(port: int, targets: list[str]) -> list[int]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         left = targets[len(statuses) :]
         writer.write(b"".join(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for target in left))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             for _ in left:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])

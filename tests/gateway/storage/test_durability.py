@@ -16,6 +16,7 @@ import pytest
 
 from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import Records
+from tests.waiting import LIMIT_S
 
 KILLS = 20
 
@@ -149,7 +150,7 @@ asyncio.run(main())
 
 
 def _passes(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
 
 

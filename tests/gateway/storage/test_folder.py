@@ -21,6 +21,7 @@ from blossom_async.gateway.storage import open_files
 from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.gateway.storage.folder import LocalBlobs
 from tests.scarcity import no_files_left
+from tests.waiting import LIMIT_S
 
 ID = "Ab3" + "x" * 19
 
@@ -220,7 +221,7 @@ def test_a_file_cut_short_by_a_limit_is_overloaded_and_leaves_nothing(tmp_path: 
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

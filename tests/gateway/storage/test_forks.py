@@ -12,6 +12,7 @@ from blossom_async.gateway.storage.folder import LocalBlobs
 from blossom_async.gateway.storage.records import Records
 from tests.forking import FORKS
 from tests.gateway.storage.test_records import a_record
+from tests.waiting import LIMIT_S
 
 pytestmark = FORKS
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
@@ -24,7 +25,7 @@ def told_in_a_fork(work: Callable[[], Awaitable[object]]) -> str:
     if child == 0:
         os.close(out)
         try:
-            asyncio.run(asyncio.wait_for(work(), 20))
+            asyncio.run(asyncio.wait_for(work(), LIMIT_S))
         except BaseException as exc:  # noqa: BLE001 - the parent judges it
             os.write(into, f"{type(exc).__name__}: {exc}".encode())
         os._exit(0)

@@ -511,13 +511,13 @@ def test_several_first_starts_at_once_all_succeed(path: Path) -> None:
         assert start.stdin is not None
         start.stdin.write("\n")
         start.stdin.flush()
-    outcomes = [start.communicate(timeout=60) for start in starts]
+    outcomes = [start.communicate(timeout=LIMIT_S) for start in starts]
     assert [start.returncode for start in starts] == [0] * 4, outcomes
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 def test_a_forgotten_close_does_not_hang_the_exit(path: Path) -> None:
@@ -670,7 +670,7 @@ def test_a_start_on_a_full_disk_says_so(left: int) -> None:
         [*alone, sys.executable, "-c", textwrap.dedent(code), "/mnt", str(left)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     if "mount:" in done.stderr or "unshare:" in done.stderr:
