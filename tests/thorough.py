@@ -10,5 +10,9 @@ __all__ = ["thoroughly"]
 
 
 def thoroughly(first: Any, *others: Any) -> list[Any]:
-    """Values for ``parametrize`` where each takes seconds and one finds nearly what all find."""
-    return [first, *(pytest.param(other, marks=pytest.mark.campaign) for other in others)]
+    """Values for ``parametrize`` where each takes seconds and one finds nearly what all find.
+
+    A tuple holds one for each argument.
+    """
+    late = (other if isinstance(other, tuple) else (other,) for other in others)
+    return [first, *(pytest.param(*values, marks=pytest.mark.campaign) for values in late)]

@@ -235,7 +235,7 @@ def test_an_async_input_is_probed_with_as_well(max_concurrency: int, max_attempt
 aways = st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.1, 20)), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(aways, st.integers(1, 40), st.booleans(), st.integers(1, 8))
 def test_whatever_the_outages_every_item_is_done(
     pauses: Iterable[tuple[float, float]], at_once: int, limited: bool, max_attempts: int

@@ -15,6 +15,7 @@ from blossom_async.batch import Gate, RetryPolicy, stream
 from blossom_async.batch.hints import Quota, quotas
 from blossom_async.errors import RateLimited
 from tests.batch.limited_servers import Sliding
+from tests.thorough import thoroughly
 from tests.virtual_clock import on_virtual_clock
 
 NOW = 1_790_000_000.0
@@ -91,7 +92,9 @@ def drafts(limit: Sliding, amount: int, per_s: float) -> dict[str, Callable[[flo
     }
 
 
-@pytest.mark.parametrize(("amount", "per_s", "seconds"), [(100, 1, 60), (600, 60, 600), (70, 10, 200)])
+@pytest.mark.parametrize(
+    ("amount", "per_s", "seconds"), thoroughly((100, 1, 60), (600, 60, 600), (70, 10, 200))
+)
 @pytest.mark.parametrize("draft", ["draft 10", "draft 7", "policy alone"])
 def test_a_published_limit_is_kept_before_the_first_refusal(
     amount: int, per_s: float, seconds: float, draft: str

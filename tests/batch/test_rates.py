@@ -15,6 +15,7 @@ from blossom_async.batch import Gate, RetryPolicy, Slots, run
 from blossom_async.batch.rates import LearnedRate
 from blossom_async.errors import Overloaded, RateLimited
 from tests.batch.limited_servers import Bucket, Changing, Fixed, Limit, Sliding, batch
+from tests.thorough import thoroughly
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -40,7 +41,9 @@ SERVERS: list[tuple[str, Callable[[], Limit], float, float, float]] = [
 
 
 @pytest.mark.parametrize(
-    ("limit", "seconds", "oracle", "first_s"), [row[1:] for row in SERVERS], ids=[row[0] for row in SERVERS]
+    ("limit", "seconds", "oracle", "first_s"),
+    thoroughly(*(row[1:] for row in SERVERS)),
+    ids=[row[0] for row in SERVERS],
 )
 def test_a_hidden_limit_is_used_and_hardly_ever_exceeded(
     limit: Callable[[], Limit], seconds: float, oracle: float, first_s: float

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from blossom_async.batch import Gates, Grant, RateLimit, SharedGate, run, run_one
 from blossom_async.batch.start_times import widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
+from tests.thorough import thoroughly
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -125,7 +126,7 @@ links = st.builds(
 limits = st.builds(RateLimit, st.integers(1, 60), per_s=st.sampled_from([0.5, 1.0, 3.0, 20.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     limits,
     st.lists(links, min_size=1, max_size=4),
@@ -180,7 +181,7 @@ def test_where_limits_differ_the_slower_holds() -> None:
     assert world.worst() <= 10
 
 
-@pytest.mark.parametrize("spelled", ["200/s", "2000/s", "600/min", "10/s"])
+@pytest.mark.parametrize("spelled", thoroughly("200/s", "2000/s", "600/min", "10/s"))
 @pytest.mark.parametrize(("round_trip_s", "used"), [(0.001, 0.97), (0.03, 0.90)])
 def test_a_long_run_uses_the_rate(spelled: str, round_trip_s: float, used: float) -> None:
     """Four processes, at two distances from the place."""

@@ -440,12 +440,12 @@ class TestEncodings:
     @pytest.mark.parametrize("encoding", thoroughly("ascii", "latin-1", "cp1252"))
     @pytest.mark.parametrize(
         "arguments",
-        [
+        thoroughly(
+            ["url", "木 🦊", *TINY, "--info", "--metadata", "a=木"],
             ["batch", "-", *TINY],
             ["batch", "-", *TINY, "--json"],
-            ["url", "木 🦊", *TINY, "--info", "--metadata", "a=木"],
-        ],
-        ids=["table", "json", "url"],
+        ),
+        ids=["url", "table", "json"],
     )
     def test_the_url_comes_whatever_the_encoding(
         self, encoding: str, arguments: list[str], tmp_path: Path
@@ -514,7 +514,7 @@ class TestCtrlC:
         assert "blossom serve" in said_last
         assert page.read_text("utf-8").count("<article>") == len(written)
 
-    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize(("number", "status"), thoroughly((signal.SIGINT, 130), (signal.SIGTERM, 143)))
     async def test_what_came_out_of_turn_is_listed_too(
         self, prompts: Prompts, tmp_path: Path, number: signal.Signals, status: int
     ) -> None:
@@ -898,7 +898,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["batch", "-", *TINY], ["batch", "-", *TINY, "--json"], ["url", "a lake", *TINY], ["--help"]],
+        thoroughly(
+            ["batch", "-", *TINY], ["batch", "-", *TINY, "--json"], ["url", "a lake", *TINY], ["--help"]
+        ),
         ids=["table", "json", "url", "help"],
     )
     @pytest.mark.parametrize("unbuffered", thoroughly("", "1"))
@@ -938,7 +940,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         ("changes", "fails"),
-        [({"url": "http://["}, None), ({"height": 0}, True), ({"width": -5}, True), ({"id": "../x"}, True)],
+        thoroughly(
+            ({"url": "http://["}, None), ({"height": 0}, True), ({"width": -5}, True), ({"id": "../x"}, True)
+        ),
     )
     async def test_hostile_answers(
         self, prompts: Prompts, tmp_path: Path, changes: dict[str, Any], fails: bool | None
@@ -971,7 +975,9 @@ class TestBadInput:
         for command in (["url", "a lake"], ["serve"]):
             refused(*command, says="data folder /dev/null/data: .*; choose another with BLOSSOM_DATA_DIR")
 
-    @pytest.mark.parametrize("command", [["url", "a lake"], ["serve"], ["keys", "list"], ["batch", "-"]])
+    @pytest.mark.parametrize(
+        "command", thoroughly(["serve"], ["url", "a lake"], ["keys", "list"], ["batch", "-"])
+    )
     def test_a_user_without_a_home_folder(self, command: list[str]) -> None:
         """As services run: the setting is named that it needs."""
         code = (
@@ -1201,7 +1207,7 @@ class TestUrl:
 class TestServe:
     """``blossom serve``."""
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", thoroughly(signal.SIGTERM, signal.SIGINT))
     def test_urls_of_earlier_runs_come_back(self, number: signal.Signals, tmp_path: Path) -> None:
         """It serves the data folder, says where, never says the key, and stops cleanly."""
         earlier = orjson.loads(blossom("url", "a lake", *TINY, "--json").stdout)
