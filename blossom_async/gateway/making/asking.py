@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.upstreams import Upstream
@@ -21,22 +22,33 @@ async def ask(
 ) -> Artwork | Delivery | Settled:
     """The provider's picture, or why there is none. Call it within ``upstream.turn``.
 
-    A request that may have been paid is repeated only at a keyed provider, under the same key.
+    A request that may have been paid is repeated only at a keyed provider, under the same key. In an outage
+    it waits for its turn to try, and ends as unknown only if that fails four minutes later.
     ``maybe_paid``: a process that died had sent it, and its answer was lost.
     """
-    sends = 0
+    sends, first_at = 0, upstream.calls.clock()
     while True:
         sends += 1
         cuts = upstream.cuts
-        began_at = upstream.calls.clock()
         try:
-            with span("ask provider", "CLIENT", blossom_provider=upstream.name):
-                given = await upstream.provider.generate(request, request.seed or 0, key=attempt.provider_key)
+            async with upstream.again() if sends > 1 else nullcontext():
+                began_at = upstream.calls.clock()
+                with span("ask provider", "CLIENT", blossom_provider=upstream.name):
+                    given = await upstream.provider.generate(
+                        request, request.seed or 0, key=attempt.provider_key
+                    )
         except ProviderFault as fault:
             upstream.failed(fault, cuts, sent_at=began_at)
             maybe_paid = in_doubt(fault, before=maybe_paid)
             keyed = upstream.provider.keyed
-            pause_s = resend_pause_s(fault, sends, keyed=keyed, doubt=maybe_paid)
+            pause_s = resend_pause_s(
+                fault,
+                sends,
+                keyed=keyed,
+                doubt=maybe_paid,
+                away=upstream.away,
+                lasting_s=upstream.calls.clock() - first_at,
+            )
             if pause_s is None:
                 settled = unknown(attempt, fault.detail, fault) if maybe_paid else refused(fault, attempt)
                 upstream.calls.ended(attempt, began_at, fault.kind, settled.end, held=maybe_paid)

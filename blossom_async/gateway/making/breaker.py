@@ -15,7 +15,7 @@ _FAILURES = 5  # so many in a row open the circuit breaker, or as many as are in
 _RESTS_S = (2.0, 4.0, 4.0, 4.0, 4.0, 4.0)  # how long it stays open before a call tries the provider again,
 _LONG_REST_S = 30.0  # and then
 _MONEY_REST_S = 60.0  # the same if the account is empty or the key refused: a retry cannot help
-_TRIAL_S = 5.0  # by then the call that tries it has usually been answered
+_TRIAL_S = (1.0, 5.0)  # after so long, as usual calls take, the one that tries it has probably been answered
 
 _DOWN = {Kind.UNAVAILABLE, Kind.UNSENT, Kind.LOST}
 _SHUT = {Kind.OUT_OF_FUNDS, Kind.UNAUTHORIZED, Kind.MISCONFIGURED}
@@ -32,16 +32,22 @@ class Breaker:
         self._rests = 0  # since it opened
         self._rests_until = 0.0
         self._why = ""
-        self._trying = False
+        self._trial: object | None = None  # while a call tries it
         self._line = Line(self._next)
 
     def resting_s(self) -> float:
         """Seconds until the provider may be called again; 0 if it may be called."""
         return max(0.0, self._rests_until - self._clock())
 
-    def check(self) -> None:
-        """Raises ``Overloaded`` while the provider rests, and while one call tries whether it is back."""
-        rest_s = self.resting_s() or (_TRIAL_S if self._trying and self.open else 0.0)
+    def check(self, usual_s: float | None = None) -> None:
+        """Raises ``Overloaded`` while the provider rests, and while one call tries whether it is back.
+
+        ``usual_s`` is how long a call takes, None if that is not known.
+        """
+        rest_s = self.resting_s()
+        if not rest_s and self.open and self._trial is not None:
+            shortest_s, longest_s = _TRIAL_S
+            rest_s = longest_s if usual_s is None else min(max(usual_s, shortest_s), longest_s)
         if rest_s > 0:
             raise Overloaded(
                 f"{self._why}; {self._name} is not called for the next {rest_s:.0f} s, "
@@ -50,22 +56,23 @@ class Breaker:
                 retry_after_s=rest_s,
             )
 
-    async def wait(self) -> bool:
-        """Waits until the provider may be called. True for the call that tries it; ``end_trial`` follows."""
+    async def wait(self) -> object | None:
+        """Waits until the provider may be called. The call that tries it gets a trial to end."""
         while self.open:
             if (rest_s := self.resting_s()) > 0:
                 await asyncio.sleep(rest_s)
-            elif self._trying:
+            elif self._trial is not None:
                 await self._line.wait()
             else:
-                self._trying = True
-                return True
-        return False
+                self._trial = object()
+                return self._trial
+        return None
 
-    def end_trial(self) -> None:
+    def end_trial(self, trial: object) -> None:
         """The call that tried the provider has ended. If it says nothing, the next one tries."""
-        self._trying = False
-        self._next()
+        if self._trial is trial:
+            self._trial = None
+            self._next()
 
     def answered(self) -> None:
         """Records an answer. During a rest it was to an earlier call, and ends nothing."""
@@ -76,7 +83,9 @@ class Breaker:
             self._next()
 
     def failed(self, fault: ProviderFault, in_use: int) -> None:
-        """Records a failure while so many calls were in progress."""
+        """Records a failure while so many calls were in progress. It ends a trial."""
+        if self._trial is not None:
+            self.end_trial(self._trial)
         if fault.kind in _SHUT:
             self._rest(fault, _MONEY_REST_S)
         elif fault.kind in _DOWN:

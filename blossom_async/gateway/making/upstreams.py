@@ -105,7 +105,7 @@ class Upstream:
         with ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open. If that
         opens while this call waits, a hurried one is refused, and others wait until it is closed again.
         """
-        self._breaker.check()
+        self._breaker.check(self._pace.usual_s)
         self.check_wait(callers)
         async with AsyncExitStack() as held:
             try:
@@ -115,6 +115,21 @@ class Upstream:
             except TimeoutError as exc:
                 raise _too_many(self.name, self.waiting, self._wait_s(callers)) from exc
             yield taken
+
+    @asynccontextmanager
+    async def again(self) -> AsyncIterator[None]:
+        """The block sends a request once more in its turn. Waits until the circuit breaker lets it."""
+        trial = await self._breaker.wait()
+        try:
+            yield
+        finally:
+            if trial is not None:
+                self._breaker.end_trial(trial)
+
+    @property
+    def away(self) -> bool:
+        """Whether calls have failed in a row, and none was answered since."""
+        return self._breaker.open
 
     @property
     def cuts(self) -> int:
@@ -185,12 +200,12 @@ class Upstream:
 
     async def _pass(self, callers: Callers, turn: AsyncExitStack) -> None:
         """Returns when the rates and the circuit breaker let one call start."""
-        trial = False
+        trial: object | None = None
         while True:
-            if callers.hurried and not trial:
-                self._breaker.check()
-            if not trial and (trial := await self._breaker.wait()):
-                turn.callback(self._breaker.end_trial)
+            if callers.hurried and trial is None:
+                self._breaker.check(self._pace.usual_s)
+            if trial is None and (trial := await self._breaker.wait()) is not None:
+                turn.callback(self._breaker.end_trial, trial)
             try:
                 await self.gate.acquire()
             except GateUnavailable as exc:
@@ -199,7 +214,7 @@ class Upstream:
                     f"again in {FULL_RETRY_S:.0f} s",
                     retry_after_s=FULL_RETRY_S,
                 ) from exc
-            if trial or not self._breaker.open:
+            if trial is not None or not self._breaker.open:
                 return
 
 

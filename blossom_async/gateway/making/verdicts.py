@@ -35,9 +35,10 @@ __all__ = [
     "unsent",
 ]
 
-_SENDS = 3  # how often one attempt is sent to a provider that recognises its key
+_SENDS = 3  # how often one attempt is sent to a provider that recognises its key,
+_LONGEST_OUTAGE_S = 240.0  # and for how long if that provider takes no call of anybody
 _TRIES_TO_CONNECT = 60  # while this machine may open no more files
-_PAUSE_S = 0.5  # before the second send, twice that before the third
+_PAUSE_S = (0.5, 4.0)  # before the second send; twice as long before each later one, up to this
 _LONGEST_PAUSE_S = 30.0  # a longer wait would hold a slot for too long
 
 
@@ -65,17 +66,29 @@ def in_doubt(fault: ProviderFault, *, before: bool) -> bool:
     return fault.charged == "unknown" or (before and fault.safe_to_repeat)
 
 
-def resend_pause_s(fault: ProviderFault, sends: int, *, keyed: bool, doubt: bool) -> float | None:
+def resend_pause_s(
+    fault: ProviderFault,
+    sends: int,
+    *,
+    keyed: bool,
+    doubt: bool,
+    away: bool = False,
+    lasting_s: float = 0.0,
+) -> float | None:
     """Seconds until the same request is sent again; None if it is not.
 
-    ``doubt``: it may have been paid, so it is repeated only at a ``keyed`` provider.
+    ``doubt``: it may have been paid, so it is repeated only at a ``keyed`` provider. ``away``: that provider
+    answers nobody, and calls wait for it. ``lasting_s`` is the time since the first send.
     """
     if fault.kind is Kind.OUT_OF_FILES:
         return fault.retry_after_s if sends < _TRIES_TO_CONNECT else None
     if not (keyed and doubt):
         return None
-    pause_s = fault.retry_after_s or _PAUSE_S * 2 ** (sends - 1)
-    return pause_s if sends < _SENDS and pause_s <= _LONGEST_PAUSE_S else None
+    first_s, longest_s = _PAUSE_S
+    pause_s = fault.retry_after_s or (0.0 if away else min(first_s * 2.0 ** (sends - 1), longest_s))
+    outage = away or fault.charged == "no"  # then a failure says nothing of this request
+    goes_on = lasting_s < _LONGEST_OUTAGE_S if outage else sends < _SENDS
+    return pause_s if goes_on and pause_s <= _LONGEST_PAUSE_S else None
 
 
 def refused(fault: ProviderFault, attempt: ProviderAttempt) -> Settled:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import nullcontext
+from typing import Any
 
+import attrs
 import pytest
 
 from blossom_async.errors import Overloaded
+from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.breaker import Breaker
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.upstreams import Limits, Upstream
+from blossom_async.gateway.making.verdicts import Settled
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.offline import Offline
 from tests.batch.limited_servers import Fixed, Sliding
+from tests.gateway.making.test_paid import WISH, Paid
+from tests.gateway.making.test_verdicts import ATTEMPT
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -231,7 +237,7 @@ def test_a_hurried_call_is_told_that_the_provider_rests() -> None:
         await asyncio.sleep(upstream.resting_s())
         trial = asyncio.create_task(turn(upstream, 3))
         await asyncio.sleep(1)
-        with pytest.raises(Overloaded, match="offline is not called for the next 5 s"):
+        with pytest.raises(Overloaded, match="offline is not called for the next 1 s"):  # as a call takes
             await turn(upstream, 1)
         upstream.succeeded()
         await trial
@@ -249,14 +255,51 @@ def test_calls_pass_once_the_trial_call_was_answered() -> None:
         breaker = Breaker("paid", clock)
         breaker.failed(ProviderFault("paid", Kind.OUT_OF_FUNDS, "empty", charged="no"), 1)
         await asyncio.sleep(breaker.resting_s())
-        assert await breaker.wait()
+        assert await breaker.wait() is not None
         with pytest.raises(Overloaded):
             breaker.check()
         breaker.answered()
         breaker.check()
-        assert not await breaker.wait()
+        assert await breaker.wait() is None
 
     on_virtual_clock(run())
+
+
+@pytest.mark.parametrize("away_s", [20, 200, math.inf])
+def test_what_may_be_paid_is_asked_for_again_once_the_provider_is_back(away_s: float) -> None:
+    """By the one trial call of each rest; from four minutes on a person must decide."""
+
+    async def run() -> tuple[int, int]:
+        clock = asyncio.get_running_loop().time
+        provider: Any = Paid(keyed=True)
+        came = asyncio.Event()
+
+        async def cut() -> None:
+            await came.wait()
+            raise ProviderFault("paid", Kind.LOST, "cut", charged="unknown")
+
+        async def back() -> None:
+            if clock() < away_s:
+                raise ProviderFault("paid", Kind.UNSENT, "refused", charged="no")
+
+        provider.script = [*[cut] * 8, *[back] * 60]
+        upstream = Upstream(provider, Limits(at_once=8), clock=clock)
+
+        async def call(number: int) -> object:
+            attempt = attrs.evolve(ATTEMPT, provider_key=f"key-{number}")
+            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
+                return await ask(upstream, WISH, attempt)
+
+        calls = [asyncio.create_task(call(number)) for number in range(8)]
+        await asyncio.sleep(1)
+        came.set()
+        given = await asyncio.gather(*calls)
+        assert len(provider.ledger) == 8
+        return sum(isinstance(each, Settled) for each in given), len(provider.sent)
+
+    unknown, sent = on_virtual_clock(run())
+    assert unknown == (8 if math.isinf(away_s) else 0)
+    assert sent <= 8 + 8 + 7 + min(away_s, 240 + 8 * 30) // 30
 
 
 @pytest.mark.parametrize("limit", [Sliding(20, 1), Fixed(20, 1)])

@@ -53,6 +53,16 @@ def test_pauses_between_sends() -> None:
     assert (pause_s(slow, 1), pause_s(slower, 1)) == (30.0, None)
 
 
+def test_an_outage_is_waited_for() -> None:
+    """Its failures say nothing of the request, however many: four minutes are the limit."""
+    lost, unsent = fault(Kind.LOST, "unknown"), fault(Kind.UNSENT, "no")
+    pause_s = partial(resend_pause_s, keyed=True, doubt=True)
+    assert pause_s(lost, 9, away=True, lasting_s=239) == 0.0  # the circuit breaker says when
+    assert pause_s(lost, 9, away=True, lasting_s=240) is None
+    assert [pause_s(unsent, sends) for sends in (1, 2, 3, 4, 5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
+    assert pause_s(unsent, 5, lasting_s=240) is None
+
+
 def test_who_is_sent_a_request_again() -> None:
     """Where it may have been paid, a provider that knows it by its key; else whoever got nothing of it."""
     lost, busy = fault(Kind.LOST, "unknown"), fault(Kind.RATE_LIMITED, "no", 0.1)
