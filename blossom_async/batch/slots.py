@@ -30,7 +30,7 @@ class Lease:
 
 
 class Slots:
-    """``limit`` slots, of which ``allowed`` may be used now. ``async with slots:`` holds one.
+    """``limit`` slots, of which ``usable`` may be used now. ``async with slots:`` holds one.
 
     Waiters are served by priority (0 first), and in the order they came within each. ``allowed`` begins at
     the limit, falls at most once per round trip while the server is overloaded, and grows back while attempts
@@ -44,6 +44,8 @@ class Slots:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
         self.limit = limit
         self.allowed: int = limit
+        self.granted: int = limit
+        """How many this process may use, if it shares them with others; ``grant`` changes it."""
         self.in_use: int = 0
         self.cuts: int = 0
         self._leases: dict[asyncio.AbstractEventLoop, Lease] = {}
@@ -74,9 +76,19 @@ class Slots:
             lease.held = 0
             self._line.forget_closed_loops()
 
+    @property
+    def usable(self) -> int:
+        """How many may be used now."""
+        return min(self.allowed, self.granted)
+
+    def grant(self, slots: int) -> None:
+        """Sets how many this process may use. Those in use beyond that end as they would have."""
+        self.granted = slots
+        self._hand_out()
+
     def try_acquire(self) -> bool:
         """Takes a slot if one is free and nobody waits for it. Never blocks."""
-        if self.in_use >= self.allowed or self._line.waiting:
+        if self.in_use >= self.usable or self._line.waiting:
             return False
         self.in_use += 1
         return True
@@ -139,7 +151,7 @@ class Slots:
 
     def _hand_out(self) -> None:
         # Threads switch only at calls and loops, so none runs between a comparison and the addition after it.
-        while self._line.waiting and self.in_use < self.allowed:
+        while self._line.waiting and self.in_use < self.usable:
             self.in_use += 1
             if not self._line.grant():
                 self.in_use -= 1

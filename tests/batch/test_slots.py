@@ -59,6 +59,28 @@ def test_slots_go_to_the_more_urgent_first() -> None:
     assert on_virtual_clock(go()) == ["c", "d", "a", "b"]
 
 
+def test_slots_may_be_granted_and_taken_back() -> None:
+    """Where others share them: none at first, and fewer again while they are in use."""
+
+    async def run() -> None:
+        slots = Slots(4)
+        slots.grant(0)
+        assert not slots.try_acquire()
+        waiting = asyncio.create_task(slots.acquire())
+        await asyncio.sleep(0)
+        slots.grant(2)
+        await waiting
+        assert slots.try_acquire()
+        assert not slots.try_acquire()
+        slots.grant(1)
+        slots.release()
+        assert not slots.try_acquire()
+        slots.release()
+        assert slots.try_acquire()
+
+    asyncio.run(run())
+
+
 def test_a_slot_handed_to_a_cancelled_waiter_goes_to_the_next() -> None:
     """Cancelled in the very pass in which the slot was handed over."""
 
