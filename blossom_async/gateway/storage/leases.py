@@ -143,6 +143,11 @@ class Lease:
         if self._well_since is None or now - self._beaten > _LATE_S:
             self._well_since = now
         self._beaten = began
+        for name, (said, since) in self._seen.items():
+            if name != self.name and now - since >= _LIFE_S and self._may_judge():
+                connection.execute(
+                    owners.delete().where(owners.c.name == name, owners.c.alive_until.in_([said, _CLOSED]))
+                )
         return renewed.rowcount == 1
 
     def _begin(self) -> None:

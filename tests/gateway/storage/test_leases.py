@@ -85,6 +85,14 @@ def test_a_process_that_renews_its_row_no_more_is_dead(postgres_url: str, clock:
         assert left.has_ended("never was")
 
 
+def test_the_row_of_a_dead_process_is_removed(postgres_url: str, clock: Clock) -> None:
+    """Also if nobody asks whether it lives: what it held otherwise is free then."""
+    with opened(postgres_url, clock) as left:
+        said(postgres_url, "INSERT INTO owners VALUES ('died ahead', 9000000000000000)")
+        pass_in_beats(postgres_url, clock, left, seconds=7)
+        wait_until(lambda: set(rows(postgres_url)) == {left.name})
+
+
 def test_who_was_taken_for_dead_goes_on_under_another_name(postgres_url: str, clock: Clock) -> None:
     """A stopped process that wakes does not get its calls back."""
     with opened(postgres_url, clock) as stopped, opened(postgres_url, clock) as other:
