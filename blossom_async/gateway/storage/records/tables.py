@@ -40,6 +40,7 @@ __all__ = [
     "revision",
     "salts",
     "sessions",
+    "slots",
     "spending",
     "stored_files",
     "variants",
@@ -414,7 +415,8 @@ spending: sa.Table = sa.Table(
     sa.Column("spent", sa.BigInteger, nullable=False),
 )
 
-# The processes on a server's database, each alive until a time of its clock, in microseconds since 1970.
+# The processes on a server's database, each alive until a time of its clock, in microseconds since 1970; 0
+# once it has said its end.
 owners: sa.Table = sa.Table(
     "owners",
     METADATA,
@@ -462,6 +464,16 @@ gates: sa.Table = sa.Table(
     sa.Column("span", sa.Double, nullable=False),
     sa.Column("paused_until", sa.Double, nullable=False),
     sa.Column("idle_at", sa.Double, nullable=False),
+)
+
+# How many calls at once each of those processes may make at a provider, and could make.
+slots: sa.Table = sa.Table(
+    "slots",
+    METADATA,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("held", sa.Integer, nullable=False),
+    sa.Column("wanted", sa.Integer, nullable=False),
 )
 
 # When the quota of an API key, named by its SHA-256, is full again, in seconds since 1970.
