@@ -58,6 +58,7 @@ from blossom_async.gateway.making.encoding import warm_up
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.places import places
+from blossom_async.gateway.making.sharing import Sharing
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstreams
 from blossom_async.gateway.making.variants import Variants
@@ -233,6 +234,8 @@ def create_app(
             opened.push_async_callback(_finish, workers, generation)
             jobs = await opened.enter_async_context(Supervisor())
             jobs.start("warming up", warm)
+            if shared is not None:
+                jobs.start("sharing slots", Sharing(upstreams, records, owner).run)
             jobs.start("clearing away", upkeep.run)
             jobs.start("recovering unfinished calls", generation.recover)
             jobs.start("asking for models", upstreams.poll_models)

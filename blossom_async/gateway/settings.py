@@ -334,7 +334,9 @@ class Settings:
         default=None, validator=_rate, help="Requests that the account may make, such as 50/min."
     )
     provider_at_once: int = ts.option(
-        default=16, validator=_in_range, help="Requests in progress at each provider at once."
+        default=16,
+        validator=_in_range,
+        help="Requests in progress at each provider at once, of all gateways on a database together.",
     )
     provider_wait_s: float = ts.option(
         default=240.0, validator=_in_range, help="How long a call may wait for its turn at a provider."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ async def fleet(
             yield one, other
 
 
-async def batches(gateways: tuple[RunningGateway, RunningGateway], number: int) -> None:
+async def batches(gateways: Sequence[RunningGateway], number: int) -> None:
     """As many pictures of each gateway, at the same time."""
 
     async def batch(gateway: RunningGateway) -> None:
@@ -49,6 +50,13 @@ async def batches(gateways: tuple[RunningGateway, RunningGateway], number: int) 
             made.raise_for_failures()
 
     await asyncio.gather(*map(batch, gateways))
+
+
+async def someone_waits(gateway: RunningGateway) -> bool:
+    """Whether it has a call in line for the provider."""
+    headers = {"Authorization": f"Bearer {gateway.api_key}"}
+    async with aiohttp.request("GET", f"{gateway.base_url}/metrics", headers=headers) as answer:
+        return 'blossom_provider_waiting{provider="openai"} 0' not in await answer.text()
 
 
 async def statuses(gateway: RunningGateway, addresses: Iterable[str]) -> list[int]:
@@ -80,6 +88,24 @@ async def test_a_providers_rate_holds_for_all_gateways(tmp_path: Path, postgres_
             await batches(gateways, 20)
         # An attempt is written down between its start and the request, which takes a while on a busy machine.
         assert worst(provider, timedelta(seconds=1.5)) <= 20
+
+
+async def test_slots_at_a_provider_are_shared(tmp_path: Path, postgres_url: str) -> None:
+    """Of three, those that one gateway does not need are the other's; no more are in use at once."""
+    async with (
+        FakeOpenAI() as provider,
+        fleet(tmp_path, postgres_url, provider, provider_at_once=3) as gateways,
+    ):
+        with provider.held():
+            first = asyncio.create_task(batches(gateways[:1], 4))
+            await until(lambda: len(asked(provider)) >= 2)  # the other keeps one for a call that comes
+            then = asyncio.create_task(batches(gateways, 4))
+            await until(lambda: len(asked(provider)) == 3)
+            for gateway in gateways:
+                await until(partial(someone_waits, gateway))
+            assert len(asked(provider)) == 3
+        await asyncio.gather(first, then)
+        assert len(asked(provider)) == 12
 
 
 async def test_the_calls_of_a_key_count_at_all_gateways(tmp_path: Path, postgres_url: str) -> None:

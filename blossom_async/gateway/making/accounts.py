@@ -53,7 +53,8 @@ async def connected(
 ) -> AsyncIterator[None]:
     """Adds a provider to ``upstreams`` for each account; on leaving, closes their connections.
 
-    Their rates hold for all processes whose ``gates`` are the same place; None: for this process alone.
+    Their rates hold for all processes whose ``gates`` are the same place; None: for this process alone. With
+    ``gates``, the slots at those that are reached over a network are shared, too.
 
     Raises ``ConfigurationError`` for a key that cannot be read, an invalid address, and a provider without
     the model it needs.
@@ -62,7 +63,9 @@ async def connected(
         for account in accounts:
             gate = _gate(account, gates)
             provider = await _provider(account, sessions, workers, gate.heed)
-            upstreams.add(Upstream(provider, account.limits, clock=time.monotonic, gate=gate))
+            shared = gates is not None and provider.remote
+            upstream = Upstream(provider, account.limits, clock=time.monotonic, gate=gate, shared=shared)
+            upstreams.add(upstream)
         yield
 
 

@@ -59,14 +59,26 @@ class Upstream:
     """A provider and its queue. Belongs to the event loop in which it is first awaited."""
 
     def __init__(
-        self, provider: Provider, limits: Limits, *, clock: Callable[[], float], gate: Gate | None = None
+        self,
+        provider: Provider,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        gate: Gate | None = None,
+        shared: bool = False,
     ) -> None:
-        """``gate`` has the rates if they are shared with others; by default they are this process's own."""
+        """``gate`` has the rates if they are shared with others; by default they are this process's own.
+
+        With ``shared`` the slots are shared as well: there is none until ``grant``.
+        """
         self.provider = provider
         self.name: str = provider.name
         self.calls: ProviderCalls = ProviderCalls(provider.name, clock)
         self._limits = limits
         self._slots = Slots(limits.at_once, priorities=len(Priority))
+        self.shared = shared
+        if shared:
+            self._slots.grant(0)
         self.gate: Gate = Gate(*limits.rates) if gate is None else gate
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
@@ -81,6 +93,20 @@ class Upstream:
     def in_progress(self) -> int:
         """Calls that hold a slot."""
         return self._slots.in_use
+
+    @property
+    def at_once(self) -> int:
+        """How many calls the account allows at once."""
+        return self._limits.at_once
+
+    @property
+    def granted(self) -> int:
+        """How many of them this process may make."""
+        return self._slots.granted
+
+    def grant(self, slots: int) -> None:
+        """Sets how many calls this process may make at once, from now on."""
+        self._slots.grant(slots)
 
     def resting_s(self) -> float:
         """Seconds until the provider may be called again; 0 if it may be called."""
@@ -163,10 +189,10 @@ class Upstream:
 
     def _wait_s(self, callers: Callers) -> float:
         """How long a call that comes now is expected to wait for a slot."""
-        if not self.waiting and self._slots.in_use < self._slots.allowed:
+        if not self.waiting and self._slots.in_use < self._slots.usable:
             return 0.0
         ahead = sum(self._line[each] for each in Priority if each <= callers.priority)
-        return self._pace.wait_s(ahead, self._slots.allowed)
+        return self._pace.wait_s(ahead, max(1, self._slots.usable))
 
     async def _slot(self, callers: Callers) -> None:
         longest_s = self._longest_s(callers)
