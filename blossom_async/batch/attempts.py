@@ -242,8 +242,7 @@ class Attempts(Generic[Item, Value]):
                 return self._throttled(job, error, pause_s, cuts, started)
             case RetryAtOnce() if self._repeats and not job.stale:
                 job.stale = True
-                if self._outage.away:
-                    self._outage.failed(job)
+                self._outage.failed(job, stale=True)
                 return asyncio.get_running_loop().time()
             case Retry(overloaded=True) if not self._outage.away:  # in an outage it says nothing of the load
                 self._slots.overloaded(cuts)
@@ -307,7 +306,7 @@ def _too_soon(error: Exception) -> bool:
 class _NoOutage(Outage):
     """For a single call, of which no other could be the probe."""
 
-    def failed(self, job: object) -> None:
+    def failed(self, job: object, *, stale: bool = False) -> None:
         """Notes nothing."""
 
 

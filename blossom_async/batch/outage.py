@@ -67,8 +67,11 @@ class Outage:
             self.close()
             self._on_end()
 
-    def failed(self, job: object) -> None:
-        """Notes that nothing answered an attempt at a job."""
+    def failed(self, job: object, *, stale: bool = False) -> None:
+        """Notes that nothing answered an attempt at a job.
+
+        ``stale``: its connection was closed while idle. One such says nothing, even of the last item.
+        """
         if self.away:
             if job is self.prober:
                 self._probes += 1
@@ -76,7 +79,7 @@ class Outage:
         elif self.failures >= 0:
             self.failures += 1
             left = self._left()
-            if self.failures >= (_IN_A_ROW if left is None else min(_IN_A_ROW, left)):
+            if self.failures >= (_IN_A_ROW if left is None or stale else min(_IN_A_ROW, left)):
                 self._begin()
 
     def is_time(self, spare: float) -> bool:

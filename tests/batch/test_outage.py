@@ -62,8 +62,7 @@ def test_a_short_outage_fails_no_item(away_s: float, error: Exception) -> None:
     server = Server((2, 2 + away_s), error=error)
     result = batch(server)
     assert list(result) == list(range(4000))
-    cut = 32 if isinstance(error, StaleConnection) else 16  # such a one is repeated at once, the first time
-    assert len(server.failed) <= cut + 5 + away_s / 2 + 4
+    assert len(server.failed) <= 16 + 5 + away_s / 2 + 4
     ideal_s = 4000 / 16 * 0.05
     assert result.elapsed_s <= ideal_s + away_s + 3
 
