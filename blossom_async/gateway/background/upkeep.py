@@ -1,4 +1,4 @@
-"""Removes what is no longer needed: files of expired pictures, orphaned files, and old salts."""
+"""Removes what is no longer needed: files of expired pictures, orphaned files, old salts. Packs texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.storage.blobs import Blobs
-from blossom_async.gateway.storage.records import ImageRecord, Records, variants
+from blossom_async.gateway.storage.records import ImageRecord, Records, texts, variants
 from blossom_async.gateway.storage.records import upkeep as statements
 from blossom_async.gateway.storage.records import views as view_records
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("blossom_async.gateway")
 
 
 class Upkeep:
-    """Sweeps expired pictures, clears orphaned files, and forgets old salts, in turns.
+    """Sweeps expired pictures, clears orphaned files, forgets old salts and packs texts, in turns.
 
     The row of an expired picture stays: its URL keeps answering 410, and the picture can be made again. Files
     are removed before rows are marked, so that a process that dies in between can start over. Several
@@ -62,6 +62,7 @@ class Upkeep:
                 await self.sweep()
                 await self.clear_orphans()
                 await self.forget_salts()
+                await self.pack_texts()
             except Overloaded as exc:
                 _log.warning("the upkeep waits: %s", exc.detail)
             await asyncio.sleep(self._every_s)
@@ -108,6 +109,11 @@ class Upkeep:
         """Deletes the salts of viewers' hashes two days after they were made."""
         if await self._records.read(partial(view_records.salts_to_forget, self._now())):
             await self._records.write(partial(view_records.forget_salts, self._now()), erases=True)
+
+    async def pack_texts(self) -> None:
+        """Packs the texts of new pictures, so that searches stay quick."""
+        while await self._records.write(texts.pack):
+            pass
 
     def _slower_now(self) -> datetime:
         """Now, or earlier after the clock was set ahead: files being written would look a day old."""

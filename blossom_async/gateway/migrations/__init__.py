@@ -14,6 +14,7 @@ REVISIONS = (
     "0011",
     "0012",
     "0013",
+    "0014",
 )
 """All steps in order. Listed here so that a new or an up-to-date database opens without importing Alembic."""
 

@@ -641,16 +641,19 @@ async def test_older_pages_have_every_picture_once(
     ]
 
 
-async def test_a_search_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", ["", "lake"])
+async def test_a_filter_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """One question looks through a bounded number of pictures, and says where to go on."""
     monkeypatch.setattr(overview, "_LOOKED_THROUGH", 4)
+    monkeypatch.setattr(overview, "_AT_ONCE", 4)
     async with records_of(tmp_path) as records:
         for number in range(10):
-            await records.add(picture(number, prompt="rare" if number == 1 else "common"))
+            await records.add(picture(number, prompt="a lake", expires_at=START if number == 1 else None))
         pages: list[overview.Page] = []
         before = None
         while not pages or before is not None:
-            pages.append(await records.read(partial(overview.page, "main", "rare", "", before, 2, START)))
+            ask = partial(overview.page, "main", words, "expired", before, 2, START + timedelta(days=1))
+            pages.append(await records.read(ask))
             before = pages[-1].older
     assert [len(page.pictures) for page in pages] == [0, 0, 1]
 

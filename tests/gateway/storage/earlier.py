@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["taken_back"]
 
 _UNDONE = {
+    "0014": "DROP TABLE texts;",
     "0013": "DROP TABLE slots;",
     "0012": "DROP TABLE quotas;",
     "0011": "DROP TABLE gates;",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-__all__ = ["members", "text_of", "total"]
+__all__ = ["members", "total"]
 
 
 def members(document: sa.Column[str], name: str, connection: sa.Connection) -> sa.TableValuedAlias:
@@ -13,14 +13,6 @@ def members(document: sa.Column[str], name: str, connection: sa.Connection) -> s
         inner = sa.cast(document, sa.JSON)[name]
         return sa.func.json_each_text(inner).table_valued("key", "value", joins_implicitly=True)
     return sa.func.json_each(document, f"$.{name}").table_valued("key", "value", joins_implicitly=True)
-
-
-def text_of(document: sa.ColumnElement[str], name: str, connection: sa.Connection) -> sa.ColumnElement[str]:
-    """The text of this name in each document."""
-    on_postgres = connection.dialect.name == "postgresql"
-    read = sa.cast(document, sa.JSON) if on_postgres else sa.type_coerce(document, sa.JSON)
-    text: sa.ColumnElement[str] = read[name].as_string()
-    return text
 
 
 def total(numbers: sa.ColumnElement[int]) -> sa.ColumnElement[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.gateway.storage.records.documents import text_of, total
+from blossom_async.gateway.storage.records import texts
+from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, stored_files, viewers, views
 from blossom_async.gateway.storage.records.tables import campaigns as totals
@@ -31,8 +34,10 @@ __all__ = [
 
 STATES = ("live", "expired", "deleted")
 
-_LOOKED_THROUGH = 20_000  # pictures read by one question: it occupies a reader for under 0.1 s
+_LOOKED_THROUGH = 10_000  # pictures read by one question: it occupies a reader for under 50 ms
+_AT_ONCE = 200  # of the pictures that hold the words
 _CAMPAIGNS = 100
+_NEWEST_FIRST = (images.c.created_at.desc(), images.c.id.desc())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(rf"([0-9]{{1,17}})-({IMAGE_ID})", re.ASCII)
 _FIRST_DAY = date(1970, 1, 1)
@@ -83,34 +88,54 @@ def page(
 ) -> Page:
     """The newest pictures before a point that are in the state, contain the words and have the tracking id.
 
-    ``words`` are searched for literally, ignoring case, in prompts and tracking ids. Empty words, an empty
-    state and no tracking id match every picture; the state ``kept`` each that was not deleted.
+    ``words`` are searched for literally, ignoring case, in prompts and tracking ids; a line break is a space.
+    Empty words, an empty state and no tracking id match every picture; the state ``kept`` each that was not
+    deleted.
     """
-    within = sa.select(images).where(images.c.tenant == tenant)
+    own = images.c.tenant == tenant
     if tracking_id is not None:
-        within = within.where(images.c.tracking_id == tracking_id)
+        own &= images.c.tracking_id == tracking_id
+    wanted = sa.select(images).order_by(*_NEWEST_FIRST).limit(limit + 1)
+    if state:
+        wanted = wanted.where(_in_state(state, now))
+    if words:
+        points = texts.matching(tenant, words, before, connection)
+        return _searched(wanted.where(own), points, limit, connection)
     if before is not None:
         moment, image_id = before
-        within = within.where(
-            images.c.created_at <= moment, (images.c.created_at < moment) | (images.c.id < image_id)
+        own &= (images.c.created_at <= moment) & ((images.c.created_at < moment) | (images.c.id < image_id))
+    end = None
+    if state:  # an index finds where to stop, so that no more rows are read than fill the page
+        point = sa.select(images.c.created_at, images.c.id).where(own).order_by(*_NEWEST_FIRST)
+        end = connection.execute(point.offset(_LOOKED_THROUGH - 1).limit(1)).first()
+    if end is not None:
+        own &= (images.c.created_at >= end.created_at) & (
+            (images.c.created_at > end.created_at) | (images.c.id >= end.id)
         )
-    looked_through = _LOOKED_THROUGH if words or state else limit + 1
-    window = within.order_by(images.c.created_at.desc(), images.c.id.desc()).limit(looked_through).subquery()
-    matching = sa.select(window).order_by(window.c.created_at.desc(), window.c.id.desc()).limit(limit + 1)
-    if words:
-        prompt = text_of(window.c.request, "prompt", connection)
-        erased = window.c.deleted_at.is_not(None)  # their prompt is a placeholder
-        holds = prompt.icontains(words, autoescape=True) & ~erased
-        matching = matching.where(holds | window.c.tracking_id.icontains(words, autoescape=True))
-    if state:
-        matching = matching.where(_in_state(window, state, now))
-    found = tuple(record(row) for row in connection.execute(matching))
+    found = tuple(record(row) for row in connection.execute(wanted.where(own)))
     if len(found) > limit:
-        return Page(pictures=found[:limit], older=(found[limit - 1].created_at, found[limit - 1].id))
-    end = connection.execute(
-        sa.select(window.c.created_at, window.c.id).offset(looked_through - 1).limit(1)
-    ).first()
+        return Page(pictures=found[:limit], older=_point(found[limit - 1]))
     return Page(pictures=found, older=None if end is None else (end.created_at, end.id))
+
+
+def _searched(
+    wanted: sa.Select[Any], points: Iterator[texts.Point], limit: int, connection: sa.Connection
+) -> Page:
+    """The page of those pictures among ``points``, the newest first, that are wanted."""
+    found: list[ImageRecord] = []
+    for _ in range(0, _LOOKED_THROUGH, _AT_ONCE):
+        some = list(islice(points, _AT_ONCE))
+        rows = connection.execute(wanted.where(images.c.id.in_([image_id for _, image_id in some])))
+        found += sorted((record(row) for row in rows), key=_point, reverse=True)
+        if len(found) > limit:
+            return Page(pictures=tuple(found[:limit]), older=_point(found[limit - 1]))
+        if len(some) < _AT_ONCE:
+            return Page(pictures=tuple(found), older=None)
+    return Page(pictures=tuple(found), older=some[-1])
+
+
+def _point(picture: ImageRecord) -> texts.Point:
+    return picture.created_at, picture.id
 
 
 def views_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict[str, int]:
@@ -173,10 +198,10 @@ def stored(tenant: str, connection: sa.Connection) -> dict[str, tuple[int, int]]
     return {row.format: (row.files, row.bytes) for row in rows}
 
 
-def _in_state(pictures: sa.Subquery, state: str, now: datetime) -> sa.ColumnElement[bool]:
-    deleted = pictures.c.deleted_at.is_not(None)
-    over = pictures.c.expires_at.is_not(None) & (pictures.c.expires_at <= now)
-    expired = pictures.c.swept_at.is_not(None) | over
+def _in_state(state: str, now: datetime) -> sa.ColumnElement[bool]:
+    deleted = images.c.deleted_at.is_not(None)
+    over = images.c.expires_at.is_not(None) & (images.c.expires_at <= now)
+    expired = images.c.swept_at.is_not(None) | over
     states = {
         "live": ~deleted & ~expired,
         "expired": ~deleted & expired,

@@ -43,6 +43,7 @@ __all__ = [
     "slots",
     "spending",
     "stored_files",
+    "texts",
     "variants",
     "viewers",
     "views",
@@ -323,6 +324,19 @@ stored_files: sa.Table = sa.Table(
     sa.Column("format", sa.Text, primary_key=True),
     sa.Column("files", sa.BigInteger, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+# What searches look through: for each of ``pictures`` its time and id in ``points``, and a line of ``lines``.
+texts: sa.Table = sa.Table(
+    "texts",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("last_at", _UtcTime, primary_key=True),
+    sa.Column("last_id", sa.Text, primary_key=True),
+    sa.Column("first_at", _UtcTime, nullable=False),
+    sa.Column("pictures", sa.Integer, nullable=False),
+    sa.Column("points", sa.Text, nullable=False),
+    sa.Column("lines", sa.Text, nullable=False),
 )
 
 # Files of the pictures in ``images`` in fewer pixels, made when a viewer asks for them.

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records import texts
 from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns, images, stored_files
 
@@ -22,7 +23,8 @@ __all__ = ["add_pictures", "add_views", "erase_picture", "sweep_pictures"]
 
 
 def add_pictures(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
-    """Counts new rows of ``images``."""
+    """Counts new rows of ``images``, and makes searches find them."""
+    texts.add(rows, connection)
     whole = [row for row in rows if row["swept_at"] is None and row["deleted_at"] is None]
     _add_files([(row["tenant"], row["files"]) for row in whole], 1, connection)
     pictures: Counter[tuple[str, str]] = Counter()
@@ -46,6 +48,7 @@ def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connect
 
 def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
     """Takes away a picture whose row has been erased; ``row`` is what it was before."""
+    texts.erase(row, connection)
     if row.swept_at is None:
         _add_files([(row.tenant, row.files)], -1, connection)
     if row.tracking_id is None:

@@ -1,0 +1,136 @@
+"""What searches look through: packed or not, and in whatever order pictures came, they find the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from blossom_async.gateway.storage.records import ImageRecord, Records, overview, tables, texts
+from blossom_async.models import ImageRequest
+from tests.gateway.storage.earlier import taken_back
+from tests.gateway.storage.test_records import NOW, a_record
+
+
+def picture(number: int, prompt: str, tracking_id: str | None = None, tenant: str = "main") -> ImageRecord:
+    return a_record(
+        tenant=tenant,
+        request=ImageRequest(prompt, tracking_id=tracking_id),
+        created_at=NOW + timedelta(seconds=number),
+    )
+
+
+async def found(records: Records, words: str, *, limit: int = 3) -> list[str]:
+    """The ids of all pages, in order."""
+    ids: list[str] = []
+    before = None
+    while True:
+        page = await records.read(partial(overview.page, "main", words, "", before, limit, NOW))
+        ids += [known.id for known in page.pictures]
+        if page.older is None:
+            return ids
+        before = page.older
+
+
+def left_in(folder: Path, word: bytes) -> list[str]:
+    return [file.name for file in folder.iterdir() if word in file.read_bytes()]
+
+
+@pytest.fixture
+def packs_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pictures to a packed row, and two rows to a question."""
+    monkeypatch.setattr(texts, "_PACKED", 4)
+    monkeypatch.setattr(texts, "_ROWS_AT_ONCE", 2)
+
+
+@pytest.mark.usefixtures("packs_of_four")
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_search_finds_what_reading_everything_finds(records: Records, seed: int) -> None:
+    """Pictures come late, are packed and deleted; the newest is first on every page."""
+    rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    live: list[ImageRecord] = []
+    for number in rng.sample(range(40), 40):
+        tenant = rng.choice(["main", "main", "other"])
+        live.append(
+            picture(number // 2, rng.choice(["a Lake", "a hill"]), rng.choice([None, "lake"]), tenant)
+        )
+        await records.add(live[-1])
+        if rng.random() < 0.3:
+            await records.write(texts.pack)
+        if rng.random() < 0.2:
+            gone = live.pop(rng.randrange(len(live)))
+            assert await records.delete(gone.id, NOW)
+    wanted = [
+        known
+        for known in live
+        if known.tenant == "main" and ("Lake" in known.request.prompt or known.request.tracking_id)
+    ]
+    wanted.sort(key=lambda known: (known.created_at, known.id), reverse=True)
+    assert await found(records, "LAKE") == [known.id for known in wanted]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("Straße am See", "STRASSE"),
+        ("100 % cotton_shirt", "% cotton_"),
+        ("a lake\nat night", "lake at"),
+        ("a lake", "ak"),
+    ],
+)
+async def test_words_are_searched_for_as_they_are(records: Records, prompt: str, words: str) -> None:
+    """Case does not count, a line break is a space, and no character is special."""
+    await records.add(picture(1, prompt))
+    await records.add(picture(2, "something else"))
+    assert len(await found(records, words)) == 1
+
+
+async def test_no_word_reaches_from_a_prompt_into_a_tracking_id(records: Records) -> None:
+    """Nor from one picture into the next, nor does a number find ids or times."""
+    await records.add(picture(1, "a lake", "spring"))
+    for words in ("lake spring", "lakespring", str(NOW.year), "-"):
+        assert await found(records, words) == []
+
+
+@pytest.mark.usefixtures("packs_of_four")
+async def test_a_picture_is_erased_from_what_is_packed(records: Records, tmp_path: Path) -> None:
+    """Its words are in no file afterwards, and those beside it are still found."""
+    made = [picture(number, "a xylophone" if number == 2 else "a lake") for number in range(8)]
+    for known in made:
+        await records.add(known)
+    assert await records.write(texts.pack) == 4
+    assert await records.delete(made[2].id, NOW)
+    assert len(await found(records, "lake")) == 7
+    assert left_in(tmp_path, b"xylophone") == []
+
+
+async def test_few_or_long_texts(records: Records) -> None:
+    """Few are not packed, and a packed row stays short enough to be written anew."""
+    for number in range(8):
+        await records.add(picture(number, "long " * 6000))
+    assert await records.write(texts.pack) == 0
+    await asyncio.gather(*(records.add(picture(number, "a lake")) for number in range(8, 2 * 256)))
+    assert await records.write(texts.pack) == 3
+
+
+async def test_a_database_of_before_is_searched(tmp_path: Path) -> None:
+    """The migration makes what has gathered found, but nothing deleted."""
+    path = tmp_path / "records.sqlite"
+    records = Records(path)
+    await records.open()
+    for number in range(5):
+        await records.add(picture(number, f"lake {number}"))
+    await records.delete((await found(records, "lake 3"))[0], NOW)
+    await records.close()
+    taken_back(path, "0013")
+    records = Records(path)
+    await records.open()
+    assert len(await found(records, "lake")) == 4
+    rows = await records.read(lambda connection: connection.execute(sa.select(tables.texts.c.lines)).all())
+    assert len(rows) == 4
+    await records.close()
