@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -30,14 +31,18 @@ class Repeats:
     The clients send the number of the retry in ``x-stainless-retry-count``, 0 for a first try. A retry takes
     the key of an equal call of the same API key within the last hour, of several the oldest that was tried
     less often. The keys are on the disk with the calls, so that a retry finds them after a restart and from
-    any process. First tries with equal bodies stay apart.
+    any process. First tries with equal bodies stay apart. ``clock`` counts seconds and never jumps: a retry
+    at the process of the first try is recognised whatever becomes of ``now``.
     """
 
-    def __init__(self, records: Records, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, records: Records, *, now: Callable[[], datetime], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._records = records
         self._now = now
+        self._clock = clock
         self._tries: LRUCache[str, int] = LRUCache(_REMEMBERED)  # by key; any other was tried once
-        self._given: LRUCache[str, deque[str]] = LRUCache(_REMEMBERED)  # keys that may not be on the disk yet
+        self._given: LRUCache[str, deque[tuple[str, float]]] = LRUCache(_REMEMBERED)  # keys, and when
 
     async def key(self, caller: Caller, body: Mapping[str, Any], retry: int) -> str:
         """The key for a call with this body; ``retry`` is 0 for a first try."""
@@ -47,13 +52,14 @@ class Repeats:
         if retry > 0:
             first, last = f"{prefix} {_stamp(now - _WINDOW)}", f"{prefix} ~"
             found = await self._records.read(partial(call_records.keys_between, caller.tenant, first, last))
-            given = {key for key in self._given.get(prefix, ()) if key >= first}
+            since = self._clock() - _WINDOW.total_seconds()
+            given = {key for key, at in self._given.get(prefix, ()) if at >= since}
             if keys := sorted(given | {key.rpartition(" ")[0] for key in found}):
                 key = next((key for key in keys if self._tries.get(key, 1) <= retry), keys[-1])
                 self._tries[key] = retry + 1
                 return key
         key = f"{prefix} {_stamp(now)}{secrets.token_hex(4)}"
-        self._given.setdefault(prefix, deque(maxlen=_EQUAL)).append(key)
+        self._given.setdefault(prefix, deque(maxlen=_EQUAL)).append((key, self._clock()))
         return key
 
 

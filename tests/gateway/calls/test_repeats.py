@@ -155,7 +155,7 @@ class TestKeys:
 
     async def test_after_an_hour_nothing_is_joined(self, records: Records) -> None:
         """By then no client waits any more."""
-        repeats = Repeats(records, now=lambda: self.now)
+        repeats = Repeats(records, now=lambda: self.now, clock=lambda: self.now.timestamp())
         caller = Caller("main", "")
         first = await repeats.key(caller, BODY, 0)
         await self.stored(records, [first])
@@ -163,3 +163,21 @@ class TestKeys:
         assert await repeats.key(caller, BODY, 1) == first
         self.now = NOON + timedelta(minutes=61)
         assert await repeats.key(caller, BODY, 2) != first
+
+    @pytest.mark.parametrize("hours", [1, 24, -1, -24])
+    async def test_a_clock_that_jumps_and_comes_back_makes_no_retry_pay(
+        self, records: Records, hours: int
+    ) -> None:
+        """The retry finds its call, during the jump and after it; a new call gets a key of its own."""
+        repeats = Repeats(records, now=lambda: self.now, clock=lambda: 0.0)
+        caller = Caller("main", "")
+        before = await repeats.key(caller, BODY, 0)
+        await self.stored(records, [before])
+        self.now = NOON + timedelta(hours=hours, minutes=1)
+        assert await repeats.key(caller, BODY, 1) == before
+        during = await repeats.key(caller, {**BODY, "n": 2}, 0)
+        await self.stored(records, [during])
+        self.now = NOON + timedelta(minutes=2)
+        assert await repeats.key(caller, {**BODY, "n": 2}, 1) == during
+        assert await repeats.key(caller, BODY, 2) == before
+        assert await repeats.key(caller, BODY, 0) not in {before, during}
