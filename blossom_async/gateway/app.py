@@ -294,7 +294,7 @@ def credentials(settings: Settings) -> Credentials | None:
 def _sessions(settings: Settings, given_keys: Iterable[str], lookups: Lookups, records: Records) -> Sessions:
     if settings.database_url is None:
         return Sessions(lookups)
-    return SharedSessions(lookups, records, given_keys, now=_now)
+    return SharedSessions(lookups, records, given_keys)
 
 
 def accounts(settings: Settings) -> list[Account]:

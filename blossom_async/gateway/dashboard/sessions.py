@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 import attrs
@@ -76,26 +76,25 @@ class Sessions:
 
 
 class SharedSessions(Sessions):
-    """Sessions in the database: who has logged in at one gateway, has done so at all of them."""
+    """Sessions in the database: who has logged in at one gateway, has done so at all of them.
 
-    def __init__(
-        self, lookups: Lookups, records: Records, given_keys: Iterable[str], *, now: Callable[[], datetime]
-    ) -> None:
+    They last by the clock of the database: one gateway whose own is ahead ends none of the others.
+    """
+
+    def __init__(self, lookups: Lookups, records: Records, given_keys: Iterable[str]) -> None:
         super().__init__(lookups)
         self._records = records
         self._given = frozenset(map(digest, given_keys))
-        self._now = now
 
     def _is_given(self, key: bytes) -> bool:
         return key in self._given  # it may have been removed since, at a restart
 
     async def _keep(self, name: bytes, session: _Session) -> None:
-        now = self._now()
-        ends_at = now + timedelta(seconds=LIFETIME_S)
-        await self._records.write(partial(statements.begin, name, session.tenant, session.key, ends_at, now))
+        lasts = timedelta(seconds=LIFETIME_S)
+        await self._records.write(partial(statements.begin, name, session.tenant, session.key, lasts))
 
     async def _find(self, name: bytes) -> _Session | None:
-        found = await self._records.read(partial(statements.find, name, self._now()))
+        found = await self._records.read(partial(statements.find, name))
         return None if found is None else _Session(*found)
 
     async def _drop(self, name: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from blossom_async.gateway.dashboard.sessions import SharedSessions
@@ -10,16 +9,12 @@ from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Records
 from tests.conftest import KEY
 
-NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)
-
 
 async def test_a_key_that_was_taken_out_of_the_settings_ends_its_sessions(tmp_path: Path) -> None:
     """They are in the database, and outlive the gateway that had the key."""
     records = Records(tmp_path / "records.sqlite")
     await records.open()
-    with_key, without = (
-        SharedSessions(Lookups(records), records, keys, now=lambda: NOW) for keys in ([KEY], [])
-    )
+    with_key, without = (SharedSessions(Lookups(records), records, keys) for keys in ([KEY], []))
     token = await with_key.begin("main", KEY)
     assert await with_key.tenant(token) == "main"
     assert await without.tenant(token) is None
