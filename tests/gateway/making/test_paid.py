@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -486,6 +487,26 @@ class TestBudgets:
                 (day, 40_000),
                 (day + 1, 40_000),
             ]
+
+    @pytest.mark.parametrize("jump", [timedelta(hours=11), timedelta(days=1), timedelta(days=-1)])
+    async def test_a_clock_that_jumps_and_comes_back_prolongs_no_budget(
+        self, tmp_path: Path, jump: timedelta
+    ) -> None:
+        """Each day by the clock has its own, and what was spent stays spent; a repeat pays at no hour."""
+        paid, time = Paid(), [NOW]
+        async with house(tmp_path, paid, daily_budget=80_000, now=lambda: time[0]) as rooms:
+            first = await rooms.create(key="0")
+            for number, then in enumerate((NOW, NOW + jump, NOW + jump, NOW, NOW + jump)):
+                time[0] = then
+                with contextlib.suppress(PaymentRequired):
+                    await rooms.create(key=str(1 + number))
+                again = await rooms.create(key="0")
+                assert isinstance(again, ImageRecord)
+                assert isinstance(first, ImageRecord)
+                assert again.id == first.id
+            assert {row["spent"] for row in await rooms.spent()} == {80_000}
+            assert {row["reserved"] for row in await rooms.spent()} == {0}
+        assert len(paid.ledger) == 4  # two on each of two days
 
     async def test_a_price_below_the_reservation_gives_the_rest_back(self, tmp_path: Path) -> None:
         """What the provider says it cost is what counts."""
