@@ -66,37 +66,44 @@ def _tolerated(body: bytes, content_type: str) -> object:
         return None
 
 
-async def opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
+async def opened(
+    body: bytes, content_type: str, files: Mapping[str, bytes]
+) -> tuple[bytes | str | None, Mapping[str, Any]]:
     """The first picture in an answer, its URL, or None; and the other fields of the answer.
 
-    The picture may be the body itself. In JSON it is found under every name that servers use for it. A large
-    body is read in a thread.
+    The picture may be the body itself. In JSON it is found under every name that servers use for it; the
+    texts that stand for ``files`` are taken for these. A large body is read in a thread.
     """
     if len(body) < _SMALL:
-        return _opened(body, content_type)
-    return await asyncio.to_thread(_opened, body, content_type)
+        return _opened(body, content_type, files)
+    return await asyncio.to_thread(_opened, body, content_type, files)
 
 
-def _opened(body: bytes, content_type: str) -> tuple[bytes | str | None, Mapping[str, Any]]:
+def _opened(
+    body: bytes, content_type: str, files: Mapping[str, bytes]
+) -> tuple[bytes | str | None, Mapping[str, Any]]:
     if format_of(body) is not None:
         return body, {}
     document = document_of(body, content_type)
-    return picture_of(document), document if isinstance(document, dict) else {}
+    return picture_of(document, files), document if isinstance(document, dict) else {}
 
 
-def picture_of(document: object) -> bytes | str | None:
+def picture_of(document: object, files: Mapping[str, bytes] | None = None) -> bytes | str | None:
     """As ``opened``, for a parsed document."""
     unlike: bytes | None = None
     for name, text in _texts(document, "", _DEEPEST):
-        if (packed := _DATA_URL.match(text[:128])) is not None:
-            data = _decoded(unquote(text[packed.end() :]))
-        elif _HTTP.match(text):
+        packed = _DATA_URL.match(text[:128])
+        rest = text if packed is None else text[packed.end() :]
+        data = (files or {}).get(rest)
+        if data is None and packed is None and _HTTP.match(text):
             return text
-        else:
-            data = _decoded(text)
+        is_file = data is not None
+        if data is None:
+            data = _decoded(rest if packed is None else unquote(rest))
         if data is not None and format_of(data) is not None:
             return data
-        if packed is None and _RELATIVE.match(text) and (name in _URLS or _PATH.match(text)):
+        is_path = packed is None and not is_file and _RELATIVE.match(text) is not None
+        if is_path and (name in _URLS or _PATH.match(text)):
             return text
         unlike = unlike or data
     return unlike

@@ -138,7 +138,7 @@ class OpenAI:
         asked = self._url("images/generations")
         answer, sent = await self._answered(asked, request, order.body, key)
         trace = request_id(answer.headers)
-        found, fields = await opened(answer.body, answer.content_type)
+        found, fields = await opened(answer.body, answer.content_type, answer.files)
         made = isinstance(found, str) or (found is not None and format_of(found) is not None)
         charged: Charged = "yes" if made or fields.get("data") or fields.get("usage") else "unknown"
         if isinstance(found, str):

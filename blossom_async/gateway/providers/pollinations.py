@@ -130,7 +130,7 @@ class Pollinations:
             raise fault
         charged = self._charged(answer)
         trace = request_id(answer.headers)
-        found, _ = await opened(answer.body, answer.content_type)
+        found, _ = await opened(answer.body, answer.content_type, answer.files)
         data, content_type = answer.body, answer.content_type
         if isinstance(found, bytes):
             data, content_type = found, ""

@@ -19,6 +19,7 @@ from yarl import URL
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
+from blossom_async.gateway.providers.unpacking import Unpacking
 from blossom_async.guard import AddressInfo
 
 __all__ = [
@@ -73,11 +74,15 @@ class Secret:
 
 @attrs.frozen
 class Answer:
-    """A complete answer. Header names are case-insensitive."""
+    """A complete answer. Header names are case-insensitive.
+
+    ``files`` were in the body as base64; in their place it has the names that they have here.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
+    files: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -218,7 +223,7 @@ class Wire:
             ) as response:
                 if draws:
                     self._heed(response.headers, sent_at)
-                return Answer(response.status, response.headers, await self._read(response))
+                return Answer(response.status, response.headers, *await self._read(response))
         except TimeoutError as exc:
             raise self._accident(passage, f"no complete answer within {self._timeout_s:g} s") from exc
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:
@@ -242,8 +247,8 @@ class Wire:
             return True  # it cannot be told
         return answer.status not in {404, 405} and not answer.is_page
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        parts = []
+    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, Mapping[str, bytes]]:
+        body = Unpacking()
         size = 0
         async for part in response.content.iter_any():
             size += len(part)
@@ -256,8 +261,8 @@ class Wire:
                     charged="unknown",
                     request_id=request_id(response.headers),
                 )
-            parts.append(part)
-        return b"".join(parts)
+            body.feed(part)
+        return body.end()
 
     def _accident(self, passage: _Passage, detail: str) -> ProviderFault:
         if passage.sent:
