@@ -18,8 +18,8 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.alone import alone
 from tests.gateway.making.test_paying_kills import KEY, shop
+from tests.ray_cluster import processes, two_nodes
 from tests.waiting import until
 
 pytestmark = [pytest.mark.campaign, pytest.mark.filterwarnings("default")]
@@ -57,34 +57,8 @@ async def on_dask() -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def on_ray() -> AsyncIterator[Engine]:
     pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-    from ray.cluster_utils import Cluster
-
-    memory = 80 * 2**20
-
-    def started() -> Any:
-        node = {"num_cpus": 1, "object_store_memory": memory, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(num_cpus=1, object_store_memory=memory)
-        return cluster
-
-    def workers() -> list[int]:
-        commands = {int(place.name): place / "cmdline" for place in Path("/proc").glob("[0-9]*")}
-        return [pid for pid, command in commands.items() if "ray::MapWorker" in _read(command)]
-
-    with alone("ray"):
-        cluster = started()  # it handles signals, so it must be made in this thread
-        try:
-            yield Engine("ray", {"RAY_ADDRESS": cluster.address}, workers)
-        finally:
-            await asyncio.to_thread(cluster.shutdown)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:  # it has ended meanwhile
-        return ""
+    with two_nodes() as cluster:
+        yield Engine("ray", {"RAY_ADDRESS": cluster.address}, lambda: processes("ray::MapWorker"))
 
 
 @pytest.mark.parametrize("engine", [on_dask, on_ray])
