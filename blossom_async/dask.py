@@ -93,7 +93,7 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
     if sharing.rates and sharing.gate is None:
         if client.asynchronous:
             raise ValueError("rate_limit: an asynchronous client cannot share it; give a synchronous one")
-        client.run_on_scheduler(_keep_gates, name)
+        client.run_on_scheduler(_keep_gates)
         sharing = attrs.evolve(sharing, place=partial(_Place, name))
     task = _Task(work, sharing, name)
     if isinstance(rows, dd.DataFrame):
@@ -150,8 +150,13 @@ def _with_columns(frame: pd.DataFrame, new: list[dict[str, Any]]) -> pd.DataFram
     return frame.assign(**added)
 
 
-def _keep_gates(name: str, dask_scheduler: Any) -> None:
+_TAKE = "blossom-take"
+
+
+def _keep_gates(dask_scheduler: Any) -> None:
     """Lets the scheduler, which all workers reach and none outlives, give out start times."""
+    if _TAKE in dask_scheduler.handlers:
+        return
     gates = Gates()
 
     async def take(limit: Sequence[Any], question: Sequence[Any]) -> tuple[Any, ...]:
@@ -159,11 +164,11 @@ def _keep_gates(name: str, dask_scheduler: Any) -> None:
         gate, *rest = question
         return tuple(await gates.take(gate, RateLimit(amount, per_s=per_s), *rest))
 
-    dask_scheduler.handlers[f"blossom-{name}"] = take
+    dask_scheduler.handlers[_TAKE] = take
 
 
 class _Place:
-    """The scheduler's start times, as a worker asks for them."""
+    """The scheduler's start times for one call of ``generate`` or ``apply``, as a worker asks for them."""
 
     def __init__(self, name: str) -> None:
         from distributed import get_worker
@@ -172,8 +177,8 @@ class _Place:
         self._name = name
 
     async def take(self, name: str, limit: RateLimit, *rest: Any) -> Grant:
-        ask = getattr(self._worker.scheduler, f"blossom-{self._name}")
-        question = ask(limit=(limit.amount, limit.per_s), question=(name, *rest))
+        ask = getattr(self._worker.scheduler, _TAKE)
+        question = ask(limit=(limit.amount, limit.per_s), question=(f"{self._name}-{name}", *rest))
         running = asyncio.run_coroutine_threadsafe(question, self._worker.loop.asyncio_loop)
         return Grant(*await asyncio.wrap_future(running))
 

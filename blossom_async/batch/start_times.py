@@ -168,7 +168,8 @@ class Gates:
     """A ``GatePlace`` in this process: for tests, and to stand in an actor of a cluster.
 
     Made anew, it waits ``LOOKAHEAD_S`` and more before it first gives a start time, in case that another one
-    gave some out just before. ``clock`` is a clock in seconds that is never set back.
+    gave some out just before. Limits of which nothing counts any more are forgotten. ``clock`` is a clock in
+    seconds that is never set back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -188,8 +189,11 @@ class Gates:
         pause_s: float = 0.0,
     ) -> Grant:
         """Start times, as ``GatePlace`` says."""
+        now = self._clock() + self._shift
+        if name not in self._states:
+            self._states = {known: state for known, state in self._states.items() if state.idle_at > now}
         state = self._states.get(name) or GateState.forgotten(self._since, limit)
         self._states[name], granted = grant(
-            state, self._clock() + self._shift, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
+            state, now, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
         )
         return granted

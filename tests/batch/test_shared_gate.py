@@ -443,6 +443,19 @@ def test_a_clock_that_was_set_back_costs_some_seconds_and_no_more() -> None:
     assert len([start for start in world.starts if start > 8]) >= 0.9 * 4 * 20
 
 
+def test_a_place_forgets_limits_that_nobody_uses() -> None:
+    """A cluster that runs for months has had many."""
+
+    async def go() -> None:
+        world = World(RateLimit(20))
+        for name in ("paint", "print"):
+            await world.place.take(name, world.limit, 1, 0.05)
+            await asyncio.sleep(10.0)
+        assert [*world.place._states] == ["print"]
+
+    on_virtual_clock(go())
+
+
 def test_event_loops_may_share_it() -> None:
     """One after another, at the clock of the machine."""
     place = Gates()
