@@ -26,7 +26,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build" / "pages"
 
 REFERENCE = {
-    "client": ("Client", ["blossom_async.client", "blossom_async.images", "blossom_async.url_batch"]),
+    "client": (
+        "Client",
+        ["blossom_async.client", "blossom_async.images", "blossom_async.url_batch", "blossom_async.notebook"],
+    ),
     "models": ("Models", ["blossom_async.models"]),
     "errors": ("Errors", ["blossom_async.errors"]),
     "batch": ("Batch engine", ["blossom_async.batch"]),
@@ -36,6 +39,7 @@ REFERENCE = {
 """Page -> its title and the modules whose public names it has."""
 
 PARTLY = {
+    "blossom_async.notebook": {"Bar"},
     "blossom_async.url_batch": {"BatchOptions", "UrlBatch"},
     "blossom_async.rows": {"ApplyOptions", "GenerateOptions"},
 }

@@ -595,6 +595,19 @@ class ImageInfo(Plain):
         below = sorted({width for width in (self.widths if widths is None else widths) if width < self.width})
         return ", ".join(f"{self.variant_url(width, url=url)} {width}w" for width in (*below, self.width))
 
+    @property
+    def thumbnail_url(self) -> str:
+        """The URL of the picture in the smallest of its ``widths``, or its own."""
+        return self.variant_url(min((self.width, *self.widths)))
+
+    def _repr_html_(self) -> str:
+        from blossom_async.notebook import picture, table
+
+        if self.state != "ready":
+            return table(self.problem or "", ("URL", "state"), [(self.url, self.state)])
+        told = f"{self.width} x {self.height} {self.format}, {self.file_size:,} bytes, {self.model}"
+        return picture(self.url, self.thumbnail_url, told)
+
 
 @attrs.frozen(kw_only=True)
 class Estimate(Plain):
@@ -716,6 +729,22 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
     def failures(self) -> tuple[PreloadResult, ...]:
         """URLs that did not answer, or answered 400 or above."""
         return tuple(result for result in self.results if not result.ok)
+
+    def _repr_html_(self) -> str:
+        from blossom_async.notebook import table
+
+        rows = [
+            (
+                result.url,
+                result.error or f"{result.status}",
+                f"{result.ms:.0f}",
+                f"{result.bytes:,}",
+                result.cache,
+            )
+            for result in sorted(self.results, key=lambda result: result.ok)  # failures first
+        ]
+        said = f"{len(self) - len(self.failures):,} of {len(self):,} ok in {self.elapsed_s:.1f} s"
+        return table(said, ("URL", "status", "ms", "bytes", "cache"), rows)
 
 
 if TYPE_CHECKING:

@@ -332,7 +332,27 @@ class UrlBatch(Sequence[str | None]):
         return len(self.infos)
 
     def __repr__(self) -> str:
-        return f"<UrlBatch: {len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s>"
+        return f"<UrlBatch: {self._standing}>"
+
+    @property
+    def _standing(self) -> str:
+        return f"{len(self) - self.infos.count(None)} of {len(self)} ok in {self.elapsed_s:.1f} s"
+
+    def _repr_html_(self) -> str:
+        from blossom_async.notebook import grid, table
+
+        made = [
+            (outcome.value.url, outcome.value.thumbnail_url, str(_prompt(outcome.item)))
+            for outcome in self.outcomes
+            if outcome.value is not None
+        ]
+        missing = [
+            (str(outcome.index), str(_prompt(outcome.item)), str(outcome.error))
+            for outcome in self.outcomes
+            if outcome.value is None
+        ]
+        failed = table("without a picture:", ("index", "prompt", "error"), missing) if missing else ""
+        return grid(self._standing, made) + failed
 
 
 def _prompt(item: Request) -> object:

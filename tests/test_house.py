@@ -24,14 +24,15 @@ MAY_IMPORT = {
     "tracing": set(),
     "scenery": set(),
     "rules": set(),
-    "models": {"errors", "rules"},
+    "notebook": {"errors", "batch"},
+    "models": {"errors", "rules", "notebook"},
     "batch": {"errors", "locks"},
     "testing": {"errors"},  # not the gateway: people use it in tests of their own
     "transport": {"errors", "models", "batch", "tracing"},  # of batch only the reading of headers
     "warmup": {"errors", "guard", "models"},
     "cdn": {"errors", "models", "transport"},
     "downloads": {"errors", "models", "transport"},
-    "url_batch": {"errors", "models", "batch", "transport", "cdn"},
+    "url_batch": {"errors", "models", "batch", "transport", "cdn", "notebook"},
     "limits": {"batch"},
     "gates": {"batch", "models", "transport"},
     "images": {
