@@ -115,6 +115,7 @@ class Dashboard:
         self._now = now
         self._sessions = sessions
         self._thumbnails = Thumbnails(blobs, workers)
+        self._base = urlsplit(public_url).path.rstrip("/")
         self._secure = public_url.startswith("https:")
         self._cookie = "__Host-blossom" if self._secure else "blossom"
         self._errors: deque[ErrorSeen] = deque(maxlen=_ERRORS_KEPT)
@@ -173,7 +174,7 @@ class Dashboard:
         except ResponseError as exc:
             return await self._failure(exc, None)
         await self._sessions.end(http.cookies.get(self._cookie, ""))
-        answer = _see_other(_own_page(form.get("next")))
+        answer = self._see_other(_own_page(form.get("next")))
         answer.set_cookie(
             self._cookie,
             await self._sessions.begin(holder.tenant, key),
@@ -192,7 +193,7 @@ class Dashboard:
         except ResponseError as exc:
             return await self._failure(exc, None)
         await self._sessions.end(http.cookies.get(self._cookie, ""))
-        answer = _see_other("/login")
+        answer = self._see_other("/login")
         answer.del_cookie(self._cookie, path="/", httponly=True, samesite="Strict", secure=self._secure)
         return answer
 
@@ -324,7 +325,7 @@ class Dashboard:
                 tenant = await self._tenant(http)
                 if tenant is None:
                     asked = _own_page(http.raw_path)
-                    return _see_other("/login" if asked == "/" else f"/login?{_query(next=asked)}")
+                    return self._see_other("/login" if asked == "/" else f"/login?{_query(next=asked)}")
                 return await page(http, tenant)
             except InvalidRequest as exc:
                 return await self._failure(
@@ -362,8 +363,11 @@ class Dashboard:
             raise NotFound("the bytes of the picture are not on the disk", code="bytes_missing") from exc
 
     async def _answer(self, template: str, status: int = 200, **shown: Any) -> web.Response:
-        text = await asyncio.to_thread(render, template, self._now(), **shown)
+        text = await asyncio.to_thread(render, template, self._now(), base=self._base, **shown)
         return web.Response(status=status, text=text, content_type="text/html", headers=HEADERS)
+
+    def _see_other(self, path: str) -> web.Response:
+        return web.Response(status=303, headers={**HEADERS, "Location": f"{self._base}{path}"})
 
     async def _failure(self, error: ResponseError, tenant: str | None) -> web.Response:
         answer = await self._answer("error.html", error.status, error=error, logged_in=tenant is not None)
@@ -408,10 +412,6 @@ def _picture(data: bytes, content_type: str) -> web.Response:
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     return web.Response(body=data, content_type=content_type, headers=headers)
-
-
-def _see_other(location: str) -> web.Response:
-    return web.Response(status=303, headers={**HEADERS, "Location": location})
 
 
 async def _form(http: web.Request) -> dict[str, str]:

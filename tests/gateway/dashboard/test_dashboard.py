@@ -873,3 +873,18 @@ async def test_the_page_of_a_picture_loads_it_in_a_width_that_fits(
                 assert small.size == (100, 50)
         async with visitor.session.get(f"{running.base_url}{source}/w101") as answer:
             assert answer.status == 404
+
+
+async def test_links_keep_the_path_that_the_gateway_is_under(tmp_path: Path) -> None:
+    """Behind https://host/pics every link, form, file and redirect begins with /pics."""
+    settings = Settings(data_dir=tmp_path, api_keys=(KEY,), public_url="http://pictures.example/pics/")
+    sock = listen("127.0.0.1", 0)
+    here = RunningGateway(f"http://127.0.0.1:{sock.getsockname()[1]}", tmp_path)
+    async with serving(settings, sock), visiting(here) as visitor:
+        info = await here.client().image.generate_url_with_info("a lake", tracking_id="spring", **SMALL)
+        pages = [await visitor.page(path) for path in ("/", f"/pictures/{info.id}", "/campaigns", "/storage")]
+        answer, _ = await visitor.post("/logout")
+    found = re.findall(r'(?:href|src|action)="(/[^"]*)"', "".join(pages))
+    assert len(found) > 20
+    assert [path for path in found if not path.startswith("/pics/")] == []
+    assert answer.headers["Location"] == "/pics/login"
