@@ -18,7 +18,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
+
 import blossom_async
+from blossom_async.cli.commands import commands
 from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.openapi import document
 
@@ -93,6 +96,7 @@ def write_reference(folder: Path) -> None:
                 what = summary(getattr(import_module(module), name))
                 index.append(f"| [`{name}`]({page}.md#{path}) | {what} |")
         (folder / f"{page}.md").write_text("\n".join([*lines, ""]), "utf-8")
+    index += ["", "In a shell: [the command line](cli.md)."]
     index += ["", "Over HTTP: [the calls of the gateway](http.md), [its settings](../docs/settings.md)."]
     (folder / "README.md").write_text("\n".join([*index, ""]), "utf-8")
 
@@ -131,6 +135,27 @@ def write_http(folder: Path) -> None:
             for field, value in schema["properties"].items()
         ]
     (folder / "http.md").write_text("\n".join([*lines, ""]), "utf-8")
+
+
+def write_command_line(folder: Path) -> None:
+    """What ``--help`` says of each command, without panels and colours, as a page."""
+    lines = ["# Command line", "", "Each command explains itself with `--help`."]
+    for context in commands_of(click.Context(commands, info_name="blossom")):
+        plain = click.Group if isinstance(context.command, click.Group) else click.Command
+        told = click.HelpFormatter(width=100)
+        for write in (plain.format_usage, plain.format_help_text, plain.format_options):
+            write(context.command, context, told)
+        lines += ["", f"## {context.command_path}", "", f"```text\n{told.getvalue()}```"]
+    (folder / "cli.md").write_text("\n".join([*lines, ""]), "utf-8")
+
+
+def commands_of(context: click.Context) -> Iterator[click.Context]:
+    """This command, and those below it."""
+    yield context
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            if (command := context.command.get_command(context, name)) is not None:
+                yield from commands_of(click.Context(command, parent=context, info_name=name))
 
 
 def content(part: dict[str, Any]) -> str:
@@ -176,6 +201,7 @@ def gather() -> None:
         shutil.copy(page, target)
     write_reference(PAGES / "reference")
     write_http(PAGES / "reference")
+    write_command_line(PAGES / "reference")
 
 
 def not_in_the_navigation() -> Iterator[str]:
