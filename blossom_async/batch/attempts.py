@@ -69,13 +69,13 @@ class Job(Generic[Item, Value]):
     error: Exception | None = None
     ended = False
     followers: list[Job[Item, Value]] | None = None  # equal items that get the same answer
+    item_key = ""
 
-    def __init__(self, index: int, item: Item, started: float, run_id: str, item_key: str = "") -> None:
+    def __init__(self, index: int, item: Item, started: float, run_id: str) -> None:
         self.index = index
         self.item = item
         self.started = started
         self.run_id = run_id
-        self.item_key = item_key
 
 
 _current: ContextVar[Job[object, object]] = ContextVar("blossom_async_job")
@@ -152,13 +152,11 @@ class Attempts(Generic[Item, Value]):
         ends the job, and is fatal to the run.
         """
         job.waiting = True
-        outage = self._outage
-        slots = self._slots
+        outage, slots, lease = self._outage, self._slots, self._lease
         started = job.started
         if not slots.try_acquire():
             await slots.acquire()
             started = asyncio.get_running_loop().time()
-        lease = self._lease
         lease.held += 1
         try:
             for gate in self._gates:

@@ -118,16 +118,19 @@ class Ledger(Generic[Item, Value]):
 
     def settle(self, job: Job[Item, Value], *, recorded: bool = False) -> None:
         """Passes the end of a job to the journal first, if there is one, and then to the consumer."""
-        job.ended = True
-        cost = _NOTHING
-        if self._spending is not None and job.cost is not None:
-            cost = self._spending.settle(job.cost, job.error)
         elapsed_s = self._loop.time() - job.started
         outcome: Outcome[Item, Value]
         if job.error is None:
             outcome = Done(job.index, job.item, job.value, job.number, elapsed_s)  # type: ignore[arg-type]
         else:
             outcome = Failed(job.index, job.item, job.error, job.number, elapsed_s)
+        if self.idle:
+            self._deliver(outcome)
+            return
+        job.ended = True
+        cost = _NOTHING
+        if self._spending is not None and job.cost is not None:
+            cost = self._spending.settle(job.cost, job.error)
         if self._journal is None or recorded or isinstance(job.error, NotRun):
             self._deliver(outcome)
         else:

@@ -84,7 +84,8 @@ class Tally:
         """Adds the end of one item."""
         if outcome.ok:
             self._done += 1
-            self._reused += outcome.attempts == 0
+            if not outcome.attempts:
+                self._reused += 1
         elif isinstance(outcome.error, NotRun):
             self._not_run += 1
         else:

@@ -88,7 +88,8 @@ class Slots:
 
     def try_acquire(self) -> bool:
         """Takes a slot if one is free and nobody waits for it. Never blocks."""
-        if self.in_use >= self.usable or self._line.waiting:
+        # Not `usable`: this is asked for every item, and a property takes longer than both comparisons.
+        if self.in_use >= self.allowed or self.in_use >= self.granted or self._line.waiting:
             return False
         self.in_use += 1
         return True
