@@ -156,9 +156,10 @@ def create_app(
     def info(record: ImageRecord | Claim) -> ImageInfo:
         return image_info(record, public_url=public_url, widths=settings.widths, now=_now())
 
+    pictures = Pictures(records, lookups, blobs, now=_now)
     api = Api(
         generation,
-        Pictures(records, lookups, blobs, now=_now),
+        pictures,
         records,
         SignedUrls(records, lookups, signer, public_url=public_url, now=_now),
         gatekeeper,
@@ -203,6 +204,8 @@ def create_app(
         blobs,
         workers,
         variants,
+        generation,
+        pictures.delete,
         views.flush,
         _sessions(settings, given_keys, lookups, records),
         public_url=public_url,

@@ -1,4 +1,4 @@
-"""The pages for people: pictures, campaigns, storage and errors. No scripts; an API key opens them."""
+"""The pages for people: pictures, campaigns, storage and errors. An API key opens them."""
 
 from blossom_async.gateway.dashboard.site import Dashboard
 

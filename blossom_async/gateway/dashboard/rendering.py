@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["ASSETS", "HEADERS", "asset_routes", "render", "rules", "size", "span", "state"]
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: browsers would send "Origin: null" with our own forms, which is refused.
     "Referrer-Policy": "same-origin",
@@ -32,7 +32,7 @@ HEADERS = {
 """Headers of every page."""
 
 _FOLDER = files("blossom_async.gateway.dashboard")
-_CONTENT_TYPES = {"css": "text/css", "svg": "image/svg+xml"}
+_CONTENT_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
@@ -40,7 +40,7 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if
 def _assets() -> dict[str, tuple[str, bytes, str]]:
     """For each file its path, bytes and media type."""
     found = {}
-    for name in ("style.css", "icon.svg"):
+    for name in ("style.css", "icon.svg", "copy.js"):
         stem, _, kind = name.partition(".")
         data = (_FOLDER / name).read_bytes()
         path = f"/dashboard/{stem}-{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
@@ -52,7 +52,7 @@ ASSETS = _assets()
 
 
 def asset_routes() -> list[web.RouteDef]:
-    """The stylesheet and the icon. Their paths contain a hash of their bytes."""
+    """The stylesheet, the icon and the script. Their paths contain a hash of their bytes."""
     return [web.get(path, _asset(data, kind)) for path, data, kind in ASSETS.values()]
 
 

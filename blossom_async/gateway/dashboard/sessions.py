@@ -14,7 +14,7 @@ from cachetools import TTLCache
 
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import Caller, Records
 from blossom_async.gateway.storage.records import sessions as statements
 
 __all__ = ["LIFETIME_S", "Sessions", "SharedSessions"]
@@ -47,6 +47,11 @@ class Sessions:
 
     async def tenant(self, token: str) -> str | None:
         """Whose pictures the session opens; None once it has ended or its key was revoked."""
+        caller = await self.caller(token)
+        return None if caller is None else caller.tenant
+
+    async def caller(self, token: str) -> Caller | None:
+        """The holder of the key that the session began with; None as for ``tenant``."""
         session = await self._find(_name(token))
         if session is None:
             return None
@@ -55,7 +60,7 @@ class Sessions:
         if not valid:
             await self.end(token)
             return None
-        return session.tenant
+        return Caller(session.tenant, "" if key is None else key.name)
 
     async def end(self, token: str) -> None:
         """Ends the session. A token that opens nothing changes nothing."""

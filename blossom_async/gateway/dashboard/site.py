@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import shutil
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -33,11 +34,12 @@ from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
+from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.variants import Variants, widths_below
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import ImageRecord, Records, overview
+from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview
 from blossom_async.gateway.storage.records.views import campaign_views
 from blossom_async.models import CONTENT_TYPES, IMAGE_ID, GroupStats, UrlStats
 
@@ -81,8 +83,8 @@ class _Variant:
 class Dashboard:
     """The pages below ``/``.
 
-    ``flush`` stores all views counted so far. Only the main tenant sees the disk and the errors that this
-    gateway has answered.
+    ``delete`` deletes the picture of an id and a tenant, ``flush`` stores all views counted so far. Only the
+    main tenant sees the disk and the errors that this gateway has answered.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Dashboard:
         blobs: Blobs,
         workers: Workers,
         variants: Variants,
+        generation: Generation,
+        delete: Callable[[str, str], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
         sessions: Sessions,
         *,
@@ -107,6 +111,8 @@ class Dashboard:
         self._records = records
         self._blobs = blobs
         self._variants = variants
+        self._generation = generation
+        self._delete = delete
         self._widths = widths
         self._flush = flush
         self._public_url = public_url
@@ -125,6 +131,8 @@ class Dashboard:
         return [
             web.get("/", self._page(self.pictures)),
             web.get("/pictures/{id}", self._page(self.picture)),
+            web.post("/pictures/{id}/delete", self._page(self.delete)),
+            web.post("/pictures/{id}/again", self._page(self.make_again)),
             web.get("/campaigns", self._page(self.campaigns)),
             web.get("/campaigns/{tracking_id:.+}", self._page(self.campaign)),
             web.get("/storage", self._page(self.storage)),
@@ -236,7 +244,36 @@ class Dashboard:
             widths=widths_below(picture.request, picture.width, self._widths),
             days=days,
             chart=chart(days, days[0].date, self._now().date()) if days else None,
+            once=secrets.token_urlsafe(16),
         )
+
+    async def delete(self, http: web.Request, tenant: str) -> web.Response:
+        """Deletes the picture; 303 to the pictures."""
+        self._check_same_site(http)
+        picture = await self._known(http.match_info["id"], tenant)
+        await self._delete(picture.id, tenant)
+        self._thumbnails.drop(picture.id)
+        return self._see_other("/")
+
+    async def make_again(self, http: web.Request, tenant: str) -> web.Response:
+        """Makes the picture again, with the same seed or another; 303 to the new one.
+
+        The key that logged in pays. A form that is sent twice makes one picture.
+        """
+        self._check_same_site(http)
+        form = await _form(http)
+        picture = await self._known(http.match_info["id"], tenant)
+        if picture.deleted_at is not None:
+            raise NotFound("The picture was deleted, and its prompt with it; it cannot be made again.")
+        caller = await self._caller(http)
+        request = attrs.evolve(picture.request, defer=False)
+        made, _ = await self._generation.create(
+            attrs.evolve(request, seed=None) if form.get("seed") == "other" else request,
+            tenant=tenant,
+            payer="" if caller is None else caller.name,
+            key=f"dashboard {form.get('once') or secrets.token_urlsafe(16)}",
+        )
+        return self._see_other(f"/pictures/{made.id}")
 
     async def campaigns(self, _: web.Request, tenant: str) -> web.Response:
         """The campaigns with the newest pictures."""
@@ -337,8 +374,12 @@ class Dashboard:
         return answer
 
     async def _tenant(self, http: web.Request) -> str | None:
+        caller = await self._caller(http)
+        return None if caller is None else caller.tenant
+
+    async def _caller(self, http: web.Request) -> Caller | None:
         token = http.cookies.get(self._cookie)
-        return None if token is None else await self._sessions.tenant(token)
+        return None if token is None else await self._sessions.caller(token)
 
     async def _known(self, image_id: str, tenant: str) -> ImageRecord:
         picture = await self._lookups.image(image_id)
