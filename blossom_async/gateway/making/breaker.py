@@ -60,7 +60,11 @@ class Breaker:
         """Waits until the provider may be called. The call that tries it gets a trial to end."""
         while self.open:
             if (rest_s := self.resting_s()) > 0:
-                await asyncio.sleep(rest_s)
+                try:
+                    await asyncio.sleep(rest_s)
+                except asyncio.CancelledError:
+                    self._next()  # this call may be the only one that was woken to try
+                    raise
             elif self._trial is not None:
                 await self._line.wait()
             else:

@@ -265,6 +265,24 @@ def test_calls_pass_once_the_trial_call_was_answered() -> None:
     on_virtual_clock(run())
 
 
+def test_another_tries_the_provider_if_the_one_that_was_to_is_cancelled() -> None:
+    """Where no call comes any more, too, as those in line would wait forever."""
+
+    async def run() -> None:
+        breaker = Breaker("offline", asyncio.get_running_loop().time)
+        for _ in range(5):
+            breaker.failed(DOWN, 1)
+        assert await breaker.wait() is not None
+        second, third = (asyncio.create_task(breaker.wait()) for _ in range(2))
+        await asyncio.sleep(1)
+        breaker.failed(DOWN, 1)
+        await asyncio.sleep(1)
+        second.cancel()
+        assert await asyncio.wait_for(third, 60) is not None
+
+    on_virtual_clock(run())
+
+
 @pytest.mark.parametrize("away_s", [20, 200, math.inf])
 def test_what_may_be_paid_is_asked_for_again_once_the_provider_is_back(away_s: float) -> None:
     """By the one trial call of each rest; from four minutes on a person must decide."""
