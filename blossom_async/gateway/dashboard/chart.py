@@ -18,7 +18,7 @@ _STEPS = 4
 
 @attrs.frozen(kw_only=True)
 class Bar:
-    """The bar of ``views`` and, in front of it, the one of ``viewers``, which is never higher."""
+    """The bar of ``views`` and, beside it, the one of ``viewers``, which is never higher."""
 
     first: date
     last: date

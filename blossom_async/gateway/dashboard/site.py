@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -29,6 +29,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
+from blossom_async.gateway.dashboard.comparing import chance
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
@@ -41,7 +42,7 @@ from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview
 from blossom_async.gateway.storage.records.views import campaign_views
-from blossom_async.models import CONTENT_TYPES, IMAGE_ID, GroupStats, UrlStats
+from blossom_async.models import CONTENT_TYPES, IMAGE_ID, DayStats, GroupStats, UrlStats
 
 __all__ = ["Dashboard", "ErrorSeen"]
 
@@ -53,6 +54,7 @@ _OWN_PAGE = re.compile(rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|stora
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
 _SAMPLES = 500  # pictures of a campaign, in which one for each variant is looked for
+_LEAST_DAYS = timedelta(days=13)
 _ERRORS_KEPT = 1000
 _ERRORS_SHOWN = 20
 
@@ -78,6 +80,13 @@ class _Variant:
     stats: GroupStats
     share: float  # of the views of its key, in percent
     picture: ImageRecord | None
+
+
+@attrs.frozen
+class _Lead:
+    ahead: _Variant
+    behind: _Variant
+    chance: float  # of such a lead among equals
 
 
 class Dashboard:
@@ -243,7 +252,7 @@ class Dashboard:
             url=f"{self._public_url}/image/{picture.id}",
             widths=widths_below(picture.request, picture.width, self._widths),
             days=days,
-            chart=chart(days, days[0].date, self._now().date()) if days else None,
+            chart=chart(days, *_span(days, None, self._now().date())) if days else None,
             once=secrets.token_urlsafe(16),
         )
 
@@ -301,10 +310,9 @@ class Dashboard:
             first=first,
             last=last,
             stats=stats,
-            chart=chart(days, first or days[0].date, max(days[-1].date, last or days[-1].date))
-            if days
-            else None,
+            chart=chart(days, *_span(days, first, last)) if days else None,
             groups={key: _variants(key, stats, pictures) for key in sorted(stats.by_metadata)},
+            lead=_lead,
             number=number,
             pictures=pictures[:12],
         )
@@ -444,6 +452,21 @@ def _variants(key: str, stats: UrlStats, pictures: Sequence[ImageRecord]) -> lis
         _Variant(value, group, 100 * group.views / total if total else 0.0, newest.get(value))
         for value, group in best
     ]
+
+
+def _lead(variants: Sequence[_Variant]) -> _Lead | None:
+    """How the variant with the most viewers compares to the next; None if nobody has seen two of them."""
+    best = sorted(variants, key=lambda variant: -variant.stats.viewers)[:2]
+    if len(best) < 2 or best[0].stats.viewers == 0:
+        return None
+    ahead, behind = best
+    return _Lead(ahead, behind, chance(ahead.stats.viewers, behind.stats.viewers))
+
+
+def _span(days: Sequence[DayStats], first: date | None, last: date | None) -> tuple[date, date]:
+    """The days of a chart: those asked for, else from the first view on, and no fewer than two weeks."""
+    last = max(days[-1].date, last or days[-1].date)
+    return first or min(days[0].date, last - _LEAST_DAYS), last
 
 
 def _picture(data: bytes, content_type: str) -> web.Response:

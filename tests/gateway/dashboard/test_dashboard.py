@@ -700,8 +700,9 @@ async def test_a_campaign_shows_its_views(gateway: AbstractAsyncContextManager[R
         one = await visitor.page(f"/pictures/{infos[0].id}")
     figures = dict(re.findall(r"<dt>(Views|Share|Load)</dt><dd>([^<]*)</dd>", page)[:1])
     assert figures == {"Views": "4"}
-    assert re.findall(r"<dt>Share</dt><dd>(\d+) %</dd>", page) == ["75", "25"]
-    assert re.findall(r'<h3 dir="auto">(.)</h3>', page) == ["A", "B"]
+    assert re.findall(r'<td class="wide less">(\d+) %', page) == ["75", "25"]
+    assert re.findall(r'<th scope="row" dir="auto">(.)</th>', page) == ["A", "B"]
+    assert "The lead of <bdi>A</bdi> over <bdi>B</bdi> may be chance" in page
     assert "4 views, 1 viewer" in page
     assert "3 views, 1 viewer" in one
     assert '<td class="n">2</td><td class="n">4</td>' in overviews
