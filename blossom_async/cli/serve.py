@@ -38,8 +38,10 @@ def serve(config: Path | None, **given: Any) -> int:
     loopback the gateway needs BLOSSOM_API_KEYS, or a key made with `blossom keys create`. Ctrl-C or SIGTERM
     stops it once the requests in flight are answered.
     """
+    from blossom_async.cli.heap import use_one_heap
     from blossom_async.cli.loop import run
 
+    use_one_heap()
     try:
         from blossom_async.gateway.settings import load
     except ImportError as exc:
