@@ -103,6 +103,9 @@ class _Place:
         self._actor = ray.remote(num_cpus=0, max_restarts=-1)(Gates).remote()
 
     def __call__(self) -> _Place:
+        import ray
+
+        ray.get(self._actor.__ray_ready__.remote())  # or its start would be taken for a slow round trip
         return self
 
     async def take(self, *question: Any) -> Grant:
