@@ -7,8 +7,10 @@ process of its own, prints its port, and ends when its standard input does.
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -39,8 +41,8 @@ ANSWERS = {
 class Constant(asyncio.Protocol):
     """One connection."""
 
-    calls = 0
-    """Requests for pictures so far, on all connections."""
+    arrivals: list[float] = []  # noqa: RUF012 - of all connections
+    """When each request for a picture came."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
@@ -57,9 +59,13 @@ class Constant(asyncio.Protocol):
                 return
             self.buffer = self.buffer[end + 4 + length :]
             if head.startswith(b"GET /calls"):
-                self.transport.write(_response(str(Constant.calls).encode()))
+                self.transport.write(_response(str(len(Constant.arrivals)).encode()))
                 continue
-            Constant.calls += head.startswith(b"POST")
+            if head.startswith(b"GET /arrivals"):
+                self.transport.write(_response(json.dumps(Constant.arrivals).encode()))
+                continue
+            if head.startswith(b"POST"):
+                Constant.arrivals.append(time.monotonic())
             self.transport.write(ANSWERS[head[: head.index(b" HTTP") + 5]])
 
 
