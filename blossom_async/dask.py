@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from uuid import uuid4
 
 import attrs
@@ -19,11 +20,15 @@ from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pic
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from distributed import Client
 
     from blossom_async.tables import Summary
 
-__all__ = ["apply", "generate", "summary"]
+__all__ = ["apply", "generate", "in_parts", "summary"]
+
+T = TypeVar("T")
+_PARTS_FOR_A_THREAD = 2  # so that it has its next one when one ends
 
 
 def generate(client: Client, rows: Any, **options: Unpack[GenerateOptions]) -> Any:
@@ -64,6 +69,29 @@ def apply(
     return _mapped(client, rows, work, _sharing(client, given, ApplyOptions))
 
 
+def in_parts(
+    client: Client,
+    tables: Iterable[pa.Table],
+    use: Callable[[int, pa.Table], T],
+    **options: Unpack[GenerateOptions],
+) -> Iterator[T]:
+    """What ``use`` makes, in a worker, of the number of each table and of the table with its pictures.
+
+    In order. Only a few tables are in memory at a time, however many come. Raises as ``generate``.
+    """
+    given: dict[str, Any] = dict(options)
+    work = Pictures.of(given)
+    task = _Task.of(client, work, _sharing(client, given, GenerateOptions))
+    at_once = _PARTS_FOR_A_THREAD * sum(client.ncores().values())
+    waiting: deque[Any] = deque()
+    for number, table in enumerate(tables):
+        waiting.append(client.submit(task.table, number, table, use, pure=False))
+        if len(waiting) > at_once:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def summary(rows: Any) -> Summary:
     """What rows came to that ``generate`` gave: a computed DataFrame, or a list of mappings."""
     import pyarrow as pa
@@ -89,13 +117,7 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
         import dask.dataframe as dd
     except ImportError as exc:
         raise ConfigurationError("Dask is missing; pip install '.[dask]' in the checkout") from exc
-    name = uuid4().hex
-    if sharing.rates and sharing.gate is None:
-        if client.asynchronous:
-            raise ValueError("rate_limit: an asynchronous client cannot share it; give a synchronous one")
-        client.run_on_scheduler(_keep_gates)
-        sharing = attrs.evolve(sharing, place=partial(_Place, name))
-    task = _Task(work, sharing, name)
+    task = _Task.of(client, work, sharing)
     if isinstance(rows, dd.DataFrame):
         work.reads(list(rows.columns))
         if isinstance(work, Pictures):
@@ -120,6 +142,24 @@ class _Task:
     work: Work
     sharing: Sharing
     name: str
+
+    @classmethod
+    def of(cls, client: Client, work: Work, sharing: Sharing) -> _Task:
+        """One that has its limits from this cluster's scheduler."""
+        name = uuid4().hex
+        if sharing.rates and sharing.gate is None:
+            if client.asynchronous:
+                raise ValueError("rate_limit: an asynchronous client cannot share it; give a synchronous one")
+            client.run_on_scheduler(_keep_gates)
+            sharing = attrs.evolve(sharing, place=partial(_Place, name))
+        return cls(work, sharing, name)
+
+    def table(self, number: int, table: pa.Table, use: Callable[[int, pa.Table], T]) -> T:
+        """What is made of a table with its new columns."""
+        from blossom_async.tables import extended
+
+        with _engine(self) as engine:
+            return use(number, extended(table, engine))
 
     def rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
         """The rows with their new columns."""

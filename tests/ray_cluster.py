@@ -21,7 +21,7 @@ _MEMORY = 80 * 2**20
 
 
 @contextmanager
-def two_nodes() -> Iterator[Cluster]:
+def two_nodes(**head: object) -> Iterator[Cluster]:
     """One CPU each, the least that Ray's scheduler may be given. On leaving, none of its processes is left.
 
     Enter it in the main thread, as it handles signals.
@@ -32,7 +32,7 @@ def two_nodes() -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": _MEMORY, "include_dashboard": False}
     with alone("ray"):
         os.environ[_MARK] = str(os.getpid())
-        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
         try:
             cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
             yield cluster

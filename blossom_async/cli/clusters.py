@@ -45,6 +45,7 @@ _ALONE = {
     "dry_run": "--dry-run",
 }
 _SCHEME = re.compile("^([a-z0-9]{2,}):/(?!/)")  # a Path has made one slash of the two
+_ROWS_OF_A_PART = 2000
 _BLOCKS_AT_ONCE = 3  # so that the last calls of a block do not leave the others idle
 
 
@@ -132,6 +133,14 @@ class Tables:
 
             yield write
 
+    def write_part(self, number: int, table: pa.Table) -> Summary:
+        """Writes one of the files of a folder, in a worker. Files are in the order of their numbers."""
+        name = f"part-{number:08}.{self.out_kind}"
+        if "://" not in self.out:
+            Path(self.out).mkdir(parents=True, exist_ok=True)
+        with attrs.evolve(self, out=f"{self.out}/{name}").writer() as write:
+            return _written(table, write)
+
 
 def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> int:
     """Makes a picture for each row, writes the rows and says what they came to: 0, or 1 if some failed.
@@ -145,6 +154,8 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
             f"--on {place}: allowed: ray, ray://HOST:PORT, dask://HOST:PORT or local; --run, --id and "
             "--prompt go with it"
         )
+    if scheme == "ray" and address and find_spec("grpc") is None:
+        raise CannotStart(f"--on {place}: grpc is missing: pip install 'ray[client]'")
     for package in ("pyarrow", *_NEEDS[scheme]):
         if find_spec(package) is None:
             extra = _EXTRAS[scheme]
@@ -188,21 +199,29 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
 
 def _on_ray(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
     import ray
-    import ray.data
-
-    from blossom_async.ray import generate
 
     try:
         ray.init(address=address, log_to_driver=False)
-        read = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
-        ds = generate(read[tables.kind](tables.source), **options)
-        write = {"parquet": ds.write_parquet, "csv": ds.write_csv, "jsonl": ds.write_json}
-        write[tables.out_kind](tables.out)
+        if "://" in address:  # Ray Data does not run in a client of Ray's
+            ray.get(ray.remote(num_cpus=0)(_by_ray).remote(tables, options))
+        else:
+            _by_ray(tables, options)
     except (ray.exceptions.RayError, ConnectionError) as exc:
         raise _stopped("ray", getattr(exc, "cause", None) or exc) from exc
     finally:
         ray.shutdown()
     return _summary(tables)
+
+
+def _by_ray(tables: Tables, options: dict[str, Any]) -> None:
+    import ray.data
+
+    from blossom_async.ray import generate
+
+    read = {"parquet": ray.data.read_parquet, "csv": ray.data.read_csv, "jsonl": ray.data.read_json}
+    ds = generate(read[tables.kind](tables.source), **options)
+    write = {"parquet": ds.write_parquet, "csv": ds.write_csv, "jsonl": ds.write_json}
+    write[tables.out_kind](tables.out)
 
 
 def _stopped(place: str, error: BaseException) -> CannotStart:
@@ -211,32 +230,20 @@ def _stopped(place: str, error: BaseException) -> CannotStart:
 
 
 def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
-    import dask.dataframe as dd
     from distributed import Client
 
-    from blossom_async.dask import generate
+    from blossom_async.dask import in_parts
 
     try:
         opened = Client(f"tcp://{address}")
     except OSError as exc:
         raise _stopped(f"dask://{address}", exc) from exc
     with opened as client:
-        inside = f"/*.{tables.kind}" if Path(tables.source).is_dir() else ""
-        if tables.kind == "parquet":
-            df = dd.read_parquet(tables.source, filesystem="arrow")
-        elif tables.kind == "csv":
-            df = dd.read_csv(tables.source + inside)
-        else:
-            df = dd.read_json(tables.source + inside, lines=True)
-        threads = sum(client.ncores().values())
-        made = generate(client, df.repartition(npartitions=max(df.npartitions, 4 * threads)), **options)
-        if tables.out_kind == "parquet":
-            made.to_parquet(tables.out, write_index=False, name_function="part-{:08}.parquet".format)
-        elif tables.out_kind == "csv":
-            made.to_csv(f"{tables.out}/part-*.csv", index=False)
-        else:
-            made.to_json(f"{tables.out}/part-*.jsonl", orient="records", lines=True)
-    return _summary(tables)
+        rows, threads = tables.read(), sum(client.ncores().values())
+        each = min(
+            _ROWS_OF_A_PART, rows.count_rows() // (4 * threads) + 1
+        )  # of a small table, too, all have some
+        return sum(in_parts(client, _blocks(rows, each), tables.write_part, **options), Summary())
 
 
 def _on_this_machine(client: BlossomClient, tables: Tables, options: dict[str, Any]) -> Summary:
