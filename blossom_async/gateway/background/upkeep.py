@@ -62,7 +62,7 @@ class Upkeep:
                 await self.sweep()
                 await self.clear_orphans()
                 await self.forget_salts()
-                await self.pack_texts()
+                await self.tend_texts()
             except Overloaded as exc:
                 _log.warning("the upkeep waits: %s", exc.detail)
             await asyncio.sleep(self._every_s)
@@ -110,8 +110,13 @@ class Upkeep:
         if await self._records.read(partial(view_records.salts_to_forget, self._now())):
             await self._records.write(partial(view_records.forget_salts, self._now()), erases=True)
 
-    async def pack_texts(self) -> None:
-        """Packs the texts of new pictures, so that searches stay quick."""
+    async def tend_texts(self) -> None:
+        """Makes searches find what earlier versions stored, and quick: packs the texts of new pictures."""
+        while await self._records.write(texts.add_missing):
+            pass
+        while await self._records.read(texts.any_outlived):
+            if not await self._records.write(texts.erase_outlived, erases=True):
+                break  # another process is at it
         while await self._records.write(texts.pack):
             pass
 

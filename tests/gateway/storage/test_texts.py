@@ -41,6 +41,18 @@ def left_in(folder: Path, word: bytes) -> list[str]:
     return [file.name for file in folder.iterdir() if word in file.read_bytes()]
 
 
+async def tend(records: Records) -> None:
+    while await records.write(texts.add_missing):
+        pass
+    while await records.read(texts.any_outlived):
+        assert await records.write(texts.erase_outlived)
+
+
+async def lines_in(records: Records) -> list[str]:
+    lines = sa.select(tables.texts.c.lines).order_by(tables.texts.c.lines)
+    return list(await records.read(lambda connection: connection.scalars(lines).all()))
+
+
 @pytest.fixture
 def packs_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four pictures to a packed row, and two rows to a question."""
@@ -119,7 +131,7 @@ async def test_few_or_long_texts(records: Records) -> None:
 
 
 async def test_a_database_of_before_is_searched(tmp_path: Path) -> None:
-    """The migration makes what has gathered found, but nothing deleted."""
+    """Upkeep makes what has gathered found, but nothing deleted."""
     path = tmp_path / "records.sqlite"
     records = Records(path)
     await records.open()
@@ -130,7 +142,27 @@ async def test_a_database_of_before_is_searched(tmp_path: Path) -> None:
     taken_back(path, "0013")
     records = Records(path)
     await records.open()
+    await tend(records)
     assert len(await found(records, "lake")) == 4
-    rows = await records.read(lambda connection: connection.execute(sa.select(tables.texts.c.lines)).all())
-    assert len(rows) == 4
+    assert len(await lines_in(records)) == 1  # packed
+    await records.close()
+
+
+async def test_what_an_earlier_version_does_beside_this_one_is_made_up_for(place: Path | str) -> None:
+    """It goes on after the migration: what it stores is found, and what it deletes is erased."""
+    records = Records(place)
+    await records.open()
+    made = [picture(number, f"lake {number}", tenant="main" if number else "other") for number in range(3)]
+    for known in made:
+        await records.add(known)
+    row, text = tables.images.c, tables.texts.c
+    for change in (
+        tables.images.update().where(row.id == made[1].id).values(in_texts=False),
+        tables.texts.delete().where(text.last_id == made[1].id),
+        tables.images.update().where(row.id == made[2].id).values(deleted_at=NOW),
+    ):
+        await records.write(partial(lambda one, connection: connection.execute(one).rowcount, change))
+    for _ in range(2):
+        await tend(records)
+        assert await lines_in(records) == ["lake 0", "lake 1"]
     await records.close()

@@ -1,25 +1,16 @@
-"""The prompts and tracking ids that searches look through."""
+"""The prompts and tracking ids that searches look through. Upkeep adds those of the pictures at hand."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import orjson
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
 down_revision = "0013"
 
-_TOGETHER = 1000
-_BREAKS = dict.fromkeys((*range(32), 127), " ")
-_PICTURES = sa.text(
-    "SELECT id, tenant, tracking_id, request, created_at FROM images "
-    "WHERE deleted_at IS NULL AND id > :after ORDER BY id LIMIT :number"
-)
+_UNLIKE = sa.text("in_texts = (deleted_at IS NOT NULL)")
 
 
 def upgrade() -> None:
-    texts = op.create_table(
+    op.create_table(
         "texts",
         sa.Column("tenant", sa.Text, primary_key=True),
         sa.Column("last_at", sa.BigInteger, primary_key=True),
@@ -29,20 +20,11 @@ def upgrade() -> None:
         sa.Column("points", sa.Text, nullable=False),
         sa.Column("lines", sa.Text, nullable=False),
     )
-    after = ""
-    while rows := op.get_bind().execute(_PICTURES, {"after": after, "number": _TOGETHER}).mappings().all():
-        op.bulk_insert(texts, [_text(row) for row in rows])
-        after = rows[-1]["id"]
-
-
-def _text(row: Mapping[Any, Any]) -> dict[str, Any]:
-    words = [orjson.loads(row["request"])["prompt"], row["tracking_id"]]
-    return {
-        "tenant": row["tenant"],
-        "last_at": row["created_at"],
-        "last_id": row["id"],
-        "first_at": row["created_at"],
-        "pictures": 1,
-        "points": f"{row['created_at']}-{row['id']}",
-        "lines": "\t".join(word.casefold().translate(_BREAKS) for word in words if word is not None),
-    }
+    op.add_column("images", sa.Column("in_texts", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.create_index(
+        "images_unlike_texts",
+        "images",
+        ["tenant", "created_at"],
+        sqlite_where=_UNLIKE,
+        postgresql_where=_UNLIKE,
+    )

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 _ERASED = "(deleted)"  # in place of the prompt of a deleted picture
+_KEPT_BESIDE = {"tracking_id", "in_texts"}  # columns that are no field of a record
 
 
 @attrs.frozen
@@ -144,6 +145,7 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
             thumbhash=None,
             dominant_color=None,
             deleted_at=change.now,
+            in_texts=False,
         )
     )
     totals.erase_picture(row, connection)
@@ -184,7 +186,7 @@ def find_idempotent(tenant: str, key: str, connection: sa.Connection) -> Idempot
 
 def record(row: sa.Row[Any]) -> ImageRecord:
     """The picture in a row of ``images``."""
-    known = {name: value for name, value in row._mapping.items() if name != "tracking_id"}
+    known = {name: value for name, value in row._mapping.items() if name not in _KEPT_BESIDE}
     files = tuple(StoredFile(**file) for file in orjson.loads(row.files))
     return ImageRecord(**{**known, "request": request_of(row.request), "files": files})
 
@@ -196,6 +198,7 @@ def to_row(known: ImageRecord) -> dict[str, Any]:
         "tracking_id": known.request.tracking_id,
         "request": request_text(known.request),
         "files": orjson.dumps([attrs.asdict(file) for file in known.files]).decode(),
+        "in_texts": known.deleted_at is None,
     }
 
 

@@ -13,6 +13,7 @@ from blossom_async.models import ImageRequest
 
 __all__ = [
     "METADATA",
+    "UNLIKE_TEXTS",
     "AccessKey",
     "ApiKey",
     "AttemptOutcome",
@@ -275,6 +276,8 @@ class _Word(sa.TypeDecorator[StrEnum]):
 
 
 _UNSWEPT = sa.text("swept_at IS NULL")
+UNLIKE_TEXTS: sa.TextClause = sa.text("in_texts = (deleted_at IS NOT NULL)")
+"""Pictures that an earlier version, running beside this one, has stored or deleted without ``texts``."""
 _BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Text that compares by its bytes, as all text does in SQLite."""
 
@@ -300,9 +303,17 @@ images: sa.Table = sa.Table(
     sa.Column("expires_at", _UtcTime),
     sa.Column("deleted_at", _UtcTime),
     sa.Column("swept_at", _UtcTime),
+    sa.Column("in_texts", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("images_by_campaign", "tenant", "tracking_id", "created_at"),
     sa.Index("images_by_age", "tenant", "created_at"),
     sa.Index("images_by_expiry", "expires_at", sqlite_where=_UNSWEPT, postgresql_where=_UNSWEPT),
+    sa.Index(
+        "images_unlike_texts",
+        "tenant",
+        "created_at",
+        sqlite_where=UNLIKE_TEXTS,
+        postgresql_where=UNLIKE_TEXTS,
+    ),
 )
 
 # Totals, kept by every change of pictures and views. A campaign stays known without any picture.

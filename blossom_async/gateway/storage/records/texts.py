@@ -7,16 +7,27 @@ ten times as fast: in a million pictures it finds a word in 40 ms.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from blossom_async.gateway.storage.records.tables import texts
+from blossom_async.gateway.storage.records.tables import UNLIKE_TEXTS, images, texts
 
-__all__ = ["Point", "add", "erase", "matching", "pack", "searchable"]
+__all__ = [
+    "Point",
+    "add",
+    "add_missing",
+    "any_outlived",
+    "erase",
+    "erase_outlived",
+    "matching",
+    "pack",
+    "searchable",
+]
 
 Point = tuple[datetime, str]
 """When a picture was made, and its id: pictures are listed by it."""
@@ -102,16 +113,56 @@ def pack(connection: sa.Connection) -> int:
         return 0
     oldest = sa.select(texts).where(texts.c.tenant == tenant, single)
     rows = connection.execute(oldest.order_by(texts.c.last_at, texts.c.last_id).limit(_PACKED)).all()
-    taken: list[sa.Row[Any]] = []
-    size = 0
-    for row in rows:
-        size += len(row.lines)
-        if len(taken) > 1 and size > _MOST_CHARACTERS:
-            break
-        taken.append(row)
+    taken = rows[: _fitting(len(row.lines) for row in rows)]
     connection.execute(_DELETE, [_key(row) for row in taken])
     connection.execute(texts.insert(), _row([pair for row in taken for pair in _pairs(row)], tenant))
     return len(taken)
+
+
+def add_missing(connection: sa.Connection) -> int:
+    """Packs pictures that were stored without a text into one row; returns how many, 0 if there are none.
+
+    An earlier version has stored them: before the migration, or since then as another process.
+    """
+    _lock(connection)
+    rows = connection.execute(_unlike(images.c.deleted_at.is_(None))).mappings().all()
+    if not rows:
+        return 0
+    tenant = rows[0]["tenant"]
+    pairs = [((row["created_at"], row["id"]), _line(row)) for row in rows if row["tenant"] == tenant]
+    pairs = pairs[: _fitting(len(line) for _, line in pairs)]
+    connection.execute(texts.insert(), _row(pairs, tenant))
+    _now_alike([image_id for (_, image_id), _ in pairs], True, connection)
+    return len(pairs)
+
+
+def any_outlived(connection: sa.Connection) -> bool:
+    """Whether there is the text of a picture that an earlier version has deleted, as another process."""
+    return connection.execute(_unlike(images.c.deleted_at.is_not(None)).limit(1)).first() is not None
+
+
+def erase_outlived(connection: sa.Connection) -> int:
+    """Removes the texts of some of such pictures; returns of how many."""
+    _lock(connection)
+    rows = connection.execute(_unlike(images.c.deleted_at.is_not(None))).all()
+    for row in rows:
+        erase(row, connection)
+    _now_alike([row.id for row in rows], False, connection)
+    return len(rows)
+
+
+def _unlike(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    wanted = sa.select(images).where(UNLIKE_TEXTS, which).order_by(images.c.tenant, images.c.created_at)
+    return wanted.limit(_PACKED).with_for_update(skip_locked=True)  # who deletes one waits for ``_lock``
+
+
+def _now_alike(ids: Sequence[str], in_texts: bool, connection: sa.Connection) -> None:
+    connection.execute(images.update().where(images.c.id.in_(ids)).values(in_texts=in_texts))
+
+
+def _fitting(sizes: Iterable[int]) -> int:
+    """How many texts of these sizes a packed row takes, the first two in any case."""
+    return max(2, sum(size <= _MOST_CHARACTERS for size in accumulate(sizes)))
 
 
 def _line(row: Mapping[str, Any]) -> str:
