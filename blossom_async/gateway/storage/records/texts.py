@@ -165,7 +165,7 @@ def _fitting(sizes: Iterable[int]) -> int:
     return max(2, sum(size <= _MOST_CHARACTERS for size in accumulate(sizes)))
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[Any, Any]) -> str:
     prompt = searchable(orjson.loads(row["request"])["prompt"])
     return prompt if row["tracking_id"] is None else f"{prompt}\t{searchable(row['tracking_id'])}"
 
