@@ -120,6 +120,8 @@ class Generation:
         )
         able = self._upstreams.able(request)
         claims = able[0].provider.remote or request.defer
+        if claims and key is None:  # a crowd is refused before anything is prepared
+            self._check_turn(order, able)
         make = partial(self._claimed, order, able) if claims else partial(self._drawn, order, able[0])
         (made, replayed), joined = await self._joining.run(order, make, keep=claims)
         return made, replayed or joined
@@ -216,6 +218,13 @@ class Generation:
 
     async def _claimed(self, order: Order, able: Sequence[Upstream]) -> tuple[ImageRecord | Claim, bool]:
         """Claims a picture that may cost money and makes it, unless its key was used before."""
+        try:
+            self._check_turn(order, able)
+        except Overloaded:  # a repeat needs no turn
+            standing = await self._standing(order)
+            if standing is None:
+                raise
+            return await self._earlier(order, standing), True
         new = Claim(
             image_id=new_id(),
             tenant=order.tenant,
@@ -226,14 +235,6 @@ class Generation:
             owner=self._owner.name,
             created_at=self._now(),
         )
-        try:
-            self.check_room()
-            check_wait(able, order.callers)
-        except Overloaded:  # a repeat needs no turn
-            standing = await self._standing(order)
-            if standing is None:
-                raise
-            return await self._earlier(order, standing), True
         with self._room():
             standing = await self._records.write(partial(call_records.claim, new))
             if standing is new:
@@ -243,6 +244,11 @@ class Generation:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.
         return new if order.request.defer else await self._carried_out(new, task), False
+
+    def _check_turn(self, order: Order, able: Sequence[Upstream]) -> None:
+        """Raises ``Overloaded`` if there is no room, or its turn would come too late."""
+        self.check_room()
+        check_wait(able, order.callers)
 
     async def _standing(self, order: Order) -> IdempotencyEntry | Claim | None:
         if order.key is None:
