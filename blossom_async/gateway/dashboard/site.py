@@ -54,6 +54,9 @@ _OWN_PAGE = re.compile(rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|stora
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
 _SAMPLES = 500  # pictures of a campaign, in which one for each variant is looked for
+_FIRST_PAGE = "0"
+_PAGES_BACK = 20  # that a link remembers
+_DAY = timedelta(days=1)
 _LEAST_DAYS = timedelta(days=13)
 _ERRORS_KEPT = 1000
 _ERRORS_SHOWN = 20
@@ -215,7 +218,7 @@ class Dashboard:
         return answer
 
     async def pictures(self, http: web.Request, tenant: str) -> web.Response:
-        """The newest pictures before ``before`` that match ``q`` and ``state``."""
+        """The newest pictures before ``before`` that match ``q`` and ``state``, made on the days chosen."""
         words = http.query.get("q", "").strip()
         wanted = http.query.get("state", "")
         if len(words) > _MAX_WORDS:
@@ -223,23 +226,39 @@ class Dashboard:
         if wanted not in ("", *overview.STATES):
             raise InvalidRequest("state", wanted, f"one of {', '.join(overview.STATES)}")
         before = _before(http.query.get("before"))
-        now = self._now()
-        page = await self._records.study(
-            partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now)
+        first, last = _days(http)
+        made = overview.Span(
+            since=None if first is None else _start(first),
+            until=None if last is None or last == date.max else _start(last + _DAY),
         )
+        now = self._now()
+        question = partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now, made=made)
+        page = await self._records.study(question)
         seen = await self._records.study(partial(overview.views_of, page.pictures))
-        older = None
+        number, more = await self._records.study(partial(overview.number, tenant, words, wanted, made, now))
+        asked = {"q": words, "state": wanted, "from": str(first or ""), "to": str(last or "")}
+        here = _FIRST_PAGE if before is None else overview.cursor(before)
+        back = _back(http.query.get("back", ""))
+        older = newer = None
         if page.older is not None:
-            older = _query(q=words, state=wanted, before=overview.cursor(page.older))
+            trail = ".".join([*back, here][-_PAGES_BACK:])
+            older = _query(**asked, before=overview.cursor(page.older), back=trail)
+        if before is not None and back:
+            newer = _query(**asked, before=back[-1].removeprefix(_FIRST_PAGE), back=".".join(back[:-1]))
         return await self._answer(
             "pictures.html",
             pictures=page.pictures,
             seen=seen,
             words=words,
             wanted=wanted,
+            first=first,
+            last=last,
+            number=number,
+            more=more,
             states=overview.STATES,
             older=older,
-            newest=None if before is None else _query(q=words, state=wanted),
+            newer=newer,
+            newest=None if before is None else _query(**asked),
         )
 
     async def picture(self, http: web.Request, tenant: str) -> web.Response:
@@ -296,9 +315,7 @@ class Dashboard:
         Raises ``NotFound`` for a campaign that this tenant never had.
         """
         tracking_id = http.match_info["tracking_id"]
-        first, last = _day(http, "from"), _day(http, "to")
-        if first is not None and last is not None and first > last:
-            raise InvalidRequest("from", first.isoformat(), f"a day up to {last}")
+        first, last = _days(http)
         stats = await self._stats(tenant, tracking_id, first or _EPOCH.date(), last or date.max)
         number, pictures = await self._records.study(
             partial(overview.campaign_pictures, tenant, tracking_id, _SAMPLES)
@@ -519,6 +536,25 @@ def _before(text: str | None) -> tuple[datetime, str] | None:
     if found is None:
         raise InvalidRequest("before", text, "a value from a link of the dashboard; begin at /")
     return found
+
+
+def _back(text: str) -> list[str]:
+    """The cursors of the pages before this one, in order; the first page has ``0``."""
+    cursors = text.split(".") if text else []
+    if any(cursor != _FIRST_PAGE and overview.point_of(cursor) is None for cursor in cursors):
+        raise InvalidRequest("back", text, "a value from a link of the dashboard; begin at /")
+    return cursors
+
+
+def _days(http: web.Request) -> tuple[date | None, date | None]:
+    first, last = _day(http, "from"), _day(http, "to")
+    if first is not None and last is not None and first > last:
+        raise InvalidRequest("from", first.isoformat(), f"a day up to {last}")
+    return first, last
+
+
+def _start(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def _day(http: web.Request, name: str) -> date | None:

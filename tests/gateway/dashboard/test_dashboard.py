@@ -642,6 +642,42 @@ async def test_older_pages_have_every_picture_once(
     ]
 
 
+async def test_older_pages_lead_back(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """From the third page two steps back lead to the first, with the filter kept."""
+    async with gateway as running, visiting(running) as visitor:
+        async with records_of(running.data_dir) as records:
+            for number in range(60):
+                await records.add(picture(number, prompt="a lake"))
+        pages = [await visitor.page("/?q=lake&from=2020-01-01")]
+        for step in ("next", "next", "prev", "prev"):
+            link = re.findall(rf'rel="{step}" href="([^"]+)"', pages[-1])[0]
+            pages.append(await visitor.page(unescape(link)))
+    shown = [re.findall(r'class="frame" href="/pictures/(\w+)"', page) for page in pages]
+    assert [len(ids) for ids in shown] == [24, 24, 12, 24, 24]
+    assert shown[3:] == [shown[1], shown[0]]
+    assert all("q=lake" in page and 'value="2020-01-01"' in page for page in pages)
+    assert 'rel="prev"' not in pages[0] + pages[4]
+
+
+@pytest.mark.parametrize("words", ["", "lake"])
+@pytest.mark.parametrize("state", ["", "live"])
+async def test_pictures_of_some_days_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, state: str
+) -> None:
+    """The days chosen hold for pages and their number alike, which is exact up to a limit."""
+    async with records_of(tmp_path) as records:
+        for number in range(6):
+            await records.add(picture(number, prompt="a lake"))
+        made = overview.Span(since=START + timedelta(seconds=1), until=START + timedelta(seconds=4))
+        ask = partial(overview.page, "main", words, state, None, 10, START, made=made)
+        assert len((await records.read(ask)).pictures) == 3
+        count = partial(overview.number, "main", words, state)
+        assert await records.read(partial(count, made, START)) == (3, False)
+        assert await records.read(partial(count, overview.Span(), START)) == (6, False)
+        monkeypatch.setattr(overview, "_COUNTED", 4)
+        assert await records.read(partial(count, overview.Span(), START)) == (4, True)
+
+
 @pytest.mark.parametrize("words", ["", "lake"])
 async def test_a_filter_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
     """One question looks through a bounded number of pictures, and says where to go on."""
@@ -660,7 +696,16 @@ async def test_a_filter_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "query", ["before=1", "before=99999999999999999999-x", "state=lost", f"q={'w' * 201}"]
+    "query",
+    [
+        "before=1",
+        "before=99999999999999999999-x",
+        "back=0.1",
+        "state=lost",
+        f"q={'w' * 201}",
+        "from=tomorrow",
+        "from=2026-02-02&to=2026-02-01",
+    ],
 )
 async def test_a_bad_query_is_told(gateway: AbstractAsyncContextManager[RunningGateway], query: str) -> None:
     """A query that no page of ours makes is a page with 422 that says what is allowed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import attrs
@@ -22,10 +22,12 @@ __all__ = [
     "STATES",
     "Campaign",
     "Page",
+    "Span",
     "campaign_pictures",
     "campaigns",
     "cursor",
     "days_of",
+    "number",
     "page",
     "point_of",
     "stored",
@@ -36,6 +38,7 @@ STATES = ("live", "expired", "deleted")
 
 _LOOKED_THROUGH = 10_000  # pictures read by one question: it occupies a reader for under 50 ms
 _AT_ONCE = 200  # of the pictures that hold the words
+_COUNTED = 1000
 _CAMPAIGNS = 100
 _NEWEST_FIRST = (images.c.created_at.desc(), images.c.id.desc())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,6 +55,17 @@ class Page:
 
     pictures: tuple[ImageRecord, ...]
     older: tuple[datetime, str] | None
+
+
+@attrs.frozen(kw_only=True)
+class Span:
+    """Times from ``since`` on and before ``until``; None is no limit."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_EVER = Span()
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +99,7 @@ def page(
     connection: sa.Connection,
     *,
     tracking_id: str | None = None,
+    made: Span = _EVER,
 ) -> Page:
     """The newest pictures before a point that are in the state, contain the words and have the tracking id.
 
@@ -92,14 +107,14 @@ def page(
     Empty words, an empty state and no tracking id match every picture; the state ``kept`` each that was not
     deleted.
     """
-    own = images.c.tenant == tenant
+    own = _own(tenant, made)
     if tracking_id is not None:
         own &= images.c.tracking_id == tracking_id
     wanted = sa.select(images).order_by(*_NEWEST_FIRST).limit(limit + 1)
     if state:
         wanted = wanted.where(_in_state(state, now))
     if words:
-        points = texts.matching(tenant, words, before, connection)
+        points = _matching(tenant, words, before, made, connection)
         return _searched(wanted.where(own), points, limit, connection)
     if before is not None:
         moment, image_id = before
@@ -116,6 +131,43 @@ def page(
     if len(found) > limit:
         return Page(pictures=found[:limit], older=_point(found[limit - 1]))
     return Page(pictures=found, older=None if end is None else (end.created_at, end.id))
+
+
+def number(
+    tenant: str, words: str, state: str, made: Span, now: datetime, connection: sa.Connection
+) -> tuple[int, bool]:
+    """How many pictures ``page`` would find on all its pages, and whether there may be more.
+
+    It counts to 1,000.
+    """
+    own = _own(tenant, made)
+    if words:
+        points = list(islice(_matching(tenant, words, None, made, connection), _COUNTED + 1))
+        if not state:
+            return min(len(points), _COUNTED), len(points) > _COUNTED
+        own &= images.c.id.in_([image_id for _, image_id in points])
+    most = _LOOKED_THROUGH if state else _COUNTED + 1
+    newest = sa.select(images).where(own).order_by(*_NEWEST_FIRST).limit(most).subquery()
+    fitting = sa.func.count().filter(_in_state(state, now, newest)) if state else sa.func.count()
+    found, seen = connection.execute(sa.select(fitting, sa.func.count()).select_from(newest)).one()
+    return min(found, _COUNTED), found > _COUNTED or seen == most or (bool(words) and len(points) > _COUNTED)
+
+
+def _own(tenant: str, made: Span) -> sa.ColumnElement[bool]:
+    own = images.c.tenant == tenant
+    if made.since is not None:
+        own &= images.c.created_at >= made.since
+    return own if made.until is None else own & (images.c.created_at < made.until)
+
+
+def _matching(
+    tenant: str, words: str, before: texts.Point | None, made: Span, connection: sa.Connection
+) -> Iterator[texts.Point]:
+    """As ``texts.matching``, made in the span."""
+    if made.until is not None:
+        before = (made.until, "") if before is None else min(before, (made.until, ""))
+    points = texts.matching(tenant, words, before, connection)
+    return takewhile(lambda point: made.since is None or point[0] >= made.since, points)
 
 
 def _searched(
@@ -198,10 +250,10 @@ def stored(tenant: str, connection: sa.Connection) -> dict[str, tuple[int, int]]
     return {row.format: (row.files, row.bytes) for row in rows}
 
 
-def _in_state(state: str, now: datetime) -> sa.ColumnElement[bool]:
-    deleted = images.c.deleted_at.is_not(None)
-    over = images.c.expires_at.is_not(None) & (images.c.expires_at <= now)
-    expired = images.c.swept_at.is_not(None) | over
+def _in_state(state: str, now: datetime, pictures: sa.FromClause = images) -> sa.ColumnElement[bool]:
+    deleted = pictures.c.deleted_at.is_not(None)
+    over = pictures.c.expires_at.is_not(None) & (pictures.c.expires_at <= now)
+    expired = pictures.c.swept_at.is_not(None) | over
     states = {
         "live": ~deleted & ~expired,
         "expired": ~deleted & expired,
