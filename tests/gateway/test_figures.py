@@ -23,8 +23,15 @@ from tests.cli.test_doctor import SECRET
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.gateway.http.test_logs import logged, parsed
 from tests.gateway.making.test_end_to_end import ACCOUNT, SMALL, drawing, openai_settings
+from tests.waiting import LIMIT_S
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database of a busy machine is no database that is away."""
+    monkeypatch.setattr("blossom_async.gateway.figures._READ_S", LIMIT_S)
 
 
 async def text(there: RunningGateway, key: str = KEY) -> str:
