@@ -35,10 +35,11 @@ def two_nodes(**head: object) -> Iterator[Cluster]:
         cluster = Cluster(initialize_head=True, head_node_args={**node, **head})
         try:
             cluster.add_node(num_cpus=1, object_store_memory=_MEMORY)
+            del os.environ[_MARK]  # what the test starts itself is none of it
             yield cluster
         finally:
+            os.environ.pop(_MARK, None)
             cluster.shutdown()
-            del os.environ[_MARK]
             wait_until(lambda: not processes())
 
 
