@@ -242,8 +242,10 @@ class Meter:
         if not self._ours.get(name):  # a fork gets its environment a moment later
             self._ours[name] = self._mark in (place / "environ").read_bytes()
         if self._ours[name]:
-            self._used[name] = (int(fields[11]) + int(fields[12])) * TICK_S
             command = (place / "cmdline").read_bytes().split(b"\0")[0].decode()
+            if not command.strip():  # it is ending
+                return
+            self._used[name] = (int(fields[11]) + int(fields[12])) * TICK_S
             resident_mb = int(fields[21]) * PAGE_MB
             self.of[name] = command
             self.peak_mb[command] = max(self.peak_mb.get(command, 0.0), resident_mb)
