@@ -14,6 +14,7 @@ from psycopg.types.string import StrDumper
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.inserting import SERVER_TIME
+from blossom_async.gateway.storage.records.pipelines import begin, begin_with, use_pipelines
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
 
@@ -66,8 +67,9 @@ class Postgres:
         self._name = (
             f"PostgreSQL database {url.database} at {url.host or url.query.get('host') or 'localhost'}"
         )
-        self.writing: sa.Engine = _engine(url, "READ COMMITTED", _WRITERS_SESSION)
-        self.reading: sa.Engine = _engine(url, "AUTOCOMMIT", _SESSION)
+        self.writing: sa.Engine = _engine(url, _WRITERS_SESSION)
+        use_pipelines(self.writing)
+        self.reading: sa.Engine = _engine(url, _SESSION)
 
     def prepare(self) -> None:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
@@ -169,9 +171,10 @@ def _answer(change: Any, connection: sa.Connection, *, first: bool, waits: bool)
 def _applied(change: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
     for _ in range(_TRIES):
         try:
-            if waits:
-                connection.exec_driver_sql(_WAITING)
+            begin_with(connection, *((_WAITING,) if waits else ()))
             answer = apply_alone(connection, change)
+            if waits:
+                begin(connection)  # also if the change needed no statement
         except sa.exc.DBAPIError as exc:
             connection.rollback()
             # Only the first change of a group may take another connection.
@@ -191,10 +194,10 @@ def _nothing(_: sa.Connection) -> None:
     pass
 
 
-def _engine(url: sa.URL, isolation: str, session: str) -> sa.Engine:
+def _engine(url: sa.URL, session: str) -> sa.Engine:
     engine = sa.create_engine(
         url,
-        isolation_level=isolation,
+        isolation_level="AUTOCOMMIT",
         connect_args=_REACHING,
         hide_parameters=True,  # they contain prompts, and errors are logged
     )

@@ -1,0 +1,44 @@
+"""Statements that are carried out one after another without waiting for each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import sqlalchemy as sa
+
+__all__ = ["TOGETHER", "Answered", "Statement", "together"]
+
+TOGETHER = "together"
+"""In the ``info`` of connections that have a way of their own: a function like ``together``."""
+
+Statement = tuple[sa.Executable, Mapping[str, Any]]
+"""A statement that was built once, and its parameters."""
+
+
+@attrs.frozen
+class Answered:
+    """What came of a statement: the rows that it gave, and how many it found."""
+
+    rows: Sequence[Sequence[Any]]
+    count: int
+
+
+def together(connection: sa.Connection, *statements: Statement) -> list[Answered]:
+    """What came of each. Those behind one that fails are not carried out.
+
+    A server is asked for all of them in one round trip; each sees what others have committed before it. Rows
+    are as the driver gives them: text and numbers only.
+    """
+    given: list[Answered] = connection.info.get(TOGETHER, _one_by_one)(connection, *statements)
+    return given
+
+
+def _one_by_one(connection: sa.Connection, *statements: Statement) -> list[Answered]:
+    answers = []
+    for statement, parameters in statements:
+        result = connection.execute(statement, parameters)
+        rows: Sequence[Sequence[Any]] = result.all() if result.returns_rows else ()
+        answers.append(Answered(rows, getattr(result, "rowcount", len(rows))))
+    return answers

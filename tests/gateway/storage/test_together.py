@@ -1,0 +1,86 @@
+"""Statements carried out one after another, in each kind of database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records.images import looking_for
+from blossom_async.gateway.storage.records.postgres import Postgres
+from blossom_async.gateway.storage.records.sqlite import Sqlite
+from blossom_async.gateway.storage.records.tables import spending
+from blossom_async.gateway.storage.records.together import Statement, together
+
+_NEW = spending.insert()
+_RAISE = spending.update().where(spending.c.payer == sa.bindparam("of")).values(spent=spending.c.spent + 1)
+_ALL = sa.select(spending.c.payer, spending.c.spent).order_by(spending.c.payer)
+
+
+def paid(payer: str) -> Statement:
+    return _NEW, {"payer": payer, "day": 1, "reserved": 0, "spent": 5}
+
+
+@pytest.fixture
+def database(place: Path | str) -> Iterator[Sqlite | Postgres]:
+    database = Records(place)._database
+    database.prepare()
+    yield database
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def rows(database: Sqlite | Postgres) -> list[tuple[str, int]]:
+    with database.reading.connect() as connection:
+        return [(row.payer, row.spent) for row in connection.execute(_ALL)]
+
+
+def test_each_sees_what_those_before_it_have_done(database: Sqlite | Postgres) -> None:
+    """Rows and counts come in the order of the statements."""
+
+    def change(connection: sa.Connection) -> list[object]:
+        one, both, none, found, missing = together(
+            connection,
+            paid("ada"),
+            (_RAISE, {"of": "ada"}),
+            (_RAISE, {"of": "bob"}),
+            (_ALL, {}),
+            looking_for("t", "k"),
+        )
+        return [one.count, both.count, none.count, [tuple(row) for row in found.rows], list(missing.rows)]
+
+    assert database.apply([change]) == [[1, 1, 0, [("ada", 6)], []]]
+    assert rows(database) == [("ada", 6)]
+
+
+def test_nothing_is_left_of_those_before_one_that_fails(database: Sqlite | Postgres) -> None:
+    """The error is that of the statement; the change after it is made all the same."""
+    failed, made = database.apply(
+        [
+            lambda connection: together(connection, paid("ada"), paid("ada"), paid("bob")),
+            lambda connection: together(connection, paid("cy"))[0].count,
+        ]
+    )
+    assert isinstance(failed, sa.exc.IntegrityError)
+    assert made == 1
+    assert rows(database) == [("cy", 5)]
+
+
+def test_a_connection_that_has_ended_since_is_replaced(postgres_url: str) -> None:
+    """Nothing of the change was made on it, so it is made on another, once."""
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    assert database.apply([lambda connection: together(connection, paid("ada"))[0].count]) == [1]
+    with database.reading.connect() as connection:
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+    database.reading.dispose()
+    assert database.apply([lambda connection: together(connection, paid("bob"))[0].count]) == [1]
+    assert rows(database) == [("ada", 5), ("bob", 5)]
+    database.reading.dispose()
+    database.writing.dispose()
