@@ -22,8 +22,10 @@ from blossom_async.gateway.storage.records import spending
 from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.images import (
     Add,
-    apply_together,
+    adding,
+    entry_in,
     find_idempotent,
+    looking_for,
     request_of,
     request_text,
     to_row,
@@ -40,6 +42,7 @@ from blossom_async.gateway.storage.records.tables import (
     calls,
     idempotency,
 )
+from blossom_async.gateway.storage.records.together import Answered, Statement, together
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
@@ -119,8 +122,10 @@ def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     """
     row = _row(new)
     while True:
-        if connection.scalar(_claiming(connection.dialect.name), row) is not None:
-            made = None if new.key is None else find_idempotent(new.tenant, new.key, connection)
+        looks = [] if new.key is None else [looking_for(new.tenant, new.key)]
+        claimed, *found = together(connection, (_claiming(connection.dialect.name), row), *looks)
+        if claimed.rows:
+            made = entry_in(found[0].rows) if found else None
             if made is not None:
                 connection.execute(calls.delete().where(calls.c.image_id == new.image_id))
             return made or new
@@ -202,17 +207,20 @@ def begin_attempt(
     ``default_budget`` is for keys without one of their own. Once this is on the disk the request may leave:
     whoever finds it later knows that it may have.
     """
-    _hold(claim, connection)
     payer, day = attempt.payer, attempt.day
+    amounts = payer, day, attempt.reserved, default_budget
+    held, reserved = together(connection, _holding(claim), spending.reserving(*amounts))
+    if not held.rows:
+        raise _taken_over()
     if not attempt.priced and (spending.budget_of(payer, default_budget, connection)) is not None:
         raise PaymentRequired(
             f"what this picture costs at {attempt.provider} is not known, so the API key's daily budget "
             "cannot be kept; name another model or size, or use a key without a budget",
             code="price_unknown",
         )
-    if not spending.reserve(payer, day, attempt.reserved, default_budget, connection):
+    if reserved.count != 1 and not spending.reserve(*amounts, connection):
         raise _beyond(attempt, *_left(attempt, default_budget, connection))
-    connection.execute(_NEW_ATTEMPT, attrs.asdict(attempt))
+    together(connection, (_NEW_ATTEMPT, attrs.asdict(attempt)))
 
 
 def check_budget(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
@@ -245,6 +253,12 @@ def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Con
 
 
 def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
+    (ended,) = together(connection, _ends(image_id, end, now))
+    _book(end, ended, connection)
+
+
+def _ends(image_id: str, end: AttemptEnd, now: datetime) -> Statement:
+    """The statement that settles an attempt, for ``_book``."""
     values = {
         "of_image": image_id,
         "of_n": end.n,
@@ -255,9 +269,13 @@ def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connec
     }
     if end.spent is not None:
         values["priced"] = True
-    row = connection.execute(_ending(end.outcome), values).first()
-    if row is not None and end.outcome not in OPEN:
-        spending.settle(row.payer, row.day, row.reserved, end.spent or 0, connection)
+    return _ending(end.outcome), values
+
+
+def _book(end: AttemptEnd, ended: Answered, connection: sa.Connection) -> None:
+    if ended.rows and end.outcome not in OPEN:
+        payer, day, reserved = ended.rows[0]
+        together(connection, spending.settling(payer, day, reserved, end.spent or 0))
 
 
 @cache
@@ -265,7 +283,9 @@ def _ending(after: AttemptOutcome) -> sa.sql.dml.ReturningUpdate[Any]:
     """Settles the attempt ``of_n`` at the picture ``of_image``, with the columns that it is given."""
     may_end = [before for before, afters in ATTEMPT_MAY_BECOME.items() if before and after in afters]
     this = (attempts.c.image_id == sa.bindparam("of_image")) & (attempts.c.n == sa.bindparam("of_n"))
-    ending = attempts.update().where(this & attempts.c.outcome.in_(may_end))
+    ending = attempts.update().where(
+        this & sa.or_(sa.false(), *(attempts.c.outcome == each for each in may_end))
+    )
     return ending.returning(attempts.c.payer, attempts.c.day, attempts.c.reserved)
 
 
@@ -284,7 +304,7 @@ def finish(
     _end(claim, connection)
     add = Add(to_row(record), None if entry is None else attrs.asdict(entry))
     try:
-        apply_together(connection, [add])
+        *_, ended = together(connection, *adding(add, connection.dialect.name), _ends(record.id, end, now))
     except sa.exc.IntegrityError as exc:
         if entry is None:
             raise
@@ -292,7 +312,7 @@ def finish(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
         ) from exc
-    _settle(record.id, end, now, connection)
+    _book(end, ended, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
@@ -390,8 +410,13 @@ def _mine(claim: Claim) -> sa.ColumnElement[bool]:
 
 def _hold(claim: Claim, connection: sa.Connection) -> None:
     """Keeps others from taking the claim over meanwhile. Raises ``Conflict`` if one has already."""
-    if connection.scalar(_HELD, {"of_image": claim.image_id, "of_owner": claim.owner}) is None:
+    (held,) = together(connection, _holding(claim))
+    if not held.rows:
         raise _taken_over()
+
+
+def _holding(claim: Claim) -> Statement:
+    return _HELD, {"of_image": claim.image_id, "of_owner": claim.owner}
 
 
 def _taken_over() -> Conflict:
@@ -403,7 +428,8 @@ def _taken_over() -> Conflict:
 
 def _end(claim: Claim, connection: sa.Connection) -> None:
     """Removes a claim of this process. Raises as ``_hold``."""
-    if connection.execute(_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner}).rowcount != 1:
+    (ended,) = together(connection, (_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner}))
+    if ended.count != 1:
         raise _taken_over()
 
 

@@ -11,7 +11,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, Conflict
-from blossom_async.gateway.storage.records import totals
+from blossom_async.gateway.storage.records import texts, totals
 from blossom_async.gateway.storage.records.keys import count_revision
 from blossom_async.gateway.storage.records.tables import (
     IdempotencyEntry,
@@ -20,6 +20,7 @@ from blossom_async.gateway.storage.records.tables import (
     idempotency,
     images,
 )
+from blossom_async.gateway.storage.records.together import Statement, together
 from blossom_async.gateway.storage.records.views import fold
 from blossom_async.models import ImageRequest, image_request
 
@@ -29,11 +30,14 @@ __all__ = [
     "Erasing",
     "Get",
     "add_preview",
+    "adding",
     "answers",
     "apply_alone",
     "apply_apart",
     "apply_together",
+    "entry_in",
     "find_idempotent",
+    "looking_for",
     "record",
     "request_of",
     "request_text",
@@ -88,8 +92,17 @@ def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[An
         connection.execute(images.insert(), [add.image for add in adds])
     if entries := [add.entry for add in adds if add.entry is not None]:
         connection.execute(idempotency.insert(), entries)
-    totals.add_pictures([add.image for add in adds], connection)
+    rows = [add.image for add in adds]
+    texts.add(rows, connection)
+    together(connection, *totals.adding(rows, connection.dialect.name))
     return [None if isinstance(change, Add) else change(connection) for change in changes]
+
+
+def adding(change: Add, dialect: str) -> list[Statement]:
+    """The statements that make the change, in order."""
+    entry: list[Statement] = [] if change.entry is None else [(_NEW_ENTRY, change.entry)]
+    rows = [change.image]
+    return [(_NEW_PICTURE, change.image), *entry, *texts.adding(rows), *totals.adding(rows, dialect)]
 
 
 def apply_apart(connection: sa.Connection, change: Any) -> Any:
@@ -104,26 +117,19 @@ def apply_alone(connection: sa.Connection, change: Any) -> Any:
     """What the change returns. Raises ``Conflict`` for a picture or a key that is there already."""
     if not isinstance(change, Add):
         return change(connection)
-    _insert(connection, images, change.image, "id_taken", "A picture with this id exists.")
-    if change.entry is not None:
-        _insert(
-            connection,
-            idempotency,
-            change.entry,
-            "idempotency_key_taken",
-            "The Idempotency-Key was used by another request; ask again to get its answer.",
-        )
-    totals.add_pictures([change.image], connection)
-    return None
-
-
-def _insert(
-    connection: sa.Connection, table: sa.Table, row: dict[str, Any], code: str, sentence: str
-) -> None:
+    picture, *others = adding(change, connection.dialect.name)
     try:
-        connection.execute(table.insert(), row)
+        together(connection, picture)
     except sa.exc.IntegrityError as exc:
-        raise Conflict(sentence, code=code) from exc
+        raise Conflict("A picture with this id exists.", code="id_taken") from exc
+    try:
+        together(connection, *others)
+    except sa.exc.IntegrityError as exc:
+        raise Conflict(
+            "The Idempotency-Key was used by another request; ask again to get its answer.",
+            code="idempotency_key_taken",
+        ) from exc
+    return None
 
 
 def _erase(connection: sa.Connection, change: Delete) -> bool:
@@ -172,7 +178,9 @@ def answers(connection: sa.Connection, questions: Sequence[Any]) -> list[Any]:
     ]
 
 
-# Built once: building it takes seven times as long as carrying it out.
+# Built once: building them takes seven times as long as carrying them out.
+_NEW_PICTURE = images.insert()
+_NEW_ENTRY = idempotency.insert()
 _OF_KEY = sa.select(idempotency).where(
     idempotency.c.tenant == sa.bindparam("of_tenant"), idempotency.c.key == sa.bindparam("of_key")
 )
@@ -180,8 +188,18 @@ _OF_KEY = sa.select(idempotency).where(
 
 def find_idempotent(tenant: str, key: str, connection: sa.Connection) -> IdempotencyEntry | None:
     """Which picture the tenant's key made; None if the key was not used."""
-    row = connection.execute(_OF_KEY, {"of_tenant": tenant, "of_key": key}).first()
-    return None if row is None else IdempotencyEntry(**row._mapping)
+    (found,) = together(connection, looking_for(tenant, key))
+    return entry_in(found.rows)
+
+
+def looking_for(tenant: str, key: str) -> Statement:
+    """The statement that finds which picture the tenant's key made."""
+    return _OF_KEY, {"of_tenant": tenant, "of_key": key}
+
+
+def entry_in(rows: Sequence[Sequence[Any]]) -> IdempotencyEntry | None:
+    """What that statement has found."""
+    return IdempotencyEntry(**dict(zip(idempotency.c.keys(), rows[0], strict=True))) if rows else None
 
 
 def record(row: sa.Row[Any]) -> ImageRecord:

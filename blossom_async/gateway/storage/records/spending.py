@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import api_keys, spending
+from blossom_async.gateway.storage.records.together import Statement, together
 
-__all__ = ["budget_of", "left", "reserve", "settle"]
+__all__ = ["budget_of", "left", "reserve", "reserving", "settling"]
 
 
 # Built once: building them takes longer than carrying them out.
@@ -33,17 +34,21 @@ _SETTLING = (
 )
 
 
-def reserve(payer: str, day: int, amount: int, default_budget: int | None, connection: sa.Connection) -> bool:
-    """Reserves the amount, unless the day's budget has less left: the payer's own, else the default one.
+def reserving(payer: str, day: int, amount: int, default_budget: int | None) -> Statement:
+    """The statement that reserves the amount in one row, unless the day's budget has less left.
 
-    One statement decides and reserves, so that payers at the same time never pass the budget together.
+    That is the payer's own, else the default one. One statement decides and reserves, so that payers at the
+    same time never pass the budget together.
     """
-    updated = {"of_payer": payer, "of_day": day, "amount": amount, "default": default_budget}
-    if connection.execute(_RESERVING, updated).rowcount == 1:
-        return True
+    return _RESERVING, {"of_payer": payer, "of_day": day, "amount": amount, "default": default_budget}
+
+
+def reserve(payer: str, day: int, amount: int, default_budget: int | None, connection: sa.Connection) -> bool:
+    """Reserves as ``reserving``, where that has found no row: it may be the first of the day."""
     fresh = {"payer": payer, "day": day, "reserved": 0, "spent": 0}
     connection.execute(insert(spending, connection.dialect.name).values(**fresh).on_conflict_do_nothing())
-    return connection.execute(_RESERVING, updated).rowcount == 1
+    (reserved,) = together(connection, reserving(payer, day, amount, default_budget))
+    return reserved.count == 1
 
 
 def budget_of(payer: str, default_budget: int | None, connection: sa.Connection) -> int | None:
@@ -52,10 +57,9 @@ def budget_of(payer: str, default_budget: int | None, connection: sa.Connection)
     return default_budget if own is None else own
 
 
-def settle(payer: str, day: int, reserved: int, spent: int, connection: sa.Connection) -> None:
-    """Replaces what was reserved by what was spent."""
-    sums = {"of_payer": payer, "of_day": day, "no_longer": reserved, "cost": spent}
-    connection.execute(_SETTLING, sums)
+def settling(payer: str, day: int, reserved: int, spent: int) -> Statement:
+    """The statement that replaces what was reserved by what was spent."""
+    return _SETTLING, {"of_payer": payer, "of_day": day, "no_longer": reserved, "cost": spent}
 
 
 def left(payer: str, day: int, budget: int, connection: sa.Connection) -> int:

@@ -16,11 +16,13 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.tables import UNLIKE_TEXTS, images, texts
+from blossom_async.gateway.storage.records.together import Statement
 
 __all__ = [
     "Point",
     "add",
     "add_missing",
+    "adding",
     "any_outlived",
     "erase",
     "erase_outlived",
@@ -38,6 +40,7 @@ _ROWS_AT_ONCE = 50
 _PACKING = 0x7061636B  # the advisory lock of whoever moves texts from row to row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BREAKS = dict.fromkeys((*range(32), 127), " ")
+_NEW = texts.insert()
 _DELETE = texts.delete().where(
     texts.c.tenant == sa.bindparam("of_tenant"),
     texts.c.last_at == sa.bindparam("of_at"),
@@ -53,10 +56,14 @@ def searchable(text: str) -> str:
 
 def add(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
     """Makes new rows of ``images`` found; those of deleted pictures are left out."""
+    if found := [row for _, row in adding(rows)]:
+        connection.execute(_NEW, found)
+
+
+def adding(rows: Sequence[Mapping[str, Any]]) -> list[Statement]:
+    """The statements that make new rows of ``images`` found."""
     live = [row for row in rows if row["deleted_at"] is None]
-    found = [_row([((row["created_at"], row["id"]), _line(row))], row["tenant"]) for row in live]
-    if found:
-        connection.execute(texts.insert(), found)
+    return [(_NEW, _row([((row["created_at"], row["id"]), _line(row))], row["tenant"])) for row in live]
 
 
 def erase(row: sa.Row[Any], connection: sa.Connection) -> None:

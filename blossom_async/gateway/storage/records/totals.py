@@ -18,15 +18,15 @@ import sqlalchemy as sa
 from blossom_async.gateway.storage.records import texts
 from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns, images, stored_files
+from blossom_async.gateway.storage.records.together import Statement, together
 
-__all__ = ["add_pictures", "add_views", "erase_picture", "sweep_pictures"]
+__all__ = ["add_views", "adding", "erase_picture", "sweep_pictures"]
 
 
-def add_pictures(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -> None:
-    """Counts new rows of ``images``, and makes searches find them."""
-    texts.add(rows, connection)
+def adding(rows: Sequence[Mapping[str, Any]], dialect: str) -> list[Statement]:
+    """The statements that count new rows of ``images``."""
     whole = [row for row in rows if row["swept_at"] is None and row["deleted_at"] is None]
-    _add_files([(row["tenant"], row["files"]) for row in whole], 1, connection)
+    files = _adding_files([(row["tenant"], row["files"]) for row in whole], 1, dialect)
     pictures: Counter[tuple[str, str]] = Counter()
     newest: dict[tuple[str, str], datetime] = {}
     for row in rows:
@@ -35,7 +35,7 @@ def add_pictures(rows: Sequence[Mapping[str, Any]], connection: sa.Connection) -
             pictures[campaign] += 1
             newest[campaign] = max(row["created_at"], newest.get(campaign, row["created_at"]))
     changed = [_row(*one, pictures=number, newest=newest[one]) for one, number in sorted(pictures.items())]
-    _add(changed, connection)
+    return files + [(_adding(dialect), row) for row in changed]
 
 
 def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connection: sa.Connection) -> None:
@@ -43,14 +43,16 @@ def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connect
     views: Counter[tuple[str, str]] = Counter()
     for (tenant, name, _, _), count in counts.items():
         views[tenant, name] += count[0]
-    _add([_row(*one, views=number) for one, number in sorted(views.items())], connection)
+    rows = [_row(*one, views=number) for one, number in sorted(views.items())]
+    if rows:
+        connection.execute(_adding(connection.dialect.name), rows)
 
 
 def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
     """Takes away a picture whose row has been erased; ``row`` is what it was before."""
     texts.erase(row, connection)
     if row.swept_at is None:
-        _add_files([(row.tenant, row.files)], -1, connection)
+        together(connection, *_adding_files([(row.tenant, row.files)], -1, connection.dialect.name))
     if row.tracking_id is None:
         return
     left = (images.c.tenant == row.tenant) & (images.c.tracking_id == row.tracking_id)
@@ -63,18 +65,14 @@ def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
 
 def sweep_pictures(rows: Sequence[sa.Row[Any]], connection: sa.Connection) -> None:
     """Takes away the files of pictures that have been marked as swept."""
-    _add_files([(row.tenant, row.files) for row in rows if row.deleted_at is None], -1, connection)
+    files = [(row.tenant, row.files) for row in rows if row.deleted_at is None]
+    together(connection, *_adding_files(files, -1, connection.dialect.name))
 
 
 def _row(
     tenant: str, name: str, *, pictures: int = 0, newest: datetime | None = None, views: int = 0
 ) -> dict[str, Any]:
     return {"tenant": tenant, "tracking_id": name, "pictures": pictures, "newest": newest, "views": views}
-
-
-def _add(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
-    if rows:
-        connection.execute(_adding(connection.dialect.name), rows)
 
 
 # Built once: that takes longer than carrying them out.
@@ -89,24 +87,23 @@ def _adding(dialect: str) -> sa.Executable:
 
 
 @cache
-def _adding_files(dialect: str) -> sa.Executable:
+def _counting_files(dialect: str) -> sa.Executable:
     adding = insert(stored_files, dialect)
     sums = {name: stored_files.c[name] + adding.excluded[name] for name in ("files", "bytes")}
     return adding.on_conflict_do_update(index_elements=stored_files.primary_key, set_=sums)
 
 
-def _add_files(pictures: Sequence[tuple[str, str]], sign: int, connection: sa.Connection) -> None:
+def _adding_files(pictures: Sequence[tuple[str, str]], sign: int, dialect: str) -> list[Statement]:
     files: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
     for tenant, text in pictures:
         for file in orjson.loads(text):
             files[tenant, file["format"]] += sign
             size[tenant, file["format"]] += sign * file["file_size"]
-    if files:
-        connection.execute(
-            _adding_files(connection.dialect.name),
-            [
-                {"tenant": tenant, "format": name, "files": number, "bytes": size[tenant, name]}
-                for (tenant, name), number in sorted(files.items())
-            ],
+    return [
+        (
+            _counting_files(dialect),
+            {"tenant": tenant, "format": name, "files": number, "bytes": size[tenant, name]},
         )
+        for (tenant, name), number in sorted(files.items())
+    ]
