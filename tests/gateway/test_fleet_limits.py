@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,14 @@ def asked(provider: FakeOpenAI) -> list[datetime]:
     return sorted(seen.at for seen in provider.requests if seen.method == "POST")
 
 
-def worst(provider: FakeOpenAI, length: timedelta) -> int:
-    """The most requests for pictures in any window."""
-    times = asked(provider)
-    return max(sum(start <= at < start + length for at in times) for start in times)
-
-
 async def test_a_providers_rate_holds_for_all_gateways(tmp_path: Path, postgres_url: str) -> None:
     """At the provider, where each alone would use all of it."""
     async with FakeOpenAI() as provider:
         async with fleet(tmp_path, postgres_url, provider, openai_rate_limit="20/2s") as gateways:
+            began = datetime.now(UTC)
             await batches(gateways, 20)
-        # An attempt is written down between its start and the request, which takes a while on a busy machine.
-        assert worst(provider, timedelta(seconds=1.5)) <= 20
+    # However late requests leave on a busy machine, the last is 39 steps of 0.1 s behind the first.
+    assert asked(provider)[-1] - began >= timedelta(seconds=3.8)
 
 
 async def test_slots_at_a_provider_are_shared(tmp_path: Path, postgres_url: str) -> None:
