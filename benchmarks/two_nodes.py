@@ -3,8 +3,8 @@
 Run: uv run --extra all --extra ray --extra dask python benchmarks/two_nodes.py --json FILE
 Each job reads Parquet, sends its prompts to a constant-answer server in another process and writes Parquet.
 "Used" is the rate from the call that follows the first ``LIMIT`` to the last, of the limit. "Worst second" is
-how many arrived in the worst one, wherever it begins. Memory is the peak of the largest worker (VmHWM), with
-what it shares with others.
+how many arrived in the worst one, wherever it begins. The "place" gives out the start times. Memory is that
+of the largest worker at its peak (VmHWM), with what it shares with others.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import json
 import os
 import platform
 import secrets
+import signal
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,19 +86,30 @@ def work(engine: str, base: str, rows: str, *rates: str) -> None:
         assert pq.read_table(f"{folder}/out").column("url").null_count == 0
 
 
-def peak_mb(mark: str, kind: str) -> float:
-    """Of the largest process of that kind now, since it began."""
-    largest = 0.0
+def processes(mark: str, kind: str) -> Iterator[Path]:
+    """Those of a job whose command says so."""
     for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, StopIteration):  # it has ended meanwhile
+        with suppress(OSError):  # it has ended meanwhile
             command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             if kind in command and f"{MARK}={mark}".encode() in (place / "environ").read_bytes():
-                lines = (place / "status").read_text().splitlines()
-                largest = max(largest, int(next(line for line in lines if "VmHWM" in line).split()[1]) / 1024)
-    return largest
+                yield place
 
 
-def measured(engine: str, rows: int, *rates: str) -> dict[str, float]:
+def peak_mb(process: Path) -> float:
+    """Since it began."""
+    with suppress(OSError, StopIteration):
+        lines = (process / "status").read_text().splitlines()
+        return int(next(line for line in lines if "VmHWM" in line).split()[1]) / 1024
+    return 0.0
+
+
+def asked(base: str, what: str) -> Any:
+    with urllib.request.urlopen(f"{base}/{what}") as answer:  # noqa: S310 - on loopback
+        return json.loads(answer.read())
+
+
+def measured(engine: str, rows: int, *rates: str, killed: str = "") -> dict[str, float]:
+    """``killed`` is a process of the cluster that is killed once after half of the calls."""
     import constant_server
 
     mark, kind = secrets.token_hex(8), ENGINES[engine][1]
@@ -106,12 +118,15 @@ def measured(engine: str, rows: int, *rates: str) -> dict[str, float]:
         running = subprocess.Popen(command, env={**os.environ, MARK: mark})
         peak, ended = 0.0, threading.Event()
         while running.poll() is None:
-            peak = max(peak, peak_mb(mark, kind))
+            peak = max(peak, *map(peak_mb, processes(mark, kind)), 0.0)
+            if killed and asked(base, "calls") > rows / 2:
+                for process in processes(mark, killed):
+                    os.kill(int(process.name), signal.SIGKILL)
+                killed = ""
             ended.wait(0.5)
         if running.returncode:
             raise RuntimeError(f"{engine} ended with {running.returncode}")
-        with urllib.request.urlopen(f"{base}/arrivals") as answer:  # noqa: S310 - on loopback
-            arrivals = sorted(json.loads(answer.read()))
+        arrivals = sorted(asked(base, "arrivals"))
     assert len(arrivals) == rows, len(arrivals)
     steady = arrivals[LIMIT:]
     per_s = (len(steady) - 1) / (steady[-1] - steady[0])
@@ -145,10 +160,13 @@ def main() -> None:
     if wanted.part != "memory":
         print(f"{CALLS:,} calls at {LIMIT}/s{'worst second':>20}{'used':>8}{'load':>7}")
         for _ in range(wanted.rounds):
-            for engine in engines:
-                found = measured(engine, CALLS, f"{LIMIT}/s") | {"load": os.getloadavg()[0]}
-                report["limit"].append({"engine": engine, **found})
-                print(f"{engine:<20}{found['worst_second']:>20}{found['used']:>8.1%}{found['load']:>7.1f}")
+            for engine, killed in [*((name, "") for name in engines), ("Ray", "ray::Gates")]:
+                if killed and wanted.only == "Dask":  # its scheduler is the place, and ends with all else
+                    continue
+                name = f"{engine}, place killed" if killed else engine
+                found = measured(engine, CALLS, f"{LIMIT}/s", killed=killed) | {"load": os.getloadavg()[0]}
+                report["limit"].append({"engine": name, **found})
+                print(f"{name:<20}{found['worst_second']:>20}{found['used']:>8.1%}{found['load']:>7.1f}")
     if wanted.part != "limit":
         print(f"{'':<20}{'rows':>10}{'largest worker':>18}{'calls/s':>9}")
         for engine in engines:
