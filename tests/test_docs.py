@@ -49,6 +49,7 @@ def workplace(tmp_path: Path) -> tuple[Path, dict[str, str]]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "BLOSSOM_DATA_DIR": str(tmp_path / "data"),
+        "RAY_ADDRESS": "local",  # or it takes any cluster that there is
     }
     return tmp_path, environment
 
