@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_network
+from urllib.parse import urlsplit
 
 from aiohttp import http_parser, web
 
@@ -36,6 +37,7 @@ from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.dashboard import Dashboard
+from blossom_async.gateway.dashboard.docs import Docs
 from blossom_async.gateway.dashboard.sessions import Sessions, SharedSessions
 from blossom_async.gateway.figures import (
     watch_limits,
@@ -250,10 +252,12 @@ def create_app(
     )
     app.cleanup_ctx.append(running)
     app.on_response_prepare.extend((admission.say_quota, dashboard.note, status.close_when_draining))
+    openapi = OpenApi(api.routes(), public_url)
     app.add_routes(
         [
             *status.routes(),
-            *OpenApi(api.routes(), public_url).routes(),
+            *openapi.routes(),
+            *Docs(openapi.document, base=urlsplit(public_url).path.rstrip("/")).routes(),
             *front_door.routes(),
             *map(admission.guarded, (*api.routes(), *admission.routes())),
             *public.routes(),

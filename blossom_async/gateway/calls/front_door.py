@@ -28,12 +28,14 @@ from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
 from blossom_async.models import ImageRequest
 
-__all__ = ["FrontDoor"]
+__all__ = ["MOST", "QUALITIES", "FrontDoor"]
 
-_MOST = 10  # pictures of one call, as at OpenAI
+MOST = 10
+"""Pictures of one call, as at OpenAI."""
+
 _RATIO = re.compile("([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", re.ASCII)
 _SIZE = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
-_QUALITIES = {
+QUALITIES = {
     "auto": "standard",
     "low": "standard",
     "standard": "standard",
@@ -41,6 +43,8 @@ _QUALITIES = {
     "hd": "hd",
     "high": "ultra",
 }
+"""OpenAI's qualities, and ours."""
+
 _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _HINTS = frozenset(("steps", "cfg"))  # of LobeChat, sent to every model
@@ -293,7 +297,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         if size in {None, "auto"}:
             options["width"], options["height"] = sides
     if "quality" in options and options["quality"] != "ultra":
-        options["quality"] = _QUALITIES[_one_of(options, "quality", tuple(_QUALITIES), "auto")]
+        options["quality"] = QUALITIES[_one_of(options, "quality", tuple(QUALITIES), "auto")]
     if (file_format := body.get("output_format")) is not None:
         options["format"] = _FORMATS[_one_of(body, "output_format", tuple(_FORMATS), file_format)]
     if (compression := _whole(body.get("output_compression"))) is not None:
@@ -326,8 +330,8 @@ def _number(body: Mapping[str, Any]) -> int:
     count = _whole(body.get("n"))
     if count is None:
         return 1
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST:
-        raise InvalidRequest("n", count, f"a whole number from 1 to {_MOST}")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
+        raise InvalidRequest("n", count, f"a whole number from 1 to {MOST}")
     return count
 
 

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from blossom_async import models
+from blossom_async.gateway.calls import openapi_front_door
 from blossom_async.models import (
     DayStats,
     Estimate,
@@ -180,11 +181,14 @@ class _Call:
     later: bool = False
     answer: str | None = None
     errors: tuple[int, ...] = ()
+    tag: str = "Pictures"
+    example: _Schema | None = None
 
 
 _CALLS = {
     "POST /v1/images": _Call(
         body="Create",
+        example={"prompt": "a red bicycle in the rain", "width": 640, "height": 360, "format": "webp"},
         parameters=(_IDEMPOTENCY,),
         status=201,
         later=True,
@@ -219,18 +223,38 @@ _CALLS = {
     "DELETE /v1/images/{id}": _Call(status=204, errors=(404, 409, 410)),
     "POST /v1/images/{id}/regenerate": _Call(
         body="Changes",
+        example={"seed": 7},
         parameters=(_IDEMPOTENCY,),
         status=201,
         later=True,
         answer="ImageInfo",
         errors=(404, *_OF_MAKING),
     ),
-    "POST /v1/images/{id}/signed-url": _Call(body="SignRequest", answer="SignedUrl", errors=(404, 409, 410)),
-    "POST /v1/images/{id}/explain": _Call(body="ExplainRequest", answer="Explanation", errors=(404,)),
-    "POST /v1/access-keys/{name}/revoke": _Call(status=204, errors=(422,)),
-    "POST /v1/estimate": _Call(body="ImageRequest", answer="Estimate"),
-    "POST /v1/gates/{name}/slots": _Call(body="SlotsRequest", answer="StartTimes"),
+    "POST /v1/images/{id}/signed-url": _Call(
+        body="SignRequest",
+        tag="Viewers",
+        example={"signature_ttl": 3600},
+        answer="SignedUrl",
+        errors=(404, 409, 410),
+    ),
+    "POST /v1/images/{id}/explain": _Call(
+        body="ExplainRequest", tag="Viewers", answer="Explanation", errors=(404,)
+    ),
+    "POST /v1/access-keys/{name}/revoke": _Call(tag="Viewers", status=204, errors=(422,)),
+    "POST /v1/estimate": _Call(
+        body="ImageRequest",
+        tag="Batches",
+        example={"prompt": "a red bicycle", "quality": "hd"},
+        answer="Estimate",
+    ),
+    "POST /v1/gates/{name}/slots": _Call(
+        body="SlotsRequest",
+        tag="Batches",
+        example={"amount": 600, "per_s": 60, "want": 10},
+        answer="StartTimes",
+    ),
     "GET /v1/stats": _Call(
+        tag="Statistics",
         parameters=(
             {"name": "tracking_id", "in": "query", "required": True, "schema": {"type": "string", **_NAME}},
             {"name": "from", "in": "query", "schema": {"type": "string", "format": "date"}},
@@ -241,6 +265,16 @@ _CALLS = {
     ),
 }
 """The calls under ``/v1`` that the document describes, by method and path."""
+
+
+_TAGS = {
+    "Pictures": "Make pictures, and find, read and delete them.",
+    "Viewers": "Who may see a picture: signed URLs, and why a viewer is refused.",
+    "Batches": "What a picture costs, and limits that many processes share.",
+    "Statistics": "Views of the pictures of a campaign.",
+    "OpenAI": "The same pictures for clients of OpenAI's API, with `/v1` as their base URL.",
+    "Viewing": "The pictures themselves, as browsers ask for them.",
+}
 
 
 class OpenApi:
@@ -255,10 +289,14 @@ class OpenApi:
         """The routes to add to the application."""
         return [web.get("/openapi.json", self.read)]
 
+    def document(self) -> _Schema:
+        """The document of this gateway."""
+        return document(self._routes, self._public_url)
+
     async def read(self, _: web.Request) -> web.Response:
         """200 with the document. It is public."""
         if not self._body:
-            self._body = orjson.dumps(document(self._routes, self._public_url))
+            self._body = orjson.dumps(self.document())
         return web.Response(
             body=self._body, content_type="application/json", headers={"Cache-Control": "no-cache"}
         )
@@ -272,6 +310,7 @@ def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
         if call is not None:
             paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, call)
     paths["/image/{id}"] = {"get": _picture("picture", "The picture, or why not.", "id")}
+    paths |= openapi_front_door.PATHS
     narrowed = "The picture in one of its `widths`, or why not."
     paths["/image/{id}/w{width}"] = {"get": _picture("narrowed_picture", narrowed, "id", "width")}
     return {
@@ -280,7 +319,10 @@ def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
             "title": "Blossom gateway",
             "version": "1",
             "summary": "Pictures from prompts, behind URLs that work.",
+            "description": "Every call under `/v1` needs an API key: `Authorization: Bearer ...`. A call "
+            "that makes pictures takes an `Idempotency-Key`, so that it can be repeated and is paid once.",
         },
+        "tags": [{"name": name, "description": what} for name, what in _TAGS.items()],
         "servers": [{"url": public_url}],
         "security": [{"key": []}],
         "paths": paths,
@@ -296,6 +338,7 @@ def _operation(route: web.RouteDef, call: _Call) -> _Schema:
     names = [name for name in _PATH_PARAMETERS if f"{{{name}}}" in route.path]
     found: _Schema = {
         "operationId": route.handler.__name__,
+        "tags": [call.tag],
         "summary": " ".join(summary.split()),
         "parameters": [*map(_parameter, names), *call.parameters],
         "responses": {str(call.status): _answer(call.answer)} | _problems(*_OF_A_CALL, *call.errors),
@@ -305,7 +348,10 @@ def _operation(route: web.RouteDef, call: _Call) -> _Schema:
     if description:
         found["description"] = description
     if call.body is not None:
-        found["requestBody"] = {"required": True, **_content("application/json", _named(call.body))}
+        body = _content("application/json", _named(call.body))
+        if call.example is not None:
+            body["content"]["application/json"]["example"] = call.example
+        found["requestBody"] = {"required": True, **body}
         found["responses"] |= _problems(*_OF_A_BODY)
     return found
 
@@ -319,6 +365,7 @@ def _picture(name: str, what: str, *parameters: str) -> _Schema:
     part = {"description": "The part of it that `Range` asks for.", **_content("image/*", {})}
     return {
         "operationId": name,
+        "tags": ["Viewing"],
         "summary": f"{what} `HEAD` gets the same answer without the bytes.",
         "description": "Restricted pictures need a signature, an API key, or an allowed address or site.",
         "security": [{}, {"key": []}],
@@ -369,7 +416,7 @@ def _schemas() -> dict[str, _Schema]:
     }
     schemas["Create"] = {**wanted, "properties": {**wanted["properties"], "sign": sign}}
     schemas["Changes"] = {name: value for name, value in wanted.items() if name != "required"}
-    return {**schemas, "Problem": _PROBLEM}
+    return {**schemas, **openapi_front_door.schemas(wanted), "Problem": _PROBLEM}
 
 
 def _object(kind: type) -> _Schema:

@@ -30,8 +30,16 @@ CONFIG = """\
 [[operations]]
 include-method = "DELETE"
 parameters = {{ "path.id" = "{lost}" }}
+
+[[operations]]
+include-path = "/v1/images/generations"
+phases.coverage.enabled = false
 """
-"""Pictures to find, so that the calls get further than 404; one of them to be deleted."""
+"""Pictures to find, so that the calls get further than 404; one of them to be deleted.
+
+Without the coverage of OpenAI's options, which are ours beside theirs: it would take as long as all others.
+The path could be a picture's, too, whose methods its ``Allow`` lists.
+"""
 
 ROUTES = Api.__new__(Api).routes()  # of any gateway: they do not depend on what it is made of
 DOCUMENT = document(ROUTES, "http://x")
@@ -174,7 +182,7 @@ async def test_a_gateway_does_what_it_says(tmp_path: Path) -> None:
             *("--config-file", str(config), "run", f"{there.base_url}/openapi.json"),
             *("--header", f"Authorization: Bearer {KEY}", "--checks", "all"),
             # Not every rule can be written in a schema, such as that jpg has no transparency.
-            *("--exclude-checks", "positive_data_acceptance"),
+            *("--exclude-checks", "positive_data_acceptance,allow_header_conformance"),
             *(("--max-examples", CASES) if CASES else ("--max-examples", "5", "--seed", "1")),
             *("--warnings", "off", "--no-color"),
             stdout=asyncio.subprocess.PIPE,

@@ -990,3 +990,18 @@ async def test_links_keep_the_path_that_the_gateway_is_under(tmp_path: Path) -> 
     assert len(found) > 20
     assert [path for path in found if not path.startswith("/pics/")] == []
     assert answer.headers["Location"] == "/pics/login"
+
+
+async def test_the_calls_are_a_page(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """Anybody may read it; it has every call, OpenAI's too, and its links lead to places on it."""
+    async with gateway as running, visiting(running, None) as visitor:
+        answer, page = await visitor.get("/docs")
+        async with visitor.session.get(f"{running.base_url}/openapi.json") as told:
+            document = await told.json()
+    assert (answer.status, answer.headers["Content-Security-Policy"]) == (200, CSP)
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> <code>{path}</code>" in page
+    places = set(re.findall(r' id="([^"]+)"', page))
+    assert {"OpenAI", "Pictures", "ImageInfo"} <= places
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= places
