@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from blossom_async.errors import Conflict
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records.images import looking_for
 from blossom_async.gateway.storage.records.postgres import Postgres
@@ -82,5 +83,25 @@ def test_a_connection_that_has_ended_since_is_replaced(postgres_url: str) -> Non
     database.reading.dispose()
     assert database.apply([lambda connection: together(connection, paid("bob"))[0].count]) == [1]
     assert rows(database) == [("ada", 5), ("bob", 5)]
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def test_what_was_changed_is_on_the_disk_if_the_last_change_is_refused(postgres_url: str) -> None:
+    """The last of a group waits for all of them, also where nothing of it is left."""
+
+    def made(connection: sa.Connection) -> str:
+        together(connection, paid("ada"))
+        return str(connection.exec_driver_sql("SELECT pg_current_wal_insert_lsn()").scalar_one())
+
+    def refused(_: sa.Connection) -> None:
+        raise Conflict("no")
+
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    place, _ = database.apply([made, refused])
+    with database.reading.connect() as connection:
+        flushed = f"SELECT pg_current_wal_flush_lsn() > '{place}'::pg_lsn"
+        assert connection.exec_driver_sql(flushed).scalar_one()
     database.reading.dispose()
     database.writing.dispose()

@@ -37,6 +37,8 @@ def begin_with(connection: sa.Connection, *statements: str) -> None:
 
 def begin(connection: sa.Connection) -> None:
     """Begins the transaction, unless it has begun."""
+    if not connection.in_transaction():
+        connection.begin()  # else ``commit`` would do nothing
     driver = _driver(connection)
     if driver.info.transaction_status == TransactionStatus.IDLE:
         try:
