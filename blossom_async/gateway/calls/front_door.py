@@ -120,7 +120,7 @@ class FrontDoor:
         answer = _one_of(asked, "response_format", _ANSWERS, self._usually(asked))
         body, note = await self._with_a_model(asked)
         request = checked_options(_options(body), ImageRequest)
-        requests = [attrs.evolve(request, seed=_seed(request, n)) for n in range(count)]
+        requests = [request, *(attrs.evolve(request, seed=_seed(request, n)) for n in range(1, count))]
         keys = await self._keys(http, asked, requests)
         self._generation.check_room(count)  # starts all of them or none
         made = await asyncio.gather(
