@@ -13,6 +13,9 @@ from blossom_async.gateway.storage.records.schema import create, upgrade
 from tests.postgres import VERSIONS, Servers
 from tests.thorough import thoroughly
 
+_UNCOMPRESSED = sa.text("SELECT attrelid::regclass::text, attname FROM pg_attribute WHERE attstorage = 'e' "
+                        "AND attrelid::regclass::text IN (SELECT tablename FROM pg_tables)")  # fmt: skip
+
 
 def plain(value: Any) -> Any:
     """What an inspector found, so that it can be compared."""
@@ -40,6 +43,8 @@ def built(url: str, how: Callable[[sa.Connection], None]) -> dict[str, Any]:
             }
             for name, table in tables.tables.items()
         }
+        if connection.dialect.name == "postgresql":
+            found["storage"] = {"uncompressed": connection.execute(_UNCOMPRESSED).all()}
     engine.dispose()
     return found
 
@@ -57,3 +62,5 @@ def test_a_new_database_is_as_all_steps_build_it(
     by_steps, at_once = built(urls[0], upgrade), built(urls[1], create)
     assert {"images", "alembic_version", "revision"} <= at_once.keys()
     assert at_once == by_steps
+    if kind != "sqlite":
+        assert at_once["storage"] == {"uncompressed": [("texts", "lines")]}

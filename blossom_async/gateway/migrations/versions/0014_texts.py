@@ -20,6 +20,8 @@ def upgrade() -> None:
         sa.Column("points", sa.Text, nullable=False),
         sa.Column("lines", sa.Text, nullable=False),
     )
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("ALTER TABLE texts ALTER COLUMN lines SET STORAGE EXTERNAL")
     op.add_column("images", sa.Column("in_texts", sa.Boolean, nullable=False, server_default=sa.false()))
     op.create_index(
         "images_unlike_texts",

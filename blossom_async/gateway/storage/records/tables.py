@@ -350,6 +350,14 @@ texts: sa.Table = sa.Table(
     sa.Column("lines", sa.Text, nullable=False),
 )
 
+
+@sa.event.listens_for(texts, "after_create")
+def _keep_uncompressed(_: sa.Table, connection: sa.Connection, **__: Any) -> None:
+    """PostgreSQL reads such texts several times as fast."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("ALTER TABLE texts ALTER COLUMN lines SET STORAGE EXTERNAL")
+
+
 # Files of the pictures in ``images`` in fewer pixels, made when a viewer asks for them.
 variants: sa.Table = sa.Table(
     "variants",
