@@ -32,11 +32,10 @@ from overload import KEY
 from serving import serve_with_constant_picture
 
 from blossom_async.gateway.making.orders import new_id
-from blossom_async.gateway.storage.records import ImageRecord, StoredFile, texts, totals
-from blossom_async.gateway.storage.records.images import to_row
+from blossom_async.gateway.storage.records import ImageRecord, StoredFile, texts
+from blossom_async.gateway.storage.records.images import Add, apply_together, to_row
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.sqlite import Sqlite
-from blossom_async.gateway.storage.records.tables import images
 from blossom_async.gateway.storage.records.views import store
 from blossom_async.models import ImageRequest
 
@@ -92,12 +91,11 @@ def fill(place: Path | str, number: int) -> None:
     chance = random.Random(1)  # noqa: S311 - the same prompts in every run
     for start in range(0, number, TOGETHER):
         some = [picture(n, chance) for n in range(start, min(start + TOGETHER, number))]
-        rows = [to_row(made) for made in some]
+        rows = [Add(to_row(made), None) for made in some]
         day = (NOW - datetime(1970, 1, 1, tzinfo=UTC)).days - start * 30 // number
         seen = [("main", str(made.request.tracking_id), day, made.id) for made in some]
         with database.writing.begin() as connection:
-            connection.execute(images.insert(), rows)
-            totals.add_pictures(rows, connection)
+            apply_together(connection, rows)
             who = [(one, VIEWERS[(start + at) % len(VIEWERS)]) for at, one in enumerate(seen)]
             while texts.pack(connection):
                 pass
