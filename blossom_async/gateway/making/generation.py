@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from blossom_async.errors import Conflict, Gone, InvalidRequest, Overloaded
@@ -43,6 +43,7 @@ from blossom_async.models import Estimate, ImageRequest
 __all__ = ["Generation"]
 
 _POLL_S = 0.1
+_FRESH = timedelta(minutes=1)  # by the clocks of two gateways; a server writes after a second at most
 _ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 
 
@@ -261,7 +262,10 @@ class Generation:
             raise key_reused()
         if isinstance(standing, IdempotencyEntry):
             record = await self._records.get(standing.image_id)
-            return _replayable(record, self._now())
+            made, now = _replayable(record, self._now()), self._now()
+            if now - made.created_at < _FRESH:  # another process may not have been told that it is stored
+                await self._records.settled()
+            return made
         claim = await self._recovery.resume(standing)
         if order.request.defer and claim.state is not ClaimState.UNKNOWN:
             return claim

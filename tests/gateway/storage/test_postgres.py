@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from blossom_async.errors import ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records.postgres import Postgres
+from blossom_async.gateway.storage.records.tables import owners
 from tests.conftest import running_gateway
 from tests.gateway.storage.test_records import a_record
 from tests.postgres import PostgresServer, missing, running_server
@@ -162,6 +163,48 @@ async def test_what_was_acknowledged_outlasts_a_crash() -> None:
         await asyncio.to_thread(server.start)
         assert None not in [await records.get(picture.id) for picture in pictures]
         await records.close()
+
+
+async def test_what_another_process_is_about_to_be_told_outlasts_a_crash_once_it_was_settled() -> None:
+    """It is seen before it is on the disk; who passes it on waits for that first."""
+    with slow_to_write() as server:
+        records = Records(server.url("crash"))
+        await records.open()
+        engine = sa.create_engine(server.url("crash"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SET synchronous_commit = off")
+            connection.exec_driver_sql("INSERT INTO owners VALUES ('seen', 0)")
+        engine.dispose()
+        seen = sa.select(owners.c.name)
+        assert await records.read(lambda connection: connection.scalar(seen)) == "seen"
+        await records.settled()
+        await asyncio.to_thread(server.stop, "immediate")
+        await asyncio.to_thread(server.start)
+        assert await records.read(lambda connection: connection.scalar(seen)) == "seen"
+        await records.close()
+
+
+def test_a_group_whose_last_change_fails_outlasts_a_crash() -> None:
+    """Those before it are waited for all the same."""
+    with slow_to_write() as server:
+        database = Postgres(sa.make_url(server.url("crash")))
+        database.prepare()
+
+        def store(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("INSERT INTO owners VALUES ('first', 0)")
+
+        def fail(_: sa.Connection) -> None:
+            raise ValueError
+
+        stored, failed = database.apply([store, fail])
+        assert (stored, type(failed)) == (None, ValueError)
+        server.stop("immediate")
+        server.start()
+        database.reading.dispose()
+        with database.reading.connect() as connection:
+            assert connection.scalar(sa.select(owners.c.name)) == "first"
+        for engine in (database.writing, database.reading):
+            engine.dispose()
 
 
 def test_a_crash_amid_a_group_is_no_acknowledgement_of_what_came_before() -> None:

@@ -117,6 +117,14 @@ class Records:
         given: T = await (self._apart or self._writer).ask(change)
         return given
 
+    async def settled(self) -> None:
+        """Returns once all that was read so far survives a power cut.
+
+        A server shows what another process has changed a moment before that is on its disk.
+        """
+        if self._apart is not None:
+            await self.write(_nothing)
+
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """What the question returns, asked in a reader's thread."""
         given: T = await self._readers.ask(question)
@@ -188,6 +196,10 @@ class Records:
             if exc.connection_invalidated and again:  # the server ended it since, as when it restarts
                 return self._look_up(questions, again=False)
             return [self._database.error("read", exc) for _ in questions]
+
+
+def _nothing(_: sa.Connection) -> None:
+    pass
 
 
 def postgres(url: str) -> Postgres:
