@@ -160,7 +160,9 @@ async def main() -> None:
             ("gateway away", there.without_gateway, "attempts"),
         ):
             seen = figures[name] = await batch(there, options.items, outage)
-            seen["extra_requests"] = seen[counted] - options.items  # a gateway that was killed counts anew
+            seen["extra_requests"] = seen[counted] - options.items
+            if counted == "attempts":
+                del seen["calls"]  # a gateway that was killed counts anew
             seen["more_than_without_s"] = round(seen["seconds"] - figures["none"]["seconds"], 1)
             print(name, json.dumps(seen), flush=True)
     if options.json is not None:
