@@ -38,6 +38,7 @@ _FIRST_ANSWER_S = 5.0
 _LONGEST_REST_S = 60.0  # between two questions, so that a change of the limit is noticed
 _MOST_WANTED = 10_000
 _AMPLE = 5.0
+_JUDGED = 50  # start times after which it is known how many are late
 
 
 class _Offset:
@@ -123,6 +124,7 @@ class SharedGate(Gate):
         self._used = self._void = 0  # start times since the last question; void for being late, not unwanted
         self._in_demand = False
         self._ample_s = 0.0  # a slack within which this process is seldom late
+        self._late = self._starts = 0.0  # void start times, and all, of the latest questions
         self._failures = 0
         self._failing_since = 0.0
         self._refusal: Exception | None = None
@@ -235,12 +237,20 @@ class SharedGate(Gate):
         return min(max(usual, self._ample_s), widest_slack_s(self._limit))  # the place counts on no more
 
     def _learn_slack(self) -> None:
-        """Widens the slack, to at most five times the least, while more than 1 % of the starts are late."""
-        least = least_slack_s(self._limit)
-        if self._void > 0.01 * (self._void + self._used):
-            self._ample_s = max(self._ample_s, min(1.5 * self._next_slack_s(), _AMPLE * least))
+        """Widens the slack, to at most five times the least, while that may gain more than it costs.
+
+        The slack leaves its share of the rate unused, at all processes; a late start wastes one.
+        """
+        slack_s, least = self._next_slack_s(), least_slack_s(self._limit)
+        self._late += self._void
+        self._starts += self._void + self._used
+        known = self._starts >= min(_JUDGED, self._limit.amount)
+        if known and self._late * self._limit.per_s > slack_s * self._starts:
+            self._ample_s = max(self._ample_s, min(1.5 * slack_s, _AMPLE * least))
+            self._late = self._starts = 0.0
         else:
             self._ample_s *= 0.97
+            self._late, self._starts = 0.9 * self._late, 0.9 * self._starts
 
     async def _exchange(self, want: int, pause_until: float, timeout_s: float) -> None:
         me = asyncio.current_task()

@@ -278,6 +278,28 @@ def test_however_late_a_process_is_its_slack_is_one_that_the_place_allows(limit:
     assert max(slacks) == widest_slack_s(limit)
 
 
+def test_a_process_that_is_late_now_and_then_uses_nearly_all_of_the_rate() -> None:
+    """Its slack costs no more than the late starts."""
+
+    async def go() -> World:
+        world = World(RateLimit(200))
+
+        def stand_still() -> None:
+            world.loop._now += 0.2  # type: ignore[attr-defined]
+
+        for second in range(1, 40, 5):
+            world.loop.call_at(float(second), stand_still)
+        gate = world.gate()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(world.use(gate, 40.0))
+        return world
+
+    world = on_virtual_clock(go())
+    assert world.worst() <= 200
+    assert len([start for start in world.starts if start > 10]) >= 0.92 * 30 * 200
+
+
 def test_a_place_made_anew_gives_out_nothing_that_may_still_be_in_use() -> None:
     """It waits for longer than anyone may hold a start time of the place before."""
 
