@@ -8,17 +8,18 @@ sent.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import traceback
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
 
 from blossom_async.gateway.http.problems import ERROR_CODE, REQUEST_ID
 from blossom_async.tracing import tracing
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 __all__ = ["TENANT", "AccessLines", "configure", "formatter"]
 
@@ -28,8 +29,6 @@ TENANT: web.RequestKey[str] = web.RequestKey("tenant", str)
 _ROOT = "blossom_async"
 _PICTURES = ("/image/", "/generated/")
 _PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
-_OF_EVERY_RECORD = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
-_NEEDS_QUOTES = re.compile(r"[\s=\"']")
 
 _log = logging.getLogger(f"{_ROOT}.gateway.access")
 logging.getLogger(f"{_ROOT}.gateway").addHandler(logging.NullHandler())  # else warnings would go to stderr
@@ -78,77 +77,70 @@ def configure(form: str, level: str) -> None:
 
 def formatter(form: str, *, colours: bool = False) -> logging.Formatter:
     """Lines as ``text`` for people, or as ``json``. Exceptions are shown without their messages."""
-    return _Json() if form == "json" else _Text(colours=colours)
+    import structlog
 
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"event": _event(record), "level": record.levelname.lower(), **_told(record)}
-        line["timestamp"] = _time(record)
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = _without_messages(record.exc_info[1])
-        return orjson.dumps(line, default=str).decode()
-
-
-class _Text(logging.Formatter):
-    def __init__(self, *, colours: bool) -> None:
-        super().__init__()
-        dim, bold, end = ("\x1b[2m", "\x1b[1m", "\x1b[0m") if colours else ("", "", "")
-        self._head = f"{dim}{{}}{end} [{bold}{{:<9}}{end}] {bold}{{}}{end}"
-        self._pair = f" {dim}{{}}={end}{{}}"
-
-    def format(self, record: logging.LogRecord) -> str:
-        parts = [self._head.format(_time(record), record.levelname.lower(), _event(record))]
-        for name, value in _told(record).items():
-            text = str(value)
-            parts.append(self._pair.format(name, repr(text) if _NEEDS_QUOTES.search(text) else text))
-        if record.exc_info and record.exc_info[1] is not None:
-            parts.append(f"\n{_without_messages(record.exc_info[1])}")
-        return "".join(parts)
-
-
-def _time(record: logging.LogRecord) -> str:
-    return f"{datetime.fromtimestamp(record.created, UTC).isoformat(timespec='microseconds')[:-6]}Z"
-
-
-def _event(record: logging.LogRecord) -> str:
-    """What happened. Of another library only the first line: asyncio shows in the next what a task raised."""
-    event = record.getMessage()
-    return event if record.name.startswith(_ROOT) else event.partition("\n")[0]
-
-
-def _told(record: logging.LogRecord) -> dict[str, Any]:
-    """The logger, if it is another library's, and what came as ``extra``, with the request and the trace."""
-    # Another library may give every record of the process names of its own, as Ray does.
-    own = {
-        name: value
-        for name, value in vars(record).items()
-        if name not in _OF_EVERY_RECORD and not name.startswith("_")
-    }
-    told = own if record.name.startswith(_ROOT) else {"logger": record.name, **own}
-    request_id = REQUEST_ID.get()
-    if request_id is not None:
-        told.setdefault("request_id", request_id)
-    if tracing():
-        from opentelemetry import trace
-
-        current = trace.get_current_span().get_span_context()
-        if current.is_valid:
-            told["trace_id"] = trace.format_trace_id(current.trace_id)
-    return told
+    common: list[Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        _without_marks,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_request,
+        structlog.processors.ExceptionRenderer(_without_messages),
+        _without_reprs,
+    ]
+    shown: Processor = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0, sort_keys=False)
+    if form == "json":
+        shown = structlog.processors.JSONRenderer(serializer=_json)
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=common,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown],
+    )
 
 
 def _is_call(route: str) -> bool:
     return route not in _PROBES and not route.startswith(_PICTURES)
 
 
-def _without_messages(raised: BaseException) -> str:
+def _with_request(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    request_id = REQUEST_ID.get()
+    if request_id is not None:
+        line.setdefault("request_id", request_id)
+    if tracing():
+        from opentelemetry import trace
+
+        current = trace.get_current_span().get_span_context()
+        if current.is_valid:
+            line["trace_id"] = trace.format_trace_id(current.trace_id)
+    return line
+
+
+def _without_marks(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Leaves out what another library gives every record of the process for itself, as Ray does."""
+    kept = {"_record", "_from_structlog"}  # structlog's own, until the end
+    return {name: value for name, value in line.items() if name in kept or not name.startswith("_")}
+
+
+def _without_reprs(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """A line of another library: its first one. asyncio shows in the next what a task has raised."""
+    if line["logger"].startswith(_ROOT):
+        del line["logger"]
+    else:
+        line["event"] = str(line["event"]).partition("\n")[0]
+    return line
+
+
+def _without_messages(exc_info: ExcInfo) -> str:
     """The traceback of an exception and its causes. Their messages are left out: they may quote a caller."""
     lines: list[str] = []
-    exc: BaseException | None = raised
+    exc: BaseException | None = exc_info[1]
     while exc is not None:
         name = f"{type(exc).__module__}.{type(exc).__qualname__}"
         reason = f": {exc.strerror}" if isinstance(exc, OSError) and exc.strerror else ""
         lines[:0] = [*traceback.format_tb(exc.__traceback__), f"{name}{reason}\n"]
         exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     return "".join(lines).rstrip()
+
+
+def _json(line: dict[str, Any], **_: Any) -> str:
+    return orjson.dumps(line, default=str).decode()
