@@ -62,7 +62,7 @@ from blossom_async.tracing import span
 __all__ = ["Paid"]
 
 T = TypeVar("T")
-_ANSWERS_FIRST_S = 0.05  # a deferred picture takes seconds, its caller waits for an answer now
+_ANSWERS_FIRST_S = 0.02  # a deferred picture takes seconds, its caller waits for an answer now
 _TRIES = 60  # a second apart, while this machine may open no more files
 
 _log = logging.getLogger("blossom_async.gateway")

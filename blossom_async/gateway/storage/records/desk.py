@@ -37,7 +37,6 @@ class Desk:
         self._answer = answer
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no ticket may be queued behind the end marks
-        self._asked: dict[asyncio.AbstractEventLoop, list[_Ticket]] = {}
         self._open = False
         self._home = Home()
         self._name = name
@@ -46,7 +45,6 @@ class Desk:
 
     def start(self) -> None:
         self._home = Home()
-        self._asked = {}
         self._open = True
         # Made here: Python 3.13 starts no thread in a forked process that was made before the fork.
         self._threads = [
@@ -63,8 +61,6 @@ class Desk:
             if not self._open:
                 return
             self._open = False
-            for loop in list(self._asked):
-                self._queue_up(loop)
             for _ in self._threads:
                 self._queue.put(None)
         for thread in self._threads:
@@ -77,20 +73,8 @@ class Desk:
         with self._lock:
             if not self._open:
                 raise RuntimeError("the records are not open")
-            # What is asked in one turn of the loop is queued as one, so that it shares a commit.
-            if loop not in self._asked:
-                self._asked[loop] = []
-                loop.call_soon(self._turn_ended, loop)
-            self._asked[loop].append(ticket)
-        return await ticket.future
-
-    def _turn_ended(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            self._queue_up(loop)
-
-    def _queue_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        for ticket in self._asked.pop(loop, ()):
             self._queue.put(ticket)
+        return await ticket.future
 
     def _work(self) -> None:
         more = True
