@@ -23,7 +23,7 @@ async def ask(
     """The provider's picture, or why there is none. Call it within ``upstream.turn``.
 
     A request that may have been paid is repeated only at a keyed provider, under the same key. In an outage
-    it waits for its turn to try, and ends as unknown only if that fails four minutes later.
+    it waits for its turn to try, and ends as unknown only if that fails after four minutes.
     ``maybe_paid``: a process that died had sent it, and its answer was lost.
     """
     sends, first_at = 0, upstream.calls.clock()
