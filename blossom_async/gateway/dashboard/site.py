@@ -235,7 +235,10 @@ class Dashboard:
         question = partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now, made=made)
         page = await self._records.study(question)
         seen = await self._records.study(partial(overview.views_of, page.pictures))
-        number, more = await self._records.study(partial(overview.number, tenant, words, wanted, made, now))
+        number, more = len(page.pictures), False
+        if before is not None or page.older is not None:  # else these are all
+            counting = partial(overview.number, tenant, words, wanted, made, now)
+            number, more = await self._records.study(counting)
         asked = {"q": words, "state": wanted, "from": str(first or ""), "to": str(last or "")}
         here = _FIRST_PAGE if before is None else overview.cursor(before)
         back = _back(http.query.get("back", ""))

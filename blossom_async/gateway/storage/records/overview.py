@@ -107,15 +107,17 @@ def page(
     Empty words, an empty state and no tracking id match every picture; the state ``kept`` each that was not
     deleted.
     """
-    own = _own(tenant, made)
+    wanted = sa.select(images)
     if tracking_id is not None:
-        own &= images.c.tracking_id == tracking_id
-    wanted = sa.select(images).order_by(*_NEWEST_FIRST).limit(limit + 1)
+        wanted = wanted.where(images.c.tracking_id == tracking_id)
     if state:
         wanted = wanted.where(_in_state(state, now))
     if words:
-        points = _matching(tenant, words, before, made, connection)
-        return _searched(wanted.where(own), points, limit, connection)
+        return _searched(wanted, _matching(tenant, words, before, made, connection), limit, connection)
+    wanted = wanted.order_by(*_NEWEST_FIRST).limit(limit + 1)
+    own = _own(tenant, made)
+    if tracking_id is not None:
+        own &= images.c.tracking_id == tracking_id
     if before is not None:
         moment, image_id = before
         own &= (images.c.created_at <= moment) & ((images.c.created_at < moment) | (images.c.id < image_id))
@@ -140,17 +142,18 @@ def number(
 
     It counts to 1,000.
     """
-    own = _own(tenant, made)
     if words:
         points = list(islice(_matching(tenant, words, None, made, connection), _COUNTED + 1))
         if not state:
             return min(len(points), _COUNTED), len(points) > _COUNTED
-        own &= images.c.id.in_([image_id for _, image_id in points])
+        these = images.c.id.in_([image_id for _, image_id in points]) & _in_state(state, now)
+        found = connection.scalar(sa.select(sa.func.count()).where(these)) if points else 0
+        return min(found or 0, _COUNTED), len(points) > _COUNTED
     most = _LOOKED_THROUGH if state else _COUNTED + 1
-    newest = sa.select(images).where(own).order_by(*_NEWEST_FIRST).limit(most).subquery()
+    newest = sa.select(images).where(_own(tenant, made)).order_by(*_NEWEST_FIRST).limit(most).subquery()
     fitting = sa.func.count().filter(_in_state(state, now, newest)) if state else sa.func.count()
     found, seen = connection.execute(sa.select(fitting, sa.func.count()).select_from(newest)).one()
-    return min(found, _COUNTED), found > _COUNTED or seen == most or (bool(words) and len(points) > _COUNTED)
+    return min(found, _COUNTED), found > _COUNTED or seen == most
 
 
 def _own(tenant: str, made: Span) -> sa.ColumnElement[bool]:
@@ -177,6 +180,9 @@ def _searched(
     found: list[ImageRecord] = []
     for _ in range(0, _LOOKED_THROUGH, _AT_ONCE):
         some = list(islice(points, _AT_ONCE))
+        if not some:
+            return Page(pictures=tuple(found), older=None)
+        # By their ids alone, and sorted here: asked for more, SQLite reads all pictures of the tenant.
         rows = connection.execute(wanted.where(images.c.id.in_([image_id for _, image_id in some])))
         found += sorted((record(row) for row in rows), key=_point, reverse=True)
         if len(found) > limit:
