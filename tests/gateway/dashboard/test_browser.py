@@ -122,7 +122,7 @@ async def test_a_person_logs_in_looks_and_leaves(
             await playwright.expect(images).to_have_count(2)
             assert await images.evaluate_all("all => all.every(image => image.naturalWidth > 0)")
             await page.get_by_label("Prompt or campaign").fill("lake")
-            await page.get_by_role("button", name="Filter").click()
+            await page.get_by_role("button", name="Show").click()
             await playwright.expect(images).to_have_count(1)
             await page.get_by_role("link", name="Picture of: a quiet lake").click()
             await playwright.expect(page.get_by_text("Only with one of your API keys.")).to_be_visible()
