@@ -30,6 +30,12 @@ class Process:
         self.granted = slots.deal(self.name, "openai", LIMIT, most, wanted, connection)
 
 
+@pytest.fixture(autouse=True)
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No slot changes hands because a turn ends in the middle of a test."""
+    monkeypatch.setattr(slots, "_TURN_S", 1e12)
+
+
 @pytest.fixture
 def connection(place: Path | str) -> Iterator[sa.Connection]:
     database = Records(place)._database
