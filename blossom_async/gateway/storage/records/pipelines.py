@@ -37,25 +37,28 @@ def begin_with(connection: sa.Connection, *statements: str) -> None:
 
 def begin(connection: sa.Connection) -> None:
     """Begins the transaction, unless it has begun."""
-    if not connection.in_transaction():
-        connection.begin()  # else ``commit`` would do nothing
-    driver = _driver(connection)
-    if driver.info.transaction_status == TransactionStatus.IDLE:
+    if opening := _opening(connection):
         try:
-            driver.execute("; ".join(connection.info.pop(_OPENING, (_BEGIN,))))
+            _driver(connection).execute("; ".join(opening))
         except psycopg.Error as exc:
             raise _told(exc, connection) from exc
+
+
+def _opening(connection: sa.Connection) -> Sequence[str]:
+    """What begins the transaction, nothing if it has begun. SQLAlchemy knows of it from here on."""
+    if not connection.in_transaction():
+        connection.begin()  # else ``commit`` would do nothing
+    if _driver(connection).info.transaction_status != TransactionStatus.IDLE:
+        return ()
+    opening: Sequence[str] = connection.info.pop(_OPENING, (_BEGIN,))
+    return opening
 
 
 def _pipelined(connection: sa.Connection, *statements: Statement) -> list[Answered]:
     if not statements:
         return []
-    if not connection.in_transaction():
-        connection.begin()
-    driver = _driver(connection)
     compiled = [_compiled(each, tuple(given), connection.dialect) for each, given in statements]
-    opens = driver.info.transaction_status == TransactionStatus.IDLE
-    opening: Sequence[str] = connection.info.pop(_OPENING, (_BEGIN,)) if opens else ()
+    opening, driver = _opening(connection), _driver(connection)
     try:
         with driver.pipeline():
             for text in opening:
