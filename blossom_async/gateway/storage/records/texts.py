@@ -80,7 +80,7 @@ def erase(row: sa.Row[Any], connection: sa.Connection) -> None:
         kept = [pair for pair in _pairs(held) if pair[0] != point]
         connection.execute(_DELETE, [_key(held)])
         if kept:
-            connection.execute(texts.insert(), _row(kept, row.tenant))
+            connection.execute(_NEW, _row(kept, row.tenant))
 
 
 def matching(tenant: str, words: str, before: Point | None, connection: sa.Connection) -> Iterator[Point]:
@@ -122,7 +122,7 @@ def pack(connection: sa.Connection) -> int:
     rows = connection.execute(oldest.order_by(texts.c.last_at, texts.c.last_id).limit(_PACKED)).all()
     taken = rows[: _fitting(len(row.lines) for row in rows)]
     connection.execute(_DELETE, [_key(row) for row in taken])
-    connection.execute(texts.insert(), _row([pair for row in taken for pair in _pairs(row)], tenant))
+    connection.execute(_NEW, _row([pair for row in taken for pair in _pairs(row)], tenant))
     return len(taken)
 
 
@@ -138,7 +138,7 @@ def add_missing(connection: sa.Connection) -> int:
     tenant = rows[0]["tenant"]
     pairs = [((row["created_at"], row["id"]), _line(row)) for row in rows if row["tenant"] == tenant]
     pairs = pairs[: _fitting(len(line) for _, line in pairs)]
-    connection.execute(texts.insert(), _row(pairs, tenant))
+    connection.execute(_NEW, _row(pairs, tenant))
     _now_alike([image_id for (_, image_id), _ in pairs], True, connection)
     return len(pairs)
 
