@@ -123,7 +123,7 @@ class Records:
         A server shows what another process has changed a moment before that is on its disk.
         """
         if self._apart is not None:
-            await self.write(_nothing)
+            await self.write(lambda _: None)
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """What the question returns, asked in a reader's thread."""
@@ -196,10 +196,6 @@ class Records:
             if exc.connection_invalidated and again:  # the server ended it since, as when it restarts
                 return self._look_up(questions, again=False)
             return [self._database.error("read", exc) for _ in questions]
-
-
-def _nothing(_: sa.Connection) -> None:
-    pass
 
 
 def postgres(url: str) -> Postgres:
