@@ -210,6 +210,7 @@ def create_app(
         pictures.delete,
         views.flush,
         _sessions(settings, given_keys, lookups, records),
+        admission,
         public_url=public_url,
         widths=settings.widths,
         data_dir=settings.data_dir,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
 
 import attrs
@@ -67,18 +68,20 @@ class Admission:
             await self.check(request)
             if not creates:
                 return await route.handler(request)
-            if not self._creating.enter():
-                request[_CLOSING] = True  # kept alive, it would hold a connection for nothing
-                raise Overloaded(
-                    "as many calls make pictures as may hold a connection; send it again later",
-                    retry_after_s=_RETRY_S,
-                )
-            try:
+            with self._place(request):
                 return await route.handler(request)
-            finally:
-                self._creating.leave()
 
         return attrs.evolve(route, handler=admitted)
+
+    @asynccontextmanager
+    async def making(self, request: web.Request, key: bytes) -> AsyncIterator[None]:
+        """The block makes pictures for the holder of the API key with this digest.
+
+        For routes that are not guarded. Raises ``RateLimited`` and ``Overloaded`` as theirs answer.
+        """
+        await self._count(request, key)
+        with self._place(request):
+            yield
 
     def routes(self) -> list[web.RouteDef]:
         """The routes to add to the application, guarded."""
@@ -107,9 +110,13 @@ class Admission:
         caller = await self._keys.caller(authorization, sender(request, self._trusted))
         request[CALLER], request[TENANT] = caller, caller.tenant
         key = bearer(authorization)
-        if self._quota is None or key is None:
+        if key is not None:
+            await self._count(request, digest(key))
+
+    async def _count(self, request: web.Request, key: bytes) -> None:
+        if self._quota is None:
             return
-        quota = await self._quota.count(digest(key))
+        quota = await self._quota.count(key)
         request[_QUOTA] = quota
         if not quota.admitted:
             self.beyond_rate += 1
@@ -117,6 +124,19 @@ class Admission:
                 f"this API key has no calls left; the next one is allowed in {quota.more_in_s:.3g} s",
                 retry_after_s=quota.more_in_s,
             )
+
+    @contextmanager
+    def _place(self, request: web.Request) -> Iterator[None]:
+        if not self._creating.enter():
+            request[_CLOSING] = True  # kept alive, it would hold a connection for nothing
+            raise Overloaded(
+                "as many calls make pictures as may hold a connection; send it again later",
+                retry_after_s=_RETRY_S,
+            )
+        try:
+            yield
+        finally:
+            self._creating.leave()
 
     async def say_quota(self, request: web.Request, response: web.StreamResponse) -> None:
         """Adds the ``RateLimit`` headers to each answer, errors included, and closes refused connections."""

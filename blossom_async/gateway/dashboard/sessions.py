@@ -62,6 +62,11 @@ class Sessions:
             return None
         return Caller(session.tenant, "" if key is None else key.name)
 
+    async def key(self, token: str) -> bytes | None:
+        """The digest of the key that the session began with; None once it has ended."""
+        session = await self._find(_name(token))
+        return None if session is None else session.key
+
     async def end(self, token: str) -> None:
         """Ends the session. A token that opens nothing changes nothing."""
         await self._drop(_name(token))

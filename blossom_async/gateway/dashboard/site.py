@@ -26,6 +26,7 @@ from blossom_async.errors import (
     ServerFailed,
     Unauthenticated,
 )
+from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
 from blossom_async.gateway.dashboard.chart import chart
@@ -111,6 +112,7 @@ class Dashboard:
         delete: Callable[[str, str], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
         sessions: Sessions,
+        admission: Admission,
         *,
         public_url: str,
         widths: Collection[int],
@@ -132,6 +134,7 @@ class Dashboard:
         self._trusted = tuple(trusted_proxies)
         self._now = now
         self._sessions = sessions
+        self._admission = admission
         self._thumbnails = Thumbnails(blobs, workers)
         self._base = urlsplit(public_url).path.rstrip("/")
         self._secure = public_url.startswith("https:")
@@ -289,21 +292,25 @@ class Dashboard:
     async def make_again(self, http: web.Request, tenant: str) -> web.Response:
         """Makes the picture again, with the same seed or another; 303 to the new one.
 
-        The key that logged in pays. A form that is sent twice makes one picture.
+        The key that logged in pays, and its calls are counted. A form that is sent twice makes one picture.
         """
         self._check_same_site(http)
         form = await _form(http)
         picture = await self._known(http.match_info["id"], tenant)
         if picture.deleted_at is not None:
             raise NotFound("The picture was deleted, and its prompt with it; it cannot be made again.")
-        caller = await self._caller(http)
+        token = http.cookies.get(self._cookie, "")
+        caller, key = await self._sessions.caller(token), await self._sessions.key(token)
+        if caller is None or key is None:
+            raise Unauthenticated("The session has just ended. Log in and press the button again.")
         request = attrs.evolve(picture.request, defer=False)
-        made, _ = await self._generation.create(
-            attrs.evolve(request, seed=None) if form.get("seed") == "other" else request,
-            tenant=tenant,
-            payer="" if caller is None else caller.name,
-            key=f"dashboard {form.get('once') or secrets.token_urlsafe(16)}",
-        )
+        async with self._admission.making(http, key):
+            made, _ = await self._generation.create(
+                attrs.evolve(request, seed=None) if form.get("seed") == "other" else request,
+                tenant=tenant,
+                payer=caller.name,
+                key=f"dashboard {form.get('once') or secrets.token_urlsafe(16)}",
+            )
         return self._see_other(f"/pictures/{made.id}")
 
     async def campaigns(self, _: web.Request, tenant: str) -> web.Response:

@@ -959,6 +959,16 @@ async def test_a_picture_is_made_again(
     assert after.status == 404
 
 
+async def test_making_again_counts_as_a_call_of_the_key(tmp_path: Path) -> None:
+    """The button gives no picture that the key may not have, and says when it may."""
+    async with running_gateway(tmp_path, key_rate_limit="2/hour") as running, visiting(running) as visitor:
+        async with running.client() as client:
+            info = await client.image.generate_url_with_info("a lake", **SMALL)
+        sent = [await visitor.post(f"/pictures/{info.id}/again", once=str(form)) for form in range(2)]
+    assert [answer.status for answer, _ in sent] == [303, 429]
+    assert "this API key has no calls left" in sent[1][1]
+
+
 @pytest.mark.parametrize("act", ["delete", "again"])
 async def test_acts_are_for_the_owner_on_a_page_of_ours(
     gateway: AbstractAsyncContextManager[RunningGateway], act: str
