@@ -36,6 +36,7 @@ from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Tally, Views
+from blossom_async.gateway.counting.traffic import Traffic
 from blossom_async.gateway.dashboard import Dashboard
 from blossom_async.gateway.dashboard.docs import Docs
 from blossom_async.gateway.dashboard.sessions import Sessions, SharedSessions
@@ -74,6 +75,7 @@ from blossom_async.gateway.storage.fleet_gates import FleetGates
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.owners import Living, Owner
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records
+from blossom_async.gateway.storage.records import traffic as traffic_records
 from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.keys import all_api_keys
 from blossom_async.gateway.storage.records.upkeep import check_writable
@@ -186,6 +188,11 @@ def create_app(
     )
     upkeep = Upkeep(records, blobs, every_s=settings.sweep_every_s, now=_now)
     metrics = Metrics()
+
+    async def store_traffic(hour: int, answered: traffic_records.Answered) -> None:
+        await records.write(partial(traffic_records.add, hour, answered))
+
+    traffic = Traffic(metrics, store_traffic, now=_now)
     # A proxy on this machine reaches loopback, too.
     private = is_loopback(settings.host) and settings.public_url is None and not trusted
     for sentence in advice(exposed=not private, decodes=settings.providers != ("offline",)):
@@ -232,6 +239,7 @@ def create_app(
                 opened.push_async_callback(part.close)
                 await part.open()
             opened.push_async_callback(views.close)
+            opened.push_async_callback(traffic.flush)
             opened.push_async_callback(variants.close)
             opened.push_async_callback(in_a_thread, owner.close)
             await asyncio.to_thread(owner.open)
@@ -243,6 +251,7 @@ def create_app(
             if shared is not None:
                 jobs.start("sharing slots", Sharing(upstreams, records, owner).run)
             jobs.start("clearing away", upkeep.run)
+            jobs.start("counting requests", traffic.run)
             jobs.start("recovering unfinished calls", generation.recover)
             jobs.start("asking for models", upstreams.poll_models)
             jobs.start("sending webhooks", webhooks.run)

@@ -21,14 +21,15 @@ from blossom_async.tracing import tracing
 if TYPE_CHECKING:
     from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-__all__ = ["TENANT", "AccessLines", "configure", "formatter"]
+__all__ = ["PROBES", "TENANT", "AccessLines", "configure", "formatter", "is_picture"]
 
 TENANT: web.RequestKey[str] = web.RequestKey("tenant", str)
 """The tenant of the request's API key, once that is known."""
 
 _ROOT = "blossom_async"
 _PICTURES = ("/image/", "/generated/")
-_PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
+"""Routes that machines ask again and again."""
 
 _log = logging.getLogger(f"{_ROOT}.gateway.access")
 logging.getLogger(f"{_ROOT}.gateway").addHandler(logging.NullHandler())  # else warnings would go to stderr
@@ -99,7 +100,12 @@ def formatter(form: str, *, colours: bool = False) -> logging.Formatter:
 
 
 def _is_call(route: str) -> bool:
-    return route not in _PROBES and not route.startswith(_PICTURES)
+    return route not in PROBES and not is_picture(route)
+
+
+def is_picture(route: str) -> bool:
+    """Whether pictures are served under this route."""
+    return route.startswith(_PICTURES)
 
 
 def _with_request(_: WrappedLogger, __: str, line: EventDict) -> EventDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -65,6 +66,18 @@ class Metrics:
             tally = self._tallies[key] = Histogram(_BOUNDS_S)
         tally.observe(seconds)
         self._bytes_sent += sent
+
+    @property
+    def bytes_sent(self) -> int:
+        """All bytes sent so far, heads included."""
+        return self._bytes_sent
+
+    def answered(self) -> dict[tuple[str, int], int]:
+        """How often each route was answered so far, by route and class of the status, such as 2 for 2xx."""
+        found: Counter[tuple[str, int]] = Counter()
+        for (route, _, status), tally in self._tallies.items():
+            found[route, status] += sum(tally.took)
+        return found
 
     def counter(self, name: str, text: str, read: Callable[[], int]) -> None:
         """Adds a counter that is read at each scrape."""

@@ -15,6 +15,7 @@ REVISIONS = (
     "0012",
     "0013",
     "0014",
+    "0015",
 )
 """All steps in order. Listed here so that a new or an up-to-date database opens without importing Alembic."""
 

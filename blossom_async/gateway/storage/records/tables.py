@@ -45,6 +45,7 @@ __all__ = [
     "spending",
     "stored_files",
     "texts",
+    "traffic",
     "variants",
     "viewers",
     "views",
@@ -471,6 +472,20 @@ webhooks: sa.Table = sa.Table(
     sa.Column("delivered_at", _UtcTime),
     sa.Column("last_status", sa.Integer),
     sa.Index("webhooks_by_next", "next_at"),
+)
+
+# What all gateways have answered, by hour (number of hours since 1970). Among pictures, calls and others,
+# ``refused`` were answered with 4xx, ``failed`` with 5xx.
+traffic: sa.Table = sa.Table(
+    "traffic",
+    METADATA,
+    sa.Column("hour", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("pictures", sa.BigInteger, nullable=False),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("others", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 
 # Who is logged in to the dashboard: the SHA-256 of token and API key.
