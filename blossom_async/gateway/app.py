@@ -216,6 +216,7 @@ def create_app(
         generation,
         pictures.delete,
         views.flush,
+        traffic.flush,
         _sessions(settings, given_keys, lookups, records),
         admission,
         public_url=public_url,

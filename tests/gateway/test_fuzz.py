@@ -162,6 +162,7 @@ ROUTES = (
     Route("GET", "/campaigns/{}", query=("from", "to")),
     Route("GET", "/campaigns/seen", query=("from", "to")),
     Route("GET", "/storage"),
+    Route("GET", "/traffic"),
     Route("GET", "/login", query=("next",)),
     Route("POST", "/login", ("key", "next"), {}, headers=OF_A_FORM),
     Route("POST", "/logout", ("key",), {}, headers=OF_A_FORM),
@@ -175,7 +176,7 @@ ROUTES = (
 )
 FORMS = {"/login", "/logout"}
 FRONT_DOOR = ("/v1/images/generations", "/v1/models")
-PAGES = ("/", "/pictures", "/campaigns", "/storage", "/login", "/logout")
+PAGES = ("/", "/pictures", "/campaigns", "/storage", "/traffic", "/login", "/logout")
 
 texts = st.sampled_from(NAUGHTY) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 scalars = texts | st.sampled_from(NUMBERS) | st.booleans() | st.none()

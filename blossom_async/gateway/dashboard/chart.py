@@ -10,7 +10,7 @@ import attrs
 
 from blossom_async.models import DayStats
 
-__all__ = ["Bar", "Chart", "chart"]
+__all__ = ["Bar", "Chart", "chart", "ticks_above"]
 
 _MOST_BARS = 92  # more are too thin on a phone; a bar then covers several days
 _STEPS = 4
@@ -52,10 +52,14 @@ def chart(days: Sequence[DayStats], first: date, last: date) -> Chart:
                 viewers=sum(day.viewers for day in seen),
             )
         )
-    step = _step(max(bar.views for bar in bars))
-    steps = max(1, math.ceil(max(bar.views for bar in bars) / step))
-    ticks = tuple(step * tick for tick in range(steps, -1, -1))
+    ticks = ticks_above(max(bar.views for bar in bars))
     return Chart(bars=tuple(bars), top=ticks[0], ticks=ticks, days_per_bar=width)
+
+
+def ticks_above(highest: int) -> tuple[int, ...]:
+    """Round numbers from one that nothing is above down to 0, evenly spaced."""
+    step = _step(highest)
+    return tuple(step * tick for tick in range(max(1, math.ceil(highest / step)), -1, -1))
 
 
 def _step(highest: int) -> int:

@@ -8,9 +8,11 @@ import secrets
 import shutil
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
@@ -34,6 +36,7 @@ from blossom_async.gateway.dashboard.comparing import chance
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
+from blossom_async.gateway.dashboard.timeline import by_hour, latest
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
@@ -42,6 +45,8 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
 from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview
+from blossom_async.gateway.storage.records import traffic as traffic_records
+from blossom_async.gateway.storage.records.traffic import Answered
 from blossom_async.gateway.storage.records.views import campaign_views
 from blossom_async.models import CONTENT_TYPES, IMAGE_ID, DayStats, GroupStats, UrlStats
 
@@ -51,7 +56,9 @@ _PER_PAGE = 24
 _MAX_WORDS = 200
 _MAX_FORM = 4096  # bytes
 _FORM_DEADLINE_S = 30.0
-_OWN_PAGE = re.compile(rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|storage)?(?:\?[!-~]*)?", re.ASCII)
+_OWN_PAGE = re.compile(
+    rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|storage|traffic)?(?:\?[!-~]*)?", re.ASCII
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
 _SAMPLES = 500  # pictures of a campaign, in which one for each variant is looked for
@@ -60,7 +67,14 @@ _PAGES_BACK = 20  # that a link remembers
 _DAY = timedelta(days=1)
 _LEAST_DAYS = timedelta(days=13)
 _ERRORS_KEPT = 1000
-_ERRORS_SHOWN = 20
+_ERRORS_SHOWN = 50
+_HOURS_SHOWN = 48
+_DAYS_SHOWN = 60
+_ASKED = (attrgetter("pictures"), attrgetter("calls"))
+_TROUBLES = (attrgetter("refused"), attrgetter("failed"))
+
+_VISITOR: ContextVar[str | None] = ContextVar("blossom_visitor", default=None)
+"""The tenant of the session that asks for a page."""
 
 T = TypeVar("T")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -96,8 +110,9 @@ class _Lead:
 class Dashboard:
     """The pages below ``/``.
 
-    ``delete`` deletes the picture of an id and a tenant, ``flush`` stores all views counted so far. Only the
-    main tenant sees the disk and the errors that this gateway has answered.
+    ``delete`` deletes the picture of an id and a tenant, ``flush`` stores all views counted so far, and
+    ``flush_traffic`` all answers. Only the main tenant sees the disk, the traffic and the errors that this
+    gateway has answered.
     """
 
     def __init__(
@@ -111,6 +126,7 @@ class Dashboard:
         generation: Generation,
         delete: Callable[[str, str], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
+        flush_traffic: Callable[[], Awaitable[None]],
         sessions: Sessions,
         admission: Admission,
         *,
@@ -129,6 +145,7 @@ class Dashboard:
         self._delete = delete
         self._widths = widths
         self._flush = flush
+        self._flush_traffic = flush_traffic
         self._public_url = public_url
         self._data_dir = data_dir
         self._trusted = tuple(trusted_proxies)
@@ -151,6 +168,7 @@ class Dashboard:
             web.get("/campaigns", self._page(self.campaigns)),
             web.get("/campaigns/{tracking_id:.+}", self._page(self.campaign)),
             web.get("/storage", self._page(self.storage)),
+            web.get("/traffic", self._page(self.traffic)),
             web.get("/login", self.login_form),
             web.post("/login", self.login),
             web.post("/logout", self.logout),
@@ -345,13 +363,33 @@ class Dashboard:
         )
 
     async def storage(self, _: web.Request, tenant: str) -> web.Response:
-        """The files of the tenant's pictures; for the main tenant also the disk and the latest errors."""
-        main = tenant == MAIN_TENANT
-        errors = list(self._errors) if main else []
+        """The files of the tenant's pictures; for the main tenant also the disk."""
         return await self._answer(
             "storage.html",
             by_format=await self._records.study(partial(overview.stored, tenant)),
-            disk=await asyncio.to_thread(_disk, self._data_dir) if main else None,
+            disk=await asyncio.to_thread(_disk, self._data_dir) if tenant == MAIN_TENANT else None,
+        )
+
+    async def traffic(self, http: web.Request, tenant: str) -> web.Response:
+        """What all gateways have answered, by hour or ``by=day``, and the latest errors of this one."""
+        if tenant != MAIN_TENANT:
+            raise PermissionDenied(
+                "Only keys of the main tenant see the traffic, as it is that of all tenants. Log in with one."
+            )
+        by = http.query.get("by", "hour")
+        if by not in ("hour", "day"):
+            raise InvalidRequest("by", by, "hour or day")
+        await self._flush_traffic()
+        hours = _HOURS_SHOWN if by == "hour" else 24 * _DAYS_SHOWN
+        first, last = latest(hours, self._now())
+        found = dict(await self._records.study(partial(traffic_records.between, first, last)))
+        errors = list(self._errors)
+        return await self._answer(
+            "traffic.html",
+            by=by,
+            sum=sum(found.values(), Answered()),
+            requests=by_hour(found, first, last, hours_each=1 if by == "hour" else 24, of=_ASKED),
+            troubles=by_hour(found, first, last, hours_each=1 if by == "hour" else 24, of=_TROUBLES),
             counts=Counter((error.status, error.code) for error in errors).most_common(),
             errors=errors[: -_ERRORS_SHOWN - 1 : -1],
         )
@@ -395,6 +433,7 @@ class Dashboard:
             tenant = None
             try:
                 tenant = await self._tenant(http)
+                _VISITOR.set(tenant)
                 if tenant is None:
                     asked = _own_page(http.raw_path)
                     return self._see_other("/login" if asked == "/" else f"/login?{_query(next=asked)}")
@@ -439,7 +478,8 @@ class Dashboard:
             raise NotFound("the bytes of the picture are not on the disk", code="bytes_missing") from exc
 
     async def _answer(self, template: str, status: int = 200, **shown: Any) -> web.Response:
-        text = await asyncio.to_thread(render, template, self._now(), base=self._base, **shown)
+        common = {"base": self._base, "operator": _VISITOR.get() == MAIN_TENANT}
+        text = await asyncio.to_thread(render, template, self._now(), **common, **shown)
         return web.Response(status=status, text=text, content_type="text/html", headers=HEADERS)
 
     def _see_other(self, path: str) -> web.Response:
@@ -447,6 +487,7 @@ class Dashboard:
 
     async def _failure(self, error: ResponseError, tenant: str | None) -> web.Response:
         answer = await self._answer("error.html", error.status, error=error, logged_in=tenant is not None)
+        answer[ERROR_CODE] = error.code
         if error.retry_after_s is not None:
             answer.headers["Retry-After"] = str(int(error.retry_after_s) + 1)
         return answer

@@ -26,6 +26,7 @@ from PIL import Image
 from yarl import URL
 
 from blossom_async.gateway.callers.keys import digest
+from blossom_async.gateway.counting.traffic import hour_number
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
@@ -33,7 +34,14 @@ from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import ApiKey, ImageRecord, Records, StoredFile, overview
+from blossom_async.gateway.storage.records import (
+    ApiKey,
+    ImageRecord,
+    Records,
+    StoredFile,
+    overview,
+    traffic,
+)
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import DayStats, ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
@@ -172,7 +180,10 @@ async def found(records: Records, *, words: str = "", state: str = "", limit: in
     return [known.request.prompt for known in page.pictures]
 
 
-PAGES = ["/", f"/pictures/{'0' * 22}", "/campaigns", "/campaigns/spring", "/storage", "/?q=a&state=live"]
+PAGES = [
+    "/", f"/pictures/{'0' * 22}", "/campaigns", "/campaigns/spring", "/storage", "/traffic?by=day",
+    "/?q=a&state=live",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -437,7 +448,8 @@ async def test_a_tenant_sees_its_own_only(gateway: AbstractAsyncContextManager[R
             storage = await visitor.page("/storage")
             assert "Nothing stored yet" in storage
             assert "Database" not in storage
-            assert "Errors" not in storage
+            assert "Traffic" not in storage
+            assert (await visitor.get("/traffic"))[0].status == 403
             for path in (
                 f"/pictures/{info.id}", "/campaigns/spring",
                 f"/dashboard/pictures/{info.id}", f"/dashboard/thumbnails/{info.id}",
@@ -483,7 +495,7 @@ async def test_pages_have_a_reader_of_the_database_of_their_own(
         await client.image.generate_url("a lake", tracking_id="spring", **SMALL)
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
         try:
-            for page in ("/", "/?q=lake", "/campaigns", "/campaigns/spring", "/storage"):
+            for page in ("/", "/?q=lake", "/campaigns", "/campaigns/spring", "/storage", "/traffic"):
                 await visitor.page(page)
         finally:
             sa.event.remove(sa.Engine, "before_cursor_execute", note)
@@ -816,6 +828,43 @@ async def test_storage_counts_what_is_on_the_disk(
     assert "Free on the disk" in page
 
 
+async def test_traffic_is_counted_by_hour_and_by_day(
+    gateway: AbstractAsyncContextManager[RunningGateway],
+) -> None:
+    """Pictures, calls and errors of a moment ago and of hours before are on the page; probes are not."""
+    async with gateway as running, running.client() as client, visiting(running) as visitor:
+        info = await client.image.generate_url_with_info("a lake", **SMALL)
+        for path in (f"/image/{info.id}", f"/image/{'0' * 22}", "/healthz"):
+            async with visitor.session.get(running.base_url + path) as answer:
+                await answer.read()
+        earlier = traffic.Answered(pictures=1000, calls=100, failed=7, bytes=12345)
+        async with records_of(running.data_dir) as records:
+            for hours_ago in (3, 24 * 59):
+                hour = hour_number(datetime.now(UTC)) - hours_ago
+                await records.write(partial(traffic.add, hour, earlier))
+        shown = {by: await visitor.page(f"/traffic?by={by}") for by in ("hour", "day")}
+        answer, page = await visitor.get("/traffic?by=week")
+    assert "<dt>Pictures served</dt><dd>1,002</dd>" in shown["hour"]
+    assert "<dt>Calls of the API</dt><dd>101</dd>" in shown["hour"]
+    assert "<dt>Failed, 5xx</dt><dd>7 " in shown["hour"]
+    assert "1,000 pictures, 100 calls</title>" in shown["hour"]
+    assert "<dt>Pictures served</dt><dd>2,002</dd>" in shown["day"]
+    assert shown["day"].count("<title>") == 2 * 60 + 1
+    assert answer.status == 422
+    assert "hour or day" in page
+
+
+async def test_traffic_outlives_the_process_that_answered(tmp_path: Path) -> None:
+    """What a gateway has answered is stored at its end, and the next one adds to it."""
+    for _ in range(2):
+        async with running_gateway(tmp_path / "data") as running, aiohttp.ClientSession() as session:
+            async with session.get(f"{running.base_url}/image/{'0' * 22}"):
+                pass
+    async with records_of(tmp_path / "data") as records:
+        hours = dict(await records.read(partial(traffic.between, 0, 2**31 - 1)))
+    assert sum(answered.refused for answered in hours.values()) == 2
+
+
 async def test_errors_are_shown_without_what_was_asked(
     gateway: AbstractAsyncContextManager[RunningGateway],
 ) -> None:
@@ -825,7 +874,7 @@ async def test_errors_are_shown_without_what_was_asked(
             request_id = answer.headers["X-Request-Id"]
         async with visitor.session.get(f"{running.base_url}/other-secret"):
             pass
-        page = await visitor.page("/storage")
+        page = await visitor.page("/traffic")
     assert "404 not found <b>2</b>" in page
     assert "<code>GET /image/{id}</code>" in page
     assert request_id in page

@@ -110,7 +110,7 @@ class TestRequests:
             with logged() as said:
                 headers, _ = await asked(there, "POST", "/v1/images/generations", json={"prompt": ""})
             async with visiting(there) as visitor:
-                page = await visitor.page("/storage")
+                page = await visitor.page("/traffic")
         line, *_ = requests(said)
         assert (line["request_id"], line["status"]) == (headers["X-Request-Id"], 400)
         assert line["request_id"] in page
