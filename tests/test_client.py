@@ -494,6 +494,7 @@ def test_the_blocking_form_does_the_same() -> None:
         assert client.api_key not in repr(client)
 
 
+@pytest.mark.campaign
 def test_without_with_a_script_ends_by_itself() -> None:
     """A client that was never closed does not keep the interpreter from ending, and prints nothing odd."""
     script = (

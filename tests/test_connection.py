@@ -53,7 +53,7 @@ async def draw():
 """
 
 
-@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("closed", thoroughly(False, True))
 def test_a_loop_of_ones_own_may_end_before_the_client(closed: bool) -> None:
     """The next loop opens the client anew, and what the first one left behind prints nothing at exit."""
     urls = script_output(
@@ -136,7 +136,7 @@ def test_under_trio_it_says_that_it_runs_on_asyncio() -> None:
         client.close()
 
 
-@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("used", thoroughly(True, False))
 def test_at_exit_it_says_that_the_program_ends(used: bool) -> None:
     """An embedded gateway, which can draw no more, prints no traceback."""
     said = script_output(
@@ -228,6 +228,7 @@ draw_blocking(client)
     assert len(set(urls.split())) == 4
 
 
+@pytest.mark.campaign
 def test_a_client_of_a_running_loop_works_in_a_forked_child() -> None:
     """Under a running loop too: its sockets go on working in the parent."""
     urls = script_output(
@@ -247,6 +248,7 @@ asyncio.run(main())
     assert len(set(urls.split())) == 5
 
 
+@pytest.mark.campaign
 def test_a_pool_of_forked_workers_shares_a_client() -> None:
     """As Celery and gunicorn do it: the module's client was used before the workers were forked."""
     urls = script_output(
@@ -265,6 +267,7 @@ with multiprocessing.get_context("fork").Pool(3) as pool:
     assert len(set(urls.split())) == 10
 
 
+@pytest.mark.campaign
 def test_limits_start_afresh_in_a_forked_child() -> None:
     """A slot that the parent holds at the fork is nobody's in the child."""
     urls = script_output(

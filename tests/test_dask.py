@@ -119,6 +119,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_sent(dask: Client) ->
         generate(dask, ROWS, **wrong)
 
 
+@pytest.mark.campaign
 async def test_what_every_row_would_fail_with_is_the_tasks_exception(gateway: Gateway, dask: Client) -> None:
     """A wrong key."""
     async with gateway as running:

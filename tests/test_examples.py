@@ -121,6 +121,7 @@ def test_the_pipeline_goes_on_after_kills(tmp_path: Path) -> None:
     assert len({line["url"] for line in lines}) == 300
 
 
+@pytest.mark.campaign
 def test_the_benchmark_draws_a_histogram() -> None:
     """It measures the embedded gateway when no other is named."""
     ended = subprocess.run(

@@ -125,6 +125,7 @@ def test_who_does_not_trace_imports_nothing() -> None:
     assert ran.stdout == "[]\n"
 
 
+@pytest.mark.campaign
 async def test_serve_sends_traces(tmp_path: Path) -> None:
     """By OTLP to the collector that OpenTelemetry's own variables name; the last ones at the end."""
     sent = asyncio.get_running_loop().create_future()

@@ -401,6 +401,7 @@ class TestBatch:
         assert blossom("batch", path, *TINY, "--out", out).status == 0
         assert [line["prompt"] for line in lines(out)] == ["a lake"]
 
+    @pytest.mark.campaign
     def test_a_person_at_a_terminal_sees_a_bar(self, prompts: Prompts) -> None:
         """Done, failed, and of how many; gone when the sum is said."""
         ours, theirs = pty.openpty()
@@ -423,6 +424,7 @@ class TestBatch:
         assert "of 8, 0 failed" in shown
         assert "8 of 8 pictures" in shown
 
+    @pytest.mark.campaign
     def test_a_reader_that_has_seen_enough_ends_it_quietly(self, prompts: Prompts) -> None:
         """As ``blossom batch --json | head -1``."""
         with running("batch", prompts(*["a lake"] * 2000), *TINY, "--json") as there:
@@ -476,6 +478,7 @@ class TestEncodings:
 class TestCtrlC:
     """Stopping."""
 
+    @pytest.mark.campaign
     def test_input_that_breaks_midway_costs_nothing_that_was_made(self, tmp_path: Path) -> None:
         """A terminal that goes away: what was read is made and listed, and the error says how it ended."""
         master, slave = pty.openpty()
@@ -600,6 +603,7 @@ class TestCtrlC:
         assert seen == list(range(len(seen)))
         assert seen + [early.index for early in turn.pop_early()] == sorted(arrivals[:stop])
 
+    @pytest.mark.campaign
     def test_it_stops_while_it_waits_for_input(self) -> None:
         """A pipe that says nothing holds nothing up."""
         with running("batch", "-", *TINY, "--json", stdin=subprocess.PIPE) as there:
@@ -619,6 +623,7 @@ class TestCtrlC:
 class TestResume:
     """The same command goes on where it was stopped."""
 
+    @pytest.mark.campaign
     def test_what_is_finished_is_not_made_again(self, prompts: Prompts, tmp_path: Path) -> None:
         """After Ctrl-C the second run has every line, the first ones with the URLs they had."""
         out = tmp_path / "urls.jsonl"
@@ -896,6 +901,7 @@ class TestBadInput:
         finally:
             os.close(reader)
 
+    @pytest.mark.campaign
     @pytest.mark.parametrize(
         "arguments",
         thoroughly(
@@ -919,6 +925,7 @@ class TestBadInput:
         assert "Exception ignored" not in ran.stderr
         assert ("1 of 1 picture" in ran.stderr or "1 picture in" in ran.stderr) == (arguments[0] == "batch")
 
+    @pytest.mark.campaign
     def test_standard_output_that_is_closed(self) -> None:
         """As in ``>&-``: sockets do not take its number."""
         ran = subprocess.run(
@@ -1159,6 +1166,7 @@ class TestUrl:
         assert "URLs work while `blossom serve" in result.stderr
         assert "or with --keep" in result.stderr
 
+    @pytest.mark.campaign
     def test_a_prompt_in_a_locale_that_python_takes_for_ascii(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The terminal sends UTF-8 all the same, as under cron and in small containers."""
         for name, value in {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}.items():
@@ -1190,6 +1198,7 @@ class TestUrl:
         assert "page=1" in shown
         refused("url", "a lake", "--info", "--json", says="exclude each other")
 
+    @pytest.mark.campaign
     def test_keep_serves_it_until_ctrl_c(self) -> None:
         """The URL opens as long as the command runs."""
         with running("url", "a lake", *TINY, "--keep") as there:
@@ -1252,6 +1261,7 @@ class TestServe:
         monkeypatch.setenv("BLOSSOM_PORT", "many")
         refused("serve", says="many")
 
+    @pytest.mark.campaign
     def test_settings_come_from_a_file_too(self, tmp_path: Path) -> None:
         """And the public URL is what the gateway says of itself."""
         config = tmp_path / "blossom.toml"

@@ -119,6 +119,7 @@ def served(*args: str) -> Iterator[str]:
 class TestRunningGateway:
     """What is done to the data folder reaches the processes that serve it."""
 
+    @pytest.mark.campaign
     def test_made_and_revoked_while_it_runs(self) -> None:
         """A new key opens at once; a revoked one is refused by the other process, too."""
         with served() as address:
@@ -127,6 +128,7 @@ class TestRunningGateway:
             blossom("keys", "revoke", "ci")
             wait_until(lambda: asyncio.run(status_of(address, key)) == 401)
 
+    @pytest.mark.campaign
     def test_beyond_loopback_a_stored_key_suffices(self) -> None:
         """A gateway that strangers can reach starts with keys of the database alone."""
         key = created()

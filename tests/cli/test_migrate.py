@@ -96,6 +96,7 @@ async def pictures_in(url: str) -> int:
     return found
 
 
+@pytest.mark.campaign
 async def test_a_gateway_moves_though_it_is_killed_on_the_way(
     tmp_path: Path, postgres_url: str, store: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ async def test_a_gateway_moves_though_it_is_killed_on_the_way(
     await staging.close()
 
 
+@pytest.mark.campaign
 async def test_what_would_lose_something_is_refused(tmp_path: Path, postgres_url: str) -> None:
     """A gateway that runs, another gateway's rows, no database at all."""
     data_dir, other = tmp_path / "data", tmp_path / "other"

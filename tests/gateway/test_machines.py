@@ -49,6 +49,7 @@ async def test_any_gateway_finishes_what_was_paid(place: str, tmp_path: Path, sh
         assert len(at.ledger.charges) == 1
 
 
+@pytest.mark.campaign
 async def test_a_picture_is_served_and_deleted_by_any(tmp_path: Path, shared: dict[str, str]) -> None:
     """One makes it, the other serves its bytes and removes them."""
     async with (

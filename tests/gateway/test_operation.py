@@ -671,6 +671,7 @@ async def _text(http: aiohttp.ClientSession, url: str) -> str:
         return await answer.text()
 
 
+@pytest.mark.campaign
 def test_serve_allows_itself_all_files_it_may_open(tmp_path: Path) -> None:
     """A thousand connections do not end at the usual limit of open files."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -541,6 +541,7 @@ async def test_a_port_that_is_taken_is_said() -> None:
                 pass
 
 
+@pytest.mark.campaign
 def test_the_fixtures_give_running_servers_to_each_test(tmp_path: Path) -> None:
     """Named as a plugin, they work in a stranger's test suite; each test starts anew."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["blossom_async.testing.fixtures"]\n')

@@ -168,6 +168,7 @@ def test_of_other_libraries_the_first_line_is_shown() -> None:
     assert "ValueError" in line["exception"]
 
 
+@pytest.mark.campaign
 def test_without_a_handler_nothing_is_said() -> None:
     """As a part of an application the gateway leaves its stderr alone."""
     code = (
@@ -197,6 +198,7 @@ def served(tmp_path: Path, **settings: str) -> str:
         return there.communicate(timeout=LIMIT_S)[1]
 
 
+@pytest.mark.campaign
 def test_serve_writes_text(tmp_path: Path) -> None:
     """On stderr, from the level ``info`` on."""
     line, *_ = served(tmp_path).splitlines()
@@ -210,6 +212,7 @@ def test_serve_writes_json(tmp_path: Path) -> None:
     assert orjson.loads(line)["route"] == "/v1/images"
 
 
+@pytest.mark.campaign
 def test_serve_leaves_out_what_is_below_the_level(tmp_path: Path) -> None:
     """Requests are at ``info``."""
     assert "request_id" not in served(tmp_path, BLOSSOM_LOG_LEVEL="warning")

@@ -177,7 +177,7 @@ async def body_of(session: aiohttp.ClientSession, base_url: str, image_id: str) 
         return await response.read()
 
 
-@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
+@pytest.mark.parametrize("keyed", thoroughly(True, False), ids=["keyed", "blind"])
 @pytest.mark.parametrize(
     "place",
     thoroughly("answer", *ELSEWHERE),

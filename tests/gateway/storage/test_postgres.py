@@ -152,6 +152,7 @@ def slow_to_write() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.mark.campaign
 async def test_what_was_acknowledged_outlasts_a_crash() -> None:
     """Of a group of changes only the last commit waits for the disk, and it does so for all."""
     with slow_to_write() as server:
@@ -165,6 +166,7 @@ async def test_what_was_acknowledged_outlasts_a_crash() -> None:
         await records.close()
 
 
+@pytest.mark.campaign
 async def test_what_another_process_is_about_to_be_told_outlasts_a_crash_once_it_was_settled() -> None:
     """It is seen before it is on the disk; who passes it on waits for that first."""
     with slow_to_write() as server:
@@ -184,6 +186,7 @@ async def test_what_another_process_is_about_to_be_told_outlasts_a_crash_once_it
         await records.close()
 
 
+@pytest.mark.campaign
 def test_a_group_whose_last_change_fails_outlasts_a_crash() -> None:
     """Those before it are waited for all the same."""
     with slow_to_write() as server:

@@ -488,6 +488,7 @@ async def test_commits_survive_a_power_cut_by_configuration(records: Records) ->
     assert settings_ == ["wal", 2]
 
 
+@pytest.mark.campaign
 def test_several_first_starts_at_once_all_succeed(path: Path) -> None:
     """Processes that create the same database at the same moment all end with an open one."""
     code = f"""
@@ -520,6 +521,7 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
+@pytest.mark.campaign
 def test_a_forgotten_close_does_not_hang_the_exit(path: Path) -> None:
     """A program that never closes its records still ends, and what was acknowledged is stored."""
     done = _run(f"""
