@@ -16,6 +16,7 @@ REVISIONS = (
     "0013",
     "0014",
     "0015",
+    "0016",
 )
 """All steps in order. Listed here so that a new or an up-to-date database opens without importing Alembic."""
 

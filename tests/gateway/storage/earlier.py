@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["taken_back"]
 
 _UNDONE = {
+    "0016": "DROP TABLE spending_by_provider;",
     "0015": "DROP TABLE traffic;",
     "0014": "DROP TABLE texts; DROP INDEX images_unlike_texts; ALTER TABLE images DROP COLUMN in_texts;",
     "0013": "DROP TABLE slots;",

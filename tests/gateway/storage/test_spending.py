@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from blossom_async.errors import PaymentRequired
 from blossom_async.gateway.storage.records import AttemptOutcome, Records
 from blossom_async.gateway.storage.records import calls as statements
-from blossom_async.gateway.storage.records.tables import attempts, spending
+from blossom_async.gateway.storage.records.tables import attempts, spending, spending_by_provider
 from tests.gateway.storage.earlier import taken_back
 from tests.gateway.storage.test_claims import ATTEMPT, CLAIM, NOW
 
@@ -39,6 +40,19 @@ def counted(connection: sa.Connection) -> Kept:
     return days
 
 
+def by_provider(connection: sa.Connection) -> set[tuple[object, ...]]:
+    return {tuple(row) for row in connection.execute(sa.select(spending_by_provider))}
+
+
+def counted_by_provider(connection: sa.Connection) -> set[tuple[object, ...]]:
+    sums: dict[tuple[int, str, str], list[int]] = {}
+    for row in connection.execute(sa.select(attempts).where(attempts.c.outcome.not_in(statements.OPEN))):
+        found = sums.setdefault((row.day, row.payer, row.provider), [0, 0, 0, 0])
+        new = 1, row.outcome == AttemptOutcome.OK, row.spent, not row.priced
+        found[:] = map(operator.add, found, new)
+    return {(*key, *values) for key, values in sums.items()}
+
+
 async def paying(records: Records) -> None:
     """Sixty attempts of two payers on three days, most of them ended, some of those twice."""
     chance = random.Random(1)  # noqa: S311 - reproducible
@@ -48,7 +62,8 @@ async def paying(records: Records) -> None:
         await records.write(partial(statements.claim, claim))
         of_one = attrs.evolve(
             ATTEMPT, image_id=image_id, payer=chance.choice("ab"), day=20_000 + number % 3,
-            reserved=chance.randrange(90),
+            reserved=chance.randrange(90), provider=chance.choice(["openai", "other"]),
+            priced=chance.random() < 0.5,
         )  # fmt: skip
         await records.write(partial(statements.begin_attempt, claim, of_one, None))
         for _ in range(chance.randrange(3)):
@@ -63,12 +78,14 @@ async def test_what_is_kept_is_what_counting_gives(tmp_path: Path) -> None:
     records = Records(tmp_path / "records.sqlite")
     await records.open()
     await paying(records)
-    before = await records.read(kept)
+    before, providers = await records.read(kept), await records.read(by_provider)
     assert before == await records.read(counted)
+    assert providers == await records.read(counted_by_provider)
     await records.close()
     taken_back(tmp_path / "records.sqlite", "0006")
     await records.open()
     assert await records.read(kept) == before
+    assert await records.read(by_provider) == providers
     await records.close()
 
 

@@ -274,8 +274,14 @@ def _ends(image_id: str, end: AttemptEnd, now: datetime) -> Statement:
 
 def _book(end: AttemptEnd, ended: Answered, connection: sa.Connection) -> None:
     if ended.rows and end.outcome not in OPEN:
-        payer, day, reserved = ended.rows[0]
-        together(connection, spending.settling(payer, day, reserved, end.spent or 0))
+        payer, day, reserved, provider, unpriced = ended.rows[0]
+        spent, pictures = end.spent or 0, int(end.outcome == AttemptOutcome.OK)
+        sums = {"calls": 1, "pictures": pictures, "spent": spent, "unpriced": unpriced}
+        together(
+            connection,
+            spending.settling(payer, day, reserved, spent),
+            spending.counting(payer, day, provider, sums, connection.dialect.name),
+        )
 
 
 @cache
@@ -286,7 +292,9 @@ def _ending(after: AttemptOutcome) -> sa.sql.dml.ReturningUpdate[Any]:
     ending = attempts.update().where(
         this & sa.or_(sa.false(), *(attempts.c.outcome == each for each in may_end))
     )
-    return ending.returning(attempts.c.payer, attempts.c.day, attempts.c.reserved)
+    unpriced = sa.case((attempts.c.priced, 0), else_=1)
+    columns = (attempts.c.payer, attempts.c.day, attempts.c.reserved, attempts.c.provider, unpriced)
+    return ending.returning(*columns)
 
 
 def finish(

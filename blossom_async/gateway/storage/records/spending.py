@@ -1,17 +1,32 @@
-"""What each API key has spent on each day: one row, kept by every attempt as it begins and ends.
+"""What each API key has spent on each day: totals, kept by every attempt as it begins and ends.
 
 Amounts are in millionths of a US dollar. ``reserved`` is the price of attempts that may have been paid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import attrs
 import sqlalchemy as sa
 
+from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.inserting import insert
-from blossom_async.gateway.storage.records.tables import api_keys, spending
+from blossom_async.gateway.storage.records.tables import api_keys, spending, spending_by_provider
 from blossom_async.gateway.storage.records.together import Statement, together
 
-__all__ = ["budget_of", "left", "reserve", "reserving", "settling"]
+__all__ = [
+    "Overview",
+    "Today",
+    "budget_of",
+    "counting",
+    "left",
+    "overview",
+    "reserve",
+    "reserving",
+    "settling",
+]
 
 
 # Built once: building them takes longer than carrying them out.
@@ -32,6 +47,8 @@ _SETTLING = (
         spent=spending.c.spent + sa.bindparam("cost", type_=sa.BigInteger),
     )
 )
+_SUMS = ("calls", "pictures", "spent", "unpriced")
+_OF_THE_SETTINGS = sa.select(sa.literal("", sa.Text), sa.cast(sa.null(), sa.BigInteger))
 
 
 def reserving(payer: str, day: int, amount: int, default_budget: int | None) -> Statement:
@@ -60,6 +77,84 @@ def budget_of(payer: str, default_budget: int | None, connection: sa.Connection)
 def settling(payer: str, day: int, reserved: int, spent: int) -> Statement:
     """The statement that replaces what was reserved by what was spent."""
     return _SETTLING, {"of_payer": payer, "of_day": day, "no_longer": reserved, "cost": spent}
+
+
+def counting(payer: str, day: int, provider: str, sums: Mapping[str, int], dialect: str) -> Statement:
+    """The statement that adds ``sums`` of settled attempts to the totals by provider."""
+    return _counting(dialect), {"day": day, "payer": payer, "provider": provider, **sums}
+
+
+@cache
+def _counting(dialect: str) -> sa.Executable:
+    adding = insert(spending_by_provider, dialect)
+    sums = {name: spending_by_provider.c[name] + adding.excluded[name] for name in _SUMS}
+    return adding.on_conflict_do_update(index_elements=spending_by_provider.primary_key, set_=sums)
+
+
+@attrs.frozen(kw_only=True)
+class Today:
+    """What a key has spent and reserved on a day, and its own budget."""
+
+    payer: str
+    spent: int
+    reserved: int
+    budget: int | None
+
+
+@attrs.frozen(kw_only=True)
+class Overview:
+    """What keys have spent: by key and provider, the largest sums first; by day; and on the last day."""
+
+    by_provider: Sequence[sa.RowMapping]
+    by_day: dict[int, int]
+    calls: int
+    pictures: int
+    unpriced: int
+    today: Sequence[Today]
+
+
+def overview(tenant: str | None, first: int, last: int, limit: int, connection: sa.Connection) -> Overview:
+    """What the keys of a tenant, None: all keys, have spent on these days, both included."""
+    table = spending_by_provider.c
+    own = sa.select(api_keys.c.name).where(api_keys.c.tenant == tenant)
+    these = table.day.between(first, last) & (sa.true() if tenant is None else table.payer.in_(own))
+    sums = [total(table[name]).label(name) for name in _SUMS]
+    by_day = connection.execute(sa.select(table.day, *sums).where(these).group_by(table.day)).mappings().all()
+    by_provider = (
+        sa.select(table.payer, table.provider, *sums)
+        .where(these)
+        .group_by(table.payer, table.provider)
+        .order_by(sa.desc("spent"), sa.desc("calls"))
+        .limit(limit)
+    )
+    return Overview(
+        by_provider=connection.execute(by_provider).mappings().all(),
+        by_day={row["day"]: row["spent"] for row in by_day},
+        calls=sum(row["calls"] for row in by_day),
+        pictures=sum(row["pictures"] for row in by_day),
+        unpriced=sum(row["unpriced"] for row in by_day),
+        today=_today(tenant, last, connection),
+    )
+
+
+def _today(tenant: str | None, day: int, connection: sa.Connection) -> list[Today]:
+    """The keys that have a budget, or have spent something on this day."""
+    live = sa.select(api_keys.c.name, api_keys.c.daily_budget).where(api_keys.c.revoked_at.is_(None))
+    if tenant is None:
+        known = live.union_all(_OF_THE_SETTINGS).subquery()
+    else:
+        known = live.where(api_keys.c.tenant == tenant).subquery()
+    of_key = (spending.c.payer == known.c.name) & (spending.c.day == day)
+    columns = (known.c.name, spending.c.spent, spending.c.reserved, known.c.daily_budget)
+    rows = connection.execute(
+        sa.select(*columns)
+        .join_from(known, spending, of_key, isouter=True)
+        .where(known.c.daily_budget.is_not(None) | spending.c.payer.is_not(None))
+        .order_by(sa.func.coalesce(spending.c.spent, 0).desc(), known.c.name)
+    )
+    return [
+        Today(payer=name, spent=spent or 0, reserved=kept or 0, budget=own) for name, spent, kept, own in rows
+    ]
 
 
 def left(payer: str, day: int, budget: int, connection: sa.Connection) -> int:

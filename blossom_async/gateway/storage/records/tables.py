@@ -43,6 +43,7 @@ __all__ = [
     "sessions",
     "slots",
     "spending",
+    "spending_by_provider",
     "stored_files",
     "texts",
     "traffic",
@@ -447,6 +448,20 @@ spending: sa.Table = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True),
     sa.Column("reserved", sa.BigInteger, nullable=False),
     sa.Column("spent", sa.BigInteger, nullable=False),
+)
+
+# The same by provider, for people to read, of settled attempts: how many, how many gave a picture, what they
+# cost, and of how many nobody knows the cost.
+spending_by_provider: sa.Table = sa.Table(
+    "spending_by_provider",
+    METADATA,
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("payer", sa.Text, primary_key=True),
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("pictures", sa.BigInteger, nullable=False),
+    sa.Column("spent", sa.BigInteger, nullable=False),
+    sa.Column("unpriced", sa.BigInteger, nullable=False),
 )
 
 # The processes on a server's database, each alive until a time of its clock, in microseconds since 1970; 0
