@@ -222,6 +222,7 @@ def create_app(
         public_url=public_url,
         widths=settings.widths,
         data_dir=settings.data_dir,
+        daily_budget=daily_budget,
         trusted_proxies=trusted,
         now=_now,
     )

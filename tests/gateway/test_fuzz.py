@@ -161,6 +161,7 @@ ROUTES = (
     Route("GET", "/campaigns"),
     Route("GET", "/campaigns/{}", query=("from", "to")),
     Route("GET", "/campaigns/seen", query=("from", "to")),
+    Route("GET", "/spend"),
     Route("GET", "/storage"),
     Route("GET", "/traffic"),
     Route("GET", "/login", query=("next",)),
@@ -176,7 +177,7 @@ ROUTES = (
 )
 FORMS = {"/login", "/logout"}
 FRONT_DOOR = ("/v1/images/generations", "/v1/models")
-PAGES = ("/", "/pictures", "/campaigns", "/storage", "/traffic", "/login", "/logout")
+PAGES = ("/", "/pictures", "/campaigns", "/spend", "/storage", "/traffic", "/login", "/logout")
 
 texts = st.sampled_from(NAUGHTY) | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 scalars = texts | st.sampled_from(NUMBERS) | st.booleans() | st.none()

@@ -17,7 +17,7 @@ from blossom_async.gateway.storage.records import ImageRecord
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["ASSETS", "HEADERS", "asset_routes", "render", "rules", "size", "span", "state"]
+__all__ = ["ASSETS", "HEADERS", "asset_routes", "money", "render", "rules", "size", "span", "state"]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -86,6 +86,7 @@ def _environment() -> Environment:
         "count": _count,
         "cut": _cut,
         "day": lambda day: f"{day.day} {day:%b}",
+        "money": money,
         "moment": lambda moment: f"{moment.day} {moment:%b %Y, %H:%M} UTC",
         "path_part": lambda text: quote(text, safe=""),
         "size": size,
@@ -93,6 +94,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "assets": {name: path for name, (path, _, _) in ASSETS.items()},
+        "money": money,
         "rules": rules,
         "state": state,
     }
@@ -130,6 +132,15 @@ def size(number: float) -> str:
         if number < 999.5:
             return f"{number:.3g} {unit}"
     return f"{number / 1000:,.3g} TB"
+
+
+def money(micro_dollars: int) -> str:
+    """An amount in US dollars: ``$12.50``, and as many decimals as a small one needs."""
+    dollars = micro_dollars / 1_000_000
+    if dollars >= 1000:
+        return f"${dollars:,.0f}"
+    whole, _, parts = f"{dollars:.4f}".partition(".")
+    return f"${whole}.{parts[:2]}{parts[2:].rstrip('0')}"
 
 
 def span(time: timedelta) -> str:

@@ -36,7 +36,7 @@ from blossom_async.gateway.dashboard.comparing import chance
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
-from blossom_async.gateway.dashboard.timeline import by_hour, latest
+from blossom_async.gateway.dashboard.timeline import Slot, by_hour, day_name, latest, timeline
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
@@ -44,7 +44,7 @@ from blossom_async.gateway.making.variants import Variants, widths_below
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview
+from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview, spending
 from blossom_async.gateway.storage.records import traffic as traffic_records
 from blossom_async.gateway.storage.records.traffic import Answered
 from blossom_async.gateway.storage.records.views import campaign_views
@@ -57,7 +57,7 @@ _MAX_WORDS = 200
 _MAX_FORM = 4096  # bytes
 _FORM_DEADLINE_S = 30.0
 _OWN_PAGE = re.compile(
-    rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|storage|traffic)?(?:\?[!-~]*)?", re.ASCII
+    rf"/(?:pictures/{IMAGE_ID}|campaigns(?:/[!-.0-~]+)?|spend|storage|traffic)?(?:\?[!-~]*)?", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
@@ -70,6 +70,8 @@ _ERRORS_KEPT = 1000
 _ERRORS_SHOWN = 50
 _HOURS_SHOWN = 48
 _DAYS_SHOWN = 60
+_DAYS_OF_SPENDING = 30
+_PAYERS_SHOWN = 100
 _ASKED = (attrgetter("pictures"), attrgetter("calls"))
 _TROUBLES = (attrgetter("refused"), attrgetter("failed"))
 
@@ -111,8 +113,8 @@ class Dashboard:
     """The pages below ``/``.
 
     ``delete`` deletes the picture of an id and a tenant, ``flush`` stores all views counted so far, and
-    ``flush_traffic`` all answers. Only the main tenant sees the disk, the traffic and the errors that this
-    gateway has answered.
+    ``flush_traffic`` all answers. ``daily_budget`` is for keys without one of their own, in millionths of a
+    US dollar. Only the main tenant sees the disk, the traffic and the errors that this gateway has answered.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Dashboard:
         public_url: str,
         widths: Collection[int],
         data_dir: Path,
+        daily_budget: int | None = None,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
         now: Callable[[], datetime],
     ) -> None:
@@ -148,6 +151,7 @@ class Dashboard:
         self._flush_traffic = flush_traffic
         self._public_url = public_url
         self._data_dir = data_dir
+        self._daily_budget = daily_budget
         self._trusted = tuple(trusted_proxies)
         self._now = now
         self._sessions = sessions
@@ -168,6 +172,7 @@ class Dashboard:
             web.get("/campaigns", self._page(self.campaigns)),
             web.get("/campaigns/{tracking_id:.+}", self._page(self.campaign)),
             web.get("/storage", self._page(self.storage)),
+            web.get("/spend", self._page(self.spend)),
             web.get("/traffic", self._page(self.traffic)),
             web.get("/login", self.login_form),
             web.post("/login", self.login),
@@ -368,6 +373,24 @@ class Dashboard:
             "storage.html",
             by_format=await self._records.study(partial(overview.stored, tenant)),
             disk=await asyncio.to_thread(_disk, self._data_dir) if tenant == MAIN_TENANT else None,
+        )
+
+    async def spend(self, _: web.Request, tenant: str) -> web.Response:
+        """What the tenant's keys have spent in 30 days, and today's budgets; for the main tenant all keys."""
+        last = _number(self._now().date())
+        first = last - _DAYS_OF_SPENDING + 1
+        of = None if tenant == MAIN_TENANT else tenant
+        found = await self._records.study(partial(spending.overview, of, first, last, _PAYERS_SHOWN))
+        return await self._answer(
+            "spend.html",
+            found=found,
+            chart=timeline(
+                [
+                    Slot(name=day_name(day), values=(found.by_day.get(day, 0),))
+                    for day in range(first, last + 1)
+                ]
+            ),
+            daily_budget=self._daily_budget,
         )
 
     async def traffic(self, http: web.Request, tenant: str) -> web.Response:

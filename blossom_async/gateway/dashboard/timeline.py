@@ -11,7 +11,7 @@ import attrs
 from blossom_async.gateway.counting.traffic import hour_number
 from blossom_async.gateway.dashboard.chart import ticks_above
 
-__all__ = ["Slot", "Timeline", "by_hour", "latest", "timeline"]
+__all__ = ["Slot", "Timeline", "by_hour", "day_name", "latest", "timeline"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 24
@@ -60,7 +60,14 @@ def by_hour(
     slots = []
     for begin in range(first, last + 1, hours_each):
         within = [found[hour] for hour in range(begin, begin + hours_each) if hour in found]
-        when = _EPOCH + timedelta(hours=begin)
-        name = f"{when.day} {when:%b}" if hours_each == _DAY else f"{when.day} {when:%b}, {when:%H}:00"
+        name = day_name(begin // _DAY)
+        if hours_each < _DAY:
+            name += f", {begin % _DAY:02}:00"
         slots.append(Slot(name=name, values=tuple(sum(map(part, within)) for part in of)))
     return timeline(slots)
+
+
+def day_name(day: int) -> str:
+    """A day, which is counted from 1970, for people: ``27 Nov``."""
+    when = _EPOCH + timedelta(days=day)
+    return f"{when.day} {when:%b}"

@@ -28,7 +28,7 @@ from yarl import URL
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.counting.traffic import hour_number
 from blossom_async.gateway.dashboard.chart import chart
-from blossom_async.gateway.dashboard.rendering import size, span
+from blossom_async.gateway.dashboard.rendering import money, size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.server import listen, serving
@@ -44,6 +44,7 @@ from blossom_async.gateway.storage.records import (
 )
 from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import DayStats, ImageRequest
+from blossom_async.testing import FakePollinations
 from tests.conftest import KEY, RunningGateway, running_gateway
 from tests.waiting import LIMIT_S, until
 
@@ -146,9 +147,15 @@ async def records_of(data_dir: Path) -> AsyncIterator[Records]:
         await records.close()
 
 
-async def add_tenant(running: RunningGateway) -> None:
+async def add_tenant(running: RunningGateway, daily_budget: int | None = None) -> None:
     """Another tenant, with ``OTHER_KEY`` under the name of other."""
-    key = ApiKey(name="other", tenant="other", digest=digest(OTHER_KEY), created_at=START)
+    key = ApiKey(
+        name="other",
+        tenant="other",
+        digest=digest(OTHER_KEY),
+        created_at=START,
+        daily_budget=daily_budget,
+    )
     async with records_of(running.data_dir) as records:
         await records.write(partial(key_records.add_api_key, key))
 
@@ -181,7 +188,7 @@ async def found(records: Records, *, words: str = "", state: str = "", limit: in
 
 
 PAGES = [
-    "/", f"/pictures/{'0' * 22}", "/campaigns", "/campaigns/spring", "/storage", "/traffic?by=day",
+    "/", f"/pictures/{'0' * 22}", "/campaigns", "/campaigns/spring", "/storage", "/traffic?by=day", "/spend",
     "/?q=a&state=live",
 ]  # fmt: skip
 
@@ -495,7 +502,15 @@ async def test_pages_have_a_reader_of_the_database_of_their_own(
         await client.image.generate_url("a lake", tracking_id="spring", **SMALL)
         sa.event.listen(sa.Engine, "before_cursor_execute", note)
         try:
-            for page in ("/", "/?q=lake", "/campaigns", "/campaigns/spring", "/storage", "/traffic"):
+            for page in (
+                "/",
+                "/?q=lake",
+                "/campaigns",
+                "/campaigns/spring",
+                "/storage",
+                "/traffic",
+                "/spend",
+            ):
                 await visitor.page(page)
         finally:
             sa.event.remove(sa.Engine, "before_cursor_execute", note)
@@ -863,6 +878,43 @@ async def test_traffic_outlives_the_process_that_answered(tmp_path: Path) -> Non
     async with records_of(tmp_path / "data") as records:
         hours = dict(await records.read(partial(traffic.between, 0, 2**31 - 1)))
     assert sum(answered.refused for answered in hours.values()) == 2
+
+
+async def test_spending_is_shown_by_key_provider_and_day_against_budgets(tmp_path: Path) -> None:
+    """The main tenant sees all keys, another one its own. A budget is the key's own, else the usual one."""
+    async with FakePollinations(api_key="sk-1") as service:
+        paid = {"providers": ("pollinations",), "pollinations_url": service.base_url}
+        async with (
+            running_gateway(tmp_path / "data", pollinations_key="sk-1", daily_budget=1.0, **paid) as running,
+            running.client() as client,
+            visiting(running) as visitor,
+        ):
+            assert "Nothing spent yet" in await visitor.page("/spend")
+            await client.image.generate_url("a lake", **SMALL)
+            await add_tenant(running, daily_budget=2_500_000)
+            page = await visitor.page("/spend")
+            async with visiting(running, OTHER_KEY) as other:
+                of_other = await other.page("/spend")
+    (charge,) = service.ledger.charges
+    shown = money(round(charge.amount * 1_000_000))
+    assert shown != money(0)
+    assert f"<dt>Today, UTC</dt><dd>{shown}</dd>" in page
+    assert f"<dt>30 days</dt><dd>{shown}</dd>" in page
+    assert "<dt>Pictures paid</dt><dd>1</dd>" in page
+    assert f": {shown} spent</title>" in page
+    assert "<td>pollinations</td>" in page
+    assert '<td class="n">$1.00</td>' in page
+    assert '<td class="n">$2.50</td>' in page
+    assert "<bdi>other</bdi>" in of_other
+    assert '<td class="n">$2.50</td>' in of_other
+    assert "of the settings" not in of_other
+    assert "pollinations" not in of_other
+
+
+def test_amounts_have_the_decimals_they_need() -> None:
+    """Two, or as many as a small amount needs."""
+    amounts = [0, 1_000_000, 12_345_678, 40_000, 1_200, 50, 1_234_567_890]
+    assert [*map(money, amounts)] == ["$0.00", "$1.00", "$12.3457", "$0.04", "$0.0012", "$0.0001", "$1,235"]
 
 
 async def test_errors_are_shown_without_what_was_asked(
