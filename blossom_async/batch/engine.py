@@ -12,7 +12,7 @@ from typing import Generic, TypeVar, Unpack
 from anyio import create_task_group
 from anyio.abc import TaskGroup
 
-from blossom_async.batch.attempts import Attempts, Job
+from blossom_async.batch.attempts import Attempts, Job, new_job
 from blossom_async.batch.cancellation import Interruptible, completion
 from blossom_async.batch.delivery import Delivery
 from blossom_async.batch.gate import Gate
@@ -145,7 +145,7 @@ class _Batch(Generic[Item, Value]):
         self._input = items
         self._hand_over = hand_over
         self._lazy = lazy
-        self._window = window or max(64, 4 * settings.max_concurrency)
+        self._room = window or max(64, 4 * settings.max_concurrency)  # for items that nobody has taken yet
         self._deadline_s = settings.deadline_s
         self._ledger: Ledger[Item, Value] = Ledger(
             self._deliver,
@@ -216,7 +216,7 @@ class _Batch(Generic[Item, Value]):
 
     def consumed(self) -> None:
         """Notes that one outcome has left the window, so a parked worker may go on."""
-        self._tally.consumed += 1
+        self._room += 1
         if self._parked.waiting:
             self._wake_one()
 
@@ -270,18 +270,21 @@ class _Batch(Generic[Item, Value]):
 
     async def _take_jobs(self, worker: _Worker) -> bool:
         """Tries one job after another. False when interrupted, True when no more are left."""
+        once, settle = self._attempts.once, self._ledger.settle
         while (job := self._take() or await self._wait_for_job(worker)) is not None:
             if self._parked.waiting or len(self._workers) < self._max_workers + self._pulling:
                 self._call_in_help()
             worker.job = job  # type: ignore[assignment]
-            due = await self._attempts.once(job)
+            due = await once(job)
             if worker.interrupted and job.waiting:  # its turn came just as the batch stopped
                 return False
             worker.job = None
             if due is not None and self.stopped is None:
                 self._retries.put(job, due)
             else:
-                self._settle(job)
+                if job.fatal is not None:
+                    self._stop(job.fatal)
+                settle(job)
             if worker.interrupted:  # the attempt may have ignored it
                 return False
         self._wake_one()  # it may no longer be needed either
@@ -298,7 +301,7 @@ class _Batch(Generic[Item, Value]):
             job.error = NotRun(self.stopped or "")
         elif not job.waiting:  # otherwise it keeps the error of its last attempt
             job.error = TimedOut(f"cancelled under way: {self.stopped}")
-        self._settle(job)
+        self._ledger.settle(job)
 
     def _end_if_done(self) -> None:
         if not (self._workers or self._retries.next_due is not None or self._ledger.unwritten):
@@ -327,7 +330,7 @@ class _Batch(Generic[Item, Value]):
         self._stop(f"nothing was answered for {self._patience_s:g} s; raise max_outage_s to wait longer")
 
     def _has_room(self) -> bool:
-        return not self._input.ended and self._tally.pulled - self._tally.consumed < self._window
+        return self._room > 0 and not self._input.ended
 
     def _take(self) -> Job[Item, Value] | None:
         """A job that can start now; None when there is none, or when it is time to yield to other tasks."""
@@ -354,12 +357,13 @@ class _Batch(Generic[Item, Value]):
 
     def _take_new(self) -> Job[Item, Value] | None:
         """A job for the next item of a synchronous input; None as for ``_take``."""
-        if self._input.waits:
+        source = self._input
+        if source.waits:
             return None
-        while self._has_room() and self._since_yield < _PULLS_BETWEEN_YIELDS:
+        while self._room > 0 and not source.ended and self._since_yield < _PULLS_BETWEEN_YIELDS:
             self._since_yield += 1
             try:
-                item = self._input.next()
+                item = source.next()
             except StopIteration:
                 self._input_ended()
             except Exception as exc:  # noqa: BLE001 - raised to the caller once the items under way have ended
@@ -417,22 +421,24 @@ class _Batch(Generic[Item, Value]):
 
     def _admit(self, item: Item) -> Job[Item, Value] | None:
         """A job for the next item; None when the item ends without an attempt or follows an equal one."""
-        job: Job[Item, Value] = Job(self._tally.pulled, item, self._loop.time(), self._ledger.run_id)
-        self._tally.pulled += 1
-        if self._ledger.idle and self.stopped is None:
+        tally, ledger = self._tally, self._ledger
+        job: Job[Item, Value] = new_job(tally.pulled, item, self._loop.time(), ledger.run_id)
+        tally.pulled += 1
+        self._room -= 1
+        if ledger.idle and self.stopped is None:
             return job
         try:
-            if self._ledger.answers(job):
+            if ledger.answers(job):
                 return None
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
             return None
-        if self.stopped is None and (reason := self._ledger.refusal(job)) is not None:
+        if self.stopped is None and (reason := ledger.refusal(job)) is not None:
             self._stop(reason)
         if self.stopped is not None:
             job.cost = None
             job.error = NotRun(self.stopped)
-            self._settle(job)
+            self._ledger.settle(job)
             return None
         return job
 
@@ -478,22 +484,18 @@ class _Batch(Generic[Item, Value]):
         for waiting in self._retries.clear():
             if waiting.number == 0:
                 waiting.error = NotRun(reason)
-            self._settle(waiting)
+            self._ledger.settle(waiting)
         self._wake_all()
         self._end_if_done()
 
-    def _settle(self, job: Job[Item, Value]) -> None:
-        if job.fatal is not None:
-            self._stop(job.fatal)
-        self._ledger.settle(job)
-
     def _deliver(self, outcome: Outcome[Item, Value]) -> None:
-        self._tally.count(outcome)
+        tally = self._tally
+        tally.count(outcome)
         if not self._lazy:
             self.consumed()
         self._hand_over(outcome)
-        if self._tally.on_progress is not None:
-            self._tally.report(len(self._retries), self.stopped)
+        if tally.on_progress is not None:
+            tally.report(len(self._retries), self.stopped)
 
 
 def _nothing(_: object) -> None:

@@ -52,14 +52,13 @@ OnProgress = Callable[[Progress], object]
 
 
 class Tally:
-    """Counts the items of a batch: ``pulled`` from the input, ``consumed`` by the caller, and how they ended.
+    """Counts the items of a batch: ``pulled`` from the input, and how they ended.
 
     ``on_progress`` is called by ``report``; what it raises goes to the loop's exception handler.
     """
 
     def __init__(self, total: int | None, on_progress: OnProgress | None, outage: Outage) -> None:
         self.pulled = 0
-        self.consumed = 0
         self.on_progress = on_progress
         self._total = total
         self._outage = outage

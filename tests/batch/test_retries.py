@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from blossom_async.batch.attempts import Job
+from blossom_async.batch.attempts import Job, new_job
 from blossom_async.batch.retries import Retries
 from tests.virtual_clock import on_virtual_clock
 
 
 def job(index: int) -> Job[int, int]:
-    return Job(index, index, 0.0, "run")
+    return new_job(index, index, 0.0, "run")
 
 
 def taken(retries: Retries[int, int]) -> int | None:
