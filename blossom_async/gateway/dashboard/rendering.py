@@ -135,12 +135,12 @@ def size(number: float) -> str:
 
 
 def money(micro_dollars: int) -> str:
-    """An amount in US dollars: ``$12.50``, and as many decimals as a small one needs."""
-    dollars = micro_dollars / 1_000_000
-    if dollars >= 1000:
-        return f"${dollars:,.0f}"
-    whole, _, parts = f"{dollars:.4f}".partition(".")
-    return f"${whole}.{parts[:2]}{parts[2:].rstrip('0')}"
+    """An amount in US dollars: ``$12.50``, and as many decimals as one below a dollar needs."""
+    dollars = round(micro_dollars / 1_000_000, 4)
+    if dollars >= 1:
+        return f"${dollars:,.2f}"
+    cents = f"{dollars:.4f}".removeprefix("0.")
+    return f"$0.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
 def span(time: timedelta) -> str:

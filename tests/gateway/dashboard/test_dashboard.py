@@ -912,9 +912,9 @@ async def test_spending_is_shown_by_key_provider_and_day_against_budgets(tmp_pat
 
 
 def test_amounts_have_the_decimals_they_need() -> None:
-    """Two, or as many as a small amount needs."""
-    amounts = [0, 1_000_000, 12_345_678, 40_000, 1_200, 50, 1_234_567_890]
-    assert [*map(money, amounts)] == ["$0.00", "$1.00", "$12.3457", "$0.04", "$0.0012", "$0.0001", "$1,235"]
+    """Two, or as many as one below a dollar needs."""
+    amounts = [0, 999_999, 12_345_678, 40_000, 1_200, 50, 1_234_567_890]
+    assert [*map(money, amounts)] == ["$0.00", "$1.00", "$12.35", "$0.04", "$0.0012", "$0.0001", "$1,234.57"]
 
 
 async def test_errors_are_shown_without_what_was_asked(
