@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from man import commands_of
 
 import blossom_async
 from blossom_async.cli.commands import commands
@@ -147,15 +148,6 @@ def write_command_line(folder: Path) -> None:
             write(context.command, context, told)
         lines += ["", f"## {context.command_path}", "", f"```text\n{told.getvalue()}```"]
     (folder / "cli.md").write_text("\n".join([*lines, ""]), "utf-8")
-
-
-def commands_of(context: click.Context) -> Iterator[click.Context]:
-    """This command, and those below it."""
-    yield context
-    if isinstance(context.command, click.Group):
-        for name in context.command.list_commands(context):
-            if (command := context.command.get_command(context, name)) is not None:
-                yield from commands_of(click.Context(command, parent=context, info_name=name))
 
 
 def content(part: dict[str, Any]) -> str:
