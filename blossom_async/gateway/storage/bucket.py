@@ -275,7 +275,7 @@ def _raised() -> tuple[type[Exception], ...]:
 
 
 def _stored(store: ObjectStore, key: str, data: bytes, headers: Mapping[str, str]) -> bytes:
-    """What stands under the key: these bytes, or those that were there before."""
+    """The bytes stored under the key: these, or those that were there before."""
     import obstore
     from obstore.exceptions import AlreadyExistsError
 
@@ -294,7 +294,7 @@ def _is_refusal(exc: Exception) -> bool:
 
 
 def _reason(exc: Exception) -> str:
-    """Why, in the store's own code where it gave one."""
+    """The reason of a failure: the store's error code if it gave one."""
     text = str(exc)
     if _OF_THE_MACHINE.search(text):
         return _NO_CREDENTIALS

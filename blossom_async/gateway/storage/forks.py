@@ -8,7 +8,7 @@ __all__ = ["Home"]
 
 
 class Home:
-    """The process that made it."""
+    """Remembers the process that created it."""
 
     def __init__(self) -> None:
         self._process = os.getpid()

@@ -42,7 +42,7 @@ def anyone_lives(folder: Path) -> bool:
 
 
 class Owner:
-    """This process, as the others on the data folder see it. Its lock is released however it ends.
+    """This process as seen by others on the data folder. Its lock is released however the process ends.
 
     Processes that it forks are not part of it: they neither hold its lock nor release it.
     """

@@ -1,4 +1,4 @@
-"""What stands in JSON that is kept as text, and sums, alike in every kind of database."""
+"""SQL that differs between databases: members of JSON kept as text, and sums."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def members(document: sa.Column[str], name: str, connection: sa.Connection) -> s
 
 
 def total(numbers: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
-    """Their sum as a whole number, 0 of none. PostgreSQL gives a decimal fraction otherwise."""
+    """The sum as a whole number, 0 of no rows. PostgreSQL would return a decimal."""
     return sa.func.coalesce(sa.cast(sa.func.sum(numbers), sa.BigInteger), 0)

@@ -198,7 +198,7 @@ def looking_for(tenant: str, key: str) -> Statement:
 
 
 def entry_in(rows: Sequence[Sequence[Any]]) -> IdempotencyEntry | None:
-    """What that statement has found."""
+    """The entry in the rows that ``looking_for`` returns."""
     return IdempotencyEntry(**dict(zip(idempotency.c.keys(), rows[0], strict=True))) if rows else None
 
 

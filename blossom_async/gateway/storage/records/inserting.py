@@ -1,4 +1,4 @@
-"""What is said differently to each kind of database: ``INSERT ... ON CONFLICT``, and its clock."""
+"""Statements that differ between databases: ``INSERT ... ON CONFLICT``, and the clock."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _own(tenant: str, made: Span) -> sa.ColumnElement[bool]:
 def _matching(
     tenant: str, words: str, before: texts.Point | None, made: Span, connection: sa.Connection
 ) -> Iterator[texts.Point]:
-    """As ``texts.matching``, made in the span."""
+    """As ``texts.matching``, for pictures made in the span."""
     if made.until is not None:
         before = (made.until, "") if before is None else min(before, (made.until, ""))
     points = texts.matching(tenant, words, before, connection)

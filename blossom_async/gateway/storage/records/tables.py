@@ -104,7 +104,7 @@ class ImageRecord:
 
 @attrs.frozen(kw_only=True)
 class Variant:
-    """A stored picture in fewer pixels: ``width`` of them across. Its file is stored under its own ``id``."""
+    """A stored picture scaled down to ``width`` pixels. Its file is stored under an ``id`` of its own."""
 
     id: str
     image_id: str

@@ -19,14 +19,14 @@ Statement = tuple[sa.Executable, Mapping[str, Any]]
 
 @attrs.frozen
 class Answered:
-    """What came of a statement: the rows that it gave, and how many it found."""
+    """The result of a statement: the rows that it returned, and how many it matched."""
 
     rows: Sequence[Sequence[Any]]
     count: int
 
 
 def together(connection: sa.Connection, *statements: Statement) -> list[Answered]:
-    """What came of each. Those behind one that fails are not carried out.
+    """The result of each statement. When one fails, those after it are not carried out.
 
     A server is asked for all of them in one round trip; each sees what others have committed before it. Rows
     are as the driver gives them: text and numbers only.

@@ -64,7 +64,7 @@ def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
 
 
 def sweep_pictures(rows: Sequence[sa.Row[Any]], connection: sa.Connection) -> None:
-    """Takes away the files of pictures that have been marked as swept."""
+    """Subtracts the files of pictures that have been marked as swept."""
     files = [(row.tenant, row.files) for row in rows if row.deleted_at is None]
     together(connection, *_adding_files(files, -1, connection.dialect.name))
 

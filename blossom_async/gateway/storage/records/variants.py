@@ -42,7 +42,7 @@ def add(made: Variant, now: datetime, connection: sa.Connection) -> Variant | No
 
 
 def files_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict[str, list[tuple[str, str]]]:
-    """Id and format of each file of these pictures, those of their variants included, by picture."""
+    """The id and format of each file of these pictures and their variants, by picture."""
     found = {picture.id: [(picture.id, file.format) for file in picture.files] for picture in pictures}
     wanted = variants.c.image_id.in_(found)
     for row in connection.execute(sa.select(variants).where(wanted)):
@@ -51,7 +51,7 @@ def files_of(pictures: Sequence[ImageRecord], connection: sa.Connection) -> dict
 
 
 def of_live_pictures(ids: Collection[str], connection: sa.Connection) -> set[str]:
-    """Those of the ids that are of variants whose pictures have their files."""
+    """Which of the ids belong to variants whose pictures still have their files."""
     whole = images.c.deleted_at.is_(None) & images.c.swept_at.is_(None)
     asked = sa.select(variants.c.id).join(images, images.c.id == variants.c.image_id)
     return set(connection.scalars(asked.where(variants.c.id.in_(ids) & whole)))
