@@ -34,7 +34,7 @@ def write_picture(info: ImageInfo, file: File, path: Path) -> Path:
         raise TransportError(f"the bytes of picture {info.id} changed on their way; nothing was written")
     target = path / f"{info.id}.{_EXTENSIONS[file.content_type]}" if path.is_dir() else path
     if target.exists() and not target.is_file():
-        raise FileExistsError(errno.EEXIST, "It is there, and is not a file", str(target))
+        raise FileExistsError(errno.EEXIST, "Exists and is not a file", str(target))
     part = target.with_name(f".{info.id}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:

@@ -162,7 +162,7 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
             raise CannotStart(f"--on {place}: {package} is missing: pip install '.[{extra}]' in the checkout")
     for name, option in _ALONE.items():
         if given[name]:
-            raise CannotStart(f"{option}: not with --on; allowed there: --out, --run and --id")
+            raise CannotStart(f"{option}: cannot be used with --on; allowed with it: --out, --run and --id")
     if run is None or out is None:
         raise CannotStart(f"--on {place}: needs --run NAME, under which it can be resumed, and --out")
     tables = Tables.of(prompts, _SCHEME.sub(r"\1://", str(out)), given["input_format"])
@@ -309,7 +309,7 @@ def _json_lines(table: pa.Table) -> bytes:
 
 
 def _suffixes(kind: str) -> set[str]:
-    """Of the files in a folder that is written."""
+    """The suffixes of files in a folder of this kind."""
     return {f".{kind}", ".json"} if kind == "jsonl" else {f".{kind}"}
 
 

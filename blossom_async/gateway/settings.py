@@ -224,8 +224,8 @@ def _aliases(_: object, field: attrs.Attribute[Any], aliases: tuple[str, ...]) -
     for alias in aliases:
         if not _ALIAS.fullmatch(alias) or (alias == "none" and len(aliases) > 1):
             raise _Unusable(
-                f"{field.name}: {alias!r} cannot be used; allowed: a model's name, in which * stands for "
-                "anything, or such a name = the model that draws instead, or none alone"
+                f"{field.name}: {alias!r} cannot be used; allowed: NAME, or NAME=MODEL for another model to "
+                "draw instead, where * in NAME stands for anything; or none alone"
             )
 
 

@@ -102,7 +102,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_LOG_FORMAT", "xml", "allowed: text or json"),
         ("BLOSSOM_LOG_LEVEL", "loud", "allowed: debug, info, warning or error"),
         ("BLOSSOM_ACCESS_LOG", "some", "allowed: calls, all or none"),
-        ("BLOSSOM_MODEL_ALIASES", "a=b=c", "allowed: a model's name, in which * stands for anything"),
+        ("BLOSSOM_MODEL_ALIASES", "a=b=c", "allowed: NAME, or NAME=MODEL"),
         ("BLOSSOM_RESPONSE_FORMAT", "bytes", "allowed: auto, url or b64_json"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
     ],

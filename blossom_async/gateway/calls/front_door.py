@@ -277,10 +277,10 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
     if partial is not None and (
         type(partial) is not int or not 0 <= partial <= (3 if body.get("stream") else 0)
     ):
-        raise InvalidRequest("partial_images", partial, "0, or with stream up to 3, of which none may come")
+        raise InvalidRequest("partial_images", partial, "0, or up to 3 with stream; none may be sent")
     for name in _HINTS & body.keys():
         if isinstance(body[name], bool) or not isinstance(body[name], int | float | None):
-            raise InvalidRequest(name, body[name], "a number, which changes nothing: the model has its own")
+            raise InvalidRequest(name, body[name], "a number; it has no effect, as the model uses its own")
     theirs = {*_THEIRS, *_DEFAULTS, *_HINTS}
     options = {name: value for name, value in body.items() if name not in theirs and value is not None}
     if "defer" in options:

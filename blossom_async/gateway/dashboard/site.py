@@ -588,7 +588,7 @@ async def _form(http: web.Request) -> dict[str, str]:
         ) from exc
     if len(body) > _MAX_FORM:
         raise ResponseError(
-            f"The form is longer than {_MAX_FORM} bytes. An API key is shorter.", status=413, code="too_large"
+            f"The form is longer than {_MAX_FORM} bytes; allowed: an API key.", status=413, code="too_large"
         )
     fields = parse_qs(body.decode("utf-8", "replace"))
     return {name: values[0] for name, values in fields.items()}

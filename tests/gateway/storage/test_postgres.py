@@ -80,7 +80,7 @@ async def test_a_pool_that_shares_connections_is_refused(mode: str, postgres_url
         records = Records(url)
         if mode == "transaction":
             with pytest.raises(
-                ConfigurationError, match=r"behind a pool in transaction mode.*Name the server"
+                ConfigurationError, match=r"behind a pooler in transaction mode.*Name the server"
             ):
                 await records.open()
         else:

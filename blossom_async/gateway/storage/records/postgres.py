@@ -93,8 +93,8 @@ class Postgres:
             backends = [connection.scalar(asked) for connection in (one, other, one, other)]
         if backends[:2] != backends[2:] or backends[0] == backends[1]:
             raise ConfigurationError(
-                f"The {self._name} is behind a pool in transaction mode, where what is set for a connection "
-                "is lost, or holds for another. Name the server itself, or a pool in session mode."
+                f"The {self._name} is behind a pooler in transaction mode, where a session's settings are "
+                "lost, or apply to another. Name the server itself, or a pooler in session mode."
             )
 
     @contextmanager
