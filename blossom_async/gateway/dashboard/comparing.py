@@ -10,7 +10,7 @@ _EXACT = 1000  # of both together; beyond it the normal approximation is as good
 
 
 def chance(one: int, other: int) -> float:
-    """How often equally good variants, offered equally often, get counts that differ by as much or more.
+    """The p-value: how often equally good variants, offered equally often, differ by as much or more.
 
     For counts of Poisson's distribution this is the exact conditional test, two-sided (Przyborowski and
     Wilenski, 1940): of all that both got, each half is as likely as in tosses of a coin.

@@ -48,7 +48,7 @@ class AccessLines:
     def write(
         self, request: web.BaseRequest, response: web.StreamResponse, route: str, seconds: float
     ) -> None:
-        """Writes the line of a request, if it is wanted."""
+        """Writes the line of a request, unless such requests are not logged."""
         if not (self._all or (self._calls and (response.status >= 400 or _is_call(route)))):
             return
         if _log.isEnabledFor(logging.INFO):

@@ -28,11 +28,10 @@ _SUITS = hasattr(HttpRequestParser, "message_consumed") and all(
 
 @attrs.define(eq=False)
 class Ready:
-    """A whole 200. The metrics count it under ``route``. ``size`` is that of its body.
+    """A complete answer with status 200. The metrics count it under ``route``. ``size`` is that of its body.
 
-    ``body`` is the bytes, or the descriptor of a file that the system has in memory: it is sent by the system
-    itself, which saves copying.
-    ``seen``, if given, is called once the last byte is written and the peer is still connected.
+    ``body`` is the bytes, or the descriptor of a file in the page cache, which the system sends without
+    copying. ``seen``, if given, is called once the last byte is written and the peer is still connected.
     """
 
     route: str
@@ -52,7 +51,7 @@ def nothing(_: RawRequestMessage, __: str | None) -> None:
 
 @attrs.define(eq=False)
 class Finder:
-    """What all connections of a gateway ask, from now on."""
+    """Holds the ``find`` that all connections of a gateway use; it may be replaced."""
 
     find: Find
 
@@ -161,7 +160,7 @@ class _Wire:
         self._socket.detach()
 
     def send_file(self, head: bytes, file: int, size: int) -> None:
-        """Sends both. The transport gets what the peer has no room for yet; a failure cuts the connection."""
+        """Sends head and file. What the peer cannot take yet goes to the transport; a failure disconnects."""
         of_head = of_file = 0
         try:
             try:

@@ -21,7 +21,7 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Status:
-    """Their handlers. The gateway is ready if no check, by name, raises ``Overloaded``.
+    """Answers probes and scrapes. The gateway is ready if none of the named checks raises ``Overloaded``.
 
     ``admit`` decides who may read the metrics; None admits everyone.
     """

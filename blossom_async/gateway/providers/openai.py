@@ -175,7 +175,7 @@ class OpenAI:
     async def _answered(
         self, url: URL, request: ImageRequest, body: Mapping[str, object], key: str
     ) -> tuple[Answer, Collection[str]]:
-        """The answer, and the names of what it was asked with. Raises ``ProviderFault`` for a refusal.
+        """The answer, and the names of the parameters sent. Raises ``ProviderFault`` for a refusal.
 
         What the server refuses by name is left out and the rest sent again, if nothing was charged and the
         request can be honoured without it.
@@ -260,7 +260,7 @@ class OpenAI:
 
 
 def _needed(request: ImageRequest) -> dict[str, tuple[str, object, str]]:
-    """Parameters that cannot be left out: for which option, its value, and what else is allowed."""
+    """Parameters that an option of the request needs: the option, its value, and what else is allowed."""
     needed: dict[str, tuple[str, object, str]] = {}
     if request.quality != "standard":
         needed["quality"] = "quality", request.quality, "'standard'"

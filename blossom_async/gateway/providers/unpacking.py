@@ -70,7 +70,7 @@ class Unpacking:
         return b""
 
     def _decode(self, part: bytes) -> bytes:
-        """What follows the file; also, if it is none, all of it that is not decoded yet."""
+        """The text after the file; with the undecoded rest of the file, if it turns out to be none."""
         assert self._pieces is not None  # noqa: S101 - for the type checker
         letters = self._letters + part
         end = letters.find(b'"')

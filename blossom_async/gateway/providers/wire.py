@@ -101,7 +101,7 @@ class Answer:
 
 
 def service_url(name: str, base_url: str) -> URL:
-    """The URL of a service, without the blanks around it and slashes at its end.
+    """The URL of a service, without surrounding blanks and trailing slashes.
 
     Raises ``ConfigurationError`` for an invalid one.
     """

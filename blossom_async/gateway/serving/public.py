@@ -41,7 +41,7 @@ _VIEWERS = 1024
 
 
 class Variants(Protocol):
-    """Has pictures in fewer pixels."""
+    """Offers stored pictures in smaller widths."""
 
     async def get(self, record: ImageRecord, file: StoredFile, width: int) -> Variant | None:
         """One of the picture's files in that width, below its own; None if the picture is gone by now.
@@ -125,7 +125,7 @@ class Public:
         return Ready(prepared.route, head, body, prepared.file.file_size, seen)
 
     def _prepare(self, path: str, headers: MultiMapping[str]) -> _Prepared | None:
-        """What to send for the path, by the same rules as ``serve``; None if that is for ``serve`` to say."""
+        """What to send for the path, by the same rules as ``serve``; None if ``serve`` must decide."""
         if not path.startswith(_FOLDERS):
             return None
         now, state = self._now(), self._lookups.state
@@ -336,7 +336,7 @@ def _plan(request: web.Request, record: ImageRecord, file: StoredFile, etag: str
 
 
 def _never_made(claim: Claim) -> ResponseError:
-    """What viewers may know. The owner's budget, keys and providers are not shown to them."""
+    """The error that viewers see. It says nothing of the owner's budget, keys and providers."""
     refused = claim.problem is not None and claim.problem["status"] == 422
     return ResponseError(
         "This picture could not be made; its owner can see why.",
