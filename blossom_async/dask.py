@@ -75,9 +75,9 @@ def in_parts(
     use: Callable[[int, pa.Table], T],
     **options: Unpack[GenerateOptions],
 ) -> Iterator[T]:
-    """What ``use`` makes, in a worker, of the number of each table and of the table with its pictures.
+    """The results of ``use(number, table)``, in order, called in a worker for each table with its pictures.
 
-    In order. Only a few tables are in memory at a time, however many come. Raises as ``generate``.
+    Only a few tables are in memory at a time, however many come. Raises as ``generate``.
     """
     given: dict[str, Any] = dict(options)
     work = Pictures.of(given)
@@ -93,7 +93,7 @@ def in_parts(
 
 
 def summary(rows: Any) -> Summary:
-    """What rows came to that ``generate`` gave: a computed DataFrame, or a list of mappings."""
+    """The sums over rows that ``generate`` returned: a computed DataFrame, or a list of mappings."""
     import pyarrow as pa
 
     from blossom_async.tables import Summary

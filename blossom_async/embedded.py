@@ -76,7 +76,8 @@ async def found_or_started(session: aiohttp.ClientSession, resources: AsyncExitS
 async def _in_its_own_task(
     context: AbstractAsyncContextManager[Gateway], resources: AsyncExitStack
 ) -> Gateway:
-    """What the context gives, entered and left by one task, as task groups demand, when ``resources`` close.
+    """The value of the context. One task enters it, and leaves it when ``resources`` are closed, as task
+    groups demand.
 
     ``asyncio.run()`` cancels the task at its end, and so stops a gateway that was left open.
     """

@@ -588,8 +588,8 @@ class ImageInfo(Plain):
     def srcset(self, widths: Iterable[int] | None = None, *, url: str | None = None) -> str:
         """The ``srcset`` of an ``<img>``: the picture in these widths, by default all of ``widths``.
 
-        Widths from the picture's own on become the picture itself, which always is the last. Give ``sizes``
-        beside it, or browsers take the picture for as wide as the window. ``url`` and errors as for
+        The last entry is always the picture itself, in place of widths that are not below its own. Set
+        ``sizes`` too, or browsers assume that the picture fills the window. ``url`` and errors as for
         ``variant_url``.
         """
         below = sorted({width for width in (self.widths if widths is None else widths) if width < self.width})

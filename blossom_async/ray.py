@@ -55,7 +55,7 @@ def apply(
 
 
 def summary(ds: Dataset) -> Summary:
-    """What a Dataset that ``generate`` gave came to. Materialize it first, or read what it was written to:
+    """The sums over a Dataset that ``generate`` returned. Materialize it first, or read what was written:
     to consume it once more runs it once more."""
     from blossom_async.tables import Summary
 

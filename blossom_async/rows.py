@@ -127,10 +127,10 @@ class Work(Protocol):
     """What is done with each row. It is pickled and sent to the workers."""
 
     def reads(self, names: Collection[str]) -> list[str]:
-        """Those of a table's columns that are needed. Raises ``ConfigurationError`` for a missing one."""
+        """The columns it needs of these. Raises ``ConfigurationError`` for a missing one."""
 
     def opened(self, limits: Limits) -> Opened:
-        """What does it, in the process of a worker."""
+        """The same work, ready to run in the process of a worker."""
 
 
 class Opened(Protocol):
@@ -140,7 +140,7 @@ class Opened(Protocol):
     gates: GatePlace | None
 
     async def open(self) -> None:
-        """Makes sure that it can be done."""
+        """Checks that the work can be done, for example that the server answers."""
 
     async def answers(self) -> bool:
         """True once the server answers, where rows that got no answer can be sent again."""
@@ -393,12 +393,12 @@ class Sharing:
         return sharing
 
     def limits(self) -> Limits:
-        """Those of one worker. Raises ``ValueError`` for a timeout or a policy that cannot be used."""
+        """The limits of one worker. Raises ``ValueError`` for a timeout or a policy that cannot be used."""
         own = self.rates if self.place is None and self.gate is None else ()
         return Limits(self.max_concurrency // self.workers[1], own, self.retry, self.timeout_s)
 
     def gates(self, own: Gate, gateway: GatePlace | None) -> tuple[Gate, ...]:
-        """What each start in one worker passes."""
+        """The gates that every start in one worker passes."""
         if gateway is not None and self.gate is not None:
             return own, SharedGate(self.gate, self.rates[0], slots=gateway)
         if self.place is None:

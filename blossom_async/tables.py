@@ -44,7 +44,7 @@ def with_columns(table: pa.Table, columns: list[dict[str, Any]]) -> pa.Table:
 
 @attrs.frozen(kw_only=True)
 class Summary:
-    """What a run came to: ``rows`` in all, of which ``made`` now, ``replayed`` from before, and ``failed``.
+    """The sums of a run: ``rows`` in all, of which ``made`` now, ``replayed`` from before, and ``failed``.
 
     For ``unknown`` rows no answer came, so their picture may have been made and paid: the same run again
     tells. ``spent`` are the credits of the pictures made now; those of a worker that was lost meanwhile count

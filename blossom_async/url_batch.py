@@ -127,11 +127,11 @@ class NamedRun:
 
     @property
     def unsent(self) -> str | None:
-        """The field of a request that only tells it apart, and is no option of a picture."""
+        """The field that identifies a request and is not sent, because it is no option of a picture."""
         return self.id if isinstance(self.id, str) and self.id not in _OPTIONS else None
 
     def id_of(self, entry: Request) -> str | None:
-        """What tells an entry apart, None if that is its content. Raises ``InvalidRequest`` without it."""
+        """The id of an entry; None if its content identifies it. Raises ``InvalidRequest`` if it has none."""
         if self.id is None:
             return None
         if not isinstance(self.id, str):
@@ -224,7 +224,7 @@ class RequestWriter:
         return request, to_json(without_cdn(request))
 
     def key(self, entry: Request) -> str:
-        """The same for entries that ask for the same under the same id, however they are written."""
+        """A text that is equal for entries that ask for the same picture under the same id."""
         try:
             settings, body = self.written(entry)
             own_id = self.named.id_of(entry) if self.named is not None else None
@@ -233,7 +233,7 @@ class RequestWriter:
         return f"{'' if own_id is None else f'{own_id} '}{settings.use_custom_cdn} {body.decode()}"
 
     def idempotency_key(self, entry: Request) -> str:
-        """That of the attempt, or the one that follows from the run's name. Raises as ``NamedRun.id_of``."""
+        """The key of the attempt, or the one derived from the run's name. Raises as ``NamedRun.id_of``."""
         if self.named is None:
             return current_attempt().key
         own_id = self.named.id_of(entry)

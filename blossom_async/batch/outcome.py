@@ -60,7 +60,7 @@ class BatchResult(Sequence[Value | None], Generic[Item, Value]):
     """The values of a batch in input order, None where an item failed or was not run.
 
     ``outcomes`` has the ``Outcome`` of each item in the same order. ``elapsed_s`` is how many seconds the
-    batch took, ``stopped`` why it ended before its input did, if so.
+    batch took, ``stopped`` why it ended before its input did, or None.
     """
 
     def __init__(

@@ -177,7 +177,7 @@ class LearnedRate:
         self._filled = False
 
     def _without_probe(self, accepted: int) -> int:
-        """What the server takes, when it has refused a probe, or what it took before."""
+        """The starts to allow after refusals: those accepted now, or those accepted before a probe."""
         known, base, sound = self._known, self._base, self._sound
         if self.amount != known:
             self._sound = base

@@ -28,7 +28,7 @@ def sentence(failure: BaseException, command: click.Command | None) -> str | Non
 
 
 def _options(command: click.Command | None) -> list[click.Option]:
-    """Those of the command, and of the commands in a group."""
+    """The options of the command, and of the commands in a group."""
     if command is None:
         return []
     inner = command.commands.values() if isinstance(command, click.Group) else ()
