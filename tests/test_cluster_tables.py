@@ -34,7 +34,6 @@ async def dask() -> AsyncIterator[str]:
 @asynccontextmanager
 async def client_of_ray() -> AsyncIterator[str]:
     pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
-    pytest.importorskip("grpc", reason="Ray's client is missing: uv pip install 'ray[client]'")
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     with two_nodes(ray_client_server_port=port):

@@ -31,7 +31,7 @@ __all__ = ["FORMATS", "Tables", "batch_on"]
 
 FORMATS = ("parquet", "csv", "jsonl")
 _PLACES = {("local", False), ("ray", False), ("ray", True), ("dask", True)}
-_NEEDS = {"local": (), "ray": ("ray",), "dask": ("distributed",)}
+_NEEDS = {"local": (), "ray": ("ray", "grpc"), "dask": ("distributed",)}
 _EXTRAS = {"local": "dask", "ray": "ray", "dask": "dask"}
 _ALONE = {
     "journal": "--journal",
@@ -154,8 +154,6 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
             f"--on {place}: allowed: ray, ray://HOST:PORT, dask://HOST:PORT or local; --run, --id and "
             "--prompt go with it"
         )
-    if scheme == "ray" and address and find_spec("grpc") is None:
-        raise CannotStart(f"--on {place}: grpc is missing: pip install 'ray[client]'")
     for package in ("pyarrow", *_NEEDS[scheme]):
         if find_spec(package) is None:
             extra = _EXTRAS[scheme]
