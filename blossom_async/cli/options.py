@@ -38,20 +38,34 @@ help_settings: dict[str, object] = {
     "rich_help_config": click.RichHelpConfiguration(max_width=100, text_markup="rich"),
 }
 
+
+def _one_of(*words: str) -> dict[str, Any]:
+    """How an option is declared that takes one of these words: a shell completes them."""
+
+    def begun(_: click.Context, __: click.Parameter, typed: str) -> list[str]:
+        return [word for word in words if word.startswith(typed)]
+
+    return {"metavar": "|".join(words), "shell_complete": begun}
+
+
 _PICTURE = (
     click.option("--width", type=int, metavar="PIXELS", help="16 to 4096; default 1024."),
     click.option("--height", type=int, metavar="PIXELS", help="As --width."),
     click.option(
-        "--quality", metavar="standard|hd|ultra", help="1, 2 or 4 credits a picture; default standard."
+        "--quality",
+        **_one_of("standard", "hd", "ultra"),
+        help="1, 2 or 4 credits a picture; default standard.",
     ),
     click.option(
         "--format",
-        metavar="png|jpg|webp|avif|auto",
+        **_one_of("png", "jpg", "webp", "avif", "auto"),
         help="Default png; auto: the smallest each viewer accepts.",
     ),
     click.option("--transparency", is_flag=True, help="Transparent background; not with jpg."),
     click.option(
-        "--compression", metavar="auto|none|lossy|lossless", help="auto: the smallest without visible loss."
+        "--compression",
+        **_one_of("auto", "none", "lossy", "lossless"),
+        help="auto: the smallest without visible loss.",
     ),
     click.option(
         "--lossy-quality",
@@ -59,7 +73,9 @@ _PICTURE = (
         metavar="0-100",
         help="Quality of a jpg, webp or avif, in place of --compression.",
     ),
-    click.option("--quality-preset", metavar="web_optimized|thumbnail|print", help="What the file is for."),
+    click.option(
+        "--quality-preset", **_one_of("web_optimized", "thumbnail", "print"), help="What the file is for."
+    ),
     click.option("--model", metavar="NAME", help="A model the gateway offers."),
     click.option("--seed", type=int, metavar="N", help="The same seed and prompt make the same picture."),
     click.option("--negative-prompt", metavar="TEXT", help="What the picture must not show."),

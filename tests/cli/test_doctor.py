@@ -232,7 +232,7 @@ class TestProxy:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete_commands_and_options(shell: str) -> None:
+def test_shells_complete_commands_options_and_words(shell: str) -> None:
     """As docs/batch.md says."""
     script = blossom(_BLOSSOM_COMPLETE=f"{shell}_source")
     assert "_BLOSSOM_COMPLETE" in script.stdout
@@ -243,3 +243,5 @@ def test_shells_complete_commands_and_options(shell: str) -> None:
         **asking, COMP_WORDS="blossom doctor --da", COMP_CWORD="--da" if shell == "fish" else "2"
     )
     assert "--data-dir" in option.stdout
+    value = blossom(**asking, COMP_WORDS="blossom url --quality ", COMP_CWORD="" if shell == "fish" else "3")
+    assert "ultra" in value.stdout
