@@ -95,10 +95,7 @@ def is_prompt(value: object) -> bool:
 
 async def seen_request(request: web.Request, *, at: datetime, request_id: str) -> SeenRequest:
     """Reads a request to its end."""
-    try:
-        body = json.loads(await request.read())
-    except ValueError:
-        body = None
+    body = await _body(request)
     headers = CIMultiDict(request.headers)
     scheme, _, credentials = headers.get("Authorization", "").partition(" ")
     if credentials:
@@ -115,6 +112,32 @@ async def seen_request(request: web.Request, *, at: datetime, request_id: str) -
         body=_without_secrets(body) if isinstance(body, dict) else body,
         api_key=credentials if scheme.lower() == "bearer" and credentials else next(iter(given), None),
     )
+
+
+async def _body(request: web.Request) -> Any:
+    if request.content_type == "multipart/form-data":
+        return await _form(request)
+    try:
+        return json.loads(await request.read())
+    except ValueError:
+        return None
+
+
+async def _form(request: web.Request) -> dict[str, Any]:
+    """The fields of a form. A file is its type and SHA-256; those of ``image`` are in a list."""
+    body: dict[str, Any] = {}
+    for name, value in (await request.post()).items():
+        if isinstance(value, str):
+            body[name] = value
+            continue
+        data = value.file.read() if isinstance(value, web.FileField) else bytes(value)
+        kind = value.content_type if isinstance(value, web.FileField) else ""
+        file = {"type": kind, "sha256": hashlib.sha256(data).hexdigest()}
+        if name in {"image", "image[]"}:
+            body.setdefault("image", []).append(file)
+        else:
+            body[name] = file
+    return body
 
 
 def _without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
+import attrs
 from aiohttp import web
 
 from blossom_async.testing.exchange import Answer, Order, Refused, SeenRequest, is_prompt
@@ -31,9 +33,12 @@ PRICES = {
 
 _COMMON = {"prompt", "model", "n", "size", "quality", "user"}
 _GPT_IMAGE = _COMMON | {"background", "output_format", "output_compression", "moderation"}
+_STREAMED = {"stream", "partial_images"}
+_EDIT = _GPT_IMAGE | _STREAMED | {"image", "mask", "input_fidelity"}
 _DALL_E = _COMMON | {"response_format", "style"}
 _DALL_E_SIZES = {"1024x1024", "1792x1024", "1024x1792"}
 _GPT_IMAGE_1_SIZES = {"1024x1024", "1536x1024", "1024x1536"}
+_PICTURES = {"image/png", "image/jpeg", "image/webp"}
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 _MAX_PIXELS_A_SIDE = 4096
 
@@ -73,7 +78,10 @@ _REFUSALS: Mapping[Fault, tuple[int, str, str | None, str]] = {
 
 
 class FakeOpenAI(FakeServer):
-    """``POST /v1/images/generations`` and ``GET /v1/models``. ``base_url`` ends in ``/v1``.
+    """``POST /v1/images/generations``, ``/v1/images/edits`` and ``GET /v1/models``.
+
+    ``base_url`` ends in ``/v1``. Edits are forms; what is drawn depends on the pictures sent. Models named
+    ``gpt-image-*`` answer ``stream`` with events, ``partial_images`` of them on the way.
 
     The model decides the dialect: ``gpt-image-*`` answers base64 only and refuses ``response_format``;
     ``dall-e-3`` answers a temporary URL or ``b64_json`` and refuses ``background`` and the ``output_...``
@@ -99,6 +107,7 @@ class FakeOpenAI(FakeServer):
     def _add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/v1/models", self._list_models)
         router.add_post("/v1/images/generations", self._orders(self._read, self._show))
+        router.add_post("/v1/images/edits", self._orders(self._read_edit, self._show))
         router.add_route("*", "/{path:.*}", self._nothing_there)
 
     def _read(self, seen: SeenRequest) -> Order:
@@ -114,6 +123,20 @@ class FakeOpenAI(FakeServer):
         if model.startswith("dall-e-"):
             return _dall_e(body, model)
         return _generic(body, model)
+
+    def _read_edit(self, seen: SeenRequest) -> Order:
+        self._check_key(seen)
+        body = seen.body
+        if not isinstance(body, dict) or not body.get("image"):
+            raise _refused("'image' is required.", "image")
+        pictures = [*body["image"], *([body["mask"]] if "mask" in body else [])]
+        if not all(isinstance(each, dict) and each["type"] in _PICTURES for each in pictures):
+            raise _refused("'image' and 'mask' must be png, jpeg or webp.", "image")
+        if str(body.get("model")).startswith("dall-e-"):
+            raise _refused("This model does not edit.", "model")
+        words = " ".join(each["sha256"] for each in pictures)
+        order = self._read(attrs.evolve(seen, body=_as_json(body)))
+        return attrs.evolve(order, prompt=f"{order.prompt} {words}")
 
     def _show(self, seen: SeenRequest, order: Order, made: Made) -> Answer:
         own_default = "url" if order.model.startswith("dall-e-") else "b64_json"
@@ -143,6 +166,8 @@ class FakeOpenAI(FakeServer):
                     "total_tokens": 10 + 1000 * order.count,
                     "input_tokens_details": {"text_tokens": 10, "image_tokens": 0},
                 }
+        if seen.body.get("stream") in {True, "true"} and order.model.startswith("gpt-image-"):
+            return _streamed(seen, answer)
         return Answer.json(200, answer)
 
     async def _list_models(self, request: web.Request) -> web.Response:
@@ -186,7 +211,7 @@ class FakeOpenAI(FakeServer):
 
 
 def _gpt_image(body: Mapping[str, Any], model: str) -> Order:
-    _only(body, _GPT_IMAGE)
+    _only(body, _EDIT if "image" in body else _GPT_IMAGE | _STREAMED)
     _one_of(body, "quality", {"auto", "low", "medium", "high"})
     _one_of(body, "background", {"auto", "transparent", "opaque"})
     _one_of(body, "output_format", {"png", "jpeg", "webp"})
@@ -205,6 +230,27 @@ def _gpt_image(body: Mapping[str, Any], model: str) -> Order:
     if width % 16 or height % 16 or not width <= 3 * height <= 9 * width:
         raise _refused("Sides are multiples of 16, within 1:3 and 3:1.", "size")
     return _order(body, model, width, height, format_, transparent, max_count=10)
+
+
+def _as_json(form: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a form with the types that JSON has."""
+    numbers = ("n", "seed", "output_compression", "partial_images")
+    return {name: int(value) if name in numbers else value for name, value in form.items()}
+
+
+def _streamed(seen: SeenRequest, answer: Mapping[str, Any]) -> Answer:
+    """The first picture in events: as often on the way as asked for, then completed."""
+    kind = "image_edit" if seen.path.endswith("/edits") else "image_generation"
+    told = {name: value for name, value in answer.items() if name not in {"data", "created"}}
+    picture = {**told, "created_at": answer["created"], **answer["data"][0]}
+    picture.pop("usage", None)
+    events: list[dict[str, Any]] = [
+        {**picture, "type": f"{kind}.partial_image", "partial_image_index": index}
+        for index in range(int(seen.body.get("partial_images", 0)))
+    ]
+    events.append({**picture, "type": f"{kind}.completed", "usage": answer.get("usage")})
+    text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    return Answer(200, text.encode(), {"Content-Type": "text/event-stream"})
 
 
 def _dall_e(body: Mapping[str, Any], model: str) -> Order:
