@@ -41,6 +41,7 @@ __all__ = [
     "ImagePage",
     "ImageRequest",
     "ImageSettings",
+    "OpenAIRequest",
     "Plain",
     "PreloadReport",
     "PreloadResult",
@@ -427,6 +428,20 @@ class ImageRequest(ImageSettings):
     prompt: str = attrs.field(validator=_text(MAX_PROMPT, "text"))
 
 
+@attrs.frozen(kw_only=True)
+class OpenAIRequest(ImageRequest):
+    """An ``ImageRequest`` with what only OpenAI's API can ask for.
+
+    ``pictures`` are the SHA-256 of those it draws from, ``mask`` that of the one whose transparent pixels say
+    what to draw anew. ``input_fidelity`` is ``low`` or ``high``. ``partial_images`` are wanted on the way.
+    """
+
+    pictures: tuple[str, ...] = ()
+    mask: str | None = None
+    input_fidelity: str | None = attrs.field(default=None, validator=_optional(_one_of(("low", "high"))))
+    partial_images: int = 0
+
+
 class ImageOptions(TypedDict, total=False):
     """The fields of ``ImageSettings``, for editors and type checkers."""
 
@@ -774,7 +789,7 @@ class ImagePage(Plain, _Images):
         return len(self.images)
 
 
-R = TypeVar("R", ImageRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
+R = TypeVar("R", ImageRequest, OpenAIRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -784,7 +799,8 @@ def _names(kind: type[attrs.AttrsInstance]) -> tuple[tuple[str, ...], tuple[str,
 
 
 _OPTION_NAMES: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    kind: _names(kind) for kind in (ImageRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
+    kind: _names(kind)
+    for kind in (ImageRequest, OpenAIRequest, ImageSettings, SignRequest, ExplainRequest, SlotsRequest)
 }
 
 
@@ -811,7 +827,7 @@ def _requests() -> cattrs.Converter:
         border.register_structure_hook(kind, _unchanged)
     border.register_structure_hook_func(lambda kind: kind == Mapping[str, str], _unchanged)
     border.register_structure_hook_func(lambda kind: kind in _AS_SENT, _unchanged)
-    for request in (ImageRequest, ImageSettings, SignRequest, ExplainRequest):
+    for request in (ImageRequest, OpenAIRequest, ImageSettings, SignRequest, ExplainRequest):
         border.register_unstructure_hook(
             request, make_dict_unstructure_fn(request, border, _cattrs_omit_if_default=True)
         )

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from blossom_async.models import ImageRequest
+from blossom_async.models import ImageRequest, OpenAIRequest
 
-__all__ = ["Artwork", "Delivery", "Model", "Provider"]
+__all__ = [
+    "NO_INPUTS",
+    "Artwork",
+    "Delivery",
+    "Editor",
+    "Inputs",
+    "Model",
+    "Partial",
+    "Provider",
+    "Show",
+    "show_nobody",
+]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -49,6 +61,35 @@ class Delivery:
     orientation: int = 1
 
 
+@attrs.frozen(eq=False)
+class Inputs:
+    """Picture files that a provider draws from, verified. What is transparent in ``mask`` is drawn anew."""
+
+    pictures: tuple[bytes, ...] = attrs.field(default=(), repr=False)
+    mask: bytes | None = attrs.field(default=None, repr=False)
+
+
+NO_INPUTS = Inputs()
+
+
+@attrs.frozen(eq=False)
+class Partial:
+    """A picture file on the way to the one asked for, the ``index``-th from 0."""
+
+    data: bytes = attrs.field(repr=False)
+    format: str
+    width: int
+    height: int
+    index: int
+
+
+Show = Callable[[Partial], None]
+
+
+def show_nobody(_: Partial) -> None:
+    """For pictures that nobody watches."""
+
+
 @attrs.frozen(kw_only=True)
 class Model:
     """A model that a provider offers."""
@@ -83,3 +124,16 @@ class Provider(Protocol):
 
     async def models(self) -> tuple[Model, ...]:
         """The models offered when the service last answered. Raises ``ProviderFault``."""
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """A provider that also draws from pictures, or shows them on the way."""
+
+    async def draw(
+        self, request: OpenAIRequest, seed: int, *, key: str, inputs: Inputs, show: Show
+    ) -> Delivery:
+        """As ``Provider.generate``, from the ``inputs`` that the request names.
+
+        ``show`` is called for at most ``partial_images`` of the pictures on the way, if any come.
+        """

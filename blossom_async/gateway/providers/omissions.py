@@ -19,10 +19,12 @@ OMISSIBLE = frozenset(
         "model",
         "negative_prompt",
         "output_format",
+        "partial_images",
         "quality",
         "response_format",
         "seed",
         "size",
+        "stream",
         "width",
     }
 )

@@ -15,16 +15,17 @@ import attrs
 from yarl import URL
 
 from blossom_async.errors import InvalidRequest
-from blossom_async.gateway.providers import Delivery, Model
+from blossom_async.gateway.providers import NO_INPUTS, Delivery, Inputs, Model, Show, show_nobody
 from blossom_async.gateway.providers.answers import document_of, fields_of, opened
 from blossom_async.gateway.providers.catalogue import Catalogue, price_table
 from blossom_async.gateway.providers.containers import format_of
 from blossom_async.gateway.providers.downloads import Downloads
+from blossom_async.gateway.providers.events import watching
 from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault, refusal, request_id
 from blossom_async.gateway.providers.omissions import Omissions, refused_names
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Heed, Secret, Wire, heed_nothing, service_url
-from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings
+from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings, OpenAIRequest
 
 __all__ = ["Flavour", "OpenAI", "flavour_of"]
 
@@ -120,6 +121,8 @@ class OpenAI:
     def check(self, request: ImageRequest) -> None:
         """Raises ``InvalidRequest`` for what the model's name or its server's refusals rule out."""
         model, needed = self._model_of(request), _needed(request)
+        if isinstance(request, OpenAIRequest) and request.pictures:
+            _check_edit(request, model, self._flavour)
         for name in self._omissions.names(model, self._order(request, 0).body) & needed.keys():
             field, value, usual = needed[name]
             allowed = f"{usual} with the model {model}, whose server takes no {name}"
@@ -134,9 +137,15 @@ class OpenAI:
 
     async def generate(self, request: ImageRequest, seed: int, *, key: str) -> Delivery:
         """As for ``Provider``. Models that take no seed draw another picture each time."""
+        return await self.draw(request, seed, key=key, inputs=NO_INPUTS, show=show_nobody)
+
+    async def draw(
+        self, request: ImageRequest, seed: int, *, key: str, inputs: Inputs, show: Show
+    ) -> Delivery:
+        """As for ``Editor``."""
         order = self._order(request, seed)
-        asked = self._url("images/generations")
-        answer, sent = await self._answered(asked, request, order.body, key)
+        asked = self._url("images/edits" if inputs.pictures else "images/generations")
+        answer, sent = await self._answered(asked, request, order.body, key, inputs, show)
         trace = request_id(answer.headers)
         found, fields = await opened(answer.body, answer.content_type, answer.files)
         made = isinstance(found, str) or (found is not None and format_of(found) is not None)
@@ -173,7 +182,13 @@ class OpenAI:
         )
 
     async def _answered(
-        self, url: URL, request: ImageRequest, body: Mapping[str, object], key: str
+        self,
+        url: URL,
+        request: ImageRequest,
+        body: Mapping[str, object],
+        key: str,
+        inputs: Inputs,
+        show: Show,
     ) -> tuple[Answer, Collection[str]]:
         """The answer, and the names of the parameters sent. Raises ``ProviderFault`` for a refusal.
 
@@ -187,7 +202,11 @@ class OpenAI:
             for name in left_out & needed.keys():
                 raise ProviderFault(self.name, Kind.REJECTED, f"takes no {name} with {model}", charged="no")
             sent = {name: value for name, value in body.items() if name not in left_out}
-            answer = await self._wire.ask("POST", url, headers=self._headers(key), json=sent, draws=True)
+            files = _files(inputs)
+            watch = watching(show, sent.get("partial_images"))
+            answer = await self._wire.ask(
+                "POST", url, headers=self._headers(key), json=sent, files=files, draws=True, watch=watch
+            )
             if answer.ok:
                 self._omissions.remember(model, body, refused)
                 return answer, sent.keys()
@@ -295,7 +314,33 @@ def _gpt_image(request: ImageRequest, model: str, name: str) -> _Order:
             raise InvalidRequest("negative_prompt", "", allowed, seen=seen)
     if request.transparency:
         body["background"] = "transparent"
+    if isinstance(request, OpenAIRequest):
+        if request.input_fidelity is not None:
+            body["input_fidelity"] = request.input_fidelity
+        if request.partial_images:
+            body |= {"stream": True, "partial_images": request.partial_images}
     return _Order(body, width, height)
+
+
+def _check_edit(request: OpenAIRequest, model: str, flavour: Flavour) -> None:
+    """Raises ``InvalidRequest`` if the model draws from no pictures, as far as its name tells."""
+    family = _FAMILY.fullmatch(model)
+    known = family is not None and not family["name"].startswith("dall-e")
+    if flavour is Flavour.TOGETHER or (family is not None and not known):
+        allowed = f"none with the model {model}, or a model that edits, such as gpt-image-2.5-flare"
+        raise InvalidRequest("image", "", allowed, seen="a picture")
+    if request.input_fidelity is not None and not known:
+        allowed = f"none with the model {model}, or a model of the family gpt-image"
+        raise InvalidRequest("input_fidelity", request.input_fidelity, allowed)
+
+
+def _files(inputs: Inputs) -> list[tuple[str, str, bytes]]:
+    """The field, the name and the bytes of each file."""
+    field = "image" if len(inputs.pictures) == 1 else "image[]"
+    files = [(field, data) for data in inputs.pictures]
+    if inputs.mask is not None:
+        files.append(("mask", inputs.mask))
+    return [(field, f"{n}.{format_of(data)}", data) for n, (field, data) in enumerate(files)]
 
 
 def _dall_e(request: ImageRequest, model: str) -> _Order:

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.providers.events import Events, Watch
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
 from blossom_async.gateway.providers.unpacking import Unpacking
 from blossom_async.guard import AddressInfo
@@ -42,6 +43,7 @@ Heed = Callable[[Mapping[str, str], float], None]
 _KEPT_ALIVE_S = 15.0
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _VISIBLE = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
@@ -196,17 +198,24 @@ class Wire:
         url: URL,
         *,
         headers: Mapping[str, str],
-        json: object = None,
+        json: Mapping[str, object] | None = None,
+        files: Sequence[tuple[str, str, bytes]] = (),
         draws: bool = False,
+        watch: Watch | None = None,
     ) -> Answer:
         """The answer, whatever its status; redirects are not followed.
+
+        With ``files``, each with field and name, the body is a form instead of JSON. Of an answer in events
+        the body is the last one, and ``watch`` is given each as it arrives.
 
         Sends the request once, except that aiohttp repeats a ``GET`` whose connection closes before the
         answer begins. Raises ``ProviderFault``: ``UNSENT``, ``OUT_OF_FILES``, ``LOST``, or ``BAD_CONTENT``
         for an answer of more than ``MAX_BYTES``.
         """
-        data = None
-        if json is not None:
+        data: bytes | aiohttp.FormData | None = None
+        if json is not None and files:
+            data = _form(json, files)
+        elif json is not None:
             data = orjson.dumps(json)
             headers = {**headers, "Content-Type": "application/json"}
         passage = _Passage()
@@ -223,7 +232,7 @@ class Wire:
             ) as response:
                 if draws:
                     self._heed(response.headers, sent_at)
-                return Answer(response.status, response.headers, *await self._read(response))
+                return Answer(response.status, response.headers, *await self._read(response, watch))
         except TimeoutError as exc:
             raise self._accident(passage, f"no complete answer within {self._timeout_s:g} s") from exc
         except (aiohttp.ClientError, OSError, UnicodeError) as exc:
@@ -247,8 +256,11 @@ class Wire:
             return True  # it cannot be told
         return answer.status not in {404, 405} and not answer.is_page
 
-    async def _read(self, response: aiohttp.ClientResponse) -> tuple[bytes, Mapping[str, bytes]]:
-        body = Unpacking()
+    async def _read(
+        self, response: aiohttp.ClientResponse, watch: Watch | None
+    ) -> tuple[bytes, Mapping[str, bytes]]:
+        events = watch is not None and response.content_type == "text/event-stream"
+        body: Unpacking | Events = Events(watch) if watch is not None and events else Unpacking()
         size = 0
         async for part in response.content.iter_any():
             size += len(part)
@@ -262,9 +274,21 @@ class Wire:
                     request_id=request_id(response.headers),
                 )
             body.feed(part)
-        return body.end()
+        read, files = body.end()
+        if events and not read:
+            raise self._accident(_Passage(), "its events ended without a picture")
+        return read, files
 
     def _accident(self, passage: _Passage, detail: str) -> ProviderFault:
         if passage.sent:
             return ProviderFault(self._provider, Kind.LOST, detail, charged="unknown")
         return ProviderFault(self._provider, Kind.UNSENT, detail, charged="no")
+
+
+def _form(fields: Mapping[str, object], files: Sequence[tuple[str, str, bytes]]) -> aiohttp.FormData:
+    form = aiohttp.FormData(quote_fields=False)
+    for name, value in fields.items():
+        form.add_field(name, value if isinstance(value, str) else orjson.dumps(value).decode())
+    for field, name, data in files:
+        form.add_field(field, data, filename=name, content_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+    return form

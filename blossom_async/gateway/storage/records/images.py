@@ -22,7 +22,7 @@ from blossom_async.gateway.storage.records.tables import (
 )
 from blossom_async.gateway.storage.records.together import Statement, together
 from blossom_async.gateway.storage.records.views import fold
-from blossom_async.models import ImageRequest, image_request
+from blossom_async.models import ImageRequest, OpenAIRequest, checked, image_request
 
 __all__ = [
     "Add",
@@ -228,4 +228,5 @@ def request_text(request: ImageRequest) -> str:
 
 def request_of(text: str) -> ImageRequest:
     """The inverse of ``request_text``."""
-    return image_request(orjson.loads(text))
+    options = orjson.loads(text)
+    return checked(options, OpenAIRequest) if "pictures" in options else image_request(options)
