@@ -8,19 +8,36 @@ from contextlib import nullcontext
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.upstreams import Upstream
 from blossom_async.gateway.making.verdicts import Settled, booked, in_doubt, refused, resend_pause_s, unknown
-from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers import (
+    NO_INPUTS,
+    Artwork,
+    Delivery,
+    Editor,
+    Inputs,
+    Provider,
+    Show,
+    show_nobody,
+)
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.gateway.storage.records import ProviderAttempt
-from blossom_async.models import ImageRequest
+from blossom_async.models import ImageRequest, OpenAIRequest
 from blossom_async.tracing import span
 
 __all__ = ["ask"]
 
 
 async def ask(
-    upstream: Upstream, request: ImageRequest, attempt: ProviderAttempt, *, maybe_paid: bool = False
+    upstream: Upstream,
+    request: ImageRequest,
+    attempt: ProviderAttempt,
+    inputs: Inputs = NO_INPUTS,
+    show: Show = show_nobody,
+    *,
+    maybe_paid: bool = False,
 ) -> Artwork | Delivery | Settled:
     """The provider's picture, or why there is none. Call it within ``upstream.turn``.
+
+    ``inputs`` and ``show`` as for ``Editor``.
 
     A request that may have been paid is repeated only at a keyed provider, under the same key. In an outage
     it waits for its turn to try, and ends as unknown only if that fails after four minutes.
@@ -34,9 +51,7 @@ async def ask(
             async with upstream.again() if sends > 1 else nullcontext():
                 began_at = upstream.calls.clock()
                 with span("ask provider", "CLIENT", blossom_provider=upstream.name):
-                    given = await upstream.provider.generate(
-                        request, request.seed or 0, key=attempt.provider_key
-                    )
+                    given = await _asked(upstream.provider, request, attempt.provider_key, inputs, show)
         except ProviderFault as fault:
             upstream.failed(fault, cuts, sent_at=began_at)
             maybe_paid = in_doubt(fault, before=maybe_paid)
@@ -60,3 +75,12 @@ async def ask(
             upstream.calls.ended(attempt, began_at, "ok", booked(given, attempt))
             reached("answer")
             return given
+
+
+async def _asked(
+    provider: Provider, request: ImageRequest, key: str, inputs: Inputs, show: Show
+) -> Artwork | Delivery:
+    seed = request.seed or 0
+    if isinstance(request, OpenAIRequest) and isinstance(provider, Editor):
+        return await provider.draw(request, seed, key=key, inputs=inputs, show=show)
+    return await provider.generate(request, seed, key=key)

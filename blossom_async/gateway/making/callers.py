@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.priority import Priority
+from blossom_async.gateway.providers import Partial, Show
 
 __all__ = ["Callers"]
 
@@ -27,18 +28,28 @@ class Callers:
         self._here = 0
         self._came = False
         self._in_line: asyncio.Task[object] | None = None
+        self._watching: list[Show] = []
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """One caller waits during the block."""
+    def waiting(self, watch: Show | None = None) -> Iterator[None]:
+        """One caller waits during the block; ``watch`` is called with the pictures on the way."""
         self._came = True
         self._here += 1
+        watching = [] if watch is None else [watch]
+        self._watching += watching
         try:
             yield
         finally:
             self._here -= 1
+            for each in watching:
+                self._watching.remove(each)
             if self._in_line is not None and not self._here:
                 self.dropped = self._in_line.cancel()
+
+    def show(self, partial: Partial) -> None:
+        """Shows all who watch a picture on the way."""
+        for watch in tuple(self._watching):
+            watch(partial)
 
     @contextlib.contextmanager
     def in_line(self) -> Iterator[None]:

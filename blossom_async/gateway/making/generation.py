@@ -28,6 +28,7 @@ from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import FULL_RETRY_S, Upstream, Upstreams, check_wait
 from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
+from blossom_async.gateway.providers import Inputs, Show
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.owners import Living
 from blossom_async.gateway.storage.records import (
@@ -100,13 +101,16 @@ class Generation:
         key: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
         preview: bool = True,
+        inputs: Inputs | None = None,
+        watch: Show | None = None,
     ) -> tuple[ImageRecord | Claim, bool]:
         """The stored picture, and whether it is a replay of one made earlier under the same key.
 
         ``payer`` is the name of the API key whose budget pays. The same ``tenant``, idempotency ``key`` and
         request never make a second picture, even if the first is still in progress, its caller has
         disconnected, or another process makes it. With ``defer`` the result is the stored claim.
-        Without ``preview`` the picture may have none, until ``with_preview`` makes it.
+        Without ``preview`` the picture may have none, until ``with_preview`` makes it. ``inputs`` are what
+        an ``OpenAIRequest`` with ``pictures`` is drawn from. ``watch`` is shown the pictures on the way.
 
         Raises ``InvalidRequest``, ``Rejected`` when the key was used for another request, ``Gone`` when its
         picture was deleted or has expired, ``Overloaded`` when too many are queued, ``PaymentRequired``
@@ -117,7 +121,14 @@ class Generation:
         if request.use_custom_cdn:
             raise InvalidRequest("use_custom_cdn", True, "False here: a client with a cdn_prefix sets it")
         order = Order(
-            request=request, tenant=tenant, payer=payer, key=key, priority=priority, preview=preview
+            request=request,
+            tenant=tenant,
+            payer=payer,
+            key=key,
+            priority=priority,
+            preview=preview,
+            inputs=inputs,
+            watch=watch,
         )
         able = self._upstreams.able(request)
         claims = able[0].provider.remote or request.defer
@@ -237,7 +248,7 @@ class Generation:
             created_at=self._now(),
         )
         with self._room():
-            standing = await self._records.write(partial(call_records.claim, new))
+            standing = await self._claim(new, order.inputs)
             if standing is new:
                 callers = Callers(order.priority) if order.request.defer else order.callers
                 task = self._paid.start(new, callers, new=True)
@@ -245,6 +256,19 @@ class Generation:
             return await self._earlier(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.
         return new if order.request.defer else await self._carried_out(new, task), False
+
+    async def _claim(self, new: Claim, inputs: Inputs | None) -> IdempotencyEntry | Claim:
+        """The claim, once it is on the disk, or what stands under its key."""
+        if inputs is not None:
+            self._paid.given[new.image_id] = inputs
+        try:
+            standing = await self._records.write(partial(call_records.claim, new))
+        except BaseException:
+            self._paid.given.pop(new.image_id, None)
+            raise
+        if standing is not new:
+            self._paid.given.pop(new.image_id, None)
+        return standing
 
     def _check_turn(self, order: Order, able: Sequence[Upstream]) -> None:
         """Raises ``Overloaded`` if there is no room, or its turn would come too late."""

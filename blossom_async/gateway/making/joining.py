@@ -29,7 +29,7 @@ class Joining(Generic[T]):
         or if ``keep``. Raises ``Rejected`` if another request is in progress under the key.
         """
         if order.key is None and not keep:
-            with order.callers.waiting():
+            with order.callers.waiting(order.watch):
                 return await make(), False
         name = order.tenant, order.key or new_id()
         started = self._under_way.get(name)
@@ -42,7 +42,7 @@ class Joining(Generic[T]):
         first, task = started
         if first.fingerprint != order.fingerprint:
             raise key_reused()
-        with first.callers.waiting():
+        with first.callers.waiting(order.watch):
             return await asyncio.shield(task), joined
 
     def tasks(self) -> list[asyncio.Task[T]]:

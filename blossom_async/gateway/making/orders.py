@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
+from typing import Any
 
 import attrs
 
+from blossom_async.errors import Rejected
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
-from blossom_async.models import MAX_SEED, ImageRequest, to_json
+from blossom_async.gateway.providers import Inputs, Show
+from blossom_async.models import MAX_SEED, ImageRequest, OpenAIRequest, to_json
 
-__all__ = ["Order", "new_id"]
+__all__ = ["Order", "again", "new_id"]
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
@@ -21,7 +24,8 @@ _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 class Order:
     """A request for one picture. ``payer`` is the name of the API key whose budget pays for it.
 
-    Without ``preview`` nobody is shown one now. The same ``tenant`` and ``key`` with an equal
+    Without ``preview`` nobody is shown one now. ``inputs`` are the files that an ``OpenAIRequest`` names,
+    ``watch`` is shown the pictures on the way. The same ``tenant`` and ``key`` with an equal
     ``fingerprint`` ask for the same picture.
     """
 
@@ -31,6 +35,8 @@ class Order:
     key: str | None
     priority: Priority
     preview: bool = True
+    inputs: Inputs | None = attrs.field(default=None, eq=False)
+    watch: Show | None = attrs.field(default=None, eq=False, repr=False)
     fingerprint: str = attrs.field(init=False)
     callers: Callers = attrs.field(init=False, eq=False)
 
@@ -48,6 +54,19 @@ class Order:
         if self.request.seed is not None:
             return self.request
         return attrs.evolve(self.request, seed=secrets.randbits(MAX_SEED.bit_length()))
+
+
+def again(request: ImageRequest) -> dict[str, Any]:
+    """The options with which the picture can be made again.
+
+    Raises ``Rejected`` for one that was drawn from pictures: those are not kept.
+    """
+    if isinstance(request, OpenAIRequest) and request.pictures:
+        raise Rejected(
+            "this picture was drawn from others, which are not kept; send those to /v1/images/edits again",
+            code="drawn_from_pictures",
+        )
+    return {field.name: getattr(request, field.name) for field in attrs.fields(ImageRequest)}
 
 
 def new_id() -> str:

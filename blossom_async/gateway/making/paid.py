@@ -44,7 +44,7 @@ from blossom_async.gateway.making.verdicts import (
     unknown,
     unsent,
 )
-from blossom_async.gateway.providers import Artwork, Delivery
+from blossom_async.gateway.providers import Artwork, Delivery, Inputs
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
 from blossom_async.gateway.storage.records import (
@@ -57,6 +57,7 @@ from blossom_async.gateway.storage.records import (
     Records,
 )
 from blossom_async.gateway.storage.records import calls as call_records
+from blossom_async.models import OpenAIRequest
 from blossom_async.tracing import span
 
 __all__ = ["Paid"]
@@ -103,6 +104,8 @@ class Paid:
         self._daily_budget = daily_budget
         self.under_way: dict[str, asyncio.Task[ImageRecord]] = {}
         """The tasks, by the id of the picture."""
+        self.given: dict[str, Inputs] = {}
+        """What new claims are drawn from, by the id of the picture, until that is on the disk."""
         self._in_line: set[str] = set()
         self._exhausted: set[tuple[str, int]] = set()  # payers refused for their budget, with the day
         self._closing = False
@@ -152,7 +155,7 @@ class Paid:
         async with AsyncExitStack() as turn:
             read = self._records.read
             tried = [] if new else await read(partial(call_records.attempts_of, claim.image_id))
-            answer = await self._answer(claim, callers, tried, turn)
+            answer = await self._kept(claim) or await self._answer(claim, callers, tried, turn)
             made = (
                 answer if isinstance(answer, Settled) else await self._store(claim, answer, callers.preview)
             )
@@ -162,9 +165,24 @@ class Paid:
         if isinstance(answer, _Answer):
             with contextlib.suppress(Overloaded):  # what stays is cleared away at the next start
                 await self._staging.delete(claim.image_id)
+        held = isinstance(made, Settled) and made.state is ClaimState.UNKNOWN
+        if isinstance(claim.request, OpenAIRequest) and claim.request.pictures and not held:
+            with contextlib.suppress(Overloaded):
+                await self._staging.drop(claim.image_id)
         if isinstance(made, Settled):
             raise made.error
         return made
+
+    async def _kept(self, claim: Claim) -> Settled | None:
+        """None once what the picture is drawn from is on the disk, for whoever takes the claim over."""
+        inputs = self.given.pop(claim.image_id, None)
+        try:
+            if inputs is not None:
+                await self._staging.keep(claim.image_id, inputs)
+                reached("given")
+        except Overloaded as exc:
+            return Settled(error=exc)
+        return None
 
     async def _answer(
         self, claim: Claim, callers: Callers, tried: Sequence[ProviderAttempt], turn: AsyncExitStack
@@ -209,7 +227,11 @@ class Paid:
         async with AsyncExitStack() as held:
             with self._waiting(claim):
                 reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
-            given = await ask(upstream, claim.request, last, maybe_paid=True)
+            inputs = await self._staging.inputs(claim.image_id, claim.request)
+            if inputs is None:
+                note_held(last)
+                return unknown(last, "it was asked, and the pictures to ask it with again are lost")
+            given = await ask(upstream, claim.request, last, inputs, callers.show, maybe_paid=True)
             answer = await self._recorded(claim, last, given, reserved)
             if isinstance(answer, _Answer):
                 turn.push_async_exit(held.pop_all())
@@ -232,12 +254,18 @@ class Paid:
                     reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
             except Overloaded as exc:  # no turn at this provider, or no file
                 return Settled(error=exc, elsewhere=True)
+            try:
+                inputs = await self._staging.inputs(claim.image_id, claim.request)
+            except Overloaded as exc:
+                return Settled(error=exc)
+            if inputs is None:
+                return Settled(error=_inputs_lost())
             attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
             refusal = await self._begun(claim, attempt)
             if refusal is not None:
                 return refusal
             reached("attempt")
-            result = await ask(upstream, claim.request, attempt)
+            result = await ask(upstream, claim.request, attempt, inputs, callers.show)
             answer = await self._recorded(claim, attempt, result, reserved)
             if isinstance(answer, _Answer):
                 turn.push_async_exit(held.pop_all())
@@ -363,6 +391,14 @@ async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:
             failure = exc
             await asyncio.sleep(exc.retry_after_s or 0)
     raise failure
+
+
+def _inputs_lost() -> Overloaded:
+    return Overloaded(
+        "the pictures to draw from were lost when a gateway died; nothing was paid; send the request again",
+        code="pictures_lost",
+        retry_after_s=1.0,
+    )
 
 
 def _held(claim: Claim) -> tuple[str, str | None]:

@@ -105,3 +105,4 @@ class Recovery:
             # A claim is always written before its file, so a file without one is not in use.
             if claim is None or claim.state is ClaimState.FAILED:
                 await self._staging.delete(image_id)
+                await self._staging.drop(image_id)

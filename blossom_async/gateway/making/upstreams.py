@@ -20,10 +20,10 @@ from blossom_async.gateway.making.encoding import check_encodable
 from blossom_async.gateway.making.pace import Pace
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.making.provider_calls import ProviderCalls
-from blossom_async.gateway.providers import Provider
+from blossom_async.gateway.providers import Editor, Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
-from blossom_async.models import ImageRequest
+from blossom_async.models import ImageRequest, OpenAIRequest
 from blossom_async.tracing import span
 
 __all__ = ["FULL_RETRY_S", "Limits", "Upstream", "Upstreams", "check_wait"]
@@ -83,6 +83,11 @@ class Upstream:
         self._pace = Pace(clock)
         self._line = Counter[Priority]()
         self._breaker = Breaker(provider.name, clock)
+
+    @property
+    def edits(self) -> bool:
+        """Whether the provider can draw from pictures."""
+        return isinstance(self.provider, Editor)
 
     @property
     def waiting(self) -> int:
@@ -288,6 +293,7 @@ class Upstreams:
         found = []
         for upstream in self._upstreams:
             try:
+                _check_takes_pictures(upstream, request)
                 upstream.provider.check(request)
             except InvalidRequest as exc:
                 refusals.append(exc)
@@ -296,6 +302,12 @@ class Upstreams:
         if not found:
             raise refusals[0]
         return found
+
+
+def _check_takes_pictures(upstream: Upstream, request: ImageRequest) -> None:
+    if isinstance(request, OpenAIRequest) and request.pictures and not upstream.edits:
+        allowed = f"none with {upstream.name}, which draws from a prompt only"
+        raise InvalidRequest("image", "", allowed, seen="a picture")
 
 
 def check_wait(able: Sequence[Upstream], callers: Callers) -> None:
