@@ -123,7 +123,7 @@ GATEWAY_MAY_IMPORT = {
     "background": _LOW,
     "making": _LOW | {"providers"},
     "serving": _LOW | {"callers", "counting"},
-    "calls": _LOW | {"callers", "counting", "making", "serving"},
+    "calls": _LOW | {"callers", "counting", "making", "providers", "serving"},
     "dashboard": _LOW | {"callers", "counting", "making"},
     "figures": _LOW | {"background", "callers", "counting", "making", "serving"},
     "moving": _LOW | {"making", "migrations"},

@@ -35,6 +35,7 @@ from blossom_async.gateway.calls.openapi import OpenApi
 from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.repeats import Repeats
 from blossom_async.gateway.calls.signed_urls import SignedUrls
+from blossom_async.gateway.calls.uploads import Uploads
 from blossom_async.gateway.counting.analytics import Tally, Views
 from blossom_async.gateway.counting.traffic import Traffic
 from blossom_async.gateway.dashboard import Dashboard
@@ -182,6 +183,7 @@ def create_app(
         upstreams,
         blobs,
         Repeats(records, now=_now),
+        Uploads(pictures, workers),
         public_url=public_url,
         aliases=Aliases(settings.model_aliases),
         usual_answer=settings.response_format,

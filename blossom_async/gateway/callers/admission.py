@@ -36,6 +36,7 @@ _CREATING = {
     ("POST", "/v1/images"),
     ("POST", "/v1/images/{id}/regenerate"),
     ("POST", "/v1/images/generations"),
+    ("POST", "/v1/images/edits"),
 }
 _RETRY_S = 2.0
 

@@ -24,6 +24,7 @@ from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.calls.signed_urls import SignedUrls
 from blossom_async.gateway.counting.analytics import Views, asked_for, url_stats
 from blossom_async.gateway.making.generation import Generation
+from blossom_async.gateway.making.orders import again
 from blossom_async.gateway.serving.explaining import explain
 from blossom_async.gateway.serving.gatekeeper import Gatekeeper
 from blossom_async.gateway.storage.records import Claim, ImageRecord, Records, gates, overview
@@ -172,13 +173,12 @@ class Api:
         """201 with a new picture: the earlier request with the changes in the body.
 
         The seed stays the same unless the body has another, so without changes the same picture is made
-        again under a new id. ``expires_in`` counts from now.
+        again under a new id. ``expires_in`` counts from now. 422 for a picture that was drawn from others.
         """
         tenant = http[CALLER].tenant
         record = await self._pictures.not_deleted(http.match_info["id"], tenant)
         changes = await json_object(http)
-        earlier = attrs.asdict(record.request, recurse=False)
-        return await self._created(http, checked_options({**earlier, **changes}, ImageRequest))
+        return await self._created(http, checked_options({**again(record.request), **changes}, ImageRequest))
 
     async def _created(
         self,

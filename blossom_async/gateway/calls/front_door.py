@@ -7,9 +7,11 @@ option of ``POST /v1/images`` is accepted, such as ``expires_in`` (in openai-pyt
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,12 +23,14 @@ from blossom_async.gateway.calls.aliases import Aliases
 from blossom_async.gateway.calls.incoming import checked_options, idempotency_key, json_object, priority
 from blossom_async.gateway.calls.packed import AsBase64, Packed
 from blossom_async.gateway.calls.repeats import Repeats, retry_count
+from blossom_async.gateway.calls.uploads import Upload, Uploads
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.upstreams import Upstreams
+from blossom_async.gateway.providers import Partial
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord
-from blossom_async.models import ImageRequest
+from blossom_async.models import ImageRequest, OpenAIRequest
 
 __all__ = ["MOST", "QUALITIES", "FrontDoor"]
 
@@ -48,7 +52,7 @@ QUALITIES = {
 _FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _HINTS = frozenset(("steps", "cfg"))  # of LobeChat, sent to every model
-_COMPLETED = "image_generation.completed"
+_EVENTS = "text/event-stream"
 _ANSWERS = ("url", "b64_json")
 _THEIRS = {
     *("n", "size", "response_format", "output_format", "output_compression", "background", "user"),
@@ -69,11 +73,16 @@ _GIVES_BYTES = re.compile("gpt-image|chatgpt-image")
 _FINAL_STATUS = 424  # Failed Dependency; clients that look at the status retry 408, 409, 429 and 5xx
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
+_Made = tuple[list[ImageRecord], list[dict[str, Any]]]
+"""Pictures, and what the answer tells of each."""
+
+_log = logging.getLogger("blossom_async.gateway")
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FrontDoor:
-    """``POST /v1/images/generations`` and ``GET /v1/models``, with errors in OpenAI's format."""
+    """The calls of OpenAI's Images API, and ``GET /v1/models``, with errors in OpenAI's format."""
 
     def __init__(
         self,
@@ -82,6 +91,7 @@ class FrontDoor:
         upstreams: Upstreams,
         blobs: Blobs,
         repeats: Repeats,
+        uploads: Uploads,
         *,
         public_url: str,
         aliases: Aliases,
@@ -95,6 +105,7 @@ class FrontDoor:
         self._upstreams = upstreams
         self._blobs = blobs
         self._repeats = repeats
+        self._uploads = uploads
         self._public_url = public_url
 
     def routes(self) -> list[web.RouteDef]:
@@ -103,8 +114,8 @@ class FrontDoor:
             web.post("/v1/images/generations", self.generations),
             web.get("/v1/models", self.models),
             web.get("/v1/models/{model:.+}", self.model),
-            web.post("/v1/images/edits", self.no_edits),
-            web.post("/v1/images/variations", self.no_edits),
+            web.post("/v1/images/edits", self.edits),
+            web.post("/v1/images/variations", self.no_variations),
         ]
         guarded = [self._admission.guarded(route) for route in routes]
         elsewhere = [
@@ -113,19 +124,53 @@ class FrontDoor:
         ]
         return [_in_their_words(route) for route in (*guarded, *elsewhere)]
 
-    async def generations(self, http: web.Request) -> web.Response:
+    async def generations(self, http: web.Request) -> web.StreamResponse:
         """200 with ``n`` pictures, as URLs of this gateway or as base64; with ``stream`` as events."""
-        asked = await json_object(http)
+        return await self._answered(http, await json_object(http), None)
+
+    async def edits(self, http: web.Request) -> web.StreamResponse:
+        """As ``generations``, drawn from pictures; 404 where no provider can."""
+        if not any(upstream.edits for upstream in self._upstreams):
+            raise self._not_from_pictures(http.path)
+        async with self._uploads.read(http) as upload:
+            return await self._answered(http, upload.fields, upload)
+
+    async def _answered(
+        self, http: web.Request, asked: Mapping[str, Any], upload: Upload | None
+    ) -> web.StreamResponse:
         count = _number(asked)
         answer = _one_of(asked, "response_format", _ANSWERS, self._usually(asked))
         body, note = await self._with_a_model(asked)
-        request = checked_options(_options(body), ImageRequest)
+        request = _request(body, upload)
         requests = [request, *(attrs.evolve(request, seed=_seed(request, n)) for n in range(1, count))]
-        keys = await self._keys(http, asked, requests)
+        identity = asked if upload is None else {**asked, "image": upload.pictures, "mask": upload.mask}
+        keys = await self._keys(http, identity, requests)
         self._generation.check_room(count)  # starts all of them or none
-        made = await asyncio.gather(
-            *(self._make(http, *each) for each in zip(requests, keys, strict=True)), return_exceptions=True
-        )
+        on_the_way: asyncio.Queue[Partial | None] | None = None
+        if isinstance(request, OpenAIRequest) and request.partial_images:
+            on_the_way = asyncio.Queue()
+        making = self._made(http, requests, keys, upload, answer, on_the_way, events=bool(body.get("stream")))
+        kind = "image_generation" if upload is None else "image_edit"
+        if on_the_way is not None:
+            return await _live(http, making, on_the_way, kind, request)
+        records, data = await making
+        if body.get("stream"):
+            return _events(_completed(kind, records, data))
+        return _answer({"created": _created(records), "model": records[0].model, **note, "data": data})
+
+    async def _made(
+        self,
+        http: web.Request,
+        requests: Sequence[ImageRequest],
+        keys: Sequence[str | None],
+        upload: Upload | None,
+        answer: str,
+        on_the_way: asyncio.Queue[Partial | None] | None,
+        *,
+        events: bool,
+    ) -> _Made:
+        make = (self._make(http, *each, upload, on_the_way) for each in zip(requests, keys, strict=True))
+        made = await asyncio.gather(*make, return_exceptions=True)
         records = [each for each in made if isinstance(each, ImageRecord)]
         for failure in made:
             if isinstance(failure, BaseException) and not records:
@@ -134,15 +179,11 @@ class FrontDoor:
                 raise failure
         try:
             # Fewer if some failed.
-            data = [await self._item(record, answer, events=bool(body.get("stream"))) for record in records]
+            return records, [await self._item(record, answer, events=events) for record in records]
         except ResponseError as exc:
             if keys[0] is None or _joins(http):
                 raise
             raise _Final(exc) from exc
-        created = int(max(record.created_at for record in records).timestamp())
-        if body.get("stream"):
-            return _events(records, data, created)
-        return _answer({"created": created, "model": records[0].model, **note, "data": data})
 
     async def models(self, _: web.Request) -> web.Response:
         """200 with the models of every provider, and the aliases that are whole names."""
@@ -160,11 +201,20 @@ class FrontDoor:
             code="model_not_found",
         )
 
-    async def no_edits(self, http: web.Request) -> web.Response:
-        """404: no provider here takes a picture."""
-        names = " and ".join(upstream.name for upstream in self._upstreams)
+    async def no_variations(self, http: web.Request) -> web.Response:
+        """404: pictures are drawn from pictures with a prompt only, if at all."""
+        if not any(upstream.edits for upstream in self._upstreams):
+            raise self._not_from_pictures(http.path)
         raise ResponseError(
-            f"{http.path} is not offered here: {names} cannot draw from a picture through this gateway; "
+            f"{http.path} is not offered here; POST /v1/images/edits draws from a picture and a prompt",
+            status=404,
+            code="not_offered",
+        )
+
+    def _not_from_pictures(self, path: str) -> ResponseError:
+        names = " and ".join(upstream.name for upstream in self._upstreams)
+        return ResponseError(
+            f"{path} is not offered here: {names} cannot draw from a picture through this gateway; "
             "POST /v1/images/generations makes pictures from a prompt",
             status=404,
             code="not_offered",
@@ -218,7 +268,14 @@ class FrontDoor:
             claim is not None and not (_joins(http) and claim.state is ClaimState.RUNNING) for claim in held
         )
 
-    async def _make(self, http: web.Request, request: ImageRequest, key: str | None) -> ImageRecord:
+    async def _make(
+        self,
+        http: web.Request,
+        request: ImageRequest,
+        key: str | None,
+        upload: Upload | None,
+        on_the_way: asyncio.Queue[Partial | None] | None,
+    ) -> ImageRecord:
         made, _ = await self._generation.create(
             request,
             tenant=http[CALLER].tenant,
@@ -226,6 +283,8 @@ class FrontDoor:
             key=key,
             priority=priority(http.headers),
             preview=False,
+            inputs=None if upload is None else upload.inputs,
+            watch=None if on_the_way is None else on_the_way.put_nowait,
         )
         assert not isinstance(made, Claim)  # noqa: S101 - defer is refused here
         return made
@@ -265,6 +324,25 @@ class _Final(Exception):
 def _joins(http: web.Request) -> bool:
     """Whether the client's retries are recognised, so that they get what the first try paid for."""
     return "Idempotency-Key" in http.headers or retry_count(http) is not None
+
+
+def _request(body: Mapping[str, Any], upload: Upload | None) -> ImageRequest:
+    """The request of a call, which is drawn from what was uploaded."""
+    options = _options(body)
+    fidelity = options.pop("input_fidelity", None) if upload is not None else None
+    if upload is not None and not {"width", "height"} & options.keys():
+        options["width"], options["height"] = upload.width, upload.height
+    request = checked_options(options, ImageRequest)
+    on_the_way = _whole(body.get("partial_images")) or 0
+    if upload is None and not on_the_way:
+        return request
+    return OpenAIRequest(
+        **{field.name: getattr(request, field.name) for field in attrs.fields(ImageRequest)},
+        pictures=() if upload is None else upload.pictures,
+        mask=None if upload is None else upload.mask,
+        input_fidelity=fidelity,
+        partial_images=on_the_way,
+    )
 
 
 def _options(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,26 +439,103 @@ def _answer(body: Mapping[str, Any], status: int = 200) -> web.Response:
     )
 
 
-def _events(records: Sequence[ImageRecord], data: Sequence[Mapping[str, Any]], created: int) -> web.Response:
-    """Server-sent events, one for each picture, when all are made."""
-    events = []
-    for record, item in zip(records, data, strict=True):
-        told = {
-            "type": _COMPLETED,
-            "created_at": created,
+def _created(records: Sequence[ImageRecord]) -> int:
+    return int(max(record.created_at for record in records).timestamp())
+
+
+def _completed(
+    kind: str, records: Sequence[ImageRecord], data: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The data of an event for each picture."""
+    return [
+        {
+            "type": f"{kind}.completed",
+            "created_at": _created(records),
             "size": f"{record.width}x{record.height}",
-            "quality": record.request.quality,
-            "background": "transparent" if record.request.transparency else "opaque",
-            "output_format": {"jpg": "jpeg"}.get(record.main_file.format, record.main_file.format),
+            **_told(record.request, record.main_file.format),
             "model": record.model,
             **item,
         }
-        events.append(told)
+        for record, item in zip(records, data, strict=True)
+    ]
+
+
+def _told(request: ImageRequest, file_format: str) -> dict[str, str]:
+    return {
+        "quality": request.quality,
+        "background": "transparent" if request.transparency else "opaque",
+        "output_format": {"jpg": "jpeg"}.get(file_format, file_format),
+    }
+
+
+def _packed(event: Mapping[str, Any]) -> Packed:
+    return Packed([event], f"event: {event['type']}\ndata: ".encode(), b"\n\n")
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> web.Response:
+    """Server-sent events, when all pictures are made."""
     return web.Response(
-        body=Packed(events, f"event: {_COMPLETED}\ndata: ".encode(), b"\n\n"),
-        content_type="text/event-stream",
+        body=Packed(events, f"event: {events[0]['type']}\ndata: ".encode(), b"\n\n"),
+        content_type=_EVENTS,
         headers={"Cache-Control": "no-store"},
     )
+
+
+async def _live(
+    http: web.Request,
+    making: Coroutine[Any, Any, _Made],
+    on_the_way: asyncio.Queue[Partial | None],
+    kind: str,
+    request: ImageRequest,
+) -> web.StreamResponse:
+    """Events as they come: the pictures on the way, then those that are made, or the error.
+
+    Until the first of them the status is open: if the provider shows none, the answer is that of ``stream``
+    alone.
+    """
+    task = asyncio.create_task(making)
+    task.add_done_callback(lambda _: on_the_way.put_nowait(None))
+    answer = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
+    try:
+        while (partial := await on_the_way.get()) is not None:
+            if not answer.prepared:
+                await answer.prepare(http)
+            event = {
+                "type": f"{kind}.partial_image",
+                "created_at": int(time.time()),
+                "size": f"{partial.width}x{partial.height}",
+                **_told(request, partial.format),
+                "partial_image_index": partial.index,
+                "b64_json": AsBase64(partial.data),
+            }
+            await _write(answer, event)
+        if not answer.prepared:
+            return _events(_completed(kind, *await task))
+        for event in await _outcome(kind, task):
+            await _write(answer, event)
+        await answer.write_eof()
+    finally:
+        task.cancel()
+    return answer
+
+
+async def _outcome(kind: str, task: asyncio.Task[_Made]) -> list[dict[str, Any]]:
+    """The last events: the pictures, or the error, since the status has been sent."""
+    try:
+        return _completed(kind, *await task)
+    except _Final as exc:
+        error = exc.error
+    except ResponseError as exc:
+        error = exc
+    except Exception:  # noqa: BLE001 - it is answered here, as the middleware would
+        _log.exception("a stream failed")
+        error = ServerFailed("the gateway failed; its log says why")
+    return [{"type": "error", "error": _in_words(error)}]
+
+
+async def _write(answer: web.StreamResponse, event: Mapping[str, Any]) -> None:
+    for piece in _packed(event).pieces():
+        await answer.write(piece)
 
 
 def _in_their_words(route: web.RouteDef) -> web.RouteDef:
@@ -407,9 +562,12 @@ def _in_their_words(route: web.RouteDef) -> web.RouteDef:
 
 
 def _refused(error: ResponseError, status: int) -> web.Response:
-    usual = "server_error" if error.status >= 500 else "invalid_request_error"
-    kind = _KINDS.get(error.status, usual)
-    told = {"message": error.detail, "type": kind, "param": error.field, "code": error.code}
-    answer = _answer({"error": told}, status)
+    answer = _answer({"error": _in_words(error)}, status)
     answer[ERROR_CODE] = error.code
     return answer
+
+
+def _in_words(error: ResponseError) -> dict[str, str | None]:
+    usual = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind = _KINDS.get(error.status, usual)
+    return {"message": error.detail, "type": kind, "param": error.field, "code": error.code}

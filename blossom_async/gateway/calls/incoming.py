@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -14,9 +15,26 @@ from aiohttp import web
 from blossom_async.errors import MissingOption, Rejected, ResponseError, UnknownOption, shown
 from blossom_async.gateway.http.headers import single
 from blossom_async.gateway.making.priority import Priority
-from blossom_async.models import ExplainRequest, ImageRequest, SignRequest, SlotsRequest, checked
+from blossom_async.models import (
+    ExplainRequest,
+    ImageRequest,
+    OpenAIRequest,
+    SignRequest,
+    SlotsRequest,
+    checked,
+)
 
-__all__ = ["MAX_BODY", "checked_options", "idempotency_key", "json_object", "priority", "required_object"]
+__all__ = [
+    "MAX_BODY",
+    "arriving",
+    "check_uncompressed",
+    "checked_options",
+    "idempotency_key",
+    "json_object",
+    "priority",
+    "required_object",
+    "too_long",
+]
 
 MAX_BODY = 1024 * 1024
 """Bytes of a request body: enough for two prompts of the greatest length in the longest encoding."""
@@ -24,7 +42,7 @@ MAX_BODY = 1024 * 1024
 BODY_DEADLINE_S = 30.0
 """Seconds that a request body may take to arrive."""
 
-R = TypeVar("R", ImageRequest, SignRequest, ExplainRequest, SlotsRequest)
+R = TypeVar("R", ImageRequest, OpenAIRequest, SignRequest, ExplainRequest, SlotsRequest)
 
 _URGENCY = re.compile(r"(?:^|,)[ \t]*u=([0-7])[ \t]*(?:,|$)", re.ASCII)
 _USUAL_URGENCY = 3
@@ -41,27 +59,48 @@ def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
         raise Rejected(str(exc), code="missing_option") from exc
 
 
-async def json_object(http: web.Request) -> dict[str, Any]:
-    """The body of a call. Raises ``ResponseError`` if it is not JSON, arrives too late or ends early."""
+async def json_object(
+    http: web.Request,
+    *,
+    most: int = MAX_BODY,
+    deadline_s: float = BODY_DEADLINE_S,
+    hold: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The body of a call, of at most ``most`` bytes. ``hold`` is told how many have arrived.
+
+    Raises ``ResponseError`` if it is not JSON, too long, arrives too late or ends early.
+    """
     if http.content_type != "application/json":
         raise ResponseError(
             f"the body is {http.content_type}; send application/json",
             status=415,
             code="unsupported_media_type",
         )
-    if "Content-Encoding" in http.headers:
-        raise ResponseError(
-            "the body has a Content-Encoding; send it uncompressed, without that header",
-            status=415,
-            code="unsupported_content_encoding",
-        )
-    data = await _body(http)
+    check_uncompressed(http)
+    async with arriving(deadline_s):
+        data = bytearray()
+        async for part in http.content.iter_any():
+            data += part
+            if len(data) > most:
+                raise too_long(most)
+            if hold is not None:
+                hold(len(part))
     try:
         body = orjson.loads(data)
         json.loads(data, object_pairs_hook=_once_each)  # orjson silently takes the last of equal names
     except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
         raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
     return required_object(body, "the body")
+
+
+def check_uncompressed(http: web.Request) -> None:
+    """Raises ``ResponseError`` (415) for a body with a Content-Encoding, which could be of any size."""
+    if "Content-Encoding" in http.headers:
+        raise ResponseError(
+            "the body has a Content-Encoding; send it uncompressed, without that header",
+            status=415,
+            code="unsupported_content_encoding",
+        )
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> None:
@@ -79,21 +118,24 @@ def required_object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-async def _body(http: web.Request) -> bytes:
+def too_long(most: int) -> ResponseError:
+    """The error for a body, or a part of it, of more bytes."""
+    return ResponseError(
+        f"the body is longer than {most} bytes; send less", status=413, code="request_entity_too_large"
+    )
+
+
+@asynccontextmanager
+async def arriving(deadline_s: float) -> AsyncIterator[None]:
+    """The block reads a body. Raises ``ResponseError`` if it arrives too late or ends early."""
     try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            return await http.read()
+        async with asyncio.timeout(deadline_s):
+            yield
     except TimeoutError as exc:
         raise ResponseError(
-            f"the body did not arrive within {BODY_DEADLINE_S:g} s; send the request again",
+            f"the body did not arrive within {deadline_s:g} s; send the request again",
             status=408,
             code="request_timeout",
-        ) from exc
-    except web.HTTPRequestEntityTooLarge as exc:
-        raise ResponseError(
-            f"the body is longer than {MAX_BODY} bytes; send less",
-            status=413,
-            code="request_entity_too_large",
         ) from exc
     except (ConnectionError, web.RequestPayloadError) as exc:
         raise ResponseError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blossom_async.gateway.calls.front_door import MOST, QUALITIES
+from blossom_async.gateway.calls.uploads import MOST_PICTURES
 
 __all__ = ["PATHS", "schemas"]
 
@@ -15,12 +16,12 @@ _ERRORS = {
     400: "The request is malformed, or an option is invalid.",
     401: "The API key is missing or invalid.",
     402: "The budget of the API key or the provider's account is used up.",
-    404: "There is no such model.",
+    404: "There is no such model, or no provider that draws from pictures.",
     408: "The body did not arrive in time.",
     409: "The picture is still being made.",
     410: "The picture of this Idempotency-Key was deleted or has expired.",
-    413: "The body is larger than 1 MiB.",
-    415: "The body is not `application/json`, or is compressed.",
+    413: "The body is larger than 1 MiB, or with pictures 32 MiB.",
+    415: "The body is of another type, or is compressed.",
     424: "The picture was paid for, or may have been; a repeated call would pay again.",
     429: "Too many calls. `Retry-After` says how long to wait.",
     500: "The gateway failed.",
@@ -51,6 +52,17 @@ def _listed(name: str, summary: str, answer: str, *parameters: _Schema) -> _Sche
     }
 
 
+_PICTURES: _Schema = {
+    "200": {
+        "description": "The pictures; with `stream` one event for each, after those of `partial_images`.",
+        "content": {
+            "application/json": _named("GeneratedImages"),
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    **_problems(*_ERRORS),
+}
+
 PATHS: dict[str, _Schema] = {
     "/v1/images/generations": {
         "post": {
@@ -70,16 +82,32 @@ PATHS: dict[str, _Schema] = {
                     }
                 },
             },
-            "responses": {
-                "200": {
-                    "description": "The pictures; with `stream` one event for each.",
-                    "content": {
-                        "application/json": _named("GeneratedImages"),
-                        "text/event-stream": {"schema": {"type": "string"}},
+            "responses": _PICTURES,
+        }
+    },
+    "/v1/images/edits": {
+        "post": {
+            "operationId": "edits",
+            "tags": ["OpenAI"],
+            "summary": "Makes pictures from pictures as OpenAI's Images API does, where a provider can.",
+            "description": "Pictures are files of a form, or in JSON `data:` URLs or the URLs of your own "
+            "pictures at this gateway. Without `size` the result has the shape of the first. 404 where no "
+            "provider draws from pictures.",
+            "parameters": [],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "multipart/form-data": _named("EditForm"),
+                    "application/json": {
+                        **_named("Edits"),
+                        "example": {
+                            "prompt": "the same bicycle, in the snow",
+                            "images": [{"image_url": "data:image/png;base64,iVBORw0KGgo="}],
+                        },
                     },
                 },
-                **_problems(*_ERRORS),
             },
+            "responses": _PICTURES,
         }
     },
     "/v1/models": {"get": _listed("models", "The models of every provider, in OpenAI's format.", "Models")},
@@ -119,7 +147,12 @@ def schemas(image_request: Mapping[str, Any]) -> dict[str, _Schema]:
         "output_compression": {"type": ["integer", "null"], "minimum": 0, "maximum": 100},
         "background": {"enum": ["auto", "opaque", "transparent", None]},
         "stream": {"type": ["boolean", "null"], "description": "Server-sent events, one for each picture."},
-        "partial_images": {"type": ["integer", "null"], "minimum": 0, "maximum": 3},
+        "partial_images": {
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": 3,
+            "description": "With `stream`, events with pictures on the way, if the provider sends them.",
+        },
         "style": {"enum": ["vivid", "natural", None]},
         "moderation": {"enum": ["auto", None]},
         "user": {"type": ["string", "number", "boolean", "object", "array", "null"]},
@@ -129,7 +162,30 @@ def schemas(image_request: Mapping[str, Any]) -> dict[str, _Schema]:
         "cfg": ignored,
     }
     text: _Schema = {"type": "string"}
+    reference: _Schema = {"anyOf": [text, {"type": "object", "properties": {"image_url": text}}]}
+    file: _Schema = {"type": "string", "format": "binary"}
+    edits: _Schema = {**ours, **theirs, "input_fidelity": {"enum": ["low", "high", None]}}
+    some = {"minItems": 1, "maxItems": MOST_PICTURES}
     return {
+        "Edits": {
+            "type": "object",
+            "description": "As `Generations`, with the pictures to draw from. `mask` is a png, of the size "
+            "of the first, whose transparent pixels are drawn anew.",
+            "properties": {
+                **edits,
+                "images": {"type": "array", "items": reference, **some},
+                "mask": reference,
+            },
+            "additionalProperties": False,
+            "required": ["prompt", "images"],
+        },
+        "EditForm": {
+            "type": "object",
+            "description": "As `Edits`, with files: complete png, jpg or webp of at most 25 million pixels, "
+            "32 MiB in all. Several are sent as `image[]`.",
+            "properties": {**edits, "image": {"type": "array", "items": file, **some}, "mask": file},
+            "required": ["prompt", "image"],
+        },
         "Generations": {
             "type": "object",
             "description": "Options of OpenAI's Images API, and of `ImageRequest`.",

@@ -50,15 +50,16 @@ class Packed(Payload):
         self._size = sum(map(len, self._texts)) + sum(4 * -(-len(data) // 3) for data in self._pictures)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return b"".join(self._pieces()).decode(encoding, errors)
+        return b"".join(self.pieces()).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Lets other requests take their turns in between."""
-        for piece in self._pieces():
+        for piece in self.pieces():
             await writer.write(piece)
             await asyncio.sleep(0)
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
+        """The body, piece by piece."""
         for text, data in zip_longest(self._texts, self._pictures, fillvalue=b""):
             yield text
             whole = memoryview(data)

@@ -40,6 +40,7 @@ from blossom_async.gateway.dashboard.timeline import Slot, by_hour, day_name, la
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
+from blossom_async.gateway.making.orders import again
 from blossom_async.gateway.making.variants import Variants, widths_below
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
@@ -48,7 +49,7 @@ from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, 
 from blossom_async.gateway.storage.records import traffic as traffic_records
 from blossom_async.gateway.storage.records.traffic import Answered
 from blossom_async.gateway.storage.records.views import campaign_views
-from blossom_async.models import CONTENT_TYPES, IMAGE_ID, DayStats, GroupStats, UrlStats
+from blossom_async.models import CONTENT_TYPES, IMAGE_ID, DayStats, GroupStats, ImageRequest, UrlStats
 
 __all__ = ["Dashboard", "ErrorSeen"]
 
@@ -326,7 +327,7 @@ class Dashboard:
         caller, key = await self._sessions.caller(token), await self._sessions.key(token)
         if caller is None or key is None:
             raise Unauthenticated("The session has just ended. Log in and press the button again.")
-        request = attrs.evolve(picture.request, defer=False)
+        request = ImageRequest(**{**again(picture.request), "defer": False})
         async with self._admission.making(http, key):
             made, _ = await self._generation.create(
                 attrs.evolve(request, seed=None) if form.get("seed") == "other" else request,

@@ -32,7 +32,7 @@ include-method = "DELETE"
 parameters = {{ "path.id" = "{lost}" }}
 
 [[operations]]
-include-path = "/v1/images/generations"
+include-path-regex = "/v1/images/(generations|edits)"
 phases.coverage.enabled = false
 checks.allow_header_conformance.enabled = false
 """

@@ -31,6 +31,7 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.records import ImageRecord, Records
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.testing import Ledger
+from blossom_async.testing.pictures import draw
 from tests.gateway.making.test_paid import WISH, Paid, house
 from tests.thorough import thoroughly
 from tests.waiting import LIMIT_S, until
@@ -206,6 +207,37 @@ async def test_a_gateway_that_dies_at_any_step_pays_once(place: str, keyed: bool
             await until(lambda: not at.staged())
         pictures = [path for path in (tmp_path / "data" / "images").rglob("*") if path.is_file()]
         assert len(pictures) == (1 if status == 201 else 0)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("keyed", [True, False], ids=["keyed", "blind"])
+@pytest.mark.parametrize("place", ["given", "attempt", "answer"])
+async def test_an_edit_that_dies_at_any_step_pays_once(place: str, keyed: bool, tmp_path: Path) -> None:
+    """What it is drawn from was on the disk before anything was sent, so it is sent again as it was."""
+    photo = draw("a lake", width=64, height=64, format="png", transparent=False).data
+
+    async def edit(session: aiohttp.ClientSession, base_url: str) -> tuple[int, dict[str, Any]]:
+        form = aiohttp.FormData({"prompt": "a lake"})
+        form.add_field("image", photo, filename="x.png")
+        url, key = f"{base_url}/v1/images/edits", {"Idempotency-Key": "one"}
+        async with session.post(url, data=form, headers=key) as response:
+            return response.status, await response.json(content_type=None)
+
+    async with shop(tmp_path, keyed=keyed) as at, client() as session:
+        async with at.gateway(dies_at=place) as dying:
+            with pytest.raises(aiohttp.ClientError):
+                await edit(session, dying.base_url)
+            assert await dying.running.wait() == -9
+        async with at.gateway() as gateway:
+            for _ in range(2):
+                status, told = await edit(session, gateway.base_url)
+                if keyed or place == "given":
+                    assert (status, len(at.ledger.charges)) == (200, 1), told
+                else:
+                    assert (status, told["error"]["code"]) == (424, "outcome_unknown")
+                    assert len(at.ledger.charges) == (0 if place == "attempt" else 1)
+            if status == 200:
+                await until(lambda: not list((tmp_path / "data" / "staging").rglob("*.*")))
 
 
 @attrs.define
