@@ -12,7 +12,7 @@ from functools import partial
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.storage.blobs import Blobs
-from blossom_async.gateway.storage.records import ImageRecord, Records, texts, variants
+from blossom_async.gateway.storage.records import ImageRecord, Records, statistics, texts, variants
 from blossom_async.gateway.storage.records import upkeep as statements
 from blossom_async.gateway.storage.records import views as view_records
 
@@ -63,6 +63,7 @@ class Upkeep:
                 await self.clear_orphans()
                 await self.forget_salts()
                 await self.tend_texts()
+                await self.recount()
             except Overloaded as exc:
                 _log.warning("the upkeep waits: %s", exc.detail)
             await asyncio.sleep(self._every_s)
@@ -119,6 +120,12 @@ class Upkeep:
                 break  # another process is at it
         while await self._records.write(texts.pack):
             pass
+
+    async def recount(self) -> None:
+        """Completes the statistics that an earlier version has left behind."""
+        while await self._records.read(statistics.any_uncounted):
+            if not await self._records.write(statistics.recount, erases=True):
+                break  # another process is at it
 
     def _slower_now(self) -> datetime:
         """Now, or earlier after the clock was set ahead: files being written would look a day old."""

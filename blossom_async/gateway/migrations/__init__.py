@@ -17,6 +17,7 @@ REVISIONS = (
     "0014",
     "0015",
     "0016",
+    "0017",
 )
 """All steps in order. Listed here so that a new or an up-to-date database opens without importing Alembic."""
 

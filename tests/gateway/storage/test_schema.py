@@ -15,6 +15,11 @@ from tests.thorough import thoroughly
 
 _UNCOMPRESSED = sa.text("SELECT attrelid::regclass::text, attname FROM pg_attribute WHERE attstorage = 'e' "
                         "AND attrelid::regclass::text IN (SELECT tablename FROM pg_tables)")  # fmt: skip
+_TRIGGERS = {
+    "sqlite": sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"),
+    "postgresql": sa.text("SELECT pg_get_triggerdef(pg_trigger.oid), prosrc FROM pg_trigger "
+                          "JOIN pg_proc ON tgfoid = pg_proc.oid WHERE NOT tgisinternal"),
+}  # fmt: skip
 
 
 def plain(value: Any) -> Any:
@@ -31,7 +36,7 @@ def built(url: str, how: Callable[[sa.Connection], None]) -> dict[str, Any]:
         how(connection)
         seen, tables = sa.inspect(connection), sa.MetaData()
         tables.reflect(connection)
-        found = {
+        found: dict[str, Any] = {
             name: {
                 "columns": {column["name"]: plain(column) for column in seen.get_columns(name)},
                 "key": seen.get_pk_constraint(name)["constrained_columns"],
@@ -43,6 +48,8 @@ def built(url: str, how: Callable[[sa.Connection], None]) -> dict[str, Any]:
             }
             for name, table in tables.tables.items()
         }
+        triggers = connection.execute(_TRIGGERS[connection.dialect.name]).all()
+        found["triggers"] = {"all": [tuple(trigger) for trigger in triggers]}
         if connection.dialect.name == "postgresql":
             found["storage"] = {"uncompressed": connection.execute(_UNCOMPRESSED).all()}
     engine.dispose()
@@ -62,5 +69,6 @@ def test_a_new_database_is_as_all_steps_build_it(
     by_steps, at_once = built(urls[0], upgrade), built(urls[1], create)
     assert {"images", "alembic_version", "revision"} <= at_once.keys()
     assert at_once == by_steps
+    assert len(at_once["triggers"]["all"]) == 1
     if kind != "sqlite":
         assert at_once["storage"] == {"uncompressed": [("texts", "lines")]}

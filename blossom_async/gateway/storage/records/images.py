@@ -11,7 +11,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.errors import BlossomError, Conflict
-from blossom_async.gateway.storage.records import texts, totals
+from blossom_async.gateway.storage.records import statistics, texts, totals
 from blossom_async.gateway.storage.records.keys import count_revision
 from blossom_async.gateway.storage.records.tables import (
     IdempotencyEntry,
@@ -141,7 +141,6 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
     kept = ImageRequest(
         _ERASED, width=request.width, height=request.height, quality=request.quality, format=request.format
     )
-    fold(change.image_id, connection)
     connection.execute(
         images.update()
         .where(live)
@@ -155,6 +154,8 @@ def _erase(connection: sa.Connection, change: Delete) -> bool:
         )
     )
     totals.erase_picture(row, connection)
+    seen = fold(change.image_id, connection)
+    statistics.take_away(row, *seen, connection)
     count_revision(connection, change.image_id)
     return True
 

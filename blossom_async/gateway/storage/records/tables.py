@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from blossom_async.models import ImageRequest
 
 __all__ = [
+    "ALL_UNCOUNTED",
     "METADATA",
     "UNLIKE_TEXTS",
     "AccessKey",
@@ -30,11 +31,14 @@ __all__ = [
     "api_keys",
     "attempts",
     "calls",
+    "campaign_days",
     "campaigns",
     "gates",
     "idempotency",
     "images",
     "imports",
+    "label_days",
+    "labels",
     "owners",
     "quotas",
     "removed",
@@ -280,6 +284,9 @@ class _Word(sa.TypeDecorator[StrEnum]):
 _UNSWEPT = sa.text("swept_at IS NULL")
 UNLIKE_TEXTS: sa.TextClause = sa.text("in_texts = (deleted_at IS NOT NULL)")
 """Pictures that an earlier version, running beside this one, has stored or deleted without ``texts``."""
+ALL_UNCOUNTED = -1_000_000
+"""Earlier than any day of a campaign."""
+_UNCOUNTED = sa.text("uncounted_from IS NOT NULL")
 _BYTEWISE = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Text that compares by its bytes, as all text does in SQLite."""
 
@@ -318,7 +325,9 @@ images: sa.Table = sa.Table(
     ),
 )
 
-# Totals, kept by every change of pictures and views. A campaign stays known without any picture.
+# Totals, kept by every change of pictures and views. A campaign stays known without any picture. Every change
+# is counted in ``changes``; one that is not was made by an earlier version, which knows nothing of the tables
+# below. Upkeep then counts there anew, up to ``uncounted_from``, the first day that is left.
 campaigns: sa.Table = sa.Table(
     "campaigns",
     METADATA,
@@ -327,7 +336,72 @@ campaigns: sa.Table = sa.Table(
     sa.Column("pictures", sa.BigInteger, nullable=False),
     sa.Column("newest", _UtcTime),
     sa.Column("views", sa.BigInteger, nullable=False),
+    sa.Column("changes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("uncounted_from", sa.Integer, server_default=str(ALL_UNCOUNTED)),
     sa.Index("campaigns_by_age", "tenant", "newest"),
+    sa.Index(
+        "campaigns_uncounted",
+        "tenant",
+        "tracking_id",
+        sqlite_where=_UNCOUNTED,
+        postgresql_where=_UNCOUNTED,
+    ),
+)
+
+
+@sa.event.listens_for(campaigns, "after_create")
+def _notice_earlier_versions(_: sa.Table, connection: sa.Connection, **__: Any) -> None:
+    """Their changes leave ``changes`` as it was. The number is ``ALL_UNCOUNTED``."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "CREATE FUNCTION campaign_changed() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.uncounted_from = -1000000; RETURN NEW; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER campaign_changed BEFORE UPDATE ON campaigns FOR EACH ROW "
+            "WHEN (NEW.changes = OLD.changes) EXECUTE FUNCTION campaign_changed()"
+        )
+    else:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER campaign_changed AFTER UPDATE ON campaigns WHEN NEW.changes = OLD.changes BEGIN "
+            "UPDATE campaigns SET uncounted_from = -1000000, changes = changes + 1 "
+            "WHERE tenant = NEW.tenant AND tracking_id = NEW.tracking_id; END"
+        )
+
+
+def _of_a_campaign(name: str, *others: sa.Column[Any] | sa.Index) -> sa.Table:
+    own = (sa.Column(column, sa.Text, primary_key=True) for column in ("tenant", "tracking_id"))
+    return sa.Table(name, METADATA, *own, *others, sqlite_with_rowid=False)
+
+
+def _sums() -> list[sa.Column[int]]:
+    names = ("views", "loads", "load_us", "viewers")
+    return [sa.Column(name, sa.BigInteger, nullable=False) for name in names]
+
+
+# The views and viewers of a campaign by day. ``load_us`` is the sum for ``loads`` views.
+campaign_days: sa.Table = _of_a_campaign(
+    "campaign_days", sa.Column("day", sa.Integer, primary_key=True), *_sums()
+)
+
+# The metadata of its pictures: each pair of key and value, by a hash of both, how many pictures have it, and
+# their views on all days.
+labels: sa.Table = _of_a_campaign(
+    "labels",
+    sa.Column("label", sa.LargeBinary, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("pictures", sa.BigInteger, nullable=False),
+    *_sums(),
+    sa.Index("labels_by_views", "tenant", "tracking_id", "views", "label"),
+)
+
+# The same by day.
+label_days: sa.Table = _of_a_campaign(
+    "label_days",
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("label", sa.LargeBinary, primary_key=True),
+    *_sums(),
 )
 
 stored_files: sa.Table = sa.Table(
@@ -589,6 +663,7 @@ viewers: sa.Table = sa.Table(
     sa.Column("image_id", sa.Text, primary_key=True),
     sa.Column("viewer", sa.LargeBinary, primary_key=True),
     sa.Index("viewers_by_image", "image_id"),
+    sa.Index("viewers_by_day", "tenant", "tracking_id", "day", "viewer", "image_id"),
 )
 
 salts: sa.Table = sa.Table(

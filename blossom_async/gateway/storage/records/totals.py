@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from blossom_async.gateway.storage.records import texts
+from blossom_async.gateway.storage.records import statistics, texts
 from blossom_async.gateway.storage.records.inserting import insert
 from blossom_async.gateway.storage.records.tables import campaigns, images, stored_files
 from blossom_async.gateway.storage.records.together import Statement, together
@@ -35,17 +36,22 @@ def adding(rows: Sequence[Mapping[str, Any]], dialect: str) -> list[Statement]:
             pictures[campaign] += 1
             newest[campaign] = max(row["created_at"], newest.get(campaign, row["created_at"]))
     changed = [_row(*one, pictures=number, newest=newest[one]) for one, number in sorted(pictures.items())]
-    return files + [(_adding(dialect), row) for row in changed]
+    return [*files, *((_adding(dialect), row) for row in changed), *statistics.adding(rows, dialect)]
 
 
-def add_views(counts: Mapping[tuple[str, str, int, str], Sequence[int]], connection: sa.Connection) -> None:
-    """Counts the views of a tally."""
+def add_views(
+    counts: Mapping[tuple[str, str, int, str], Sequence[int]], connection: sa.Connection
+) -> dict[tuple[str, str], int | None]:
+    """Counts the views of a tally; returns for each campaign which days its statistics lack."""
     views: Counter[tuple[str, str]] = Counter()
     for (tenant, name, _, _), count in counts.items():
         views[tenant, name] += count[0]
     rows = [_row(*one, views=number) for one, number in sorted(views.items())]
-    if rows:
-        connection.execute(_adding(connection.dialect.name), rows)
+    if not rows:
+        return {}
+    columns = (campaigns.c.tenant, campaigns.c.tracking_id, campaigns.c.uncounted_from)
+    found = connection.execute(_adding(connection.dialect.name).returning(*columns), rows)
+    return {(row.tenant, row.tracking_id): row.uncounted_from for row in found}
 
 
 def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
@@ -59,7 +65,9 @@ def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
     newest = sa.select(sa.func.max(images.c.created_at)).where(left).scalar_subquery()
     this = (campaigns.c.tenant == row.tenant) & (campaigns.c.tracking_id == row.tracking_id)
     connection.execute(
-        campaigns.update().where(this).values(pictures=campaigns.c.pictures - 1, newest=newest)
+        campaigns.update()
+        .where(this)
+        .values(pictures=campaigns.c.pictures - 1, newest=newest, changes=campaigns.c.changes + 1)
     )
 
 
@@ -72,17 +80,18 @@ def sweep_pictures(rows: Sequence[sa.Row[Any]], connection: sa.Connection) -> No
 def _row(
     tenant: str, name: str, *, pictures: int = 0, newest: datetime | None = None, views: int = 0
 ) -> dict[str, Any]:
-    return {"tenant": tenant, "tracking_id": name, "pictures": pictures, "newest": newest, "views": views}
+    sums = {"pictures": pictures, "newest": newest, "views": views}
+    return {"tenant": tenant, "tracking_id": name, **sums, "changes": 0, "uncounted_from": None}
 
 
 # Built once: that takes longer than carrying them out.
 @cache
-def _adding(dialect: str) -> sa.Executable:
+def _adding(dialect: str) -> sqlite.Insert | postgresql.Insert:
     adding = insert(campaigns, dialect)
     new, old = adding.excluded.newest, campaigns.c.newest
     later = sa.case((old.is_(None) | (new > old), new), else_=old)
     sums = {name: campaigns.c[name] + adding.excluded[name] for name in ("pictures", "views")}
-    kept = {**sums, "newest": later}
+    kept = {**sums, "newest": later, "changes": campaigns.c.changes + 1}
     return adding.on_conflict_do_update(index_elements=campaigns.primary_key, set_=kept)
 
 

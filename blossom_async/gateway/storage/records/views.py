@@ -13,9 +13,10 @@ import attrs
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict
-from blossom_async.gateway.storage.records import totals
+from blossom_async.gateway.storage.records import statistics, totals
 from blossom_async.gateway.storage.records.documents import members, total
 from blossom_async.gateway.storage.records.inserting import insert
+from blossom_async.gateway.storage.records.statistics import labels_in
 from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
 
@@ -25,6 +26,7 @@ __all__ = [
     "add_views",
     "campaign_views",
     "campaigns",
+    "counted_anew",
     "fold",
     "forget_salts",
     "imported_up_to",
@@ -67,6 +69,7 @@ def store(
     deleted meanwhile count for its campaign only.
     """
     live = _live({picture[3] for picture in counts}, connection)
+    labels_of = {image_id: labels_in(request) for image_id, request in live.items()}
 
     def row(picture: Picture) -> dict[str, Any]:
         tenant, tracking_id, day, image_id = picture
@@ -74,14 +77,14 @@ def store(
         return {"tenant": tenant, "tracking_id": tracking_id, "day": day, "image_id": image_id}
 
     sums = (dict(zip(_COUNTS, count, strict=True)) for count in counts.values())
-    add_views([row(picture) | count for picture, count in zip(counts, sums, strict=True)], connection)
+    added = [row(picture) | count for picture, count in zip(counts, sums, strict=True)]
     forget_salts(now, connection)
     keys = {day: _salt(day, now, connection) for day in {picture[2] for picture, _ in seen}}
-    add_viewers(
-        [row(picture) | {"viewer": _hashed(keys[picture[2]], picture, who)} for picture, who in seen],
-        connection,
-    )
-    totals.add_views(counts, connection)
+    by = [row(picture) | {"viewer": _hashed(keys[picture[2]], picture, who)} for picture, who in seen]
+    uncounted_from = totals.add_views(counts, connection)  # from here on nobody else counts here
+    statistics.count(added, by, labels_of, uncounted_from, connection)
+    add_views(added, connection)
+    add_viewers(by, connection)
 
 
 def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
@@ -111,13 +114,23 @@ def forget_salts(now: datetime, connection: sa.Connection) -> None:
     connection.execute(salts.delete().where(_old_salts(now)))
 
 
-def fold(image_id: str, connection: sa.Connection) -> None:
-    """Keeps a deleted picture's views for its campaign, and removes the link to the picture."""
-    for table, add in ((views, add_views), (viewers, add_viewers)):
-        own = connection.execute(sa.select(table).where(table.c.image_id == image_id)).mappings().all()
-        if own:
-            add([{**row, "image_id": ""} for row in own], connection)
+def fold(
+    image_id: str, connection: sa.Connection
+) -> tuple[Sequence[Mapping[Any, Any]], Sequence[Mapping[Any, Any]]]:
+    """Keeps a deleted picture's views for its campaign, and removes the link to the picture.
+
+    Returns what ``views`` and ``viewers`` had of it.
+    """
+    own, by = (
+        connection.execute(sa.select(table).where(table.c.image_id == image_id)).mappings().all()
+        for table in (views, viewers)
+    )
+    add_views([{**row, "image_id": ""} for row in own], connection)
+    add_viewers([{**row, "image_id": ""} for row in by], connection)
+    for table, rows in ((views, own), (viewers, by)):
+        if rows:
             connection.execute(table.delete().where(table.c.image_id == image_id))
+    return own, by
 
 
 def campaign_views(
@@ -129,17 +142,26 @@ def campaign_views(
     pictures are in no group.
     """
 
-    known = sa.exists().where(_of(campaigns_table, tenant, tracking_id)).select_from(campaigns_table)
-    if not connection.scalar(sa.select(known)):
+    of_it = statistics.of(campaigns_table, tenant, tracking_id)
+    known = connection.execute(sa.select(campaigns_table.c.uncounted_from).where(of_it)).first()
+    if known is None:
         return None
+    asked = tenant, tracking_id, first, last
+    if known.uncounted_from is not None:
+        return counted_anew(*asked, connection)
+    groups = statistics.by_label(*asked, _MOST_GROUPS, connection)
+    return CampaignViews(statistics.by_day(*asked, connection), groups)
+
+
+def counted_anew(
+    tenant: str, tracking_id: str, first: int, last: int, connection: sa.Connection
+) -> CampaignViews:
+    """The same from all that was stored, which takes seconds for a large campaign."""
     seen, by = (
-        (_of(table, tenant, tracking_id) & table.c.day.between(first, last)) for table in (views, viewers)
+        statistics.of(table, tenant, tracking_id) & table.c.day.between(first, last)
+        for table in (views, viewers)
     )
     return CampaignViews(_days(seen, by, connection), _groups(tenant, tracking_id, seen, by, connection))
-
-
-def _of(table: sa.Table, tenant: str, tracking_id: str) -> sa.ColumnElement[bool]:
-    return (table.c.tenant == tenant) & (table.c.tracking_id == tracking_id)
 
 
 def _days(
@@ -165,7 +187,7 @@ def _groups(
     labels = (
         sa.select(images.c.id, metadata.c.key, metadata.c.value)
         .select_from(images.join(metadata, sa.true()))
-        .where(_of(images, tenant, tracking_id))
+        .where(statistics.of(images, tenant, tracking_id))
         .distinct()
         .subquery()
     )
@@ -233,12 +255,14 @@ def store_imported(
     store(counts, seen, now, connection)
 
 
-def _live(image_ids: Collection[str], connection: sa.Connection) -> set[str]:
-    live: set[str] = set()
+def _live(image_ids: Collection[str], connection: sa.Connection) -> dict[str, str]:
+    """The requests of those that are not deleted, by id."""
+    live: dict[str, str] = {}
     for some in _in_parts(image_ids):
-        rows = sa.select(images.c.id).where(images.c.id.in_(some), images.c.deleted_at.is_(None))
+        wanted = images.c.id.in_(some) & images.c.deleted_at.is_(None)
+        rows = sa.select(images.c.id, images.c.request).where(wanted).order_by(images.c.id)
         # Held until the views are stored: a delete meanwhile would leave their link to the picture.
-        live |= set(connection.scalars(rows.order_by(images.c.id).with_for_update(read=True)))
+        live |= {row.id: row.request for row in connection.execute(rows.with_for_update(read=True))}
     return live
 
 
