@@ -61,6 +61,7 @@ async def _serve(settings: Settings) -> None:
     from contextlib import AsyncExitStack
 
     from blossom_async import embedded
+    from blossom_async.cli.heap import keep_what_is_loaded
     from blossom_async.cli.loop import stop_signals
     from blossom_async.gateway.http.logs import configure
     from blossom_async.gateway.http.traces import sending_traces
@@ -84,6 +85,7 @@ async def _serve(settings: Settings) -> None:
                 public_url = await opened.enter_async_context(server)
                 key = own_key or settings.api_keys[0]
                 opened.enter_context(embedded.announced(settings.data_dir, sock, key, instance))
+            keep_what_is_loaded()
             click.echo(f"Blossom gateway on {public_url}")
             click.echo(f"  data folder  {settings.data_dir}")
             click.echo(f"  API key      in {key_file}")
