@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import sqlalchemy as sa
 
-from blossom_async.errors import Conflict
+from blossom_async.errors import Conflict, Overloaded
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records.images import looking_for
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import spending
 from blossom_async.gateway.storage.records.together import Statement, together
+from blossom_async.gateway.storage.records.wire import Patient
 
 _NEW = spending.insert()
 _RAISE = spending.update().where(spending.c.payer == sa.bindparam("of")).values(spent=spending.c.spent + 1)
@@ -83,6 +87,81 @@ def test_a_connection_that_has_ended_since_is_replaced(postgres_url: str) -> Non
     database.reading.dispose()
     assert database.apply([lambda connection: together(connection, paid("bob"))[0].count]) == [1]
     assert rows(database) == [("ada", 5), ("bob", 5)]
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def test_the_last_of_a_change_commit_in_the_same_round_trip(postgres_url: str) -> None:
+    """Others see it while the change still runs."""
+
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+
+    def change(connection: sa.Connection) -> object:
+        together(connection, paid("ada"), last=True)
+        return rows(database)
+
+    assert database.apply([change, change]) == [[("ada", 5)], ANY]
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def test_a_change_is_not_made_again_that_may_have_been_committed(postgres_url: str) -> None:
+    """The connection ends while the server has been told to commit: nobody knows, and it is said so."""
+    runs = []
+    ends = sa.text("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    def change(connection: sa.Connection) -> None:
+        runs.append(1)
+        together(connection, paid("ada"), (ends, {}), last=True)
+
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    (told,) = database.apply([change])
+    assert isinstance(told, Overloaded)
+    assert runs == [1]
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def test_statements_that_the_server_has_deallocated_are_prepared_again(postgres_url: str) -> None:
+    """As a pool does between two that use a connection."""
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+
+    def forgetting(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("DEALLOCATE ALL")
+
+    made = [lambda connection, of=of: together(connection, paid(of), last=True)[0].count for of in "abc"]
+    assert database.apply([made[0], forgetting, made[1]]) == [1, None, 1]
+    assert database.apply([forgetting]) == [None]
+    assert database.apply([made[2]]) == [1]
+    assert rows(database) == [("a", 5), ("b", 5), ("c", 5)]
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_server_that_has_stopped_is_not_waited_for(
+    last: bool, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change is made on another connection, unless it may have been committed on this one."""
+    monkeypatch.setattr(Patient, "answer_s", 0.2)
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    with database.writing.connect() as connection:
+        backend = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+
+    def change(connection: sa.Connection) -> None:
+        os.kill(backend, signal.SIGSTOP)
+        together(connection, paid("ada"), last=last)
+
+    try:
+        (told,) = database.apply([change])
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert isinstance(told, Overloaded) == last
+    assert not last or "no answer for 0.2 s" in told.detail
     database.reading.dispose()
     database.writing.dispose()
 

@@ -1,38 +1,65 @@
-"""Transactions of PostgreSQL in few round trips: one begins with its first statements, in one message."""
+"""Transactions of PostgreSQL in few round trips: one begins with its first statements, and ends with its last
+ones, in one message.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, cast
 
+import attrs
 import psycopg
 import sqlalchemy as sa
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import TransactionStatus
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from blossom_async.gateway.storage.records.together import TOGETHER, Answered, Statement
+from blossom_async.gateway.storage.records.wire import Patient
 
-__all__ = ["begin", "begin_with", "use_pipelines"]
+__all__ = ["Opening", "OutcomeUnknown", "begin", "change", "use_pipelines"]
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_OPENING = "opening"  # in a connection's ``info``: what its next transaction begins with
+_OPENING = "opening"  # in a connection's ``info``, during a change
+_DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+
+@attrs.define
+class Opening:
+    """What the transactions of a change begin with, and whether one has begun."""
+
+    statements: Sequence[str]
+    used: bool = False
+
+
+class OutcomeUnknown(sa.exc.OperationalError):
+    """The connection was lost after the server had been told to commit."""
 
 
 def use_pipelines(engine: sa.Engine) -> None:
-    """Lets the connections of an engine in AUTOCOMMIT begin transactions as they are needed."""
+    """Lets the connections of an engine in AUTOCOMMIT, each a ``Patient``, begin transactions as needed."""
 
     @sa.event.listens_for(engine, "connect")
-    def _(_: object, record: Any) -> None:
+    def _(connection: Patient, record: Any) -> None:
         record.info[TOGETHER] = _pipelined
+        connection.prepare_threshold = None  # after a rollback psycopg would deallocate all, ours as well
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def _(connection: sa.Connection, *_: object) -> None:
         begin(connection)
 
 
-def begin_with(connection: sa.Connection, *statements: str) -> None:
-    """The next transaction begins with these statements, or with none."""
-    connection.info[_OPENING] = (_BEGIN, *statements)
+@contextmanager
+def change(connection: sa.Connection, *statements: str) -> Iterator[Opening]:
+    """Transactions in the block begin with these statements, or with none, and end with the ``last`` ones."""
+    info = connection.info  # a connection that is lost has none
+    info[_OPENING] = Opening((_BEGIN, *statements))
+    try:
+        yield info[_OPENING]
+    finally:
+        del info[_OPENING]
 
 
 def begin(connection: sa.Connection) -> None:
@@ -50,56 +77,73 @@ def _opening(connection: sa.Connection) -> Sequence[str]:
         connection.begin()  # else ``commit`` would do nothing
     if _driver(connection).info.transaction_status != TransactionStatus.IDLE:
         return ()
-    opening: Sequence[str] = connection.info.pop(_OPENING, (_BEGIN,))
-    return opening
+    opening: Opening = connection.info.get(_OPENING, Opening((_BEGIN,)))
+    opening.used = True
+    return opening.statements
 
 
-def _pipelined(connection: sa.Connection, *statements: Statement) -> list[Answered]:
+def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) -> list[Answered]:
     if not statements:
         return []
-    compiled = [_compiled(each, tuple(given), connection.dialect) for each, given in statements]
-    opening, driver = _opening(connection), _driver(connection)
+    driver = _driver(connection)
+    # Whether a connection that is lost meanwhile has committed, nobody knows. So one that may be lost already
+    # is not told to: the change is then made on another.
+    commits = last and _OPENING in connection.info and not driver.has_news()
+    opening = _opening(connection)
+    transformer = Transformer(driver)
+    queue: list[tuple[str, Sequence[Any]]] = [(text, ()) for text in opening]
     try:
-        with driver.pipeline():
-            for text in opening:
-                driver.execute(text)
-            cursors = [
-                driver.execute(one.string, _bound(one, given))
-                for one, (_, given) in zip(compiled, statements, strict=True)
-            ]
+        for statement, given in statements:
+            text, bind = _compiled(statement, tuple(given))
+            values = bind(given)
+            queue.append((text, transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))))
+        if commits:
+            queue.append(("COMMIT", ()))
+        results = driver.exchange(queue)
     except psycopg.Error as exc:
-        raise _told(exc, connection) from exc
-    return [Answered(cursor.fetchall() if cursor.description else (), cursor.rowcount) for cursor in cursors]
+        raise _told(exc, connection, commits=commits) from exc
+    answers = []
+    for result in results[len(opening) : len(opening) + len(statements)]:
+        transformer.set_pgresult(result)
+        rows = transformer.load_rows(0, result.ntuples, tuple)
+        answers.append(Answered(rows, result.command_tuples or 0))
+    return answers
 
 
 @lru_cache(256)
-def _compiled(statement: sa.ClauseElement, names: tuple[str, ...], dialect: sa.Dialect) -> Any:
-    return statement.compile(dialect=dialect, column_keys=names)
+def _compiled(statement: sa.ClauseElement, names: tuple[str, ...]) -> tuple[str, Callable[[Any], list[Any]]]:
+    """The statement as the server takes it, and a function that puts its parameters in order."""
+    compiled = cast("Any", statement.compile(dialect=_DIALECT, column_keys=names))
+    order, processors = compiled.positiontup, compiled._bind_processors
+
+    def bind(given: Any) -> list[Any]:
+        values = compiled.construct_params(given)
+        return [processors[name](values[name]) if name in processors else values[name] for name in order]
+
+    return compiled.string, bind
 
 
-def _bound(compiled: Any, given: Any) -> dict[str, Any]:
-    values = compiled.construct_params(given)
-    for name, process in compiled._bind_processors.items():
-        values[name] = process(values[name])
-    return cast("dict[str, Any]", values)
+def _driver(connection: sa.Connection) -> Patient:
+    return cast("Patient", connection.connection.driver_connection)
 
 
-def _driver(connection: sa.Connection) -> psycopg.Connection[Any]:
-    return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-
-
-def _told(exc: psycopg.Error, connection: sa.Connection) -> BaseException:
+def _told(exc: psycopg.Error, connection: sa.Connection, *, commits: bool = False) -> BaseException:
     """The error as SQLAlchemy raises it."""
     lost = connection.dialect.is_disconnect(exc, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
-    told = sa.exc.DBAPIError.instance(
-        None,
-        None,
-        exc,
-        psycopg.Error,
-        hide_parameters=True,
-        connection_invalidated=lost,
-        dialect=connection.dialect,
-    )
+    if lost and commits:
+        told: BaseException = OutcomeUnknown(
+            None, None, exc, hide_parameters=True, connection_invalidated=True
+        )
+    else:
+        told = sa.exc.DBAPIError.instance(
+            None,
+            None,
+            exc,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=lost,
+            dialect=connection.dialect,
+        )
     if lost:
         connection.invalidate(exc)
     return told

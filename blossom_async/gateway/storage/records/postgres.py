@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -14,16 +15,18 @@ from psycopg.types.string import StrDumper
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.inserting import SERVER_TIME
-from blossom_async.gateway.storage.records.pipelines import begin, begin_with, use_pipelines
+from blossom_async.gateway.storage.records.pipelines import OutcomeUnknown, begin, change, use_pipelines
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
+from blossom_async.gateway.storage.records.wire import Patient
 
 __all__ = ["Postgres"]
 
 _OLDEST = 15
 _RETRY_S = 1.0  # what a caller is asked to wait while the server cannot be reached
 _TRIES = 10
-_AGAIN = {"40001", "40P01", "23505"}  # serialization failure, deadlock, a row that another made meanwhile
+# Serialization failure, deadlock, a row that another made meanwhile, prepared statements that are gone.
+_AGAIN = {"40001", "40P01", "23505", "26000"}
 _FULL = "53100"
 _MIGRATING = 0x626C6F73736F6D  # the advisory lock of migrations
 _REACHING = {
@@ -75,7 +78,7 @@ class Postgres:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
         try:
             self._check_connections()
-            with self.writing.begin() as connection:
+            with self.writing.begin() as connection, _unhurried(connection):
                 _check(self._name, connection)
                 connection.exec_driver_sql(_WAITING)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
@@ -104,7 +107,7 @@ class Postgres:
         Raises ``ConfigurationError`` if one runs here, and if the server ends the transaction.
         """
         try:
-            with self.writing.begin() as connection:
+            with self.writing.begin() as connection, _unhurried(connection):
                 connection.exec_driver_sql(_WAITING)
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
@@ -120,9 +123,9 @@ class Postgres:
         try:
             # On one connection: while it stands, the server has not lost what was not waited for.
             with self.writing.connect() as connection:
-                for number, change in enumerate(changes, 1):
+                for number, made in enumerate(changes, 1):
                     waits = number == len(changes)
-                    answers.append(_answer(change, connection, first=number == 1, waits=waits))
+                    answers.append(_answer(made, connection, first=number == 1, waits=waits))
                 if isinstance(answers[-1], Exception) and len(answers) > 1:  # it was rolled back
                     _applied(_nothing, connection, first=False, waits=True)
         except sa.exc.DBAPIError as exc:
@@ -152,6 +155,17 @@ class Postgres:
         return error
 
 
+@contextmanager
+def _unhurried(connection: sa.Connection) -> Iterator[None]:
+    """Answers in the block may take as long as the server works."""
+    driver = cast("Patient", connection.connection.driver_connection)
+    driver.answer_s = math.inf
+    try:
+        yield
+    finally:
+        del driver.answer_s
+
+
 class _Text(StrDumper):
     """Text without NUL, which PostgreSQL cannot hold: what is stored has none, so a look-up finds nothing."""
 
@@ -159,26 +173,27 @@ class _Text(StrDumper):
         return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
-def _answer(change: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+def _answer(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
     try:
-        return _applied(change, connection, first=first, waits=waits)
+        return _applied(made, connection, first=first, waits=waits)
     except (BlossomError, *ONE_IS_AT_FAULT) as exc:
         if getattr(exc, "connection_invalidated", False):
             raise
         return exc
 
 
-def _applied(change: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+def _applied(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
     for _ in range(_TRIES):
         try:
-            begin_with(connection, *((_WAITING,) if waits else ()))
-            answer = apply_alone(connection, change)
-            if waits:
-                begin(connection)  # also if the change needed no statement
+            with change(connection, *((_WAITING,) if waits else ())) as opening:
+                answer = apply_alone(connection, made)
+                if waits and not opening.used:  # the change needed no statement
+                    begin(connection)
         except sa.exc.DBAPIError as exc:
             connection.rollback()
-            # Only the first change of a group may take another connection.
-            if not (first if exc.connection_invalidated else _state(exc) in _AGAIN):
+            # Only the first change of a group may take another connection, and only if it was not made.
+            other = first and not isinstance(exc, OutcomeUnknown)
+            if not (other if exc.connection_invalidated else _state(exc) in _AGAIN):
                 raise
             failure = exc
         except BaseException:
@@ -202,8 +217,12 @@ def _engine(url: sa.URL, session: str) -> sa.Engine:
         hide_parameters=True,  # they contain prompts, and errors are logged
     )
 
+    @sa.event.listens_for(engine, "do_connect")
+    def _(_: object, __: object, args: Any, named: Any) -> Patient:
+        return Patient.connect(*args, **named)
+
     @sa.event.listens_for(engine, "connect")
-    def _(connection: psycopg.Connection[Any], _: object) -> None:
+    def _(connection: Patient, _: object) -> None:
         before, connection.autocommit = connection.autocommit, True
         connection.execute(session)
         connection.adapters.register_dumper(str, _Text)

@@ -25,17 +25,18 @@ class Answered:
     count: int
 
 
-def together(connection: sa.Connection, *statements: Statement) -> list[Answered]:
+def together(connection: sa.Connection, *statements: Statement, last: bool = False) -> list[Answered]:
     """The result of each statement. When one fails, those after it are not carried out.
 
     A server is asked for all of them in one round trip; each sees what others have committed before it. Rows
-    are as the driver gives them: text and numbers only.
+    are as the driver gives them: text and numbers only. With ``last`` nothing more is changed in the
+    transaction: a server may be told to commit in the same round trip.
     """
-    given: list[Answered] = connection.info.get(TOGETHER, _one_by_one)(connection, *statements)
+    given: list[Answered] = connection.info.get(TOGETHER, _one_by_one)(connection, *statements, last=last)
     return given
 
 
-def _one_by_one(connection: sa.Connection, *statements: Statement) -> list[Answered]:
+def _one_by_one(connection: sa.Connection, *statements: Statement, last: bool) -> list[Answered]:
     answers = []
     for statement, parameters in statements:
         result = connection.execute(statement, parameters)
