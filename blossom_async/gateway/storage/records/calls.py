@@ -42,7 +42,7 @@ from blossom_async.gateway.storage.records.tables import (
     calls,
     idempotency,
 )
-from blossom_async.gateway.storage.records.together import Answered, Statement, together
+from blossom_async.gateway.storage.records.together import Statement, together
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
@@ -102,6 +102,12 @@ _OWN = (
 _HELD = sa.select(calls.c.image_id).where(_OWN).with_for_update()
 _ENDING = calls.delete().where(_OWN)
 _NEW_ATTEMPT = attempts.insert()
+_WITHDRAWING = calls.delete().where(
+    calls.c.image_id == sa.bindparam("of_image"),
+    sa.exists().where(
+        idempotency.c.tenant == sa.bindparam("of_tenant"), idempotency.c.key == sa.bindparam("of_key")
+    ),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -120,17 +126,21 @@ def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     It is stored first, and the key is looked up after that: if the looks came first, another process could
     finish its picture between them, and neither would find it.
     """
-    row = _row(new)
+    claiming = _claiming(connection.dialect.name), _row(new)
+    if new.key is None:
+        together(connection, claiming, last=True)
+        return new
+    of_key = {"of_tenant": new.tenant, "of_key": new.key}
+    withdrawing = _WITHDRAWING, {"of_image": new.image_id, **of_key}
     while True:
-        looks = [] if new.key is None else [looking_for(new.tenant, new.key)]
-        claimed, *found = together(connection, (_claiming(connection.dialect.name), row), *looks)
-        if claimed.rows:
-            made = entry_in(found[0].rows) if found else None
-            if made is not None:
-                connection.execute(calls.delete().where(calls.c.image_id == new.image_id))
-            return made or new
-        if new.key is not None and (earlier := standing(new.tenant, new.key, connection)) is not None:
-            return earlier
+        claimed, withdrawn, found = together(
+            connection, claiming, withdrawing, looking_for(new.tenant, new.key), last=True
+        )
+        if claimed.rows and not withdrawn.count:
+            return new
+        made = entry_in(found.rows) if claimed.rows else standing(new.tenant, new.key, connection)
+        if made is not None:
+            return made
 
 
 @cache
@@ -220,7 +230,7 @@ def begin_attempt(
         )
     if reserved.count != 1 and not spending.reserve(*amounts, connection):
         raise _beyond(attempt, *_left(attempt, default_budget, connection))
-    together(connection, (_NEW_ATTEMPT, attrs.asdict(attempt)))
+    together(connection, (_NEW_ATTEMPT, attrs.asdict(attempt)), last=True)
 
 
 def check_budget(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
@@ -249,52 +259,30 @@ def _beyond(attempt: ProviderAttempt, budget: int | None, left: int) -> PaymentR
 def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
     """Settles an attempt; its claim goes on. Raises ``Conflict`` unless it is this process's."""
     _hold(claim, connection)
-    _settle(claim.image_id, end, now, connection)
+    together(connection, *_settling(claim.image_id, end, now, connection.dialect.name), last=True)
 
 
-def _settle(image_id: str, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
-    (ended,) = together(connection, _ends(image_id, end, now))
-    _book(end, ended, connection)
-
-
-def _ends(image_id: str, end: AttemptEnd, now: datetime) -> Statement:
-    """The statement that settles an attempt, for ``_book``."""
-    values = {
-        "of_image": image_id,
-        "of_n": end.n,
-        "outcome": end.outcome,
-        "spent": end.spent or 0,
-        "request_id": end.request_id,
-        "ended_at": now,
-    }
+def _settling(image_id: str, end: AttemptEnd, now: datetime, dialect: str) -> list[Statement]:
+    """The statements that settle an attempt, and book what it cost."""
+    this = {"of_image": image_id, "of_n": end.n}
+    ended = {"outcome": end.outcome, "spent": end.spent or 0, "request_id": end.request_id, "ended_at": now}
     if end.spent is not None:
-        values["priced"] = True
-    return _ending(end.outcome), values
-
-
-def _book(end: AttemptEnd, ended: Answered, connection: sa.Connection) -> None:
-    if ended.rows and end.outcome not in OPEN:
-        payer, day, reserved, provider, unpriced = ended.rows[0]
-        spent, pictures = end.spent or 0, int(end.outcome == AttemptOutcome.OK)
-        sums = {"calls": 1, "pictures": pictures, "spent": spent, "unpriced": unpriced}
-        together(
-            connection,
-            spending.settling(payer, day, reserved, spent),
-            spending.counting(payer, day, provider, sums, connection.dialect.name),
-        )
+        ended["priced"] = True
+    ending, open_ = _ending(end.outcome)
+    if end.outcome in OPEN:
+        return [(ending, {**this, **ended})]
+    made = end.outcome == AttemptOutcome.OK
+    booking = spending.settling(open_, this, spent=end.spent, made=made, dialect=dialect)
+    return [*booking, (ending, {**this, **ended})]
 
 
 @cache
-def _ending(after: AttemptOutcome) -> sa.sql.dml.ReturningUpdate[Any]:
-    """Settles the attempt ``of_n`` at the picture ``of_image``, with the columns that it is given."""
+def _ending(after: AttemptOutcome) -> tuple[sa.Executable, sa.ColumnElement[bool]]:
+    """Ends the attempt ``of_n`` at the picture ``of_image``, if it may; and what finds it before that."""
     may_end = [before for before, afters in ATTEMPT_MAY_BECOME.items() if before and after in afters]
     this = (attempts.c.image_id == sa.bindparam("of_image")) & (attempts.c.n == sa.bindparam("of_n"))
-    ending = attempts.update().where(
-        this & sa.or_(sa.false(), *(attempts.c.outcome == each for each in may_end))
-    )
-    unpriced = sa.case((attempts.c.priced, 0), else_=1)
-    columns = (attempts.c.payer, attempts.c.day, attempts.c.reserved, attempts.c.provider, unpriced)
-    return ending.returning(*columns)
+    open_ = this & sa.or_(sa.false(), *(attempts.c.outcome == each for each in may_end))
+    return attempts.update().where(open_), open_
 
 
 def finish(
@@ -311,8 +299,14 @@ def finish(
     """
     _end(claim, connection)
     add = Add(to_row(record), None if entry is None else attrs.asdict(entry))
+    dialect = connection.dialect.name
     try:
-        *_, ended = together(connection, *adding(add, connection.dialect.name), _ends(record.id, end, now))
+        together(
+            connection,
+            *adding(add, dialect),
+            *_settling(record.id, end, now, dialect),
+            last=not record.request.defer,
+        )
     except sa.exc.IntegrityError as exc:
         if entry is None:
             raise
@@ -320,7 +314,6 @@ def finish(
             "the Idempotency-Key has made another picture meanwhile; use a new key for each request",
             code="idempotency_key_taken",
         ) from exc
-    _book(end, ended, connection)
     if record.request.defer:
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
@@ -339,7 +332,7 @@ def fail(
     """
     _hold(claim, connection)
     if end is not None:
-        _settle(claim.image_id, end, now, connection)
+        together(connection, *_settling(claim.image_id, end, now, connection.dialect.name))
     told = orjson.dumps(problem).decode()
     moved = _move(_mine(claim), state, connection, owner=None, problem=told, ended_at=now)
     if moved and claim.request.defer:
@@ -353,7 +346,7 @@ def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.
     """
     _end(claim, connection)
     if end is not None:
-        _settle(claim.image_id, end, now, connection)
+        together(connection, *_settling(claim.image_id, end, now, connection.dialect.name), last=True)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -380,7 +373,7 @@ def release(image_id: str, connection: sa.Connection, *, paid: bool, now: dateti
     spent = paid_usd if paid else 0
     outcome = AttemptOutcome.CHARGED if paid else AttemptOutcome.FAILED
     end = AttemptEnd(n=last.n, outcome=outcome, spent=spent, request_id=last.request_id)
-    _settle(image_id, end, now, connection)
+    together(connection, *_settling(image_id, end, now, connection.dialect.name))
     _move(calls.c.image_id == image_id, None, connection)
     return True
 

@@ -123,7 +123,7 @@ def apply_alone(connection: sa.Connection, change: Any) -> Any:
     except sa.exc.IntegrityError as exc:
         raise Conflict("A picture with this id exists.", code="id_taken") from exc
     try:
-        together(connection, *others)
+        together(connection, *others, last=True)
     except sa.exc.IntegrityError as exc:
         raise Conflict(
             "The Idempotency-Key was used by another request; ask again to get its answer.",

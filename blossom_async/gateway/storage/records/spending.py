@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import attrs
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.inserting import insert
-from blossom_async.gateway.storage.records.tables import api_keys, spending, spending_by_provider
+from blossom_async.gateway.storage.records.tables import api_keys, attempts, spending, spending_by_provider
 from blossom_async.gateway.storage.records.together import Statement, together
 
 __all__ = [
     "Overview",
     "Today",
     "budget_of",
-    "counting",
     "left",
     "overview",
     "reserve",
@@ -39,14 +39,7 @@ _RESERVING = (
     .where(_THIS, _BUDGET.is_(None) | (spending.c.reserved + spending.c.spent + _AMOUNT <= _BUDGET))
     .values(reserved=spending.c.reserved + _AMOUNT)
 )
-_SETTLING = (
-    spending.update()
-    .where(_THIS)
-    .values(
-        reserved=spending.c.reserved - sa.bindparam("no_longer", type_=sa.BigInteger),
-        spent=spending.c.spent + sa.bindparam("cost", type_=sa.BigInteger),
-    )
-)
+_COST = sa.bindparam("cost", type_=sa.BigInteger)
 _SUMS = ("calls", "pictures", "spent", "unpriced")
 _OF_THE_SETTINGS = sa.select(sa.literal("", sa.Text), sa.cast(sa.null(), sa.BigInteger))
 
@@ -74,19 +67,50 @@ def budget_of(payer: str, default_budget: int | None, connection: sa.Connection)
     return default_budget if own is None else own
 
 
-def settling(payer: str, day: int, reserved: int, spent: int) -> Statement:
-    """The statement that replaces what was reserved by what was spent."""
-    return _SETTLING, {"of_payer": payer, "of_day": day, "no_longer": reserved, "cost": spent}
+def settling(
+    attempt: sa.ColumnElement[bool],
+    found_by: Mapping[str, Any],
+    *,
+    spent: int | None,
+    made: bool,
+    dialect: str,
+) -> list[Statement]:
+    """The statements that replace what an attempt has reserved by what was spent, if it is found.
 
-
-def counting(payer: str, day: int, provider: str, sums: Mapping[str, int], dialect: str) -> Statement:
-    """The statement that adds ``sums`` of settled attempts to the totals by provider."""
-    return _counting(dialect), {"day": day, "payer": payer, "provider": provider, **sums}
+    ``spent`` None: it is not known. ``made``: it gave a picture.
+    """
+    booked = {**found_by, "cost": spent or 0}
+    counted = {"made": int(made), "known": spent is not None}
+    return [(_settling(attempt), booked), (_counting(attempt, dialect), {**booked, **counted})]
 
 
 @cache
-def _counting(dialect: str) -> sa.Executable:
-    adding = insert(spending_by_provider, dialect)
+def _settling(attempt: sa.ColumnElement[bool]) -> sa.Executable:
+    payer, day, reserved = (
+        sa.select(column).where(attempt).scalar_subquery()
+        for column in (attempts.c.payer, attempts.c.day, attempts.c.reserved)
+    )
+    return (
+        spending.update()
+        .where(spending.c.payer == payer, spending.c.day == day)
+        .values(reserved=spending.c.reserved - reserved, spent=spending.c.spent + _COST)
+    )
+
+
+@cache
+def _counting(attempt: sa.ColumnElement[bool], dialect: str) -> sa.Executable:
+    """Adds the attempt to the totals by provider."""
+    priced = sa.bindparam("known", type_=sa.Boolean) | attempts.c.priced
+    counted: dict[str, Any] = {
+        **{column.name: column for column in (attempts.c.day, attempts.c.payer, attempts.c.provider)},
+        "calls": sa.literal_column("1"),
+        "pictures": sa.bindparam("made", type_=sa.BigInteger),
+        "spent": _COST,
+        "unpriced": sa.case((priced, 0), else_=1),
+    }
+    adding = insert(spending_by_provider, dialect).from_select(
+        list(counted), sa.select(*counted.values()).where(attempt)
+    )
     sums = {name: spending_by_provider.c[name] + adding.excluded[name] for name in _SUMS}
     return adding.on_conflict_do_update(index_elements=spending_by_provider.primary_key, set_=sums)
 
