@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -61,14 +62,22 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
-def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's settings, data folder, port or kind of terminal."""
+def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the user's settings, data folder, port or kind of terminal, or another test's log."""
     for name in os.environ:
         if name.startswith("BLOSSOM_") and name not in _OF_THE_TESTS:
             monkeypatch.delenv(name)
     monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BLOSSOM_PORT", "0")
     monkeypatch.setenv("TERM", "xterm")
+    root, ours = logging.getLogger(), logging.getLogger("blossom_async")
+    before, level, our_level = root.handlers[:], root.level, ours.level
+    yield
+    root.setLevel(level)
+    ours.setLevel(our_level)
+    for handler in root.handlers[:]:  # such as that of ``serve``
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
