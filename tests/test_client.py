@@ -510,6 +510,7 @@ def test_without_with_a_script_ends_by_itself() -> None:
     assert ended.stderr == ""
 
 
+@pytest.mark.campaign
 def test_a_client_left_open_closes_with_its_loop() -> None:
     """``asyncio.run()`` ends it in good order, and the next one opens it anew."""
     script = (

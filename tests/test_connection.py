@@ -171,6 +171,7 @@ def test_a_given_session_stays_in_its_loop() -> None:
         asyncio.run(client._images.generate_url("a lake"))
 
 
+@pytest.mark.campaign
 def test_a_dropped_client_is_closed_by_its_loop_with_a_warning() -> None:
     """Nobody closed it: a ``ResourceWarning`` says so, and its loop closes the session."""
     said = script_output(

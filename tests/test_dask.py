@@ -97,6 +97,7 @@ async def shout(row: Any) -> dict[str, str]:
     return {"loud": row["text"].upper()}
 
 
+@pytest.mark.campaign
 def test_any_coroutine_function_can_be_applied(dask: Client) -> None:
     """To rows and to a DataFrame, which becomes a Bag."""
     futures = apply(dask, ROWS[:3], shout)

@@ -112,6 +112,7 @@ async def test_a_line_of_the_log_names_its_trace(tmp_path: Path, spans: InMemory
     assert call["trace_id"] == trace.format_trace_id(asked.context.trace_id)
 
 
+@pytest.mark.campaign
 def test_who_does_not_trace_imports_nothing() -> None:
     """A picture made and viewed, without OpenTelemetry."""
     code = (

@@ -326,6 +326,7 @@ class TestBatch:
         assert errors[0] is None
         assert "prompts.txt:2: prompt: text of 40,000 characters cannot be used" in errors[1]
 
+    @pytest.mark.campaign
     def test_standard_input_and_limit(self) -> None:
         """``-`` reads prompts as they come, the first ``--limit`` of them."""
         result = process("batch", "-", *TINY, "--json", "--limit", 2, stdin="a lake\na sea\na wood\n")

@@ -93,6 +93,7 @@ class TestMeter:
         meter.take("a")
         assert not meter.look("a").admitted
 
+    @pytest.mark.campaign
     def test_a_million_names_take_little_memory(self) -> None:
         """Row by row they push out those not heard of for the longest time."""
         meter = Meter(1, 60, clock=Clock(), names=1000)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from blossom_async.errors import ConfigurationError
 from blossom_async.testing import Charge, FakeOpenAI, Ledger
+from tests.thorough import thoroughly
 from tests.waiting import LIMIT_S
 
 CHARGES = st.builds(
@@ -201,12 +202,12 @@ async def test_a_process_fails_as_its_command_line_says_and_ends_on_sigterm(tmp_
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
-        (["nobody"], "invalid choice"),
+    thoroughly(
         (["openai", "--fail", "resett"], "Did you mean 'reset'"),
+        (["nobody"], "invalid choice"),
         (["openai", "--fail", "reset=often"], "often"),
         (["openai", "--fail", "reset=2"], "0.0..1.0"),
-    ],
+    ),
 )
 def test_a_wrong_command_line_is_status_2(arguments: list[str], says: str) -> None:
     """With one line that says what is wrong."""

@@ -944,6 +944,7 @@ async def test_the_page_of_an_unknown_picture_says_so(
     assert "no picture with this id" in page
 
 
+@pytest.mark.campaign
 def test_starting_does_not_import_jinja() -> None:
     """The templates' engine is imported by the first page, not by the start of the gateway."""
     code = "import blossom_async.gateway.app, sys; sys.exit('jinja2' in sys.modules)"

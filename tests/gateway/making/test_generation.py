@@ -51,6 +51,7 @@ async def test_whenever_callers_come_one_key_calls_the_provider_once(tmp_path: P
     workers.close()
 
 
+@pytest.mark.campaign
 async def test_an_urgent_picture_overtakes_a_batch(tmp_path: Path) -> None:
     """Also at a provider that costs nothing: it does not wait for the twelve that came before it."""
     order: list[str] = []

@@ -61,6 +61,7 @@ def test_three_times_the_load_leaves_the_capacity() -> None:
     assert max(answered) < 3
 
 
+@pytest.mark.campaign
 def test_a_crowd_that_comes_back_at_once_leaves_the_capacity() -> None:
     """Of 1,500 callers who ask again 0.2 s after each answer, those let in are served as fast as ever."""
 

@@ -25,6 +25,7 @@ from blossom_async.gateway.providers.containers import Unusable, jpg_segments, l
 from blossom_async.gateway.providers.faults import ProviderFault
 from blossom_async.models import FORMATS, ImageRequest
 from blossom_async.scenery import paint
+from tests.thorough import thoroughly
 
 PIXELS = paint("a lake", width=96, height=64, seed=1)
 CLEAR = paint("a lake", width=96, height=64, seed=1, transparency=True)
@@ -311,7 +312,9 @@ def is_decodable(check: Callable[[bytes], object], data: bytes) -> bool:
 
 
 @pytest.mark.parametrize(
-    "given", [file("png"), file("png", CLEAR), file("png", PIXELS[:, :, 0])], ids=["colours", "alpha", "grey"]
+    "given",
+    thoroughly(file("png"), file("png", CLEAR), file("png", PIXELS[:, :, 0])),
+    ids=["colours", "alpha", "grey"],
 )
 def test_inflating_tells_damaged_pixels_as_decoding_does(given: bytes) -> None:
     """Cut off or changed at any place, with checksums that hide it."""

@@ -67,6 +67,7 @@ async def test_a_new_picture_empties_no_memory(records: Records) -> None:
     assert await lookups.image(record.id) is known
 
 
+@pytest.mark.campaign
 async def test_a_delete_elsewhere_forgets_that_picture_only(records: Records) -> None:
     """Others stay in memory, however many deletes there are; beyond a thousand all are forgotten."""
     clock = Clock()
