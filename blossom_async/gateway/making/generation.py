@@ -1,7 +1,8 @@
 """From a valid request to a stored picture, paid at most once.
 
 A picture that costs nothing is made at once, in ``free``. One that may cost money is first claimed in the
-database and then made in ``paid``. ``recovery`` takes over the claims of dead processes.
+database and then made in ``paid``. ``recovery`` takes over the claims of dead processes, ``earlier`` finds
+the picture of a repeated request.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
-from blossom_async.errors import Conflict, Gone, InvalidRequest, Overloaded
+from blossom_async.errors import Conflict, InvalidRequest, Overloaded
 from blossom_async.gateway.making.callers import Callers
+from blossom_async.gateway.making.earlier import Earlier
 from blossom_async.gateway.making.finishing import Finish, finished
 from blossom_async.gateway.making.free import Free
 from blossom_async.gateway.making.joining import Joining
@@ -26,7 +28,6 @@ from blossom_async.gateway.making.recovery import Recovery
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import FULL_RETRY_S, Upstream, Upstreams, check_wait
-from blossom_async.gateway.making.verdicts import key_reused, stored_problem
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Inputs, Show
 from blossom_async.gateway.storage.blobs import Blobs
@@ -42,10 +43,6 @@ from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.models import Estimate, ImageRequest
 
 __all__ = ["Generation"]
-
-_POLL_S = 0.1
-_FRESH = timedelta(minutes=1)  # by the clocks of two gateways; a server writes after a second at most
-_ELSEWHERE_S = 30.0  # how long a caller waits for a picture that another process makes
 
 
 class Generation:
@@ -79,6 +76,7 @@ class Generation:
             upstreams, records, staging, self._storing, secret=secret, now=now, daily_budget=daily_budget
         )
         self._recovery = Recovery(upstreams, records, staging, self._paid, owner, now)
+        self._earlier = Earlier(records, self._paid, self._recovery, now)
         self._joining: Joining[tuple[ImageRecord | Claim, bool]] = Joining()
         self._entered = 0
 
@@ -167,7 +165,7 @@ class Generation:
 
     async def pending(self, image_id: str) -> Claim | None:
         """The claim of a picture that is still being made, or that failed. None for any other id."""
-        return await self._records.read(partial(call_records.claim_by_id, image_id))
+        return await self._earlier.pending(image_id)
 
     async def forget(self, claim: Claim) -> None:
         """Removes a failed claim and its text.
@@ -187,16 +185,7 @@ class Generation:
 
     async def wait(self, image_id: str, timeout_s: float) -> None:
         """Returns when the picture's claim has ended, or after this time."""
-        if (task := self._paid.under_way.get(image_id)) is not None:
-            await asyncio.wait([task], timeout=timeout_s)
-            return
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + timeout_s
-        while loop.time() < ends:  # another process makes it
-            claim = await self.pending(image_id)
-            if claim is None or claim.state is not ClaimState.RUNNING:
-                return
-            await asyncio.sleep(_POLL_S)
+        await self._earlier.wait(image_id, timeout_s)
 
     async def recover(self) -> None:
         """Takes over the claims of dead processes, until it is cancelled."""
@@ -217,26 +206,26 @@ class Generation:
 
     async def _drawn(self, order: Order, upstream: Upstream) -> tuple[ImageRecord | Claim, bool]:
         """Makes a picture that costs nothing, unless its key was used before."""
-        standing = await self._standing(order)
+        standing = await self._earlier.standing(order)
         if standing is None:
             try:
                 with self._room():
                     return await self._free.make(upstream, order), False
             except Conflict:  # another process was first
-                standing = await self._standing(order)
+                standing = await self._earlier.standing(order)
                 if standing is None:
                     raise
-        return await self._earlier(order, standing), True
+        return await self._earlier.replayed(order, standing), True
 
     async def _claimed(self, order: Order, able: Sequence[Upstream]) -> tuple[ImageRecord | Claim, bool]:
         """Claims a picture that may cost money and makes it, unless its key was used before."""
         try:
             self._check_turn(order, able)
         except Overloaded:  # a repeat needs no turn
-            standing = await self._standing(order)
+            standing = await self._earlier.standing(order)
             if standing is None:
                 raise
-            return await self._earlier(order, standing), True
+            return await self._earlier.replayed(order, standing), True
         new = Claim(
             image_id=new_id(),
             tenant=order.tenant,
@@ -253,9 +242,9 @@ class Generation:
                 callers = Callers(order.priority) if order.request.defer else order.callers
                 task = self._paid.start(new, callers, new=True)
         if standing is not new:
-            return await self._earlier(order, standing), True
+            return await self._earlier.replayed(order, standing), True
         # A caller that disconnects must not cancel what may have been paid.
-        return new if order.request.defer else await self._carried_out(new, task), False
+        return new if order.request.defer else await self._earlier.made(new, task), False
 
     async def _claim(self, new: Claim, inputs: Inputs | None) -> IdempotencyEntry | Claim:
         """The claim, once it is on the disk, or what stands under its key."""
@@ -275,58 +264,6 @@ class Generation:
         self.check_room()
         check_wait(able, order.callers)
 
-    async def _standing(self, order: Order) -> IdempotencyEntry | Claim | None:
-        if order.key is None:
-            return None
-        return await self._records.read(partial(call_records.standing, order.tenant, order.key))
-
-    async def _earlier(self, order: Order, standing: IdempotencyEntry | Claim) -> ImageRecord | Claim:
-        """The picture or the claim of an earlier request under the same key."""
-        if standing.fingerprint != order.fingerprint:
-            raise key_reused()
-        if isinstance(standing, IdempotencyEntry):
-            record = await self._records.get(standing.image_id)
-            made, now = _replayable(record, self._now()), self._now()
-            if now - made.created_at < _FRESH:  # another process may not have been told that it is stored
-                await self._records.settled()
-            return made
-        claim = await self._recovery.resume(standing)
-        if order.request.defer and claim.state is not ClaimState.UNKNOWN:
-            return claim
-        return await self._picture(claim)
-
-    async def _picture(self, claim: Claim) -> ImageRecord:
-        """The picture of a claim, whichever process makes it."""
-        if claim.state is not ClaimState.RUNNING:
-            raise stored_problem(claim)
-        if (task := self._paid.under_way.get(claim.image_id)) is not None:
-            return await self._carried_out(claim, task)
-        return await self._elsewhere(claim)
-
-    async def _carried_out(self, claim: Claim, task: asyncio.Task[ImageRecord]) -> ImageRecord:
-        """The picture that this process makes, unless another has taken it over."""
-        try:
-            return await asyncio.shield(task)
-        except Conflict as exc:
-            if exc.code != "finished_elsewhere":
-                raise
-        return await self._elsewhere(claim)
-
-    async def _elsewhere(self, claim: Claim) -> ImageRecord:
-        """The picture that another process makes."""
-        await self.wait(claim.image_id, _ELSEWHERE_S)
-        record = await self._records.get(claim.image_id)
-        if record is not None:
-            return record
-        left = await self.pending(claim.image_id)
-        if left is not None and left.state is not ClaimState.RUNNING:
-            raise stored_problem(left)
-        raise Conflict(
-            "the picture of this Idempotency-Key is still being made; ask again with the same key",
-            code="in_progress",
-            retry_after_s=FULL_RETRY_S,
-        )
-
     @contextlib.contextmanager
     def _room(self) -> Iterator[None]:
         self.check_room()
@@ -335,12 +272,3 @@ class Generation:
             yield
         finally:
             self._entered -= 1
-
-
-def _replayable(record: ImageRecord | None, now: datetime) -> ImageRecord:
-    """The picture made under a key. Raises ``Gone`` when its URL no longer works."""
-    if record is None or record.deleted_at is not None:
-        raise Gone("the picture made under this Idempotency-Key was deleted; use a new key for a new one")
-    if record.has_expired(now):
-        raise Gone("the picture made under this Idempotency-Key has expired; use a new key for a new one")
-    return record
