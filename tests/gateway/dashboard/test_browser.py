@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import attrs
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright import async_api as playwright
 
 from tests.conftest import KEY, RunningGateway
@@ -217,9 +218,11 @@ async def test_hostile_words_do_nothing(gateway: AbstractAsyncContextManager[Run
             await playwright.expect(page.locator(".prompt").get_by_text(HOSTILE[0])).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/login", "/", "/campaigns", "/campaigns/spring", "/storage", "/?q=none"])
-async def test_pages_fit_a_phone(gateway: AbstractAsyncContextManager[RunningGateway], path: str) -> None:
-    """On a phone 390 pixels wide no page scrolls to the side."""
+@pytest.mark.parametrize(("viewport", "scheme"), [(PHONE, "dark"), (DESK, "light")], ids=["phone", "desk"])
+async def test_pages_fit_and_everybody_can_read_them(
+    gateway: AbstractAsyncContextManager[RunningGateway], viewport: playwright.ViewportSize, scheme: Any
+) -> None:
+    """No page scrolls to the side, not even 390 pixels wide, and axe finds nothing."""
     async with gateway as running, running.client() as client:
         info = await client.image.generate_url_with_info(
             "a lake with a long name " * 9,
@@ -232,12 +235,20 @@ async def test_pages_fit_a_phone(gateway: AbstractAsyncContextManager[RunningGat
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{info.url}", headers={"Referer": "https://a.example.com/"}) as seen:
                 assert seen.status == 200
-        async with looking(running.base_url, viewport=PHONE) as looker:
+        async with looking(
+            running.base_url, viewport=viewport, color_scheme=scheme, bypass_csp=True
+        ) as looker:
+            await looker.open("/login")
+            assert await looker.too_wide() <= 0
             await looker.log_in()
-            await looker.open(path)
-            assert await looker.too_wide() <= 0
-            await looker.open(f"/pictures/{info.id}")
-            assert await looker.too_wide() <= 0
+            for path in (
+                "/", "/?q=none", f"/pictures/{info.id}", "/campaigns", "/campaigns/spring", "/spend",
+                "/traffic", "/traffic?by=day", "/storage", "/docs",
+            ):  # fmt: skip
+                await looker.open(path)
+                assert await looker.too_wide() <= 0, path
+                found = await Axe().run(looker.page)
+                assert found.violations_count == 0, f"{path}: {found.generate_report()}"
 
 
 async def test_there_is_a_dark_mode(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:

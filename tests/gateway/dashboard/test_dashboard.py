@@ -412,6 +412,8 @@ async def test_every_page_is_strict(gateway: AbstractAsyncContextManager[Running
             f"/pictures/{info.id}",
             "/campaigns",
             "/campaigns/spring",
+            "/spend",
+            "/traffic",
             "/storage",
             "/pictures/0",
         ]
@@ -1096,7 +1098,16 @@ async def test_links_keep_the_path_that_the_gateway_is_under(tmp_path: Path) -> 
     here = RunningGateway(f"http://127.0.0.1:{sock.getsockname()[1]}", tmp_path)
     async with serving(settings, sock), visiting(here) as visitor:
         info = await here.client().image.generate_url_with_info("a lake", tracking_id="spring", **SMALL)
-        pages = [await visitor.page(path) for path in ("/", f"/pictures/{info.id}", "/campaigns", "/storage")]
+        places = (
+            "/",
+            f"/pictures/{info.id}",
+            "/campaigns",
+            "/spend",
+            "/traffic",
+            "/traffic?by=day",
+            "/storage",
+        )
+        pages = [await visitor.page(path) for path in places]
         answer, _ = await visitor.post("/logout")
     found = re.findall(r'(?:href|src|action)="(/[^"]*)"', "".join(pages))
     assert len(found) > 20
