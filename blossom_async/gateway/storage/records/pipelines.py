@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import OperationalError
 
 from blossom_async.gateway.storage.records.together import TOGETHER, Answered, Statement
 from blossom_async.gateway.storage.records.wire import Patient
@@ -34,7 +35,7 @@ class Opening:
     used: bool = False
 
 
-class OutcomeUnknown(sa.exc.OperationalError):
+class OutcomeUnknown(OperationalError):
     """The connection was lost after the server had been told to commit."""
 
 
