@@ -280,11 +280,11 @@ def _listed(fields: dict[str, Any]) -> list[_Given]:
 
 
 def _reference(field: str, value: Any) -> str | None:
-    """The text of ``"https://..."``, or of ``{"image_url": "https://..."}`` as OpenAI has it."""
+    """The text of ``"https://..."``, or of ``{"image_url": "https://..."}`` and ``{"url": "https://..."}``."""
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, Mapping) and value.keys() == {"image_url"}:
-        url = value["image_url"]
+    if isinstance(value, Mapping):
+        url = value.get("image_url", value.get("url"))
         url = url.get("url") if isinstance(url, Mapping) else url
         if isinstance(url, str):
             return url

@@ -89,7 +89,11 @@ async def test_pictures_of_this_gateway_and_data_urls(tmp_path: Path) -> None:
             stored = await answer.read()
         signed = await client.image.sign_url(info.url)
         packed = f"data:image/png;base64,{base64.b64encode(PHOTO).decode()}"
-        body = {"prompt": "both", "images": [{"image_url": signed}, {"image_url": packed}], "size": "64x32"}
+        body = {
+            "prompt": "both",
+            "images": [{"image_url": signed}, {"url": packed, "type": "image_url"}],
+            "size": "64x32",
+        }
         status, told = await sent(running, body)
         assert status == 200, told
         with pytest.raises(Rejected) as refused:
@@ -97,6 +101,26 @@ async def test_pictures_of_this_gateway_and_data_urls(tmp_path: Path) -> None:
         asked = drawn(service)[-1].body
     assert [file["sha256"] for file in asked["image"]] == [sha256(stored), sha256(PHOTO)]
     assert refused.value.code == "drawn_from_pictures"
+
+
+PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
+    "Open WebUI": ({"model": "gpt-image-1.5", "n": "1", "size": "64x64", "background": "auto"}, "image"),
+    "Open WebUI, several": ({"model": "dall-e-2", "size": "64x32", "response_format": "b64_json"}, "image[]"),
+    "LibreChat": ({"model": "gpt-image-1", "quality": "auto", "size": "auto"}, "image[]"),
+}
+"""What programs send, as their sources have it."""
+
+
+async def test_programs_get_a_picture_they_can_use(tmp_path: Path) -> None:
+    """Drawn by the gateway's own model in place of those they know."""
+    async with drawing(tmp_path) as (_, running, _client):
+        for fields, name in PROGRAMS.values():
+            form = aiohttp.FormData({"prompt": "a lake", **fields})
+            form.add_field(name, PHOTO, filename="image.png", content_type="image/png")
+            status, answer = await sent(running, form)
+            assert status == 200, answer
+            assert answer["model"] == "flux.1-schnell"
+            assert base64.b64decode(answer["data"][0]["b64_json"])[:4] == b"\x89PNG"
 
 
 async def test_a_key_stands_for_the_pictures_too(tmp_path: Path) -> None:

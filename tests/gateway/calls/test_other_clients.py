@@ -65,7 +65,7 @@ await ai.generateImage({{ model: openai.image("{MODEL}"), prompt, size: "1024x10
 """
 
 
-async def ran(*command: str, cwd: Path | None = None, **env: str) -> tuple[int, str]:
+async def ran(*command: str, cwd: Path | str = ".", **env: str) -> tuple[int, str]:
     """Exit status and output."""
     process = await asyncio.create_subprocess_exec(
         *command,
