@@ -9,12 +9,12 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import attrs
 import pybase64
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import InvalidRequest, NotFound, Overloaded, ResponseError
@@ -213,7 +213,7 @@ async def _parts(http: web.Request, hold: Callable[[int], None]) -> AsyncIterato
     if (http.content_length or 0) > MAX_UPLOAD:
         raise too_long(MAX_UPLOAD)
     try:
-        reader = await http.multipart()
+        reader = MultipartReader(http.headers, cast(StreamReader, _Limited(http.content)))
         while (part := await reader.next()) is not None:
             parts += 1
             if parts > _MOST_PARTS:
@@ -236,12 +236,25 @@ async def _parts(http: web.Request, hold: Callable[[int], None]) -> AsyncIterato
                     raise too_long(MAX_UPLOAD if size > MAX_UPLOAD else most)
                 hold(len(chunk))
             yield part.name, is_file, bytes(data)
-    except web.HTTPRequestEntityTooLarge as exc:
-        raise too_long(MAX_UPLOAD) from exc
     except web.RequestPayloadError:
         raise
     except (ValueError, AssertionError, HttpProcessingError) as exc:
         raise _malformed("its parts or their headers cannot be read") from exc
+
+
+class _Limited:
+    """A body of which no more than a form may have is read, whatever stands before and between its parts."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content = content
+
+    async def readline(self, **options: Any) -> bytes:
+        if self._content.total_bytes > MAX_UPLOAD + _MOST_TEXT:
+            raise too_long(MAX_UPLOAD)
+        return await self._content.readline(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
 
 
 def _malformed(what: str) -> ResponseError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import struct
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,15 @@ async def test_too_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         full, told = await sent(running, body, **form)
         monkeypatch.setattr(uploads, "MAX_UPLOAD", len(PHOTO))
         long, _ = await sent(running, body, **form)
+
+        async def endless() -> AsyncIterator[bytes]:
+            while True:  # lines before the first part
+                yield b"x" * 60 + b"\r\n" * 1000
+
+        monkeypatch.setattr(uploads, "_MOST_TEXT", 900)
+        with contextlib.suppress(aiohttp.ClientError):  # it may be still sending
+            unending, _ = await sent(running, endless(), **form)
+            assert unending == 413
         assert drawn(service) == []
     assert (gzipped, plain, unbounded, full, long) == (415, 415, 400, 503, 413)
     assert told["error"]["code"] == "overloaded"
