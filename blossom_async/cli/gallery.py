@@ -206,7 +206,8 @@ def _card(result: Result, thumb: Thumbnail | None) -> str:
     )
     link, shown = _link(info.url)
     top = f'<a class="frame"{link}>{picture}</a>'
-    below = f'<ul>{facts}</ul><a class="url"{link}>{_text(shown)}</a>'
+    copy = f'<button class="copy" type="button" data-copy="{_text(info.url)}" hidden>Copy link</button>'
+    below = f'<ul>{facts}</ul><p class="at"><a class="url"{link}>{_text(shown)}</a>{copy}</p>'
     return _CARD.format(number=number, kind="", top=top, prompt=_prompt(prompt), below=below)
 
 
@@ -244,10 +245,16 @@ def _text(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-_STYLE = resources.files("blossom_async.cli").joinpath("gallery.css").read_text("utf-8")
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode("ascii")
+def _part(name: str) -> tuple[str, str]:
+    """A file of the page, and its hash as Content-Security-Policy names it."""
+    text = resources.files("blossom_async.cli").joinpath(name).read_text("utf-8")
+    return text, f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+_STYLE, _STYLE_HASH = _part("gallery.css")
+_SCRIPT, _SCRIPT_HASH = _part("gallery.js")
 _CSP = (
-    f"default-src 'none'; img-src data:; style-src 'sha256-{_STYLE_HASH}'; "
+    f"default-src 'none'; img-src data:; style-src {_STYLE_HASH}; script-src {_SCRIPT_HASH}; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -282,9 +289,17 @@ _HEAD = """<!doctype html>
 _CARD = """<li id="p{number}"{kind}><article>{top}<div class="words"><span class="number">{number}</span>\
 {prompt}{below}</div></article></li>
 """
-_FOOT = """</ol>
+_FOOT = f"""</ol>
 </main>
 <footer>Made with blossom_async</footer>
+<dialog aria-label="Picture">
+<p dir="auto"></p>
+<div><button type="button" name="previous">Previous</button> <button type="button" name="next">Next</button>
+<span aria-live="polite"></span>
+<button class="copy" type="button" name="copy" hidden>Copy link</button>
+<button type="button" name="close">Close</button></div>
+</dialog>
+<script type="module">{_SCRIPT}</script>
 </body>
 </html>
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from playwright import async_api as playwright
 
 from blossom_async import ImageInfo
 from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
@@ -195,18 +197,24 @@ def test_the_offline_renderer_is_named_as_a_stand_in(
 
 
 def test_the_page_is_self_contained(page: PageOf) -> None:
-    """No script, nothing loaded from elsewhere, and a policy that would refuse both."""
+    """Nothing is loaded from elsewhere, and a policy refuses that, and every script but its own."""
     text = page([(made(), SMALL), (failed(1), None)])
     found = Page(text)
     assert {attrs["src"] for tag, attrs in found.tags if "src" in attrs} == {SMALL.data_uri}
-    assert not [tag for tag, _ in found.tags if tag in {"script", "link", "iframe", "object", "base"}]
+    assert not [tag for tag, _ in found.tags if tag in {"link", "iframe", "object", "base"}]
+    assert [attrs for tag, attrs in found.tags if tag == "script"] == [{"type": "module"}]
     assert not [attrs for _, attrs in found.tags if "style" in attrs]
     policy = next(a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
     style = re.search("<style>(.*?)</style>", text, re.DOTALL)
+    script = re.search('<script type="module">(.*?)</script>', text, re.DOTALL)
     assert style
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert script
+    style_digest, script_digest = (
+        base64.b64encode(hashlib.sha256(part[1].encode()).digest()).decode() for part in (style, script)
+    )
     assert policy is not None
-    assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in policy
+    assert f"default-src 'none'; img-src data:; style-src 'sha256-{style_digest}'" in policy
+    assert f"script-src 'sha256-{script_digest}';" in policy
     assert "url(" not in style[1]
     assert "@import" not in style[1]
 
@@ -219,6 +227,35 @@ def test_a_card_says_what_the_picture_is(page: PageOf) -> None:
     links = [attrs for tag, attrs in found.tags if tag == "a"]
     assert {link["href"] for link in links} == {f"http://127.0.0.1:8765/image/{ID}"}
     assert {link["rel"] for link in links} == {"noreferrer"}
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; install Debian's package chromium")
+async def test_a_picture_is_shown_large_in_place(page: PageOf, tmp_path: Path) -> None:
+    """The arrow keys lead to the next and the previous one; its link is copied; nothing of it is printed."""
+    urls = [f"http://127.0.0.1:8765/image/{letter * 22}" for letter in "abc"]
+    page([(made(at, f"lake {at}", url=url), thumbnail(picture())) for at, url in enumerate(urls)])
+    async with playwright.async_playwright() as engine:
+        browser = await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        shown = await context.new_page()
+        await shown.goto((tmp_path / "gallery.html").as_uri())
+        await shown.locator("a.frame").first.click()
+        large = shown.locator("dialog p")
+        for key, words in (("ArrowRight", "lake 1"), ("ArrowLeft", "lake 0"), ("ArrowLeft", "lake 2")):
+            await shown.keyboard.press(key)
+            await playwright.expect(large).to_have_text(words)
+        await shown.locator("dialog button[name=copy]").click()
+        await shown.get_by_role("button", name="Copied").wait_for()
+        assert await shown.evaluate("navigator.clipboard.readText()") == urls[2]
+        await shown.keyboard.press("Escape")
+        await playwright.expect(shown.locator("a.frame").nth(2)).to_be_focused()
+        await shown.emulate_media(media="print")
+        assert await shown.locator("button:visible").count() == 0
+        await browser.close()
 
 
 def test_failures_are_cards_and_are_found_from_the_top(page: PageOf) -> None:

@@ -1,0 +1,49 @@
+// Copies links, and shows a picture large in the page: next and previous by arrow keys or buttons.
+// Without this script every frame is a link to its picture.
+const view = document.querySelector("dialog");
+const large = new Image();
+view.prepend(large);
+const frames = [...document.querySelectorAll("a.frame")].filter((frame) => frame.querySelector("img"));
+const buttons = Object.fromEntries([...view.querySelectorAll("button")].map((button) => [button.name, button]));
+let at = 0;
+
+function show(next) {
+  at = (next + frames.length) % frames.length;
+  const small = frames[at].querySelector("img");
+  large.src = small.srcset.split(" ")[0] || small.src;
+  large.alt = small.alt;
+  large.className = small.className;
+  const card = frames[at].closest("li");
+  view.querySelector("p").textContent = card.querySelector(".prompt").textContent;
+  view.querySelector("span").textContent = `${at + 1} of ${frames.length}`;
+  buttons.copy.dataset.copy = card.querySelector("button.copy").dataset.copy;
+}
+
+for (const [number, frame] of frames.entries()) {
+  frame.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    show(number);
+    view.showModal();
+  });
+}
+buttons.previous.addEventListener("click", () => show(at - 1));
+buttons.next.addEventListener("click", () => show(at + 1));
+buttons.close.addEventListener("click", () => view.close());
+view.addEventListener("click", (event) => { if (event.target === view) view.close(); });
+view.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowLeft") show(at - 1);
+  if (event.key === "ArrowRight") show(at + 1);
+});
+view.addEventListener("close", () => frames[at].focus());
+
+for (const button of document.querySelectorAll("button.copy")) {
+  if (!navigator.clipboard) break;
+  const words = button.textContent;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = words; }, 2000);
+  });
+}
