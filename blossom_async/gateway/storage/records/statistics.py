@@ -19,7 +19,7 @@ import orjson
 import sqlalchemy as sa
 
 from blossom_async.gateway.storage.records.documents import total
-from blossom_async.gateway.storage.records.inserting import insert
+from blossom_async.gateway.storage.records.inserting import add_rows, insert, rows_of
 from blossom_async.gateway.storage.records.tables import (
     ALL_UNCOUNTED,
     campaign_days,
@@ -55,6 +55,12 @@ _COUNTS = ("views", "loads", "load_us")
 _SUMS = (*_COUNTS, "viewers")
 _ROWS_AT_ONCE = 10_000  # that one transaction counts anew, unless a day has more
 _IDS_AT_ONCE = 1000
+_VIEWERS_AT_ONCE = 100
+_ASKED = ("tenant", "tracking_id", "day", *(f"viewer_{number}" for number in range(_VIEWERS_AT_ONCE)))
+_SEEN = sa.select(viewers.c.viewer, viewers.c.image_id).where(
+    *(viewers.c[name] == sa.bindparam(name) for name in _ASKED[:3]),
+    viewers.c.viewer.in_([sa.bindparam(name) for name in _ASKED[3:]]),
+)
 _BEFORE_ALL = ALL_UNCOUNTED + 1
 _LEFT = sa.select(campaigns.c.tenant, campaigns.c.tracking_id, campaigns.c.uncounted_from).where(
     campaigns.c.uncounted_from.is_not(None)
@@ -131,10 +137,10 @@ def take_away(
                 sums[*day, label][3] -= 1
     _add_to_labels(sums, connection)
     one_less = [_label_row(*campaign, label, pictures=-1) for label in own]
-    _execute(_adding_labels(connection.dialect.name), one_less, connection)
-    emptied = [{"of_day": day, "of_label": label[0]} for _, _, day, label in sums]
-    nothing_left = sa.and_(*(label_days.c[name] == 0 for name in _SUMS))
-    _execute(label_days.delete().where(_this_day(*campaign), nothing_left), emptied, connection)
+    add_rows(_adding_labels(connection.dialect.name), one_less, connection)
+    if emptied := [{"of_day": day, "of_label": label[0]} for _, _, day, label in sums]:
+        nothing_left = sa.and_(*(label_days.c[name] == 0 for name in _SUMS))
+        connection.execute(label_days.delete().where(_this_day(*campaign), nothing_left), emptied)
     nobodys = of(labels, *campaign) & labels.c.label.in_([label for label, _, _ in own])
     if start != ALL_UNCOUNTED:  # else ``pictures`` says nothing, and all labels are written anew
         nobodys &= labels.c.pictures <= 0
@@ -218,7 +224,7 @@ def _recount_pictures(tenant: str, tracking_id: str, connection: sa.Connection) 
         pictures.update(labels_in(request))
         number += 1
     rows = [_label_row(tenant, tracking_id, label, pictures=several) for label, several in pictures.items()]
-    _execute(_adding_labels(connection.dialect.name), rows, connection)
+    add_rows(_adding_labels(connection.dialect.name), rows, connection)
     return number
 
 
@@ -245,12 +251,11 @@ def _held(rows: Sequence[Row], uncounted_from: Mapping[tuple[str, str], int | No
 def _pictures_seen(day: _Day, these: Sequence[bytes], connection: sa.Connection) -> dict[bytes, list[str]]:
     """The ids of the pictures that these viewers have seen on the day."""
     seen: dict[bytes, list[str]] = defaultdict(list)
-    tenant, tracking_id, number = day
-    here = of(viewers, tenant, tracking_id) & (viewers.c.day == number)
-    for start in range(0, len(these), _IDS_AT_ONCE):
-        some = viewers.c.viewer.in_(these[start : start + _IDS_AT_ONCE])
-        rows = sa.select(viewers.c.viewer, viewers.c.image_id).where(here, some)
-        for viewer, image_id in connection.execute(rows):
+    for start in range(0, len(these), _VIEWERS_AT_ONCE):
+        some = these[start : start + _VIEWERS_AT_ONCE]
+        padded = [*some, *[some[0]] * (_VIEWERS_AT_ONCE - len(some))]
+        asked = dict(zip(_ASKED, (*day, *padded), strict=True))
+        for viewer, image_id in rows_of(_SEEN, asked, connection):
             seen[viewer].append(image_id)
     return seen
 
@@ -286,12 +291,15 @@ def _count(
         new[_day_of(row)][row["viewer"]].append(row["image_id"])
     for day, pictures in new.items():
         for viewer, several in pictures.items():
-            before = known[day].get(viewer, ()) if known else ()
-            days[day][3] += not before
-            for label in _all_labels(several, labels_of) - _all_labels(before, labels_of):
+            new_labels = _all_labels(several, labels_of)
+            if before := known[day].get(viewer) if known else None:
+                new_labels -= _all_labels(before, labels_of)
+            else:
+                days[day][3] += 1
+            for label in new_labels:
                 of_labels[*day, label][3] += 1
     rows = [dict(zip(_DAY, (*day, *sums), strict=True)) for day, sums in sorted(days.items())]
-    _execute(_adding_up(campaign_days, connection.dialect.name), rows, connection)
+    add_rows(_adding_up(campaign_days, connection.dialect.name), rows, connection)
     _add_to_labels(of_labels, connection)
 
 
@@ -306,9 +314,9 @@ def _add_to_labels(sums: Mapping[_LabelDay, Sequence[int]], connection: sa.Conne
         days.append(dict(zip(_LABEL_DAY, (tenant, tracking_id, day, label[0], *counted), strict=True)))
         whole = ever[tenant, tracking_id, label]
         whole[:] = map(int.__add__, whole, counted)
-    _execute(_adding_up(label_days, connection.dialect.name), days, connection)
+    add_rows(_adding_up(label_days, connection.dialect.name), days, connection)
     rows = [{**_label_row(*one), **dict(zip(_SUMS, whole, strict=True))} for one, whole in ever.items()]
-    _execute(_adding_labels(connection.dialect.name), rows, connection)
+    add_rows(_adding_labels(connection.dialect.name), rows, connection)
 
 
 def _label_row(tenant: str, tracking_id: str, label: Label, *, pictures: int = 0) -> dict[str, Any]:
@@ -320,11 +328,6 @@ def _label_row(tenant: str, tracking_id: str, label: Label, *, pictures: int = 0
 def _this_day(tenant: str, tracking_id: str) -> sa.ColumnElement[bool]:
     this = (label_days.c.day == sa.bindparam("of_day")) & (label_days.c.label == sa.bindparam("of_label"))
     return of(label_days, tenant, tracking_id) & this
-
-
-def _execute(statement: sa.Executable, rows: Sequence[Row], connection: sa.Connection) -> None:
-    if rows:
-        connection.execute(statement, rows)
 
 
 def _nothing() -> list[int]:

@@ -6,6 +6,7 @@ import hmac
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from blossom_async.errors import Conflict
 from blossom_async.gateway.storage.records import statistics, totals
 from blossom_async.gateway.storage.records.documents import members, total
-from blossom_async.gateway.storage.records.inserting import insert
+from blossom_async.gateway.storage.records.inserting import add_rows, insert
 from blossom_async.gateway.storage.records.statistics import labels_in
 from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
@@ -89,19 +90,24 @@ def store(
 
 def add_views(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds the counts in rows of ``views`` to the stored ones."""
-    if rows:
-        adding = insert(views, connection.dialect.name)
-        counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
-        adding_up = adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts)
-        connection.execute(adding_up, _in_order(rows, views))
+    add_rows(_adding_views(connection.dialect.name), _in_order(rows, views), connection)
 
 
 def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> None:
     """Adds rows of ``viewers``; one that exists is not added again."""
-    if rows:
-        connection.execute(
-            insert(viewers, connection.dialect.name).on_conflict_do_nothing(), _in_order(rows, viewers)
-        )
+    add_rows(_adding_viewers(connection.dialect.name), _in_order(rows, viewers), connection)
+
+
+@cache
+def _adding_views(dialect: str) -> sa.Executable:
+    adding = insert(views, dialect)
+    counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
+    return adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts)
+
+
+@cache
+def _adding_viewers(dialect: str) -> sa.Executable:
+    return insert(viewers, dialect).on_conflict_do_nothing()
 
 
 def salts_to_forget(now: datetime, connection: sa.Connection) -> bool:
