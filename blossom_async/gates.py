@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 from blossom_async.batch import Grant, RateLimit
+from blossom_async.batch.start_times import Used
 from blossom_async.models import SlotsRequest, StartTimes, to_json
 from blossom_async.transport import Exchange, Transport
 
@@ -19,7 +20,14 @@ class GatewayGates:
         self._connect = connect
 
     async def take(
-        self, name: str, limit: RateLimit, want: int, slack_s: float, lead_s: float, pause_s: float
+        self,
+        name: str,
+        limit: RateLimit,
+        want: int,
+        slack_s: float,
+        lead_s: float,
+        pause_s: float,
+        used: Sequence[Used] = (),
     ) -> Grant:
         """Start times, as ``GatePlace`` says; asked for once. Raises as any call to the gateway."""
         question = SlotsRequest(

@@ -19,6 +19,7 @@ from blossom_async.batch.start_times import (
     LOOKAHEAD_S,
     GatePlace,
     Grant,
+    Used,
     is_gate_name,
     least_slack_s,
     usual_slack_s,
@@ -80,6 +81,7 @@ class SharedGate(Gate):
 
     No window of the limit's period holds more starts than it states, in all of them together, whatever their
     clocks. A long run uses 98 % of the rate if the place answers within 0.6 % of the period, and 91 % at 3 %.
+    A start that is late costs a place that heeds when starts were made, as ``Gates`` does, only that time.
 
     ``slots`` is the place that gives out start times: ``client.gates``, a ``Gates`` of this process, or
     anything else with the method of ``GatePlace``. ``slack_s`` is how late an attempt may start: more of it
@@ -121,6 +123,7 @@ class SharedGate(Gate):
         self._pause_told = -math.inf  # and knows
         self._asked_at = self._ask_at = -math.inf
         self._answer_by = -math.inf
+        self._told: list[Used] = []  # what became of start times since the last question
         self._used = self._void = 0  # start times since the last question; void for being late, not unwanted
         self._in_demand = False
         self._ample_s = 0.0  # a slack within which this process is seldom late
@@ -167,7 +170,8 @@ class SharedGate(Gate):
         if self._refusal is not None and own < self._ask_at:
             raise self._unavailable(own) from self._refusal
         while self._slots and self._latest_of(self._slots[0], own) < own:
-            self._slots.popleft()
+            start, _ = self._slots.popleft()
+            self._told.append((start, -1.0))
             self._void += self._in_demand and held_until <= now
         if self._ask_due(own) <= own:
             self._ask(own)
@@ -177,7 +181,10 @@ class SharedGate(Gate):
         return max(held_until, now + max(0.0, at - own))
 
     async def _take(self, now: float) -> None:
-        self._slots.popleft()
+        start, slack_s = self._slots.popleft()
+        own = self._clock()
+        late_s = own - self._offset.least(own) + _ROUNDING_S - start
+        self._told.append((start, min(max(late_s, 0.0), slack_s)))
         self._used += 1
         self._in_demand = self._turnstile.waiting > 0
         await super()._take(now)
@@ -228,7 +235,9 @@ class SharedGate(Gate):
         self._learn_slack()
         self._asked_at, self._used, self._void = own, 0, 0
         self._answer_by = own + 2 * timeout_s  # its event loop may have stopped without being closed
-        self._asking = asyncio.get_running_loop().create_task(self._exchange(want, pause_until, timeout_s))
+        told, self._told = self._told, []
+        exchange = self._exchange(want, pause_until, timeout_s, told)
+        self._asking = asyncio.get_running_loop().create_task(exchange)
 
     def _next_slack_s(self) -> float:
         if self._slack_s is not None:
@@ -252,7 +261,7 @@ class SharedGate(Gate):
             self._ample_s *= 0.97
             self._late, self._starts = 0.9 * self._late, 0.9 * self._starts
 
-    async def _exchange(self, want: int, pause_until: float, timeout_s: float) -> None:
+    async def _exchange(self, want: int, pause_until: float, timeout_s: float, told: list[Used]) -> None:
         me = asyncio.current_task()
         limit, slack_s = self._limit, self._next_slack_s()
         lead_s = min(self._offset.unsure_s, LOOKAHEAD_S / 2)
@@ -260,7 +269,7 @@ class SharedGate(Gate):
         try:
             async with asyncio.timeout(timeout_s):
                 granted = await self._place.take(
-                    self._name, limit, want, slack_s, lead_s, max(0.0, pause_until - sent)
+                    self._name, limit, want, slack_s, lead_s, max(0.0, pause_until - sent), told
                 )
         except Exception as exc:  # noqa: BLE001 - whatever the place raises; acquire raises it in the end
             self._failed(exc)
@@ -274,13 +283,17 @@ class SharedGate(Gate):
 
     def _granted(self, granted: Grant, want: int, slack_s: float, sent: float) -> None:
         own = self._clock()
-        now, first, number, step = granted
+        now, number, starts = granted.now, granted.number, granted.starts
         if not self._offset.narrow(sent, now, own):
             self._slots.clear()
-        self._slots.extend((first + n * step, slack_s) for n in range(number))
+            self._told.clear()
+        if self._slack_s is None and granted.slack_s is not None:
+            slack_s = granted.slack_s
+        self._slots.extend((start, slack_s) for start in starts)
         self._failures = 0
         self._refusal = None
-        rest_s = max(_REACH_S, first + number * step - LOOKAHEAD_S - now) if number < want else 0.0
+        next_at = starts[-1] + granted.step if starts else granted.first
+        rest_s = max(_REACH_S, next_at - LOOKAHEAD_S - now) if number < want else 0.0
         self._ask_at = own + min(rest_s, _LONGEST_REST_S)
         if (slack_s := self._next_slack_s()) <= self._offset.unsure_s and not self._warned:
             self._warned = True
@@ -320,6 +333,7 @@ def _after_fork() -> None:
     """The start times in hand are the parent's to use, and its tasks will not answer here."""
     for gate in _gates:
         gate._slots.clear()
+        gate._told.clear()
         gate._asking = None
 
 

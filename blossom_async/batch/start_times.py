@@ -1,8 +1,13 @@
-"""The start times of a limit that many processes share: one number in one place, given out a few at a time.
+"""The start times of a limit that many processes share: given out by one place, a few at a time.
 
-A start time T may be used from T to T plus the slack, and never later. ``amount`` start times span the period
-plus the slack. So of any ``amount + 1`` starts the last is at least a period after the first, whoever makes
-them, and the use of the rate is ``period / (period + slack)``.
+A start time T may be used from T to T plus the slack, and never later. There are two ways to keep the limit:
+
+1. ``grant`` remembers one number. ``amount`` start times span the period plus the slack. So of any
+   ``amount + 1`` starts the last is at least a period after the first, whoever makes them, and the use of the
+   rate is ``period / (period + slack)``.
+2. ``Gates`` remembers the start times of a period, and hears when each was used. A new one is at least a
+   period after the latest moment at which the start ``amount`` before it can have been made. So only the time
+   by which starts are late on average is lost, and a start time may be used late.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -25,6 +31,7 @@ __all__ = [
     "GateState",
     "Gates",
     "Grant",
+    "Used",
     "grant",
     "is_gate_name",
     "least_slack_s",
@@ -42,30 +49,57 @@ _SLACK = 0.02  # of the period: what a long run may leave unused
 _LONG_SLACK_S = 2.0  # of a short period, the slack may be up to half
 _LONGEST_HOLD_S = 120.0
 
+# Servers count arrivals and we count starts, and latency varies.
+_MARGIN = 1.01
+_CATCH_UP = 0.8  # the least distance of two start times, of that in a long run
+_BEHIND_S = 0.25  # start times that nobody asked for in this time are caught up
+_HORIZON_S = 0.2  # further ahead, more would be known later about the start times before
+_REMEMBERED = 100_000
+
 
 class Grant(NamedTuple):
     """``number`` start times from ``first`` on, ``step`` apart, in seconds of the place's clock.
 
     ``now`` is a time of that clock between the question and the answer. Without a start time, ``first`` is
-    when the next one will be.
+    when the next one will be. ``times`` are the start times where their distance varies. ``slack_s`` is how
+    late each may be used, if that is not what was asked for.
     """
 
     now: float
     first: float
     number: int
     step: float
+    times: Sequence[float] = ()
+    slack_s: float | None = None
+
+    @property
+    def starts(self) -> Sequence[float]:
+        """The start times."""
+        return self.times or [self.first + n * self.step for n in range(self.number)]
+
+
+Used = tuple[float, float]
+"""A start time, and how many seconds after it an attempt started at the latest; below 0 for none."""
 
 
 class GatePlace(Protocol):
     """Where the start times of shared limits are given out."""
 
     async def take(
-        self, name: str, limit: RateLimit, want: int, slack_s: float, lead_s: float, pause_s: float
+        self,
+        name: str,
+        limit: RateLimit,
+        want: int,
+        slack_s: float,
+        lead_s: float,
+        pause_s: float,
+        used: Sequence[Used] = (),
     ) -> Grant:
         """Up to ``want`` start times under the limit of that name, which the caller uses within ``slack_s``.
 
         None is earlier than ``lead_s`` from now, when the answer has arrived; nor than ``pause_s`` from now,
-        whoever asks.
+        whoever asks. ``used`` tells what became of earlier ones; a place need not heed it, and must not rely
+        on it.
         """
 
 
@@ -164,6 +198,86 @@ def grant(
     return state, Grant(now, first, number, held)
 
 
+class _Log:
+    """The start times given out under one name of late, and when each was used at the latest.
+
+    ``since`` as for ``GateState.forgotten``.
+    """
+
+    def __init__(self, since: float, limit: RateLimit) -> None:
+        self._ends: list[float] = []  # sorted: until when each start may have been made,
+        self._given: dict[float, float] = {}  # and the same by start time, until it is told
+        self._limits: dict[RateLimit, float] = {}  # and until when they hold
+        # Then an even pace keeps the limit, whatever was started before.
+        begins = GateState.forgotten(since, limit).last + _BEHIND_S
+        self._begins = begins + _MARGIN * limit.per_s / limit.amount
+        self._longest_s = 0.0  # the period of any limit so far
+        self._due = self._begins
+        self._last = self._paused_until = -math.inf
+        self.idle_at = -math.inf
+        """From when on it is the same as a new one."""
+
+    def is_ahead(self, now: float) -> bool:
+        """Whether the clock was set back."""
+        return self._last > now + LOOKAHEAD_S
+
+    def note(self, used: Sequence[Used]) -> None:
+        """Learns what became of start times."""
+        for start, late_s in used:
+            end = self._given.pop(start, -math.inf)
+            place = bisect_left(self._ends, end)
+            if place < len(self._ends) and self._ends[place] == end:
+                del self._ends[place]
+                if late_s >= 0:
+                    insort(self._ends, min(start + late_s, end))
+
+    def take(
+        self, now: float, limit: RateLimit, want: int, slack_s: float, lead_s: float, pause_s: float
+    ) -> Grant:
+        """Start times, as ``GatePlace`` says."""
+        if limit.per_s >= 1:  # or it would not be told in time what became of them
+            slack_s = max(slack_s, min(limit.per_s / 4, LOOKAHEAD_S))
+        slack_s = min(max(slack_s, least_slack_s(limit)), widest_slack_s(limit))
+        limit = _remembered(limit)
+        self._paused_until = min(max(self._paused_until, now + pause_s), now + _LONGEST_PAUSE_S)
+        self._longest_s = max(self._longest_s, limit.per_s)
+        self._forget(now)
+        self._limits[limit] = now + min(_LONGEST_HOLD_S, limit.per_s + slack_s + LOOKAHEAD_S)
+        step = max(_MARGIN * each.per_s / each.amount for each in self._limits)
+        times: list[float] = []
+        earliest, horizon = now + lead_s, now + min(LOOKAHEAD_S, lead_s + _HORIZON_S)
+        while (at := self._next(max(earliest, self._paused_until), step)) <= horizon and len(times) < want:
+            times.append(at)
+            # Later than that, nobody wanted them.
+            self._last, self._due = at, (self._due if at <= self._due + _BEHIND_S else at) + step
+            self._given[at] = at + slack_s
+            insort(self._ends, at + slack_s)
+        self.idle_at = max(
+            self._paused_until, *self._limits.values(), self._last + slack_s + _MARGIN * self._longest_s
+        )
+        return Grant(now, times[0] if times else at, len(times), step, tuple(times), slack_s)
+
+    def _next(self, earliest: float, step: float) -> float:
+        at = max(earliest, self._begins, self._last + _CATCH_UP * step, self._due)
+        for limit in self._limits:
+            if len(self._ends) >= limit.amount:
+                at = max(at, self._ends[-limit.amount] + _MARGIN * limit.per_s)
+        return at
+
+    def _forget(self, now: float) -> None:
+        ended = bisect_left(self._ends, now - _MARGIN * self._longest_s)
+        del self._ends[: max(ended, len(self._ends) - 2 * _REMEMBERED)]
+        while self._given and (first := next(iter(self._given))) + _LONGEST_HOLD_S < now:
+            del self._given[first]
+        self._limits = {limit: until for limit, until in self._limits.items() if until > now}
+
+
+def _remembered(limit: RateLimit) -> RateLimit:
+    """One that is no looser, and whose starts are few enough to remember each."""
+    parts = math.ceil(limit.amount / _REMEMBERED)
+    return RateLimit(limit.amount // parts, per_s=limit.per_s / parts)
+
+
 class Gates:
     """A ``GatePlace`` in this process: for tests, and to stand in an actor of a cluster.
 
@@ -177,7 +291,7 @@ class Gates:
         # From a random time on: nobody takes this clock for that of the place before.
         self._since = random.uniform(0, 1e6)  # noqa: S311 - no secret
         self._shift = self._since - clock()
-        self._states: dict[str, GateState] = {}
+        self._states: dict[str, _Log] = {}
 
     async def take(
         self,
@@ -187,13 +301,15 @@ class Gates:
         slack_s: float,
         lead_s: float = 0.0,
         pause_s: float = 0.0,
+        used: Sequence[Used] = (),
     ) -> Grant:
         """Start times, as ``GatePlace`` says."""
         now = self._clock() + self._shift
-        if name not in self._states:
+        state = self._states.get(name)
+        if state is None:
             self._states = {known: state for known, state in self._states.items() if state.idle_at > now}
-        state = self._states.get(name) or GateState.forgotten(self._since, limit)
-        self._states[name], granted = grant(
-            state, now, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
-        )
-        return granted
+            state = self._states[name] = _Log(self._since, limit)
+        elif state.is_ahead(now):
+            state = self._states[name] = _Log(now, limit)
+        state.note(used)
+        return state.take(now, limit, want, slack_s, lead_s, pause_s)

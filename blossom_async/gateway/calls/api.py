@@ -120,7 +120,12 @@ class Api:
         question = (limit, asked.want, asked.slack_s, asked.lead_s, asked.pause_s)
         taking = partial(gates.take, http[CALLER].tenant, name, *question)
         granted = await self._records.write_apart(taking)
-        return _answer(200, to_json(StartTimes(**granted._asdict())))
+        return _answer(
+            200,
+            to_json(
+                StartTimes(now=granted.now, first=granted.first, number=granted.number, step=granted.step)
+            ),
+        )
 
     async def list(self, http: web.Request) -> web.Response:
         """200 with a page of the caller's stored pictures, the newest first.

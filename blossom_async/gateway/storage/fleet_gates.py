@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from blossom_async.batch import Grant, RateLimit
+from blossom_async.batch.start_times import Used
 from blossom_async.gateway.storage.records import Records, gates
 
 __all__ = ["FleetGates"]
@@ -19,7 +21,14 @@ class FleetGates:
         self._records = records
 
     async def take(
-        self, name: str, limit: RateLimit, want: int, slack_s: float, lead_s: float, pause_s: float
+        self,
+        name: str,
+        limit: RateLimit,
+        want: int,
+        slack_s: float,
+        lead_s: float,
+        pause_s: float,
+        used: Sequence[Used] = (),
     ) -> Grant:
         """Start times, as ``GatePlace`` says."""
         return await self._records.write_apart(
