@@ -11,11 +11,10 @@ import asyncio
 import contextlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
 
 import attrs
 
@@ -31,6 +30,7 @@ from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.provider_calls import note_held, note_unusable
+from blossom_async.gateway.making.results import Answer, Results, once_files_can_be_opened
 from blossom_async.gateway.making.staging import Staging
 from blossom_async.gateway.making.storing import Storing
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
@@ -42,11 +42,9 @@ from blossom_async.gateway.making.verdicts import (
     problem_of,
     refused,
     unknown,
-    unsent,
 )
-from blossom_async.gateway.providers import Artwork, Delivery, Inputs
+from blossom_async.gateway.providers import Inputs
 from blossom_async.gateway.providers.faults import ProviderFault
-from blossom_async.gateway.storage.blobs import OutOfFiles, Reserved
 from blossom_async.gateway.storage.records import (
     AttemptOutcome,
     Claim,
@@ -62,19 +60,9 @@ from blossom_async.tracing import span
 
 __all__ = ["Paid"]
 
-T = TypeVar("T")
 _ANSWERS_FIRST_S = 0.02  # a deferred picture takes seconds, its caller waits for an answer now
-_TRIES = 60  # a second apart, while this machine may open no more files
 
 _log = logging.getLogger("blossom_async.gateway")
-
-
-@attrs.frozen(kw_only=True)
-class _Answer:
-    """A provider's answer, which is staged, and the attempt that brought it."""
-
-    attempt: ProviderAttempt
-    given: Artwork | Delivery
 
 
 class Paid:
@@ -109,9 +97,7 @@ class Paid:
         self._in_line: set[str] = set()
         self._exhausted: set[tuple[str, int]] = set()  # payers refused for their budget, with the day
         self._closing = False
-        self._unrecorded: dict[tuple[str, str | None], Artwork | Delivery | Settled] = {}
-        """What came of the latest attempt at a picture, by the claim's holder, until that is on the disk.
-        What this process knew before it was taken for dead says nothing of what others have sent since."""
+        self._results = Results(records, staging, now)
 
     def start(self, claim: Claim, callers: Callers, *, new: bool = False) -> asyncio.Task[ImageRecord]:
         """The task that makes the claim's picture. It raises the error that ``POST /v1/images`` answers.
@@ -127,7 +113,7 @@ class Paid:
             del self.under_way[claim.image_id]
             error = None if task.cancelled() else task.exception()
             if isinstance(error, Conflict):  # another process has it
-                self._unrecorded.pop(_held(claim), None)
+                self._results.forget(claim)
             if error is not None and not isinstance(error, ResponseError):
                 _log.error("a call failed, and is tried again: %s", type(error).__name__)
 
@@ -161,8 +147,8 @@ class Paid:
             )
         if isinstance(made, Settled):
             await self._end(claim, made)
-            self._unrecorded.pop(_held(claim), None)
-        if isinstance(answer, _Answer):
+            self._results.forget(claim)
+        if isinstance(answer, Answer):
             with contextlib.suppress(Overloaded):  # what stays is cleared away at the next start
                 await self._staging.delete(claim.image_id)
         held = isinstance(made, Settled) and made.state is ClaimState.UNKNOWN
@@ -186,15 +172,15 @@ class Paid:
 
     async def _answer(
         self, claim: Claim, callers: Callers, tried: Sequence[ProviderAttempt], turn: AsyncExitStack
-    ) -> _Answer | Settled:
+    ) -> Answer | Settled:
         """Asks one provider after another, starting with the one whose answer was lost, if any.
 
         ``turn`` then holds the turn of the provider that has answered.
         """
-        result: _Answer | Settled = nobody_left()
+        result: Answer | Settled = nobody_left()
         if tried and tried[-1].outcome in call_records.OPEN:
             result = await self._resume(claim, tried[-1], callers, turn)
-            if isinstance(result, _Answer) or not result.elsewhere:
+            if isinstance(result, Answer) or not result.elsewhere:
                 return result
         try:
             able = self._upstreams.able(claim.request)
@@ -205,20 +191,20 @@ class Paid:
             if upstream.name in {attempt.provider for attempt in tried}:
                 continue
             result = await self._ask(upstream, claim, n, callers, turn)
-            if isinstance(result, _Answer) or not result.elsewhere:
+            if isinstance(result, Answer) or not result.elsewhere:
                 return result
             n += 0 if result.end is None else 1
         return result
 
     async def _resume(
         self, claim: Claim, last: ProviderAttempt, callers: Callers, turn: AsyncExitStack
-    ) -> _Answer | Settled:
+    ) -> Answer | Settled:
         """The answer of an attempt whose process died, or whose answer was lost."""
-        if (result := self._unrecorded.get(_held(claim))) is not None:
-            return await self._recorded(claim, last, result)
+        if (result := self._results.unrecorded(claim)) is not None:
+            return await self._results.recorded(claim, last, result)
         staged = await self._staging.get(claim.image_id)
         if staged is not None:
-            return _Answer(attempt=last, given=staged)
+            return Answer(attempt=last, given=staged)
         upstream = self._upstreams.named(last.provider)
         if upstream is None or not upstream.provider.keyed:
             note_held(last)
@@ -232,14 +218,14 @@ class Paid:
                 note_held(last)
                 return unknown(last, "it was asked, and the pictures to ask it with again are lost")
             given = await ask(upstream, claim.request, last, inputs, callers.show, maybe_paid=True)
-            answer = await self._recorded(claim, last, given, reserved)
-            if isinstance(answer, _Answer):
+            answer = await self._results.recorded(claim, last, given, reserved)
+            if isinstance(answer, Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
 
     async def _ask(
         self, upstream: Upstream, claim: Claim, n: int, callers: Callers, turn: AsyncExitStack
-    ) -> _Answer | Settled:
+    ) -> Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         attempt = _attempt(claim, upstream, n, self._secret, self._now())
@@ -261,13 +247,18 @@ class Paid:
             if inputs is None:
                 return Settled(error=_inputs_lost())
             attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
-            refusal = await self._begun(claim, attempt)
+            try:
+                refusal = await self._results.begun(claim, attempt, self._daily_budget)
+            except PaymentRequired as exc:
+                self._exhausted = {each for each in self._exhausted if each[1] == attempt.day}
+                self._exhausted.add((attempt.payer, attempt.day))
+                return Settled(error=exc)
             if refusal is not None:
                 return refusal
             reached("attempt")
             result = await ask(upstream, claim.request, attempt, inputs, callers.show)
-            answer = await self._recorded(claim, attempt, result, reserved)
-            if isinstance(answer, _Answer):
+            answer = await self._results.recorded(claim, attempt, result, reserved)
+            if isinstance(answer, Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
 
@@ -282,52 +273,10 @@ class Paid:
         finally:
             self._in_line.discard(claim.image_id)
 
-    async def _begun(self, claim: Claim, attempt: ProviderAttempt) -> Settled | None:
-        """None once the attempt is on the disk and may be sent."""
-        # Whatever fails: it may be on the disk, and it was not sent.
-        self._unrecorded[_held(claim)] = unsent(attempt)
-        begin = partial(call_records.begin_attempt, claim, attempt, self._daily_budget)
-        try:
-            await self._records.write(begin)
-        except PaymentRequired as exc:  # beyond the budget
-            self._exhausted = {each for each in self._exhausted if each[1] == attempt.day}
-            self._exhausted.add((attempt.payer, attempt.day))
-            result: Settled | None = Settled(error=exc)
-        except Overloaded as exc:
-            return await self._settled(claim, unsent(attempt, exc))
-        else:
-            result = None
-        del self._unrecorded[_held(claim)]
-        return result
-
-    async def _settled(self, claim: Claim, result: Settled) -> Settled:
-        """A failure, which is recorded before the next provider is asked; otherwise, with the claim's end."""
-        self._unrecorded[_held(claim)] = result
-        if result.elsewhere and result.end is not None:
-            await self._records.write(partial(call_records.end_attempt, claim, result.end, self._now()))
-            del self._unrecorded[_held(claim)]
-        return result
-
-    async def _recorded(
-        self,
-        claim: Claim,
-        attempt: ProviderAttempt,
-        result: Artwork | Delivery | Settled,
-        reserved: Reserved | None = None,
-    ) -> _Answer | Settled:
-        """The result, once it is on disk."""
-        if isinstance(result, Settled):
-            return await self._settled(claim, result)
-        self._unrecorded[_held(claim)] = result  # also after a failure: it is paid, and staged again later
-        await _once_files_can_be_opened(partial(self._staging.put, claim.image_id, result, reserved))
-        del self._unrecorded[_held(claim)]
-        reached("staged")
-        return _Answer(attempt=attempt, given=result)
-
-    async def _store(self, claim: Claim, answer: _Answer, preview: bool) -> ImageRecord | Settled:
+    async def _store(self, claim: Claim, answer: Answer, preview: bool) -> ImageRecord | Settled:
         attempt, given = answer.attempt, answer.given
         try:
-            record = await _once_files_can_be_opened(
+            record = await once_files_can_be_opened(
                 partial(
                     self._storing.store,
                     claim.image_id,
@@ -382,27 +331,12 @@ class Paid:
             await self._records.write(partial(call_records.fail, claim, state, problem, settled.end, now))
 
 
-async def _once_files_can_be_opened(work: Callable[[], Awaitable[T]]) -> T:
-    """What the work returns. Waits for others to close files, because the picture is paid for."""
-    for _ in range(_TRIES):
-        try:
-            return await work()
-        except OutOfFiles as exc:
-            failure = exc
-            await asyncio.sleep(exc.retry_after_s or 0)
-    raise failure
-
-
 def _inputs_lost() -> Overloaded:
     return Overloaded(
         "the pictures to draw from were lost when a gateway died; nothing was paid; send the request again",
         code="pictures_lost",
         retry_after_s=1.0,
     )
-
-
-def _held(claim: Claim) -> tuple[str, str | None]:
-    return claim.image_id, claim.owner
 
 
 def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
