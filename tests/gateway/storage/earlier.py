@@ -12,7 +12,7 @@ _UNDONE = {
     "0017": "DROP TRIGGER campaign_changed; DROP INDEX campaigns_uncounted;"
     "ALTER TABLE campaigns DROP COLUMN changes; ALTER TABLE campaigns DROP COLUMN uncounted_from;"
     "DROP TABLE campaign_days; DROP TABLE labels; DROP TABLE label_days; DROP INDEX viewers_by_day;",
-    "0016": "DROP TABLE spending_by_provider;",
+    "0016": "DROP TRIGGER attempt_settled; DROP TABLE spending_by_provider;",
     "0015": "DROP TABLE traffic;",
     "0014": "DROP TABLE texts; DROP INDEX images_unlike_texts; ALTER TABLE images DROP COLUMN in_texts;",
     "0013": "DROP TABLE slots;",

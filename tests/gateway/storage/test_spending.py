@@ -89,6 +89,23 @@ async def test_what_is_kept_is_what_counting_gives(tmp_path: Path) -> None:
     await records.close()
 
 
+async def test_attempts_that_an_earlier_version_settles_are_counted_by_provider(place: Path | str) -> None:
+    """It changes the ledger, and knows no other totals."""
+    records = Records(place)
+    await records.open()
+    await paying(records)
+
+    def settle(connection: sa.Connection) -> int:
+        open_ = attempts.c.outcome == AttemptOutcome.SENT
+        return connection.execute(
+            attempts.update().where(open_).values(outcome=AttemptOutcome.OK, spent=3)
+        ).rowcount
+
+    assert await records.write(settle) > 5
+    assert await records.read(by_provider) == await records.read(counted_by_provider)
+    await records.close()
+
+
 async def test_a_refused_attempt_reserves_nothing(tmp_path: Path) -> None:
     """Beyond the budget, to the last millionth."""
     records = Records(tmp_path / "records.sqlite")

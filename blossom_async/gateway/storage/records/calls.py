@@ -259,10 +259,10 @@ def _beyond(attempt: ProviderAttempt, budget: int | None, left: int) -> PaymentR
 def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
     """Settles an attempt; its claim goes on. Raises ``Conflict`` unless it is this process's."""
     _hold(claim, connection)
-    together(connection, *_settling(claim.image_id, end, now, connection.dialect.name), last=True)
+    together(connection, *_settling(claim.image_id, end, now), last=True)
 
 
-def _settling(image_id: str, end: AttemptEnd, now: datetime, dialect: str) -> list[Statement]:
+def _settling(image_id: str, end: AttemptEnd, now: datetime) -> list[Statement]:
     """The statements that settle an attempt, and book what it cost."""
     this = {"of_image": image_id, "of_n": end.n}
     ended = {"outcome": end.outcome, "spent": end.spent or 0, "request_id": end.request_id, "ended_at": now}
@@ -271,9 +271,7 @@ def _settling(image_id: str, end: AttemptEnd, now: datetime, dialect: str) -> li
     ending, open_ = _ending(end.outcome)
     if end.outcome in OPEN:
         return [(ending, {**this, **ended})]
-    made = end.outcome == AttemptOutcome.OK
-    booking = spending.settling(open_, this, spent=end.spent, made=made, dialect=dialect)
-    return [*booking, (ending, {**this, **ended})]
+    return [spending.settling(open_, this, end.spent or 0), (ending, {**this, **ended})]
 
 
 @cache
@@ -304,7 +302,7 @@ def finish(
         together(
             connection,
             *adding(add, dialect),
-            *_settling(record.id, end, now, dialect),
+            *_settling(record.id, end, now),
             last=not record.request.defer,
         )
     except sa.exc.IntegrityError as exc:
@@ -332,7 +330,7 @@ def fail(
     """
     _hold(claim, connection)
     if end is not None:
-        together(connection, *_settling(claim.image_id, end, now, connection.dialect.name))
+        together(connection, *_settling(claim.image_id, end, now))
     told = orjson.dumps(problem).decode()
     moved = _move(_mine(claim), state, connection, owner=None, problem=told, ended_at=now)
     if moved and claim.request.defer:
@@ -346,7 +344,7 @@ def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.
     """
     _end(claim, connection)
     if end is not None:
-        together(connection, *_settling(claim.image_id, end, now, connection.dialect.name), last=True)
+        together(connection, *_settling(claim.image_id, end, now), last=True)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -373,7 +371,7 @@ def release(image_id: str, connection: sa.Connection, *, paid: bool, now: dateti
     spent = paid_usd if paid else 0
     outcome = AttemptOutcome.CHARGED if paid else AttemptOutcome.FAILED
     end = AttemptEnd(n=last.n, outcome=outcome, spent=spent, request_id=last.request_id)
-    together(connection, *_settling(image_id, end, now, connection.dialect.name))
+    together(connection, *_settling(image_id, end, now))
     _move(calls.c.image_id == image_id, None, connection)
     return True
 

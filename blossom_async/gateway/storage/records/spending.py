@@ -67,21 +67,9 @@ def budget_of(payer: str, default_budget: int | None, connection: sa.Connection)
     return default_budget if own is None else own
 
 
-def settling(
-    attempt: sa.ColumnElement[bool],
-    found_by: Mapping[str, Any],
-    *,
-    spent: int | None,
-    made: bool,
-    dialect: str,
-) -> list[Statement]:
-    """The statements that replace what an attempt has reserved by what was spent, if it is found.
-
-    ``spent`` None: it is not known. ``made``: it gave a picture.
-    """
-    booked = {**found_by, "cost": spent or 0}
-    counted = {"made": int(made), "known": spent is not None}
-    return [(_settling(attempt), booked), (_counting(attempt, dialect), {**booked, **counted})]
+def settling(attempt: sa.ColumnElement[bool], found_by: Mapping[str, Any], spent: int) -> Statement:
+    """The statement that replaces what an attempt has reserved by what was spent, if it is found."""
+    return _settling(attempt), {**found_by, "cost": spent}
 
 
 @cache
@@ -95,24 +83,6 @@ def _settling(attempt: sa.ColumnElement[bool]) -> sa.Executable:
         .where(spending.c.payer == payer, spending.c.day == day)
         .values(reserved=spending.c.reserved - reserved, spent=spending.c.spent + _COST)
     )
-
-
-@cache
-def _counting(attempt: sa.ColumnElement[bool], dialect: str) -> sa.Executable:
-    """Adds the attempt to the totals by provider."""
-    priced = sa.bindparam("known", type_=sa.Boolean) | attempts.c.priced
-    counted: dict[str, Any] = {
-        **{column.name: column for column in (attempts.c.day, attempts.c.payer, attempts.c.provider)},
-        "calls": sa.literal_column("1"),
-        "pictures": sa.bindparam("made", type_=sa.BigInteger),
-        "spent": _COST,
-        "unpriced": sa.case((priced, 0), else_=1),
-    }
-    adding = insert(spending_by_provider, dialect).from_select(
-        list(counted), sa.select(*counted.values()).where(attempt)
-    )
-    sums = {name: spending_by_provider.c[name] + adding.excluded[name] for name in _SUMS}
-    return adding.on_conflict_do_update(index_elements=spending_by_provider.primary_key, set_=sums)
 
 
 @attrs.frozen(kw_only=True)

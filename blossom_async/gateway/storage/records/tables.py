@@ -538,6 +538,41 @@ spending_by_provider: sa.Table = sa.Table(
     sa.Column("unpriced", sa.BigInteger, nullable=False),
 )
 
+_COUNT = (
+    "INSERT INTO spending_by_provider VALUES (NEW.day, NEW.payer, NEW.provider, 1, "
+    "CASE WHEN NEW.outcome = 'ok' THEN 1 ELSE 0 END, NEW.spent, CASE WHEN NEW.priced THEN 0 ELSE 1 END) "
+    "ON CONFLICT (day, payer, provider) DO UPDATE SET "
+    "calls = spending_by_provider.calls + excluded.calls, "
+    "pictures = spending_by_provider.pictures + excluded.pictures, "
+    "spent = spending_by_provider.spent + excluded.spent, "
+    "unpriced = spending_by_provider.unpriced + excluded.unpriced"
+)
+
+
+@sa.event.listens_for(spending_by_provider, "after_create")
+def _count_settled_attempts(_: sa.Table, connection: sa.Connection, **__: Any) -> None:
+    """Those of earlier versions, too. A server counts at the end of a transaction, after all other changes:
+    so that transactions wait for each other, and never in a circle.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "CREATE FUNCTION attempt_settled() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN {_COUNT}; RETURN NULL; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER attempt_settled AFTER UPDATE OF outcome ON attempts "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
+            "WHEN (OLD.outcome IN ('sent', 'unknown') AND NEW.outcome NOT IN ('sent', 'unknown')) "
+            "EXECUTE FUNCTION attempt_settled()"
+        )
+    else:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER attempt_settled AFTER UPDATE OF outcome ON attempts "
+            "WHEN OLD.outcome IN ('sent', 'unknown') AND NEW.outcome NOT IN ('sent', 'unknown') "
+            f"BEGIN {_COUNT}; END"
+        )
+
+
 # The processes on a server's database, each alive until a time of its clock, in microseconds since 1970; 0
 # once it has said its end.
 owners: sa.Table = sa.Table(
