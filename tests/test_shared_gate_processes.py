@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import attrs
 import pytest
 
 from blossom_async.batch import RateLimit
-from tests.gateway.making.test_paying_kills import KEY, process
+from tests.gateway.making.test_paying_kills import KEY, Process, process
 from tests.gateway.test_fleet import SECRETS
 from tests.postgres import Servers
+from tests.waiting import until
 
 LIMIT = RateLimit(200)
 
@@ -59,8 +62,10 @@ class Counter:
         return most
 
 
-async def counted(gateways: list[str], calls: int, limit: str) -> Counter:
-    """What a server sees of one program for each gateway given."""
+async def counted(
+    gateways: list[str], calls: int, limit: str, midway: Callable[[], Awaitable[None]] | None = None
+) -> Counter:
+    """What a server sees of one program for each gateway. ``midway`` is done after half of the calls."""
     counter = Counter()
     async with await asyncio.start_server(counter.answer, "127.0.0.1", 0, backlog=1000) as server:
         port = str(server.sockets[0].getsockname()[1])
@@ -70,6 +75,9 @@ async def counted(gateways: list[str], calls: int, limit: str) -> Counter:
             )
             for gateway in gateways
         ]
+        if midway is not None:
+            await until(lambda: len(counter.calls) >= calls // 2)
+            await midway()
         assert [await program.wait() for program in programs] == [0] * len(gateways)
     assert len(counter.calls) == calls
     return counter
@@ -110,3 +118,21 @@ async def test_programs_that_ask_gateways_on_one_database(tmp_path: Path, databa
         process(*command, **environment(tmp_path / "other", **shared)) as other,
     ):
         check(await counted([one.base_url, other.base_url], 1200, "200/s"))
+
+
+@pytest.mark.campaign
+async def test_a_gateway_that_is_killed_and_started_again(tmp_path: Path) -> None:
+    """Its database knows what it gave out: no call is lost, and no window holds more."""
+    async with AsyncExitStack() as held:
+
+        async def serve(port: str) -> Process:
+            env = {**environment(tmp_path), "BLOSSOM_PORT": port}
+            return await held.enter_async_context(process("-m", "blossom_async.cli", "serve", **env))
+
+        gateway = await serve("0")
+
+        async def restart() -> None:
+            await gateway.killed()
+            await serve(gateway.base_url.rpartition(":")[2])
+
+        check(await counted([gateway.base_url] * 2, 1200, "200/s", midway=restart))
