@@ -6,6 +6,7 @@ import binascii
 import contextlib
 import hashlib
 import re
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +15,14 @@ from urllib.parse import urlsplit
 
 import attrs
 import pybase64
-from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    MultipartReader,
+    StreamReader,
+    web,
+)
 from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import InvalidRequest, NotFound, Overloaded, ResponseError
@@ -50,6 +58,11 @@ _OURS = re.compile(rf"(?:.*/)?(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z
 _PICTURES = ("image", "images")
 _NUMBERS = {"n", "output_compression", "partial_images"}
 _KINDS = {field.name: str(field.type) for field in attrs.fields(ImageRequest)}
+
+# aiohttp's warnings repeat a part's header, and what a caller sends must not reach the log.
+_SPOKEN = (BadContentDispositionHeader, BadContentDispositionParam)
+for _each in _SPOKEN:
+    warnings.filterwarnings("ignore", category=_each)
 
 _Given = bytes | str
 """A file, or the text that stands for one."""
@@ -238,7 +251,7 @@ async def _parts(http: web.Request, hold: Callable[[int], None]) -> AsyncIterato
             yield part.name, is_file, bytes(data)
     except web.RequestPayloadError:
         raise
-    except (ValueError, AssertionError, HttpProcessingError) as exc:
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError, *_SPOKEN) as exc:
         raise _malformed("its parts or their headers cannot be read") from exc
 
 

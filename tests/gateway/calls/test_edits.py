@@ -179,6 +179,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "ten thousand parts": (part(b"", "x[]") * 10_000, "more than 100 parts"),
     "a part without a name": (b"--x\r\n\r\nx\r\n", "no name"),
     "one in base64": (part(b"").replace(b"form-data", b"form-data\r\nContent-Transfer-Encoding: base64"), ""),
+    "a header that aiohttp warns of": (part(b"x").replace(b"form-data; ", b"form-d\xff"), "cannot be read"),
+    "a charset that is none": (part(b"x" * 40, "_charset_"), "cannot be read"),
     "a field twice": (part(PHOTO) + PROMPT, "appears twice"),
     "bytes for a prompt": (part(b"\xff", "model"), "not in UTF-8"),
     "a nested form": (b"--x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y--\r\n", "no name"),
