@@ -89,9 +89,9 @@ ONE_IS_AT_FAULT = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.InterfaceErro
 def apply_together(connection: sa.Connection, changes: Sequence[Any]) -> list[Any]:
     adds = [change for change in changes if isinstance(change, Add)]
     if adds:
-        connection.execute(images.insert(), [add.image for add in adds])
+        connection.execute(_NEW_PICTURE, [add.image for add in adds])
     if entries := [add.entry for add in adds if add.entry is not None]:
-        connection.execute(idempotency.insert(), entries)
+        connection.execute(_NEW_ENTRY, entries)
     rows = [add.image for add in adds]
     texts.add(rows, connection)
     together(connection, *totals.adding(rows, connection.dialect.name))
