@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import re
 import socket
@@ -290,5 +291,6 @@ def _form(fields: Mapping[str, object], files: Sequence[tuple[str, str, bytes]])
     for name, value in fields.items():
         form.add_field(name, value if isinstance(value, str) else orjson.dumps(value).decode())
     for field, name, data in files:
-        form.add_field(field, data, filename=name, content_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+        file = io.BytesIO(data)  # sent in pieces; aiohttp warns of bytes that are longer than 1 MiB
+        form.add_field(field, file, filename=name, content_type=_MEDIA_TYPES[name.rpartition(".")[2]])
     return form

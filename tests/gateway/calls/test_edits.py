@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import random
 import struct
 import zlib
 from collections.abc import AsyncIterator
@@ -147,10 +148,10 @@ async def test_a_key_stands_for_the_pictures_too(tmp_path: Path) -> None:
     assert (lost.value.status_code, charged) == (424, 2)
 
 
-def png_of(width: int, height: int, lines: bytes = b"") -> bytes:
+def png_of(width: int, height: int, lines: bytes = b"", level: int = -1) -> bytes:
     """A png that says so, whatever its pixels are."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(lines, level)), (b"IEND", b"")]
     chunks = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
@@ -161,6 +162,16 @@ def png_of(width: int, height: int, lines: bytes = b"") -> bytes:
 def part(data: bytes, name: str = "image") -> bytes:
     head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="p"\r\n\r\n'
     return head.encode() + data + b"\r\n"
+
+
+async def test_a_picture_of_more_than_a_mebibyte(tmp_path: Path) -> None:
+    """It reaches the provider as it came."""
+    line = b"\0" + random.Random(1).randbytes(3 * 700)  # noqa: S311 - reproducible, not secret
+    large = png_of(700, 700, line * 700, level=0)
+    async with drawing(tmp_path) as (service, running, _), front(running) as client:
+        await client.images.edit(image=("x.png", large), prompt="a lake", size="256x256")
+        (asked,) = drawn(service)
+    assert [file["sha256"] for file in asked.body["image"]] == [sha256(large)]
 
 
 PROMPT = part(b"a lake", "prompt").replace(b'; filename="p"', b"")
