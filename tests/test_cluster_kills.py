@@ -34,6 +34,8 @@ class Engine:
     place: str
     env: dict[str, str]
     workers: Callable[[], list[int]]
+    gates: Callable[[], list[int]]
+    """Where start times come from, if nothing else runs there."""
 
 
 @asynccontextmanager
@@ -49,7 +51,7 @@ async def on_dask() -> AsyncIterator[Engine]:
     cluster = await asyncio.to_thread(started)
     try:
         place = cluster.scheduler_address.replace("tcp://", "dask://")
-        yield Engine(place, {}, lambda: [nanny.pid for nanny in cluster.workers.values()])
+        yield Engine(place, {}, lambda: [nanny.pid for nanny in cluster.workers.values()], list)
     finally:
         await asyncio.to_thread(cluster.close)
 
@@ -58,14 +60,19 @@ async def on_dask() -> AsyncIterator[Engine]:
 async def on_ray() -> AsyncIterator[Engine]:
     pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
     with two_nodes() as cluster:
-        yield Engine("ray", {"RAY_ADDRESS": cluster.address}, lambda: processes("ray::MapWorker"))
+        yield Engine(
+            "ray",
+            {"RAY_ADDRESS": cluster.address},
+            lambda: processes("ray::MapWorker"),
+            lambda: processes("ray::Gates"),
+        )
 
 
 @pytest.mark.parametrize("engine", [on_dask, on_ray])
 async def test_whatever_is_killed_each_row_ends_and_none_is_paid_twice(
     engine: Callable[[], AbstractAsyncContextManager[Engine]], tmp_path: Path
 ) -> None:
-    """A worker, the gateway and the driver; then the same command again."""
+    """A worker, the place of the limit, the gateway and the driver; then the same command again."""
     pq = pytest.importorskip("pyarrow.parquet")
     import pyarrow as pa
 
@@ -79,6 +86,7 @@ async def test_whatever_is_killed_each_row_ends_and_none_is_paid_twice(
         gateway = await held.enter_async_context(at.gateway())
         at.env["BLOSSOM_PORT"] = gateway.base_url.rpartition(":")[2]
         asked = ["--run", "kills", "--id", "sku", "--width", "32", "--height", "32", "--max-concurrency", "8"]
+        asked += ["--rate-limit", "100/s"]
         command = ["-m", "blossom_async.cli", "batch", "in.parquet", "--out", "out.parquet", *asked]
         env = {**os.environ, **cluster.env, "BLOSSOM_BASE_URL": gateway.base_url, "BLOSSOM_API_KEY": KEY}
 
@@ -89,7 +97,8 @@ async def test_whatever_is_killed_each_row_ends_and_none_is_paid_twice(
 
         first = await driver()
         await until(lambda: len(at.ledger.charges) >= ROWS // 4)
-        os.kill(cluster.workers()[0], signal.SIGKILL)
+        for killed in (cluster.workers()[0], *cluster.gates()):
+            os.kill(killed, signal.SIGKILL)
         await until(lambda: len(at.ledger.charges) >= ROWS // 2)
         await gateway.killed()
         gateway = await held.enter_async_context(at.gateway())
