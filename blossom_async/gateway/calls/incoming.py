@@ -63,10 +63,10 @@ async def json_object(
     http: web.Request,
     *,
     most: int = MAX_BODY,
-    deadline_s: float = BODY_DEADLINE_S,
+    deadline_s: float | None = None,
     hold: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """The body of a call, of at most ``most`` bytes. ``hold`` is told how many have arrived.
+    """The body of a call, of at most ``most`` bytes, within 30 s. ``hold`` is told how many have arrived.
 
     Raises ``ResponseError`` if it is not JSON, too long, arrives too late or ends early.
     """
@@ -77,7 +77,7 @@ async def json_object(
             code="unsupported_media_type",
         )
     check_uncompressed(http)
-    async with arriving(deadline_s):
+    async with arriving(BODY_DEADLINE_S if deadline_s is None else deadline_s):
         data = bytearray()
         async for part in http.content.iter_any():
             data += part
