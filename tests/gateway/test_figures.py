@@ -64,8 +64,8 @@ async def paying(folder: Path, **more: Any) -> AsyncIterator[tuple[RunningGatewa
 
 
 async def _fail_twice(service: FakeOpenAI, client: BlossomClient) -> None:
-    """A call that is refused, and one whose answer is lost."""
-    for fault in ("rate_limited", "charge_then_500"):
+    """A call whose answer is lost, and one that is refused."""
+    for fault in ("charge_then_500", "rate_limited"):
         service.fail_next(fault)
         with pytest.raises(BlossomError):
             await client.image.generate_url("a sea", **SMALL)
@@ -195,8 +195,8 @@ async def test_a_line_for_each_call_of_a_provider(tmp_path: Path) -> None:
     usd = found["blossom_provider_spent_usd_total", ("pollinations",)]
     assert [[line[name] for name in ("level", "outcome", "usd", "held")] for line in calls] == [
         ["info", "ok", usd, False],
-        ["warning", "rate_limited", 0.0, False],
         ["warning", "lost", None, True],
+        ["warning", "rate_limited", 0.0, False],
     ]
 
 
