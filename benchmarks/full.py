@@ -46,7 +46,7 @@ TOGETHER = 5000
 ROUNDS = 7
 PAGES = {
     "first page": "/",
-    "older page": "/?before={before}",
+    "older page": "/?past={before}",
     "state": "/?state=expired",
     "search, frequent": "/?q=lake",
     "search, rare": "/?q=Xylophone",

@@ -134,7 +134,7 @@ class Api:
         """
         found = await self._pictures.page(http[CALLER].tenant, http.query)
         images = tuple(self._info(record) for record in found.pictures)
-        after = None if found.older is None else overview.cursor(found.older)
+        after = None if found.next is None else overview.cursor(found.next)
         return _answer(200, to_json(ImagePage(images=images, next=after)))
 
     async def look_up(self, http: web.Request) -> web.Response:

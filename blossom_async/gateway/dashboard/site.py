@@ -245,36 +245,48 @@ class Dashboard:
         return answer
 
     async def pictures(self, http: web.Request, tenant: str) -> web.Response:
-        """The newest pictures before ``before`` that match ``q`` and ``state``, made on the days chosen."""
+        """The pictures past ``past`` that match ``q`` and ``state``, made on the days chosen, by age."""
         words = http.query.get("q", "").strip()
         wanted = http.query.get("state", "")
         if len(words) > _MAX_WORDS:
             raise InvalidRequest("q", words, f"at most {_MAX_WORDS} characters")
         if wanted not in ("", *overview.STATES):
             raise InvalidRequest("state", wanted, f"one of {', '.join(overview.STATES)}")
-        before = _before(http.query.get("before"))
+        sort = http.query.get("sort", "")
+        if sort not in ("", "newest", "oldest"):
+            raise InvalidRequest("sort", sort, "newest or oldest")
+        oldest = sort == "oldest"
+        past = _past(http.query.get("past"))
         first, last = _days(http)
         made = overview.Span(
             since=None if first is None else _start(first),
             until=None if last is None or last == date.max else _start(last + _DAY),
         )
         now = self._now()
-        question = partial(overview.page, tenant, words, wanted, before, _PER_PAGE, now, made=made)
+        question = partial(
+            overview.page, tenant, words, wanted, past, _PER_PAGE, now, made=made, oldest=oldest
+        )
         page = await self._records.study(question)
         seen = await self._records.study(partial(overview.views_of, page.pictures))
         number, more = len(page.pictures), False
-        if before is not None or page.older is not None:  # else these are all
+        if past is not None or page.next is not None:  # else these are all
             counting = partial(overview.number, tenant, words, wanted, made, now)
             number, more = await self._records.study(counting)
-        asked = {"q": words, "state": wanted, "from": str(first or ""), "to": str(last or "")}
-        here = _FIRST_PAGE if before is None else overview.cursor(before)
+        asked = {
+            "q": words,
+            "state": wanted,
+            "from": str(first or ""),
+            "to": str(last or ""),
+            "sort": "oldest" if oldest else "",
+        }
+        here = _FIRST_PAGE if past is None else overview.cursor(past)
         back = _back(http.query.get("back", ""))
-        older = newer = None
-        if page.older is not None:
+        following = preceding = None
+        if page.next is not None:
             trail = ".".join([*back, here][-_PAGES_BACK:])
-            older = _query(**asked, before=overview.cursor(page.older), back=trail)
-        if before is not None and back:
-            newer = _query(**asked, before=back[-1].removeprefix(_FIRST_PAGE), back=".".join(back[:-1]))
+            following = _query(**asked, past=overview.cursor(page.next), back=trail)
+        if past is not None and back:
+            preceding = _query(**asked, past=back[-1].removeprefix(_FIRST_PAGE), back=".".join(back[:-1]))
         return await self._answer(
             "pictures.html",
             pictures=page.pictures,
@@ -286,9 +298,10 @@ class Dashboard:
             number=number,
             more=more,
             states=overview.STATES,
-            older=older,
-            newer=newer,
-            newest=None if before is None else _query(**asked),
+            oldest=oldest,
+            following=following,
+            preceding=preceding,
+            beginning=None if past is None else _query(**asked),
         )
 
     async def picture(self, http: web.Request, tenant: str) -> web.Response:
@@ -604,12 +617,12 @@ def _query(**given: str) -> str:
     return "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items() if value)
 
 
-def _before(text: str | None) -> tuple[datetime, str] | None:
+def _past(text: str | None) -> tuple[datetime, str] | None:
     if text is None:
         return None
     found = overview.point_of(text)
     if found is None:
-        raise InvalidRequest("before", text, "a value from a link of the dashboard; begin at /")
+        raise InvalidRequest("past", text, "a value from a link of the dashboard; begin at /")
     return found
 
 

@@ -651,33 +651,33 @@ async def test_states_are_told_apart(tmp_path: Path) -> None:
         assert len(await found(records, state="deleted")) == 1
 
 
-async def test_older_pages_have_every_picture_once(
-    gateway: AbstractAsyncContextManager[RunningGateway],
+@pytest.mark.parametrize("sort", ["newest", "oldest"])
+async def test_the_pages_have_every_picture_once(
+    gateway: AbstractAsyncContextManager[RunningGateway], sort: str
 ) -> None:
-    """The links to older pages lead through all pictures, newest first, also those of one moment."""
+    """Their links lead through all pictures by age, also those of one moment."""
     made = [picture(number // 10) for number in range(60)]
     async with gateway as running, visiting(running) as visitor:
         async with records_of(running.data_dir) as records:
             for known in made:
                 await records.add(known)
-        seen, path = [], "/"
+        seen, path = [], f"/?sort={sort}"
         while path:
             page = await visitor.page(path)
             seen += re.findall(r'class="frame" href="/pictures/(\w+)"', page)
-            older = re.findall(r'rel="next" href="([^"]+)"', page)
-            path = unescape(older[0]) if older else ""
-    assert seen == [
-        known.id for known in sorted(made, key=lambda known: (known.created_at, known.id), reverse=True)
-    ]
+            following = re.findall(r'rel="next" href="([^"]+)"', page)
+            path = unescape(following[0]) if following else ""
+    made.sort(key=lambda known: (known.created_at, known.id), reverse=sort == "newest")
+    assert seen == [known.id for known in made]
 
 
-async def test_older_pages_lead_back(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
-    """From the third page two steps back lead to the first, with the filter kept."""
+async def test_later_pages_lead_back(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
+    """From the third page two steps back lead to the first, with filter and order kept."""
     async with gateway as running, visiting(running) as visitor:
         async with records_of(running.data_dir) as records:
             for number in range(60):
                 await records.add(picture(number, prompt="a lake"))
-        pages = [await visitor.page("/?q=lake&from=2020-01-01")]
+        pages = [await visitor.page("/?q=lake&from=2020-01-01&sort=oldest")]
         for step in ("next", "next", "prev", "prev"):
             link = re.findall(rf'rel="{step}" href="([^"]+)"', pages[-1])[0]
             pages.append(await visitor.page(unescape(link)))
@@ -685,6 +685,7 @@ async def test_older_pages_lead_back(gateway: AbstractAsyncContextManager[Runnin
     assert [len(ids) for ids in shown] == [24, 24, 12, 24, 24]
     assert shown[3:] == [shown[1], shown[0]]
     assert all("q=lake" in page and 'value="2020-01-01"' in page for page in pages)
+    assert all('value="oldest" selected' in page for page in pages)
     assert 'rel="prev"' not in pages[0] + pages[4]
 
 
@@ -699,7 +700,8 @@ async def test_pictures_of_some_days_are_counted(
             await records.add(picture(number, prompt="a lake"))
         made = overview.Span(since=START + timedelta(seconds=1), until=START + timedelta(seconds=4))
         ask = partial(overview.page, "main", words, state, None, 10, START, made=made)
-        assert len((await records.read(ask)).pictures) == 3
+        for oldest in (False, True):
+            assert len((await records.read(partial(ask, oldest=oldest))).pictures) == 3
         count = partial(overview.number, "main", words, state)
         assert await records.read(partial(count, made, START)) == (3, False)
         assert await records.read(partial(count, overview.Span(), START)) == (6, False)
@@ -708,7 +710,10 @@ async def test_pictures_of_some_days_are_counted(
 
 
 @pytest.mark.parametrize("words", ["", "lake"])
-async def test_a_filter_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+@pytest.mark.parametrize("oldest", [False, True])
+async def test_a_filter_goes_on_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, oldest: bool
+) -> None:
     """One question looks through a bounded number of pictures, and says where to go on."""
     monkeypatch.setattr(overview, "_LOOKED_THROUGH", 4)
     monkeypatch.setattr(overview, "_AT_ONCE", 4)
@@ -716,21 +721,22 @@ async def test_a_filter_goes_on_in_steps(tmp_path: Path, monkeypatch: pytest.Mon
         for number in range(10):
             await records.add(picture(number, prompt="a lake", expires_at=START if number == 1 else None))
         pages: list[overview.Page] = []
-        before = None
-        while not pages or before is not None:
-            ask = partial(overview.page, "main", words, "expired", before, 2, START + timedelta(days=1))
+        past, now = None, START + timedelta(days=1)
+        while not pages or past is not None:
+            ask = partial(overview.page, "main", words, "expired", past, 2, now, oldest=oldest)
             pages.append(await records.read(ask))
-            before = pages[-1].older
-    assert [len(page.pictures) for page in pages] == [0, 0, 1]
+            past = pages[-1].next
+    assert [len(page.pictures) for page in pages] == ([1, 0, 0] if oldest else [0, 0, 1])
 
 
 @pytest.mark.parametrize(
     "query",
     [
-        "before=1",
-        "before=99999999999999999999-x",
+        "past=1",
+        "past=99999999999999999999-x",
         "back=0.1",
         "state=lost",
+        "sort=views",
         f"q={'w' * 201}",
         "from=tomorrow",
         "from=2026-02-02&to=2026-02-01",

@@ -25,16 +25,16 @@ def picture(number: int, prompt: str, tracking_id: str | None = None, tenant: st
     )
 
 
-async def found(records: Records, words: str, *, limit: int = 3) -> list[str]:
+async def found(records: Records, words: str, *, limit: int = 3, oldest: bool = False) -> list[str]:
     """The ids of all pages, in order."""
     ids: list[str] = []
-    before = None
+    past = None
     while True:
-        page = await records.read(partial(overview.page, "main", words, "", before, limit, NOW))
+        page = await records.read(partial(overview.page, "main", words, "", past, limit, NOW, oldest=oldest))
         ids += [known.id for known in page.pictures]
-        if page.older is None:
+        if page.next is None:
             return ids
-        before = page.older
+        past = page.next
 
 
 def left_in(folder: Path, word: bytes) -> list[str]:
@@ -63,7 +63,7 @@ def packs_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("packs_of_four")
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_search_finds_what_reading_everything_finds(records: Records, seed: int) -> None:
-    """Pictures come late, are packed and deleted; the newest is first on every page."""
+    """Pictures come late, are packed and deleted; the newest is first on every page, or the oldest."""
     rng = random.Random(seed)  # noqa: S311 - repeatable, not secret
     live: list[ImageRecord] = []
     for number in rng.sample(range(40), 40):
@@ -83,7 +83,9 @@ async def test_a_search_finds_what_reading_everything_finds(records: Records, se
         if known.tenant == "main" and ("Lake" in known.request.prompt or known.request.tracking_id)
     ]
     wanted.sort(key=lambda known: (known.created_at, known.id), reverse=True)
-    assert await found(records, "LAKE") == [known.id for known in wanted]
+    ids = [known.id for known in wanted]
+    assert await found(records, "LAKE") == ids
+    assert await found(records, "LAKE", oldest=True) == ids[::-1]
 
 
 @pytest.mark.parametrize(

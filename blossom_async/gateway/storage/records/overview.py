@@ -41,6 +41,7 @@ _AT_ONCE = 200  # of the pictures that hold the words
 _COUNTED = 1000
 _CAMPAIGNS = 100
 _NEWEST_FIRST = (images.c.created_at.desc(), images.c.id.desc())
+_OLDEST_FIRST = (images.c.created_at.asc(), images.c.id.asc())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(rf"([0-9]{{1,17}})-({IMAGE_ID})", re.ASCII)
 _FIRST_DAY = date(1970, 1, 1)
@@ -48,13 +49,13 @@ _FIRST_DAY = date(1970, 1, 1)
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """Pictures, the newest first. ``older`` is where the next page starts, None at the end.
+    """Pictures in order of their age. ``next`` is where the next page starts, None at the end.
 
     ``pictures`` may be empty before the end: then none of those searched so far matches.
     """
 
     pictures: tuple[ImageRecord, ...]
-    older: tuple[datetime, str] | None
+    next: tuple[datetime, str] | None
 
 
 @attrs.frozen(kw_only=True)
@@ -93,16 +94,18 @@ def page(
     tenant: str,
     words: str,
     state: str,
-    before: tuple[datetime, str] | None,
+    past: tuple[datetime, str] | None,
     limit: int,
     now: datetime,
     connection: sa.Connection,
     *,
     tracking_id: str | None = None,
     made: Span = _EVER,
+    oldest: bool = False,
 ) -> Page:
-    """The newest pictures before a point that are in the state, contain the words and have the tracking id.
+    """The first pictures past a point that are in the state, contain the words and have the tracking id.
 
+    They begin with the newest, or with the oldest, and go on in that order.
     ``words`` are searched for literally, ignoring case, in prompts and tracking ids; a line break is a space.
     Empty words, an empty state and no tracking id match every picture; the state ``kept`` each that was not
     deleted.
@@ -113,26 +116,27 @@ def page(
     if state:
         wanted = wanted.where(_in_state(state, now))
     if words:
-        return _searched(wanted, _matching(tenant, words, before, made, connection), limit, connection)
-    wanted = wanted.order_by(*_NEWEST_FIRST).limit(limit + 1)
+        return _searched(
+            wanted, _matching(tenant, words, past, made, connection, oldest), limit, connection, oldest
+        )
+    order = _OLDEST_FIRST if oldest else _NEWEST_FIRST
+    wanted = wanted.order_by(*order).limit(limit + 1)
     own = _own(tenant, made)
     if tracking_id is not None:
         own &= images.c.tracking_id == tracking_id
-    if before is not None:
-        moment, image_id = before
-        own &= (images.c.created_at <= moment) & ((images.c.created_at < moment) | (images.c.id < image_id))
+    if past is not None:
+        own &= _after(past) if oldest else _before(past)
     end = None
     if state:  # an index finds where to stop, so that no more rows are read than fill the page
-        point = sa.select(images.c.created_at, images.c.id).where(own).order_by(*_NEWEST_FIRST)
+        point = sa.select(images.c.created_at, images.c.id).where(own).order_by(*order)
         end = connection.execute(point.offset(_LOOKED_THROUGH - 1).limit(1)).first()
     if end is not None:
-        own &= (images.c.created_at >= end.created_at) & (
-            (images.c.created_at > end.created_at) | (images.c.id >= end.id)
-        )
+        last = end.created_at, end.id
+        own &= _before(last, itself=True) if oldest else _after(last, itself=True)
     found = tuple(record(row) for row in connection.execute(wanted.where(own)))
     if len(found) > limit:
-        return Page(pictures=found[:limit], older=_point(found[limit - 1]))
-    return Page(pictures=found, older=None if end is None else (end.created_at, end.id))
+        return Page(pictures=found[:limit], next=_point(found[limit - 1]))
+    return Page(pictures=found, next=None if end is None else (end.created_at, end.id))
 
 
 def number(
@@ -163,33 +167,60 @@ def _own(tenant: str, made: Span) -> sa.ColumnElement[bool]:
     return own if made.until is None else own & (images.c.created_at < made.until)
 
 
+def _before(point: texts.Point, itself: bool = False) -> sa.ColumnElement[bool]:
+    moment, image_id = point
+    smaller = images.c.id <= image_id if itself else images.c.id < image_id
+    return (images.c.created_at <= moment) & ((images.c.created_at < moment) | smaller)
+
+
+def _after(point: texts.Point, itself: bool = False) -> sa.ColumnElement[bool]:
+    moment, image_id = point
+    greater = images.c.id >= image_id if itself else images.c.id > image_id
+    return (images.c.created_at >= moment) & ((images.c.created_at > moment) | greater)
+
+
 def _matching(
-    tenant: str, words: str, before: texts.Point | None, made: Span, connection: sa.Connection
+    tenant: str,
+    words: str,
+    past: texts.Point | None,
+    made: Span,
+    connection: sa.Connection,
+    oldest: bool = False,
 ) -> Iterator[texts.Point]:
     """As ``texts.matching``, for pictures made in the span."""
-    if made.until is not None:
-        before = (made.until, "") if before is None else min(before, (made.until, ""))
-    points = texts.matching(tenant, words, before, connection)
-    return takewhile(lambda point: made.since is None or point[0] >= made.since, points)
+    since, until = made.since, made.until
+    if oldest:
+        if since is not None:
+            past = (since, "") if past is None else max(past, (since, ""))
+        points = texts.matching_from_oldest(tenant, words, past, connection)
+        return takewhile(lambda point: until is None or point[0] < until, points)
+    if until is not None:
+        past = (until, "") if past is None else min(past, (until, ""))
+    points = texts.matching(tenant, words, past, connection)
+    return takewhile(lambda point: since is None or point[0] >= since, points)
 
 
 def _searched(
-    wanted: sa.Select[Any], points: Iterator[texts.Point], limit: int, connection: sa.Connection
+    wanted: sa.Select[Any],
+    points: Iterator[texts.Point],
+    limit: int,
+    connection: sa.Connection,
+    oldest: bool,
 ) -> Page:
-    """The page of those pictures among ``points``, the newest first, that are wanted."""
+    """The page of those pictures among ``points``, in that order, that are wanted."""
     found: list[ImageRecord] = []
     for _ in range(0, _LOOKED_THROUGH, _AT_ONCE):
         some = list(islice(points, _AT_ONCE))
         if not some:
-            return Page(pictures=tuple(found), older=None)
+            return Page(pictures=tuple(found), next=None)
         # By their ids alone, and sorted here: asked for more, SQLite reads all pictures of the tenant.
         rows = connection.execute(wanted.where(images.c.id.in_([image_id for _, image_id in some])))
-        found += sorted((record(row) for row in rows), key=_point, reverse=True)
+        found += sorted((record(row) for row in rows), key=_point, reverse=not oldest)
         if len(found) > limit:
-            return Page(pictures=tuple(found[:limit]), older=_point(found[limit - 1]))
+            return Page(pictures=tuple(found[:limit]), next=_point(found[limit - 1]))
         if len(some) < _AT_ONCE:
-            return Page(pictures=tuple(found), older=None)
-    return Page(pictures=tuple(found), older=some[-1])
+            return Page(pictures=tuple(found), next=None)
+    return Page(pictures=tuple(found), next=some[-1])
 
 
 def _point(picture: ImageRecord) -> texts.Point:
