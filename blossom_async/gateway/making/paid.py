@@ -149,7 +149,7 @@ class Paid:
             await self._end(claim, made)
             self._results.forget(claim)
         if isinstance(answer, Answer):
-            with contextlib.suppress(Overloaded):  # what stays is cleared away at the next start
+            with contextlib.suppress(Overloaded):  # recovery clears away what stays
                 await self._staging.delete(claim.image_id)
         held = isinstance(made, Settled) and made.state is ClaimState.UNKNOWN
         if isinstance(claim.request, OpenAIRequest) and claim.request.pictures and not held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from blossom_async.errors import Overloaded
@@ -21,6 +21,7 @@ from blossom_async.gateway.storage.records import calls as call_records
 __all__ = ["Recovery"]
 
 _EVERY_S = 3.0
+_CLEARED_EVERY = timedelta(hours=1)
 
 _log = logging.getLogger("blossom_async.gateway")
 
@@ -45,14 +46,15 @@ class Recovery:
         self._now = now
 
     async def run(self) -> None:
-        """Takes over the claims of dead processes until it is cancelled. Clears the staging area once."""
-        cleared = False
+        """Takes over the claims of dead processes until it is cancelled. Clears staging every hour."""
+        cleared: datetime | None = None
         while True:
             try:
                 await self._adopt_orphans()
-                if not cleared:
-                    await self._clear_staging()
-                    cleared = True
+                now = self._now()
+                if cleared is None or abs(now - cleared) >= _CLEARED_EVERY:
+                    await self._clear_staging(now)
+                    cleared = now
             except Overloaded as exc:  # of the database; the next round tries again
                 _log.warning("unfinished calls could not be looked at: %s", exc.code)
             except Exception:  # noqa: BLE001 - the task's border: what was left unfinished must not stay so
@@ -98,11 +100,12 @@ class Recovery:
                 _log.info("taking over a call of a dead process")
                 self._paid.start(claim, Callers(Priority.BATCH))
 
-    async def _clear_staging(self) -> None:
-        """Removes the staged files of ended claims, whose process died before it could."""
-        async for image_id in self._staging.ids(before=self._now()):
+    async def _clear_staging(self, now: datetime) -> None:
+        """Removes the staged files of ended claims, of processes that died or of calls released by hand."""
+        async for image_id in self._staging.ids(before=now):
             claim = await self._records.read(partial(call_records.claim_by_id, image_id))
             # A claim is always written before its file, so a file without one is not in use.
             if claim is None or claim.state is ClaimState.FAILED:
+                await self._records.settled()  # until its end is on the disk, it may still be needed
                 await self._staging.delete(image_id)
                 await self._staging.drop(image_id)

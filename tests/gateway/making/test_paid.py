@@ -28,7 +28,7 @@ from blossom_async.errors import (
 from blossom_async.gateway.making.finishing import Finished, finished
 from blossom_async.gateway.making.generation import Generation
 from blossom_async.gateway.making.priority import Priority
-from blossom_async.gateway.making.staging import STAGED, Staging
+from blossom_async.gateway.making.staging import GIVEN, STAGED, Staging
 from blossom_async.gateway.making.upstreams import Limits, Upstream, Upstreams
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Delivery
@@ -160,7 +160,7 @@ async def house(folder: Path, *providers: Any, **options: Any) -> AsyncIterator[
     options.setdefault("now", lambda: NOW)
     workers = Workers(2)
     records = options.pop("database", Records)(folder / "records.sqlite")
-    local = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED,))
+    local = LocalBlobs(folder / "images"), LocalBlobs(folder / "staging", (STAGED, GIVEN))
     blobs, staging = options.pop("places", local)
     owner = Owner(folder / "owners")
     clock = asyncio.get_running_loop().time
@@ -691,6 +691,42 @@ class TestTakingOver:
             await rooms.staging.put(claim.id, STAGED, b"{}")
             recovering = asyncio.create_task(rooms.generation.recover())
             await until(lambda: not list((tmp_path / "staging").rglob("*.staged")))
+            recovering.cancel()
+
+    async def test_the_inputs_of_a_released_call_are_removed_within_the_hour(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pictures to draw from are kept while it is held, and no start of a gateway is needed."""
+        monkeypatch.setattr("blossom_async.gateway.making.recovery._EVERY_S", 0.001)
+        paid, clock = Paid(), [datetime.now(UTC)]
+        rounds = 0
+
+        def now() -> datetime:
+            nonlocal rounds
+            rounds += 1
+            return clock[-1]
+
+        async def cleared() -> None:
+            after = rounds + 2
+            await until(lambda: rounds >= after)
+
+        async with house(tmp_path, paid, now=now) as rooms:
+            for key in ("released", "held"):
+                paid.fails(Kind.LOST, "unknown")
+                with pytest.raises(Conflict):
+                    await rooms.create(key=key)
+            released, held = [call.id for call in await rooms.calls()]
+            for image_id in (released, held):
+                await rooms.staging.put(image_id, GIVEN, b"")
+            clock.append(datetime.now(UTC) + timedelta(minutes=1))
+            recovering = asyncio.create_task(rooms.generation.recover())
+            await cleared()
+            release = partial(call_records.release, released, paid=False, now=clock[-1])
+            assert await rooms.records.write(release)
+            clock.append(clock[-1] + timedelta(hours=1))
+            await until(lambda: not list((tmp_path / "staging").rglob(f"{released}.*")))
+            await cleared()
+            assert list((tmp_path / "staging").rglob(f"{held}.*"))
             recovering.cancel()
 
     async def test_a_call_that_was_not_sent_is_sent(self, tmp_path: Path) -> None:
