@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from blossom_async.gateway.dashboard.placeholders import placeholder
 from blossom_async.gateway.storage.records import ImageRecord
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["ASSETS", "HEADERS", "asset_routes", "money", "render", "rules", "size", "span", "state"]
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     # Not no-referrer: browsers would send "Origin: null" with our own forms, which is refused.
     "Referrer-Policy": "same-origin",
@@ -88,6 +89,7 @@ def _environment() -> Environment:
         "day": lambda day: f"{day.day} {day:%b}",
         "money": money,
         "moment": lambda moment: f"{moment.day} {moment:%b %Y, %H:%M} UTC",
+        "placeholder": _placeholder,
         "path_part": lambda text: quote(text, safe=""),
         "size": size,
         "visible": _visible,
@@ -163,6 +165,10 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
+
+
+def _placeholder(picture: ImageRecord) -> str | None:
+    return picture.thumbhash and placeholder(picture.thumbhash, picture.width, picture.height)
 
 
 def _visible(text: str) -> str:

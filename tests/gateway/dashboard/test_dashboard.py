@@ -1,5 +1,6 @@
 """The dashboard over HTTP: who may log in, what is shown to whom, and hostile text stays text."""
 
+import base64
 import hashlib
 import io
 import re
@@ -18,6 +19,7 @@ from urllib.parse import quote
 
 import aiohttp
 import attrs
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
@@ -30,6 +32,7 @@ from blossom_async.gateway.counting.traffic import hour_number
 from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import money, size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
+from blossom_async.gateway.making.encoding import thumbhash
 from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
@@ -53,7 +56,7 @@ OTHER_KEY = "the-key-of-another-tenant-0123456789"
 SMALL: dict[str, Any] = {"width": 64, "height": 48}
 OWN = {"Sec-Fetch-Site": "same-origin"}
 CSP = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
 HOSTILE = [
@@ -430,7 +433,7 @@ async def test_every_page_is_strict(gateway: AbstractAsyncContextManager[Running
             assert not [
                 name for _, *names in tags for name in names if name == "style" or name.startswith("on")
             ]
-            assert not re.findall(r"(?:src|href|action)=\"(?!/(?!/)|#main)[^\"]*", page)
+            assert not re.findall(r"(?:src|href|action)=\"(?!/(?!/)|#main|data:image/png;)[^\"]*", page)
 
 
 async def test_the_stylesheet_never_changes_under_its_path(
@@ -574,6 +577,28 @@ async def test_a_thumbnail_is_small(gateway: AbstractAsyncContextManager[Running
     with Image.open(io.BytesIO(seen[0])) as small:
         assert (small.format, small.size) == ("WEBP", (512, 256))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(("solid", "shown"), [(True, 1), (False, 0)])
+async def test_a_frame_shows_the_thumbhash_behind_the_picture(
+    gateway: AbstractAsyncContextManager[RunningGateway], solid: bool, shown: int
+) -> None:
+    """In the colours and the shape of the picture, unless one would see it through the picture."""
+    pixels = np.full((48, 64, 3 if solid else 4), 100, np.uint8)
+    pixels[:, 32:, 0] = 200  # the right half is reddish
+    async with gateway as running, visiting(running) as visitor:
+        async with records_of(running.data_dir) as records:
+            await records.add(picture(thumbhash=thumbhash(pixels)))
+        page = await visitor.page("/")
+    blurs = re.findall(r'class="blur" src="data:image/png;base64,([^"]+)"', page)
+    assert len(blurs) == shown
+    for blur in blurs:
+        with Image.open(io.BytesIO(base64.b64decode(blur))) as small:
+            assert small.size == (12, 9)
+            left, right = (np.asarray(small)[:, place].mean(0) for place in (2, -3))
+        assert left == pytest.approx([100, 100, 100], abs=25)
+        assert right == pytest.approx([200, 100, 100], abs=25)
+    assert 'width="64" height="48"' in page
 
 
 async def test_looking_here_is_no_view(gateway: AbstractAsyncContextManager[RunningGateway]) -> None:
