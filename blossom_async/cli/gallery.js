@@ -3,17 +3,37 @@
 const view = document.querySelector("dialog");
 const large = new Image();
 view.prepend(large);
+let shown = large; // or a sharper one in its place
 const frames = [...document.querySelectorAll("a.frame")].filter((frame) => frame.querySelector("img"));
 const buttons = Object.fromEntries([...view.querySelectorAll("button")].map((button) => [button.name, button]));
 let at = 0;
 
+function put(picture) {
+  shown.replaceWith(picture);
+  shown = picture;
+}
+
+// Puts the picture in the width that fits in place of the one in the page, if its gateway still answers.
+async function sharpen(frame) {
+  const sharp = new Image();
+  sharp.alt = large.alt;
+  sharp.className = large.className;
+  sharp.sizes = frame.dataset.sizes;
+  sharp.srcset = frame.dataset.srcset;
+  await sharp.decode().catch(() => {});
+  if (sharp.naturalWidth && frames[at] === frame && shown === large) put(sharp);
+}
+
 function show(next) {
   at = (next + frames.length) % frames.length;
-  const small = frames[at].querySelector("img");
+  const frame = frames[at];
+  const small = frame.querySelector("img");
+  put(large);
   large.src = small.srcset.split(" ")[0] || small.src;
   large.alt = small.alt;
   large.className = small.className;
-  const card = frames[at].closest("li");
+  if (frame.dataset.srcset) sharpen(frame);
+  const card = frame.closest("li");
   view.querySelector("p").textContent = card.querySelector(".prompt").textContent;
   view.querySelector("span").textContent = `${at + 1} of ${frames.length}`;
   buttons.copy.dataset.copy = card.querySelector("button.copy").dataset.copy;

@@ -1,4 +1,8 @@
-"""Writes a batch as one self-contained HTML page: thumbnails, prompts, failures and links."""
+"""Writes a batch as one self-contained HTML page: thumbnails, prompts, failures and links.
+
+A picture that is shown large comes from its gateway in the width that fits, and from the page while there is
+no answer.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ import attrs
 from blossom_async.cli.results import Result
 from blossom_async.cli.words import CannotStart, plural, size
 from blossom_async.errors import ConfigurationError
+from blossom_async.models import ImageInfo
 
 __all__ = ["Gallery", "Thumbnail", "thumbnail"]
 
@@ -35,6 +40,7 @@ _MAX_PIXELS = 4096 * 4096  # what a gateway makes at most
 _SHAPES = {"narrow": 9 / 16, "tall": 2 / 3, "square": 1.0, "broad": 4 / 3, "wide": 16 / 9}
 _STAND_IN = "offline"  # the built-in renderer
 _CODE = re.compile("`([^`]+)`")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9._-]+(:[0-9]+)?(?=/)")  # what a policy can name
 
 
 @attrs.frozen
@@ -96,6 +102,7 @@ class Gallery:
         self._failed = 0
         self._shapes: set[str] = set()
         self._drawn_by: set[str] = set()
+        self._origins: set[str] = set()
         if path.exists() and not path.is_file():
             raise CannotStart(f"--gallery {path}: that is a folder or a device; name a regular file")
         try:
@@ -118,6 +125,8 @@ class Gallery:
         else:
             self._shapes.add(_shape(result.info.width, result.info.height))
             self._drawn_by.add("a stand-in" if result.info.provider == _STAND_IN else "a model")
+            if thumb is not None and (origin := _origin(result.info)):
+                self._origins.add(origin)
         try:
             self._cards.write(_card(result, thumb))
         except OSError as exc:
@@ -157,7 +166,7 @@ class Gallery:
         return _HEAD.format(
             title=_text(title),
             source=_text(source),
-            csp=_CSP,
+            csp=_CSP.format(pictures=" ".join(["data:", *sorted(self._origins)])),
             style=_STYLE,
             when=f'<time datetime="{when.isoformat(timespec="seconds")}">{date}</time>',
             facts=rows,
@@ -191,11 +200,12 @@ def _card(result: Result, thumb: Thumbnail | None) -> str:
     info = result.info
     if thumb is None:
         inside = "The picture was made, its thumbnail was not."
-        picture = f'<span class="blank">{inside}</span>'
+        picture, widths = f'<span class="blank">{inside}</span>', ""
     else:
         clear = ' class="clear"' if thumb.clear else ""
         dense = f' srcset="{thumb.dense_uri} 2x"' if thumb.dense_uri else ""
         alt = _text(prompt if len(prompt) <= 200 else prompt[:199] + "…")
+        widths = _widths(info)
         picture = (
             f'<img src="{thumb.data_uri}"{dense} width="{thumb.width}" height="{thumb.height}" alt="{alt}"'
             f' loading="lazy" decoding="async"{clear}>'
@@ -205,7 +215,7 @@ def _card(result: Result, thumb: Thumbnail | None) -> str:
         f"<li>{size(info.file_size)}</li><li>seed {info.seed}</li>"
     )
     link, shown = _link(info.url)
-    top = f'<a class="frame"{link}>{picture}</a>'
+    top = f'<a class="frame"{link}{widths}>{picture}</a>'
     copy = f'<button class="copy" type="button" data-copy="{_text(info.url)}" hidden>Copy link</button>'
     below = f'<ul>{facts}</ul><p class="at"><a class="url"{link}>{_text(shown)}</a>{copy}</p>'
     return _CARD.format(number=number, kind="", top=top, prompt=_prompt(prompt), below=below)
@@ -241,6 +251,21 @@ def _link(url: str) -> tuple[str, str]:
     return f' href="{_text(url)}" rel="noreferrer"', url.removeprefix(f"{scheme}://")
 
 
+def _origin(info: ImageInfo) -> str:
+    """Where the page may fetch the picture in its widths; empty if it does not."""
+    found = _ORIGIN.match(info.url)
+    return found[0] if found and info.widths and info.width > 0 and info.height > 0 else ""
+
+
+def _widths(info: ImageInfo) -> str:
+    """The attributes with the picture's widths, and with how wide the style sheet shows it large."""
+    if not _origin(info):
+        return ""
+    high = 72 * info.width / info.height
+    sizes = f"min({info.width}px, 932px, 100vw - 66px, {high:.1f}vh)"
+    return f' data-srcset="{_text(info.srcset())}" data-sizes="{sizes}"'
+
+
 def _text(text: str) -> str:
     return html.escape(text, quote=True)
 
@@ -254,7 +279,7 @@ def _part(name: str) -> tuple[str, str]:
 _STYLE, _STYLE_HASH = _part("gallery.css")
 _SCRIPT, _SCRIPT_HASH = _part("gallery.js")
 _CSP = (
-    f"default-src 'none'; img-src data:; style-src {_STYLE_HASH}; script-src {_SCRIPT_HASH}; "
+    f"default-src 'none'; img-src {{pictures}}; style-src {_STYLE_HASH}; script-src {_SCRIPT_HASH}; "
     "base-uri 'none'; form-action 'none'"
 )
 

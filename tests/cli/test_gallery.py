@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import attrs
@@ -113,6 +114,11 @@ class Page(HTMLParser):
             self.prompts[-1] += data
 
 
+def policy(found: Page) -> str:
+    """The page's Content-Security-Policy."""
+    return next(a["content"] or "" for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Callable[..., str]:
     """``page(results)`` is the text of a finished page."""
@@ -204,7 +210,6 @@ def test_the_page_is_self_contained(page: PageOf) -> None:
     assert not [tag for tag, _ in found.tags if tag in {"link", "iframe", "object", "base"}]
     assert [attrs for tag, attrs in found.tags if tag == "script"] == [{"type": "module"}]
     assert not [attrs for _, attrs in found.tags if "style" in attrs]
-    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
     style = re.search("<style>(.*?)</style>", text, re.DOTALL)
     script = re.search('<script type="module">(.*?)</script>', text, re.DOTALL)
     assert style
@@ -212,11 +217,50 @@ def test_the_page_is_self_contained(page: PageOf) -> None:
     style_digest, script_digest = (
         base64.b64encode(hashlib.sha256(part[1].encode()).digest()).decode() for part in (style, script)
     )
-    assert policy is not None
-    assert f"default-src 'none'; img-src data:; style-src 'sha256-{style_digest}'" in policy
-    assert f"script-src 'sha256-{script_digest}';" in policy
+    assert f"default-src 'none'; img-src data:; style-src 'sha256-{style_digest}'" in policy(found)
+    assert f"script-src 'sha256-{script_digest}';" in policy(found)
     assert "url(" not in style[1]
     assert "@import" not in style[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "narrow"),
+    [
+        (f"https://cdn.example:8443/image/{ID}", f"https://cdn.example:8443/image/{ID}/w320"),
+        (f"https://cdn.example:8443/generated/{ID}.png", f"https://cdn.example:8443/generated/{ID}/w320.png"),
+        (
+            f"https://cdn.example:8443/image/{ID}?exp=9&sig=a",
+            f"https://cdn.example:8443/image/{ID}/w320?exp=9&sig=a",
+        ),
+    ],
+)
+def test_a_large_view_may_fetch_the_width_that_fits(page: PageOf, url: str, narrow: str) -> None:
+    """A signature stays with each width. The policy allows the picture's own origin besides the page."""
+    found = Page(page([(made(url=url, width=1024, height=768, widths=(320,)), SMALL)]))
+    (frame,) = [attrs for tag, attrs in found.tags if attrs.get("class") == "frame"]
+    assert frame["data-srcset"] == f"{narrow} 320w, {url} 1024w"
+    assert frame["data-sizes"] == "min(1024px, 932px, 100vw - 66px, 96.0vh)"
+    assert "img-src data: https://cdn.example:8443; " in policy(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"url": f"http://[::1]:8765/image/{ID}", "widths": (320,)},
+        {"url": f"http://x;script-src/image/{ID}", "widths": (320,)},
+        {"url": f"http://user@x/image/{ID}", "widths": (320,)},
+        {"url": f"javascript:alert(1)//image/{ID}", "widths": (320,)},
+        {"height": 0, "widths": (320,)},
+    ],
+)
+def test_a_large_view_fetches_nothing_that_a_policy_cannot_name(
+    page: PageOf, changes: dict[str, Any]
+) -> None:
+    """Nor of a picture that is served in no other width, or has none."""
+    found = Page(page([(made(**changes), SMALL)]))
+    assert not [attrs for _, attrs in found.tags if "data-srcset" in attrs]
+    assert "img-src data:; " in policy(found)
 
 
 def test_a_card_says_what_the_picture_is(page: PageOf) -> None:
@@ -256,6 +300,44 @@ async def test_a_picture_is_shown_large_in_place(page: PageOf, tmp_path: Path) -
         await shown.emulate_media(media="print")
         assert await shown.locator("button:visible").count() == 0
         await browser.close()
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; install Debian's package chromium")
+async def test_the_large_view_is_as_sharp_as_the_window_allows(page: PageOf, tmp_path: Path) -> None:
+    """From the gateway; the page's own picture is shown as large while there is no answer."""
+
+    async def answer(request: web.Request) -> web.Response:
+        fetched.append(request.path)
+        return web.Response(body=picture(size=(1400, 1000))) if there else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/image/{ID}"
+    changes: dict[str, Any] = {"url": url, "width": 1400, "height": 1000, "widths": (320, 640, 1280)}
+    page([(made(**changes), thumbnail(picture(size=(1400, 1000))))])
+    async with playwright.async_playwright() as engine:
+        browser = await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for there in (True, False):
+            fetched: list[str] = []
+            shown_at: list[int] = []
+            for wide in (320, 680, 1600):
+                window = await browser.new_page(viewport={"width": wide, "height": 1000})
+                await window.goto((tmp_path / "gallery.html").as_uri())
+                assert len(fetched) == len(shown_at)
+                async with window.expect_response(f"{url}**"):
+                    await window.locator("a.frame").click()
+                own = window.locator(f"dialog img[{'srcset' if there else 'src'}]")
+                await own.wait_for()
+                shown_at.append(round(await own.evaluate("image => image.clientWidth")))
+                await window.close()
+            assert fetched == [f"/image/{ID}/w{width}" for width in (320, 640, 1280)]
+            assert shown_at == [254, 614, 932]
+        await browser.close()
+    await runner.cleanup()
 
 
 def test_failures_are_cards_and_are_found_from_the_top(page: PageOf) -> None:
