@@ -119,7 +119,7 @@ async def test_a_person_logs_in_looks_and_leaves(
             page = looker.page
             await looker.log_in()
             assert await page.title() == "Blossom"
-            images = page.locator(".grid img")
+            images = page.locator(".grid img.whole")
             await playwright.expect(images).to_have_count(2)
             assert await images.evaluate_all("all => all.every(image => image.naturalWidth > 0)")
             await page.get_by_label("Prompt or campaign").fill("lake")
