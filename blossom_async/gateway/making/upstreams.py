@@ -149,9 +149,14 @@ class Upstream:
 
     @asynccontextmanager
     async def again(self) -> AsyncIterator[None]:
-        """The block sends a request once more in its turn. Waits until the circuit breaker lets it."""
+        """The block sends a request once more in its turn. Waits until circuit breaker and rates let it."""
         trial = await self._breaker.wait()
         try:
+            while True:
+                with contextlib.suppress(GateUnavailable):
+                    await self.gate.acquire()
+                    break
+                await asyncio.sleep(FULL_RETRY_S)
             yield
         finally:
             if trial is not None:

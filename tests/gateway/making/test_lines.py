@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
+from blossom_async.batch import RateLimit
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.breaker import Breaker
@@ -91,6 +92,29 @@ def test_a_crowd_that_comes_back_at_once_leaves_the_capacity() -> None:
     made, left = on_virtual_clock(run())
     assert made >= 0.9 * 8 * 16 / 0.5
     assert left == 0
+
+
+def test_what_is_sent_again_counts_for_the_rate() -> None:
+    """A request under the same key, too, arrives at the provider: a window never holds more than is allowed."""
+
+    async def run() -> list[float]:
+        loop, arrived = asyncio.get_running_loop(), list[float]()
+        limits = Limits(rates=(RateLimit.parse("10/s"),))
+        upstream = Upstream(Offline(Workers(1).run), limits, clock=loop.time)
+
+        async def call() -> None:
+            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
+                arrived.append(loop.time())
+                for _ in range(2):
+                    async with upstream.again():
+                        arrived.append(loop.time())
+
+        await asyncio.gather(*(call() for _ in range(10)))
+        return sorted(arrived)
+
+    arrived = on_virtual_clock(run())
+    assert len(arrived) == 30
+    assert min(later - first for first, later in zip(arrived, arrived[10:], strict=False)) >= 1
 
 
 def test_who_comes_back_when_told_is_let_in() -> None:
