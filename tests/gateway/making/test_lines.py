@@ -95,7 +95,7 @@ def test_a_crowd_that_comes_back_at_once_leaves_the_capacity() -> None:
 
 
 def test_what_is_sent_again_counts_for_the_rate() -> None:
-    """A request under the same key, too, arrives at the provider: a window never holds more than is allowed."""
+    """A request under the same key arrives at the provider, too: no window holds more than is allowed."""
 
     async def run() -> list[float]:
         loop, arrived = asyncio.get_running_loop(), list[float]()
