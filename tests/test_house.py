@@ -251,7 +251,6 @@ REAL_TIME = {
     "test_dask.py": "starts in several processes, under a limit in real time",
     "waiting.py": "asks other processes until something is so, and gives up in the end",
     "quickest.py": "CPU time, as a ratio to another call of the same run",
-    "test_shared_gate_processes.py": "a server that notes when processes call it",
     "batch/test_chaos.py": "a server that answers slowly",
     "gateway/counting/test_analytics.py": "a viewer that reads slowly, whose load time is what is tested",
     "gateway/test_fleet_kills.py": "processes and a database that are away for some seconds",
