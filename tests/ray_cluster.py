@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["processes", "two_nodes"]
 
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+"""Before Ray is imported: else what ``uv run`` started would start its workers by uv, too, in a copy of
+this folder that has none, and they would never come up."""
+
 _MARK = "RAY_OF_BLOSSOM_TESTS"
 _MEMORY = 80 * 2**20
 
