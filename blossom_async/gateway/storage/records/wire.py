@@ -80,7 +80,7 @@ class Patient(psycopg.Connection[Any]):
                 name = self._sent[text] = b"blossom_%d" % next(self._numbers)
                 server.send_prepare(name, text.encode())
                 commands.append(text)
-            server.send_query_prepared(name, values)
+            server.send_query_prepared(name, list(values))
             commands.append(None)
         server.pipeline_sync()
         return commands
