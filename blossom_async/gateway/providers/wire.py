@@ -23,6 +23,7 @@ from blossom_async.gateway.providers.events import Events, Watch
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
 from blossom_async.gateway.providers.unpacking import Unpacking
 from blossom_async.guard import AddressInfo
+from blossom_async.models import CONTENT_TYPES
 
 __all__ = [
     "MAX_BYTES",
@@ -44,7 +45,6 @@ Heed = Callable[[Mapping[str, str], float], None]
 _KEPT_ALIVE_S = 15.0
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
-_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _VISIBLE = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
@@ -292,5 +292,5 @@ def _form(fields: Mapping[str, object], files: Sequence[tuple[str, str, bytes]])
         form.add_field(name, value if isinstance(value, str) else orjson.dumps(value).decode())
     for field, name, data in files:
         file = io.BytesIO(data)  # sent in pieces; aiohttp warns of bytes that are longer than 1 MiB
-        form.add_field(field, file, filename=name, content_type=_MEDIA_TYPES[name.rpartition(".")[2]])
+        form.add_field(field, file, filename=name, content_type=CONTENT_TYPES[name.rpartition(".")[2]])
     return form
