@@ -337,7 +337,7 @@ def _request(body: Mapping[str, Any], upload: Upload | None) -> ImageRequest:
     if upload is None and not on_the_way:
         return request
     return OpenAIRequest(
-        **{field.name: getattr(request, field.name) for field in attrs.fields(ImageRequest)},
+        **attrs.asdict(request, recurse=False),
         pictures=() if upload is None else upload.pictures,
         mask=None if upload is None else upload.mask,
         input_fidelity=fidelity,
@@ -468,14 +468,15 @@ def _told(request: ImageRequest, file_format: str) -> dict[str, str]:
     }
 
 
-def _packed(event: Mapping[str, Any]) -> Packed:
-    return Packed([event], f"event: {event['type']}\ndata: ".encode(), b"\n\n")
+def _packed(events: Sequence[Mapping[str, Any]]) -> Packed:
+    """Events of one type."""
+    return Packed(events, f"event: {events[0]['type']}\ndata: ".encode(), b"\n\n")
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> web.Response:
     """Server-sent events, when all pictures are made."""
     return web.Response(
-        body=Packed(events, f"event: {events[0]['type']}\ndata: ".encode(), b"\n\n"),
+        body=_packed(events),
         content_type=_EVENTS,
         headers={"Cache-Control": "no-store"},
     )
@@ -534,7 +535,7 @@ async def _outcome(kind: str, task: asyncio.Task[_Made]) -> list[dict[str, Any]]
 
 
 async def _write(answer: web.StreamResponse, event: Mapping[str, Any]) -> None:
-    for piece in _packed(event).pieces():
+    for piece in _packed([event]).pieces():
         await answer.write(piece)
 
 
