@@ -9,7 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from numbers import Real
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, TypeVar, cast, overload
 
 import attrs
 import cattrs
@@ -52,6 +52,7 @@ __all__ = [
     "UrlStats",
     "at_width",
     "checked",
+    "draws_from_pictures",
     "from_json",
     "from_plain",
     "image_request",
@@ -440,6 +441,11 @@ class OpenAIRequest(ImageRequest):
     mask: str | None = None
     input_fidelity: str | None = attrs.field(default=None, validator=_optional(_one_of(("low", "high"))))
     partial_images: int = 0
+
+
+def draws_from_pictures(request: ImageRequest) -> TypeGuard[OpenAIRequest]:
+    """Whether the request names pictures to draw from."""
+    return isinstance(request, OpenAIRequest) and bool(request.pictures)
 
 
 class ImageOptions(TypedDict, total=False):

@@ -13,7 +13,7 @@ from blossom_async.errors import Rejected
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.priority import Priority
 from blossom_async.gateway.providers import Inputs, Show
-from blossom_async.models import MAX_SEED, ImageRequest, OpenAIRequest, to_json
+from blossom_async.models import MAX_SEED, ImageRequest, draws_from_pictures, to_json
 
 __all__ = ["Order", "again", "new_id"]
 
@@ -61,7 +61,7 @@ def again(request: ImageRequest) -> dict[str, Any]:
 
     Raises ``Rejected`` for one that was drawn from pictures: those are not kept.
     """
-    if isinstance(request, OpenAIRequest) and request.pictures:
+    if draws_from_pictures(request):
         raise Rejected(
             "this picture was drawn from others, which are not kept; send those to /v1/images/edits again",
             code="drawn_from_pictures",

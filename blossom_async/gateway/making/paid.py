@@ -55,7 +55,7 @@ from blossom_async.gateway.storage.records import (
     Records,
 )
 from blossom_async.gateway.storage.records import calls as call_records
-from blossom_async.models import OpenAIRequest
+from blossom_async.models import draws_from_pictures
 from blossom_async.tracing import span
 
 __all__ = ["Paid"]
@@ -152,7 +152,7 @@ class Paid:
             with contextlib.suppress(Overloaded):  # recovery clears away what stays
                 await self._staging.delete(claim.image_id)
         held = isinstance(made, Settled) and made.state is ClaimState.UNKNOWN
-        if isinstance(claim.request, OpenAIRequest) and claim.request.pictures and not held:
+        if draws_from_pictures(claim.request) and not held:
             with contextlib.suppress(Overloaded):
                 await self._staging.drop(claim.image_id)
         if isinstance(made, Settled):

@@ -12,7 +12,7 @@ import orjson
 
 from blossom_async.gateway.providers import NO_INPUTS, Artwork, Delivery, Inputs
 from blossom_async.gateway.storage.blobs import Blobs, Reserved
-from blossom_async.models import ImageRequest, OpenAIRequest
+from blossom_async.models import ImageRequest, draws_from_pictures
 
 __all__ = ["GIVEN", "STAGED", "Staging"]
 
@@ -75,7 +75,7 @@ class Staging:
 
     async def inputs(self, image_id: str, request: ImageRequest) -> Inputs | None:
         """What the picture is drawn from, None if that is lost. Most requests name nothing."""
-        if not isinstance(request, OpenAIRequest) or not request.pictures:
+        if not draws_from_pictures(request):
             return NO_INPUTS
         try:
             head, _, data = (await self._files.read(image_id, GIVEN)).partition(b"\n")

@@ -23,7 +23,7 @@ from blossom_async.gateway.making.provider_calls import ProviderCalls
 from blossom_async.gateway.providers import Editor, Provider
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.storage.blobs import OutOfFiles
-from blossom_async.models import ImageRequest, OpenAIRequest
+from blossom_async.models import ImageRequest, draws_from_pictures
 from blossom_async.tracing import span
 
 __all__ = ["FULL_RETRY_S", "Limits", "Upstream", "Upstreams", "check_wait"]
@@ -310,7 +310,7 @@ class Upstreams:
 
 
 def _check_takes_pictures(upstream: Upstream, request: ImageRequest) -> None:
-    if isinstance(request, OpenAIRequest) and request.pictures and not upstream.edits:
+    if draws_from_pictures(request) and not upstream.edits:
         allowed = f"none with {upstream.name}, which draws from a prompt only"
         raise InvalidRequest("image", "", allowed, seen="a picture")
 

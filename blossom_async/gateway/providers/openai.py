@@ -25,7 +25,7 @@ from blossom_async.gateway.providers.faults import Charged, Kind, ProviderFault,
 from blossom_async.gateway.providers.omissions import Omissions, refused_names
 from blossom_async.gateway.providers.verify import Inspector
 from blossom_async.gateway.providers.wire import Answer, Heed, Secret, Wire, heed_nothing, service_url
-from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings, OpenAIRequest
+from blossom_async.models import MAX_PROMPT, ImageRequest, ImageSettings, OpenAIRequest, draws_from_pictures
 
 __all__ = ["Flavour", "OpenAI", "flavour_of"]
 
@@ -121,7 +121,7 @@ class OpenAI:
     def check(self, request: ImageRequest) -> None:
         """Raises ``InvalidRequest`` for what the model's name or its server's refusals rule out."""
         model, needed = self._model_of(request), _needed(request)
-        if isinstance(request, OpenAIRequest) and request.pictures:
+        if draws_from_pictures(request):
             _check_edit(request, model, self._flavour)
         for name in self._omissions.names(model, self._order(request, 0).body) & needed.keys():
             field, value, usual = needed[name]
