@@ -47,11 +47,11 @@ class Sessions:
 
     async def tenant(self, token: str) -> str | None:
         """Whose pictures the session opens; None once it has ended or its key was revoked."""
-        caller = await self.caller(token)
-        return None if caller is None else caller.tenant
+        opened = await self.opened(token)
+        return None if opened is None else opened[0].tenant
 
-    async def caller(self, token: str) -> Caller | None:
-        """The holder of the key that the session began with; None as for ``tenant``."""
+    async def opened(self, token: str) -> tuple[Caller, bytes] | None:
+        """The holder of the key that the session began with, and the key's digest; None as for ``tenant``."""
         session = await self._find(_name(token))
         if session is None:
             return None
@@ -60,12 +60,7 @@ class Sessions:
         if not valid:
             await self.end(token)
             return None
-        return Caller(session.tenant, "" if key is None else key.name)
-
-    async def key(self, token: str) -> bytes | None:
-        """The digest of the key that the session began with; None once it has ended."""
-        session = await self._find(_name(token))
-        return None if session is None else session.key
+        return Caller(session.tenant, "" if key is None else key.name), session.key
 
     async def end(self, token: str) -> None:
         """Ends the session. A token that opens nothing changes nothing."""

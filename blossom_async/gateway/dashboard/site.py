@@ -45,7 +45,7 @@ from blossom_async.gateway.making.variants import Variants, widths_below
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.storage.blobs import Blobs
 from blossom_async.gateway.storage.lookups import Lookups
-from blossom_async.gateway.storage.records import Caller, ImageRecord, Records, overview, spending
+from blossom_async.gateway.storage.records import ImageRecord, Records, overview, spending
 from blossom_async.gateway.storage.records import traffic as traffic_records
 from blossom_async.gateway.storage.records.traffic import Answered
 from blossom_async.gateway.storage.records.views import campaign_views
@@ -336,10 +336,10 @@ class Dashboard:
         picture = await self._known(http.match_info["id"], tenant)
         if picture.deleted_at is not None:
             raise NotFound("The picture was deleted, and its prompt with it; it cannot be made again.")
-        token = http.cookies.get(self._cookie, "")
-        caller, key = await self._sessions.caller(token), await self._sessions.key(token)
-        if caller is None or key is None:
+        opened = await self._sessions.opened(http.cookies.get(self._cookie, ""))
+        if opened is None:
             raise Unauthenticated("The session has just ended. Log in and press the button again.")
+        caller, key = opened
         request = ImageRequest(**{**again(picture.request), "defer": False})
         async with self._admission.making(http, key):
             made, _ = await self._generation.create(
@@ -485,12 +485,8 @@ class Dashboard:
         return answer
 
     async def _tenant(self, http: web.Request) -> str | None:
-        caller = await self._caller(http)
-        return None if caller is None else caller.tenant
-
-    async def _caller(self, http: web.Request) -> Caller | None:
         token = http.cookies.get(self._cookie)
-        return None if token is None else await self._sessions.caller(token)
+        return None if token is None else await self._sessions.tenant(token)
 
     async def _known(self, image_id: str, tenant: str) -> ImageRecord:
         picture = await self._lookups.image(image_id)
