@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -125,14 +126,13 @@ def page(
     if tracking_id is not None:
         own &= images.c.tracking_id == tracking_id
     if past is not None:
-        own &= _after(past) if oldest else _before(past)
+        own &= _beyond(past, later=oldest)
     end = None
     if state:  # an index finds where to stop, so that no more rows are read than fill the page
         point = sa.select(images.c.created_at, images.c.id).where(own).order_by(*order)
         end = connection.execute(point.offset(_LOOKED_THROUGH - 1).limit(1)).first()
     if end is not None:
-        last = end.created_at, end.id
-        own &= _before(last, itself=True) if oldest else _after(last, itself=True)
+        own &= _beyond((end.created_at, end.id), later=not oldest, itself=True)
     found = tuple(record(row) for row in connection.execute(wanted.where(own)))
     if len(found) > limit:
         return Page(pictures=found[:limit], next=_point(found[limit - 1]))
@@ -167,16 +167,15 @@ def _own(tenant: str, made: Span) -> sa.ColumnElement[bool]:
     return own if made.until is None else own & (images.c.created_at < made.until)
 
 
-def _before(point: texts.Point, itself: bool = False) -> sa.ColumnElement[bool]:
+def _beyond(point: texts.Point, *, later: bool, itself: bool = False) -> sa.ColumnElement[bool]:
+    """The pictures on one side of a point, with or without that picture."""
     moment, image_id = point
-    smaller = images.c.id <= image_id if itself else images.c.id < image_id
-    return (images.c.created_at <= moment) & ((images.c.created_at < moment) | smaller)
-
-
-def _after(point: texts.Point, itself: bool = False) -> sa.ColumnElement[bool]:
-    moment, image_id = point
-    greater = images.c.id >= image_id if itself else images.c.id > image_id
-    return (images.c.created_at >= moment) & ((images.c.created_at > moment) | greater)
+    beyond, from_it_on = (operator.gt, operator.ge) if later else (operator.lt, operator.le)
+    same_moment = (from_it_on if itself else beyond)(images.c.id, image_id)
+    # The first part is what an index is searched by.
+    return sa.and_(
+        from_it_on(images.c.created_at, moment), sa.or_(beyond(images.c.created_at, moment), same_moment)
+    )
 
 
 def _matching(
