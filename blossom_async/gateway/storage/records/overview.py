@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.gateway.storage.records import texts
+from blossom_async.gateway.storage.records import statistics, texts
 from blossom_async.gateway.storage.records.documents import total
 from blossom_async.gateway.storage.records.images import record
 from blossom_async.gateway.storage.records.tables import ImageRecord, images, stored_files, viewers, views
@@ -271,9 +271,9 @@ def campaign_pictures(
     tenant: str, tracking_id: str, limit: int, connection: sa.Connection
 ) -> tuple[int, list[ImageRecord]]:
     """How many pictures a campaign has, and the newest of them."""
-    this = (totals.c.tenant == tenant) & (totals.c.tracking_id == tracking_id)
+    this = statistics.of(totals, tenant, tracking_id)
     number = connection.scalar(sa.select(totals.c.pictures).where(this))
-    own = (images.c.tenant == tenant) & (images.c.tracking_id == tracking_id)
+    own = statistics.of(images, tenant, tracking_id)
     newest = sa.select(images).where(own).order_by(images.c.created_at.desc(), images.c.id.desc())
     return number or 0, [record(row) for row in connection.execute(newest.limit(limit))]
 

@@ -33,6 +33,7 @@ from blossom_async.gateway.storage.records.tables import (
 from blossom_async.gateway.storage.records.together import Statement
 
 __all__ = [
+    "COUNTS",
     "adding",
     "any_uncounted",
     "by_day",
@@ -51,8 +52,10 @@ Row = Mapping[Any, Any]
 _Day = tuple[str, str, int]  # tenant, tracking id, day
 _LabelDay = tuple[str, str, int, Label]
 
-_COUNTS = ("views", "loads", "load_us")
-_SUMS = (*_COUNTS, "viewers")
+COUNTS = ("views", "loads", "load_us")
+"""The columns of what is counted by picture and day."""
+
+_SUMS = (*COUNTS, "viewers")
 _ROWS_AT_ONCE = 10_000  # that one transaction counts anew, unless a day has more
 _IDS_AT_ONCE = 1000
 _VIEWERS_AT_ONCE = 100
@@ -339,7 +342,7 @@ def _day_of(row: Row) -> _Day:
 
 
 def _add(sums: list[int], row: Row, sign: int = 1) -> None:
-    for at, name in enumerate(_COUNTS):
+    for at, name in enumerate(COUNTS):
         sums[at] += sign * row[name]
 
 

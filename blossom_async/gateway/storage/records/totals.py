@@ -61,9 +61,9 @@ def erase_picture(row: sa.Row[Any], connection: sa.Connection) -> None:
         together(connection, *_adding_files([(row.tenant, row.files)], -1, connection.dialect.name))
     if row.tracking_id is None:
         return
-    left = (images.c.tenant == row.tenant) & (images.c.tracking_id == row.tracking_id)
+    left = statistics.of(images, row.tenant, row.tracking_id)
     newest = sa.select(sa.func.max(images.c.created_at)).where(left).scalar_subquery()
-    this = (campaigns.c.tenant == row.tenant) & (campaigns.c.tracking_id == row.tracking_id)
+    this = statistics.of(campaigns, row.tenant, row.tracking_id)
     connection.execute(
         campaigns.update()
         .where(this)

@@ -17,7 +17,7 @@ from blossom_async.errors import Conflict
 from blossom_async.gateway.storage.records import statistics, totals
 from blossom_async.gateway.storage.records.documents import members, total
 from blossom_async.gateway.storage.records.inserting import add_rows, insert
-from blossom_async.gateway.storage.records.statistics import labels_in
+from blossom_async.gateway.storage.records.statistics import COUNTS, labels_in
 from blossom_async.gateway.storage.records.tables import campaigns as campaigns_table
 from blossom_async.gateway.storage.records.tables import images, imports, salts, viewers, views
 
@@ -40,7 +40,6 @@ _SALT_LIFE = timedelta(hours=48)
 _SALT_AHEAD = timedelta(hours=1)  # a salt made later than this was made by a clock that was ahead
 _IDS_AT_ONCE = 1000
 _MOST_GROUPS = 1000
-_COUNTS = ("views", "loads", "load_us")
 
 Picture = tuple[str, str, int, str]
 """Tenant, tracking id, day and picture id: the key of ``views``."""
@@ -77,7 +76,7 @@ def store(
         image_id = image_id if image_id in live else ""
         return {"tenant": tenant, "tracking_id": tracking_id, "day": day, "image_id": image_id}
 
-    sums = (dict(zip(_COUNTS, count, strict=True)) for count in counts.values())
+    sums = (dict(zip(COUNTS, count, strict=True)) for count in counts.values())
     added = [row(picture) | count for picture, count in zip(counts, sums, strict=True)]
     forget_salts(now, connection)
     keys = {day: _salt(day, now, connection) for day in {picture[2] for picture, _ in seen}}
@@ -101,7 +100,7 @@ def add_viewers(rows: Sequence[dict[str, Any]], connection: sa.Connection) -> No
 @cache
 def _adding_views(dialect: str) -> sa.Executable:
     adding = insert(views, dialect)
-    counts = {name: views.c[name] + adding.excluded[name] for name in _COUNTS}
+    counts = {name: views.c[name] + adding.excluded[name] for name in COUNTS}
     return adding.on_conflict_do_update(index_elements=views.primary_key, set_=counts)
 
 
@@ -173,7 +172,7 @@ def counted_anew(
 def _days(
     seen: sa.ColumnElement[bool], by: sa.ColumnElement[bool], connection: sa.Connection
 ) -> list[tuple[int, int, int, int, int]]:
-    sums = [total(views.c[name]) for name in _COUNTS]
+    sums = [total(views.c[name]) for name in COUNTS]
     rows = sa.select(views.c.day, *sums).where(seen, views.c.views > 0)
     counted = connection.execute(rows.group_by(views.c.day).order_by(views.c.day)).all()
     several = sa.select(viewers.c.day, sa.func.count(viewers.c.viewer.distinct()).label("several")).where(by)
@@ -199,9 +198,9 @@ def _groups(
     )
     label = (labels.c.key, labels.c.value)
     # Summed for each picture first: joining every day of every picture takes minutes.
-    sums = [total(views.c[name]).label(name) for name in _COUNTS]
+    sums = [total(views.c[name]).label(name) for name in COUNTS]
     picture = sa.select(views.c.image_id, *sums).where(seen).group_by(views.c.image_id).subquery()
-    totalled = [total(picture.c[name]) for name in _COUNTS]
+    totalled = [total(picture.c[name]) for name in COUNTS]
     counted = connection.execute(
         sa.select(*label, *totalled)
         .select_from(labels.outerjoin(picture, picture.c.image_id == labels.c.id))
