@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.http.logs import PROBES, is_picture
@@ -15,7 +15,6 @@ from blossom_async.gateway.storage.records.traffic import Answered
 __all__ = ["Traffic", "hour_number"]
 
 _EVERY_S = 60.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Store = Callable[[int, Answered], Awaitable[None]]
 
@@ -53,7 +52,7 @@ class Traffic:
 
 def hour_number(when: datetime) -> int:
     """The hour of an aware time, as the number of hours since 1970."""
-    return int((when - _EPOCH).total_seconds()) // 3600
+    return int(when.timestamp()) // 3600
 
 
 def _sum(answers: Mapping[tuple[str, int], int], sent: int) -> Answered:

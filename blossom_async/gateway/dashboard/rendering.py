@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from blossom_async.gateway.storage.records import ImageRecord
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["ASSETS", "HEADERS", "asset_routes", "money", "render", "rules", "size", "span", "state"]
+__all__ = ["ASSETS", "HEADERS", "asset_routes", "money", "render", "rules", "short", "size", "span", "state"]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -86,7 +86,7 @@ def _environment() -> Environment:
         "age": _age,
         "count": _count,
         "cut": _cut,
-        "day": lambda day: f"{day.day} {day:%b}",
+        "day": short,
         "money": money,
         "moment": lambda moment: f"{moment.day} {moment:%b %Y, %H:%M} UTC",
         "placeholder": _placeholder,
@@ -143,6 +143,11 @@ def money(micro_dollars: int) -> str:
         return f"${dollars:,.2f}"
     cents = f"{dollars:.4f}".removeprefix("0.")
     return f"$0.{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def short(day: date) -> str:
+    """A day without its year: ``27 Nov``."""
+    return f"{day.day} {day:%b}"
 
 
 def span(time: timedelta) -> str:

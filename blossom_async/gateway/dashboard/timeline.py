@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import attrs
 
 from blossom_async.gateway.counting.traffic import hour_number
 from blossom_async.gateway.dashboard.chart import ticks_above
+from blossom_async.gateway.dashboard.rendering import short
 
 __all__ = ["Slot", "Timeline", "by_hour", "day_name", "latest", "timeline"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 24
 
 T = TypeVar("T")
@@ -69,5 +69,4 @@ def by_hour(
 
 def day_name(day: int) -> str:
     """A day, which is counted from 1970, for people: ``27 Nov``."""
-    when = _EPOCH + timedelta(days=day)
-    return f"{when.day} {when:%b}"
+    return short(datetime.fromtimestamp(day * 86_400, UTC))
