@@ -162,7 +162,9 @@ class Uploads:
             return given
         if (packed := _DATA_URL.match(given)) is not None:
             try:
-                data = pybase64.b64decode(given[packed.end() :], validate=True)
+                data = await self._workers.run(
+                    partial(pybase64.b64decode, given[packed.end() :], validate=True)
+                )
             except (binascii.Error, ValueError):
                 allowed = "a data: URL of a png, jpg or webp in base64"
                 raise InvalidRequest(field, "", allowed, seen="a data: URL that is not base64") from None
