@@ -1,4 +1,4 @@
-// Copies links, and shows a picture large in the page: next and previous by arrow keys or buttons.
+// Shows a picture large in the page: next and previous by arrow keys or buttons.
 // Without this script every frame is a link to its picture.
 const view = document.querySelector("dialog");
 const large = new Image();
@@ -56,14 +56,3 @@ view.addEventListener("keydown", (event) => {
   if (event.key === "ArrowRight") show(at + 1);
 });
 view.addEventListener("close", () => frames[at].focus());
-
-for (const button of document.querySelectorAll("button.copy")) {
-  if (!navigator.clipboard) break;
-  const words = button.textContent;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = words; }, 2000);
-  });
-}

@@ -270,14 +270,15 @@ def _text(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def _part(name: str) -> tuple[str, str]:
-    """A file of the page, and its hash as Content-Security-Policy names it."""
-    text = resources.files("blossom_async.cli").joinpath(name).read_text("utf-8")
+def _part(*names: str) -> tuple[str, str]:
+    """Files of the page as one, and its hash as Content-Security-Policy names it."""
+    package = resources.files("blossom_async")
+    text = "".join(package.joinpath(name).read_text("utf-8") for name in names)
     return text, f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-_STYLE, _STYLE_HASH = _part("gallery.css")
-_SCRIPT, _SCRIPT_HASH = _part("gallery.js")
+_STYLE, _STYLE_HASH = _part("cli/gallery.css")
+_SCRIPT, _SCRIPT_HASH = _part("gateway/dashboard/copy.js", "cli/gallery.js")
 _CSP = (
     f"default-src 'none'; img-src {{pictures}}; style-src {_STYLE_HASH}; script-src {_SCRIPT_HASH}; "
     "base-uri 'none'; form-action 'none'"
@@ -321,7 +322,7 @@ _FOOT = f"""</ol>
 <p dir="auto"></p>
 <div><button type="button" name="previous">Previous</button> <button type="button" name="next">Next</button>
 <span aria-live="polite"></span>
-<button class="copy" type="button" name="copy" hidden>Copy link</button>
+<button class="copy" type="button" name="copy" data-copy="" hidden>Copy link</button>
 <button type="button" name="close">Close</button></div>
 </dialog>
 <script type="module">{_SCRIPT}</script>
