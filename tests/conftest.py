@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -78,6 +79,12 @@ def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     for handler in root.handlers[:]:  # such as that of ``serve``
         if type(handler) is logging.StreamHandler and handler not in before:
             root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request: pytest.FixtureRequest) -> None:
+    """Each test waits before another attempt, a random time, as long in every run."""
+    random.seed(request.node.nodeid)
 
 
 @pytest.fixture(scope="session")
