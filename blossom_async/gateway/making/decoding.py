@@ -39,6 +39,7 @@ _TURNS = {
 """Turns by Exif's number. Pillow's own function raises for broken Exif."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a png, by its colour type
 _FILTERS = 5
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _WHITES = (1.0, 255.0, 65_535.0)  # the possible values of white in pictures with more than 8 bits per channel
 
 
@@ -79,7 +80,8 @@ def decoded(
     ``Undecodable``.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=(_DECODERS[file_format],)) as picture:
+        plain = _without_texts(data) if file_format == "png" else data
+        with Image.open(io.BytesIO(plain), formats=(_DECODERS[file_format],)) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
                 raise Undecodable(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
             if at_least is not None:
@@ -94,6 +96,14 @@ def decoded(
         return image.convert("RGBA" if transparency else "RGB")
     # As on a white page: a transparent pixel may have any colour, mostly black.
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+
+def _without_texts(data: bytes) -> bytes:
+    """The png without its texts: Pillow refuses a file for one of more than 1 MiB, such as a workflow."""
+    parts = list(png_chunks(data, seen=True))
+    if _TEXTS.isdisjoint(kind for kind, _, _ in parts):
+        return data
+    return data[:8] + b"".join(data[start:end] for kind, start, end in parts if kind not in _TEXTS)
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:

@@ -300,6 +300,14 @@ def with_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
     return png[:33] + b"".join(chunk(kind, data) for kind, data in chunks) + png[33:]
 
 
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_a_png_with_a_long_text_keeps_its_pixels(kind: bytes) -> None:
+    """Front ends of models write whole workflows into it; Pillow alone refuses texts of more than 1 MiB."""
+    workflow = b"workflow\0" + b"\1\0\0\0" * (kind == b"iTXt") + b"\0" * (kind == b"zTXt")
+    text = kind, workflow + zlib.compress(bytes(2**20 + 1))
+    assert np.array_equal(np.asarray(stored(with_chunks(text))), PIXELS)
+
+
 def gama(value: float) -> tuple[bytes, bytes]:
     return b"gAMA", struct.pack(">I", round(value * 100_000))
 
