@@ -43,6 +43,9 @@ Heed = Callable[[Mapping[str, str], float], None]
 """Told the headers of an answer, and when its request was sent on the clock of the event loop."""
 
 _KEPT_ALIVE_S = 15.0
+# Policies and cookies fill kilobytes of headers, and a paid answer must not be lost for them.
+_LONGEST_HEADER = 64 * 1024  # bytes, with its name
+_MOST_HEADERS = 1000
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
 _NO_FILES_RETRY_S = 1.0
 _VISIBLE = re.compile(r"[!-~]{1,4096}", re.ASCII)
@@ -164,6 +167,9 @@ def provider_session(
         trace_configs=[trace],
         trust_env=False,
         proxy=proxy,
+        max_line_size=_LONGEST_HEADER,
+        max_field_size=_LONGEST_HEADER,
+        max_headers=_MOST_HEADERS,
     )
 
 

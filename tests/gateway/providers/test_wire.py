@@ -217,6 +217,18 @@ async def test_an_endless_answer_is_not_read_to_its_end(compressed: bool) -> Non
         assert sent < 2 * MAX_BYTES
 
 
+@pytest.mark.parametrize("headers", [{"Policy": "x" * 60_000}, {f"X-{n}": "x" for n in range(900)}])
+async def test_an_answer_may_have_long_headers_and_many(headers: dict[str, str]) -> None:
+    """Policies and cookies; OpenAI's own client reads them, too."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=b"a picture", headers=headers)
+
+    async with answering(handler) as url, provider_session() as session:
+        answer = await Wire("p", session, timeout_s=5, connect_s=5).ask("POST", url, headers={}, json={})
+    assert answer.body == b"a picture"
+
+
 async def test_a_redirect_is_an_answer() -> None:
     """Row 78: the key goes nowhere else."""
     asked = []
