@@ -9,12 +9,13 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
+from blossom_async.gateway.providers.containers import format_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.wire import Answer, Wire
 
 __all__ = ["Downloads", "exact_url"]
 
-_REDIRECTS = 3
+_REDIRECTS = 10
 _AGAIN_S = (0.5, 2.0)
 _TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PASSING = {404, 408, 425, 429}
@@ -43,7 +44,7 @@ class Downloads:
         self._wire = Wire(provider, session, timeout_s=timeout_s, connect_s=connect_s)
 
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
-        """The answer from the URL, after at most three redirects.
+        """The answer from the URL, after at most ten redirects.
 
         A relative URL starts at ``base`` or, as some servers mean it, at the root. Raises ``ProviderFault``:
         ``BAD_CONTENT`` that was charged, since the service has made the picture.
@@ -53,15 +54,20 @@ class Downloads:
         for wait_s in (0.0, *_AGAIN_S):
             if wait_s:
                 await self._sleep(wait_s)
-            passing = False
+            passing, unready = False, None
             for url in filter(None, urls):
                 found = await self._found(url)
-                if isinstance(found, Answer):
+                if isinstance(found, Answer) and not _is_unready(found):
                     return found
-                problem, may_pass = found
-                passing |= may_pass
+                if isinstance(found, Answer):
+                    passing, unready = True, found
+                else:
+                    problem, may_pass = found
+                    passing |= may_pass
             if not passing:
                 break
+        if unready is not None:  # what it is will be told from its bytes
+            return unready
         # Not `from` the download's fault: the API's answer decides about the charge.
         raise ProviderFault(
             self._provider,
@@ -97,6 +103,11 @@ class Downloads:
                 fault = exc
                 await self._sleep(exc.retry_after_s or 0.0)
         raise fault
+
+
+def _is_unready(answer: Answer) -> bool:
+    """Whether it is a success without a picture: nothing, or the state of the work as JSON."""
+    return not answer.body or (format_of(answer.body) is None and answer.body.lstrip()[:1] == b"{")
 
 
 def exact_url(reference: str, base: URL) -> URL | None:

@@ -309,7 +309,14 @@ async def test_the_body_may_be_the_picture_itself(content_type: str) -> None:
 
 @pytest.mark.parametrize(
     ("statuses", "waits"),
-    [([404, 503], [0.5, 2.0]), ([429], [0.5]), ([], []), ([403], None), ([404] * 3, None)],
+    [
+        ([404, 503], [0.5, 2.0]),
+        ([429], [0.5]),
+        ([204, 202], [0.5, 2.0]),
+        ([], []),
+        ([403], None),
+        ([404] * 3, None),
+    ],
 )
 async def test_a_picture_that_is_not_there_yet_is_asked_for_again(
     statuses: list[int], waits: list[float] | None

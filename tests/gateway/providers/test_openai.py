@@ -531,7 +531,7 @@ def gives(*entries: object) -> _Handler:
     ],
 )
 async def test_a_picture_comes_in_several_wrappings(entry: object) -> None:
-    """Base64, a ``data:`` URL, or a URL that is fetched without the key, over up to three redirects."""
+    """Base64, a ``data:`` URL, or a URL that is fetched without the key, over redirects."""
     async with answering(gives(entry)) as url, provider_session() as session:
         delivery = await provider_at(url, session, key=Secret(CANARY)).generate(REQUEST, 7, key="k")
     assert (delivery.format, delivery.width) == ("png", 256)
