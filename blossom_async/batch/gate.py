@@ -8,7 +8,7 @@ import math
 import re
 import weakref
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import attrs
 from aiolimiter import AsyncLimiter
@@ -203,6 +203,7 @@ class Gate:
         self._ramp_until = -math.inf
         self._ramp_next = -math.inf
         self._asking: asyncio.Task[None] | None = None  # what a SharedGate wants to know from its place
+        self._begun: Gate | None = None  # where starts that were reserved count when they are made
         self.learned: LearnedRate = LearnedRate()
         """What the server was seen to take. An attempt that need not call ``acquire`` is noted here."""
         self._published = PublishedRates(self.learned.starts)
@@ -225,6 +226,8 @@ class Gate:
         self._windows = [_Window(limit, starts[-limit.amount :]) for limit in limits]
         self._meters = [_meter(limit) for limit in limits]
         self.closed = self.closed or bool(limits)
+        if self._begun is not None:
+            self._begun.change(*limits)
         self._look_again()
 
     def pause(self, seconds: float, *, at_most_s: float = _LONGEST_PAUSE_S) -> None:
@@ -280,8 +283,23 @@ class Gate:
         """
         return await pass_gates((self,))
 
-    def _ready_at(self, now: float) -> float:
-        """When an attempt may start; at or before ``now`` if it may start at once."""
+    async def reserve(self) -> Callable[[], Awaitable[float]]:
+        """As ``acquire``, for an attempt that must still be prepared, such as be written down.
+
+        When it is, call and await what this returns; start it before the next ``await``. The limits hold for
+        the starts themselves, however long the preparation took. Gives the time of the start, and raises as
+        ``acquire``.
+        """
+        await self.acquire()
+        if self._begun is None:
+            self._begun = Gate(*self._limits)
+        return self._begun.acquire
+
+    def _ready_at(self, now: float, lead_s: float = 0.0) -> float:
+        """When an attempt may start; at or before ``now`` if it may start at once.
+
+        A start time that was given out counts as ready ``lead_s`` before.
+        """
         at = max(
             self._paused_until, self._ramp_next if now < self._ramp_until else self.learned.ready_at(now)
         )
@@ -359,10 +377,10 @@ class Gate:
             wake(self._head, _nobody)
 
 
-async def pass_gates(gates: Sequence[Gate], first: int = 0) -> float:
+async def pass_gates(gates: Sequence[Gate], first: int = 0, *, lead_s: float = 0.0) -> float:
     """Returns when one attempt may start under all gates at once; start it before the next ``await``.
 
-    Gives the time of the start.
+    Gives the time of the start. ``lead_s`` as for ``Gate._ready_at``.
 
     Gates are ordered from the narrowest (one run's) to the widest (a client's). The line of a gate waits
     while its head stands in the line of the next gate. So each start is counted at every gate in the instant
@@ -377,11 +395,11 @@ async def pass_gates(gates: Sequence[Gate], first: int = 0) -> float:
     try:
         gate._enter_loop()
         while True:
-            while (at := gate._ready_at(loop.time())) > loop.time():
+            while (at := gate._ready_at(loop.time(), lead_s)) > loop.time():
                 await gate._wait_until(at)
-            await pass_gates(gates, first + 1)
+            await pass_gates(gates, first + 1, lead_s=lead_s)
             now = loop.time()
-            if gate._ready_at(now) <= now:  # else it was paused while this waited at a wider gate
+            if gate._ready_at(now, lead_s) <= now:  # else it was paused while this waited at a wider gate
                 break
         await gate._take(now)
         started = True

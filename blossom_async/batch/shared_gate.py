@@ -10,9 +10,9 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from blossom_async.batch.gate import Gate, RateLimit, RateLimitLike
+from blossom_async.batch.gate import Gate, RateLimit, RateLimitLike, pass_gates
 from blossom_async.batch.retry import Fail, Fatal, Throttle, classify
 from blossom_async.batch.start_times import (
     GATE_NAMES,
@@ -39,6 +39,7 @@ _FIRST_ANSWER_S = 5.0
 _LONGEST_REST_S = 60.0  # between two questions, so that a change of the limit is noticed
 _MOST_WANTED = 10_000
 _AMPLE = 5.0
+_LONGEST_LEAD_S = 0.25  # for which an attempt may be prepared before its start time
 _JUDGED = 50  # start times after which it is known how many are late
 
 
@@ -119,6 +120,9 @@ class SharedGate(Gate):
         self.closed = True
         self._offset = _Offset()
         self._slots: deque[tuple[float, float]] = deque()  # start time, of the place's clock, and slack
+        self._taken = (0.0, 0.0)  # the latest of them that was taken
+        self._lead_s = 0.0  # how long before its start time one is reserved: as preparing took of late
+        self._resets = 0  # how often a clock was set
         self._pause_until = -math.inf  # of the own clock: what the place is to know,
         self._pause_told = -math.inf  # and knows
         self._asked_at = self._ask_at = -math.inf
@@ -157,6 +161,31 @@ class SharedGate(Gate):
             self._pause_until = max(self._pause_until, self._clock() + min(seconds, at_most_s))
             self._look_again()
 
+    async def reserve(self) -> Callable[[], Awaitable[float]]:
+        """As for ``Gate``: returns some time before the start, as preparing the attempts took of late.
+
+        A start that comes too late for its slack waits for another start time.
+        """
+        await pass_gates((self,), lead_s=self._lead_s)
+        slot, resets, reserved_at = self._taken, self._resets, self._clock()
+        self._told.pop()  # that of this one: it is told when it starts
+
+        async def begin() -> float:
+            own = self._clock()
+            self._lead_s = min(max(own - reserved_at, 0.98 * self._lead_s), _LONGEST_LEAD_S)
+            while resets == self._resets and (early_s := slot[0] + self._offset.most(own) - own) > 0:
+                await asyncio.sleep(early_s)
+                own = self._clock()
+            if resets == self._resets and own <= self._latest_of(slot, own):
+                self._tell(slot, own)
+                return asyncio.get_running_loop().time()
+            if resets == self._resets:
+                self._told.append((slot[0], -1.0))
+            self._void += 1
+            return await self.acquire()
+
+        return begin
+
     def _check_slack(self, limit: RateLimit) -> None:
         least, widest, given = least_slack_s(limit), widest_slack_s(limit), self._slack_s
         if given is not None and not (is_seconds(given) and least <= given <= widest):
@@ -165,7 +194,7 @@ class SharedGate(Gate):
                 f"{limit.amount} in {limit.per_s:g} s"
             )
 
-    def _ready_at(self, now: float) -> float:
+    def _ready_at(self, now: float, lead_s: float = 0.0) -> float:
         own, held_until = self._clock(), super()._ready_at(now)
         if self._refusal is not None and own < self._ask_at:
             raise self._unavailable(own) from self._refusal
@@ -178,13 +207,11 @@ class SharedGate(Gate):
         if not self._slots:
             return now + _LONGEST_REST_S
         at = self._slots[0][0] + self._offset.most(own)
-        return max(held_until, now + max(0.0, at - own))
+        return max(held_until, now + max(0.0, at - lead_s - own))
 
     async def _take(self, now: float) -> None:
-        start, slack_s = self._slots.popleft()
-        own = self._clock()
-        late_s = own - self._offset.least(own) + _ROUNDING_S - start
-        self._told.append((start, min(max(late_s, 0.0), slack_s)))
+        self._taken = self._slots.popleft()
+        self._tell(self._taken, self._clock())
         self._used += 1
         self._in_demand = self._turnstile.waiting > 0
         await super()._take(now)
@@ -194,6 +221,12 @@ class SharedGate(Gate):
         self._in_demand = True
         due_s = max(0.0, self._ask_due(own) - own)
         await super()._wait_until(min(at, asyncio.get_running_loop().time() + due_s))
+
+    def _tell(self, slot: tuple[float, float], own: float) -> None:
+        """Notes that its start was made."""
+        start, slack_s = slot
+        late_s = own - self._offset.least(own) + _ROUNDING_S - start
+        self._told.append((start, min(max(late_s, 0.0), slack_s)))
 
     def _latest_of(self, slot: tuple[float, float], own: float) -> float:
         start, slack_s = slot
@@ -220,7 +253,7 @@ class SharedGate(Gate):
 
     @property
     def _reach_s(self) -> float:
-        return _REACH_S + self._offset.unsure_s
+        return _REACH_S + self._offset.unsure_s + self._lead_s
 
     def _wanted(self, own: float) -> int:
         """As many as wait, or as were used of late until the next question: more would be void."""
@@ -264,7 +297,7 @@ class SharedGate(Gate):
     async def _exchange(self, want: int, pause_until: float, timeout_s: float, told: list[Used]) -> None:
         me = asyncio.current_task()
         limit, slack_s = self._limit, self._next_slack_s()
-        lead_s = min(self._offset.unsure_s, LOOKAHEAD_S / 2)
+        lead_s = min(self._offset.unsure_s + self._lead_s, LOOKAHEAD_S / 2)
         sent = self._clock()
         try:
             async with asyncio.timeout(timeout_s):
@@ -287,6 +320,7 @@ class SharedGate(Gate):
         if not self._offset.narrow(sent, now, own):
             self._slots.clear()
             self._told.clear()
+            self._resets += 1
         if self._slack_s is None and granted.slack_s is not None:
             slack_s = granted.slack_s
         self._slots.extend((start, slack_s) for start in starts)
@@ -334,6 +368,7 @@ def _after_fork() -> None:
     for gate in _gates:
         gate._slots.clear()
         gate._told.clear()
+        gate._resets += 1
         gate._asking = None
 
 

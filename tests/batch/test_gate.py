@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -68,6 +69,27 @@ def test_a_long_run_uses_at_least_98_percent_of_the_rate(spelled: str) -> None:
 
     whole_windows = count // 8 * 8 / limit.amount - 1
     assert on_virtual_clock(go()) <= whole_windows * limit.per_s / 0.98 + limit.per_s
+
+
+@pytest.mark.parametrize("longest_s", [0.0, 0.05, 5.0])
+def test_a_limit_holds_however_long_starts_are_prepared(longest_s: float) -> None:
+    """And uses as much of its rate as without."""
+    limit, count, chance = RateLimit(20), 400, random.Random(0)  # noqa: S311 - a simulation
+
+    async def go() -> list[float]:
+        gate, starts = Gate(limit), list[float]()
+
+        async def one() -> None:
+            begin = await gate.reserve()
+            await asyncio.sleep(chance.uniform(0, longest_s))
+            starts.append(await begin())
+
+        await asyncio.gather(*(one() for _ in range(count)))
+        return starts
+
+    starts = on_virtual_clock(go())
+    assert worst(starts, limit) == limit.amount
+    assert max(starts) <= count / limit.amount / 0.98 + longest_s
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 5)), min_size=1, max_size=5))

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -79,13 +80,24 @@ class World:
         assert granted.slack_s is not None
         self.given.setdefault(gate, []).extend((time, time + granted.slack_s) for time in times)
 
-    async def use(self, gate: SharedGate, until: float, nap: Callable[[], float] = lambda: 0.0) -> None:
-        """One attempt after the other until that time, with naps between."""
+    async def use(
+        self,
+        gate: SharedGate,
+        until: float,
+        nap: Callable[[], float] = lambda: 0.0,
+        prepare: Callable[[], float] | None = None,
+    ) -> None:
+        """One attempt after the other until that time, with naps between; each is prepared for a while."""
         while True:
             await asyncio.sleep(nap())
             try:
                 async with asyncio.timeout_at(until):
-                    await gate.acquire()
+                    if prepare is None:
+                        await gate.acquire()
+                    else:
+                        begin = await gate.reserve()
+                        await asyncio.sleep(prepare())
+                        await begin()
             except TimeoutError:
                 return
             self.starts.append(self.loop.time())
@@ -130,12 +142,19 @@ limits = st.builds(RateLimit, st.integers(1, 60), per_s=st.sampled_from([0.5, 1.
     st.lists(links, min_size=1, max_size=4),
     st.lists(st.floats(0, 25), max_size=3),
     st.floats(0, 1),
+    st.sampled_from([0.0, 0.01, 0.2, 2.0]),
     st.integers(0, 1000),
 )
 def test_no_window_holds_more_starts_than_stated(
-    limit: RateLimit, ways: list[Link], restarts: list[float], longest_nap: float, seed: int
+    limit: RateLimit,
+    ways: list[Link],
+    restarts: list[float],
+    longest_nap: float,
+    prepared_s: float,
+    seed: int,
 ) -> None:
-    """Whatever the clocks, the delays, the answers that are lost and the restarts of the place."""
+    """Whatever the clocks, the delays, the answers that are lost, the restarts of the place, and how long
+    attempts are prepared once they have their start time."""
 
     async def go() -> World:
         world = World(limit, seed)
@@ -144,12 +163,13 @@ def test_no_window_holds_more_starts_than_stated(
         async with asyncio.TaskGroup() as group:
             for way in ways:
                 gate = world.gate(way)
-                for _ in range(4):
+                for n in range(4):
                     group.create_task(
                         world.use(
                             gate,
                             30.0,
                             lambda: world.chance.choice([0.0, longest_nap]) * world.chance.random(),
+                            (lambda: prepared_s * world.chance.random()) if n else None,
                         )
                     )
         return world
@@ -200,6 +220,27 @@ def test_a_long_run_uses_the_rate(spelled: str, round_trip_s: float, used: float
     assert len(world.starts) >= used * world.limit.amount / world.limit.per_s * (length_s - first)
     assert world.worst() <= world.limit.amount
     assert world.asked <= 4 * 12 * length_s
+
+
+@pytest.mark.parametrize("spelled", ["50/s", "600/min"])
+def test_what_is_prepared_before_its_start_costs_nothing_of_the_rate(spelled: str) -> None:
+    """Four processes write each start down, which takes 5 to 50 ms."""
+
+    async def go() -> tuple[World, float]:
+        world = World(RateLimit.parse(spelled))
+        length_s = 10 * world.limit.per_s
+        async with asyncio.TaskGroup() as group:
+            for ahead in range(4):
+                gate = world.gate(Link(clock_ahead_s=ahead * 1e4))
+                for _ in range(16):
+                    prepare = partial(world.chance.uniform, 0.005, 0.05)
+                    group.create_task(world.use(gate, length_s, prepare=prepare))
+        return world, length_s
+
+    world, length_s = on_virtual_clock(go())
+    assert world.worst() <= world.limit.amount
+    rest_s = length_s - world.starts[0]
+    assert len(world.starts) >= 0.97 * world.limit.amount / world.limit.per_s * rest_s
 
 
 def test_a_batch_runs_under_a_shared_gate() -> None:
