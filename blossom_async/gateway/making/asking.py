@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
+from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.upstreams import Upstream
-from blossom_async.gateway.making.verdicts import Settled, booked, in_doubt, refused, resend_pause_s, unknown
+from blossom_async.gateway.making.verdicts import (
+    Settled,
+    booked,
+    in_doubt,
+    refused,
+    resend_pause_s,
+    unknown,
+    unsent,
+)
 from blossom_async.gateway.providers import (
     NO_INPUTS,
     Artwork,
@@ -33,16 +43,23 @@ async def ask(
     inputs: Inputs = NO_INPUTS,
     show: Show = show_nobody,
     *,
+    begin: Callable[[], Awaitable[object]],
     maybe_paid: bool = False,
 ) -> Artwork | Delivery | Settled:
     """The provider's picture, or why there is none. Call it within ``upstream.turn``.
 
-    ``inputs`` and ``show`` as for ``Editor``.
+    ``inputs`` and ``show`` as for ``Editor``, ``begin`` as for ``Turn``.
 
     A request that may have been paid is repeated only at a keyed provider, under the same key. In an outage
     it waits for its turn to try, and ends as unknown only if that fails after four minutes.
     ``maybe_paid``: a process that died had sent it, and its answer was lost.
     """
+    try:
+        await begin()
+    except Overloaded as exc:
+        if maybe_paid:
+            raise
+        return unsent(attempt, exc)
     sends, first_at = 0, upstream.calls.clock()
     while True:
         sends += 1

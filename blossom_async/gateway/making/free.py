@@ -27,7 +27,8 @@ class Free:
         Raises ``Conflict`` when another process has used the key meanwhile, and ``Overloaded``.
         """
         request, image_id = order.pinned(), new_id()
-        async with upstream.turn(order.callers, taking=nullcontext):
+        async with upstream.turn(order.callers, taking=nullcontext) as turn:
+            await turn.begin()
             began_at = upstream.calls.clock()
             with span("ask provider", blossom_provider=upstream.name):
                 given = await upstream.provider.generate(request, request.seed or 0, key="")

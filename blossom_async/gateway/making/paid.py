@@ -212,13 +212,16 @@ class Paid:
         place = partial(self._staging.reserved, claim.image_id, claim.request)
         async with AsyncExitStack() as held:
             with self._waiting(claim):
-                reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
+                given_turn = await held.enter_async_context(upstream.turn(callers, taking=place))
             inputs = await self._staging.inputs(claim.image_id, claim.request)
             if inputs is None:
                 note_held(last)
                 return unknown(last, "it was asked, and the pictures to ask it with again are lost")
-            given = await ask(upstream, claim.request, last, inputs, callers.show, maybe_paid=True)
-            answer = await self._results.recorded(claim, last, given, reserved)
+            begin = given_turn.begin
+            given = await ask(
+                upstream, claim.request, last, inputs, callers.show, begin=begin, maybe_paid=True
+            )
+            answer = await self._results.recorded(claim, last, given, given_turn.taken)
             if isinstance(answer, Answer):
                 turn.push_async_exit(held.pop_all())
             return answer
@@ -237,7 +240,7 @@ class Paid:
         async with AsyncExitStack() as held:
             try:
                 with self._waiting(claim):
-                    reserved = await held.enter_async_context(upstream.turn(callers, taking=place))
+                    given_turn = await held.enter_async_context(upstream.turn(callers, taking=place))
             except Overloaded as exc:  # no turn at this provider, or no file
                 return Settled(error=exc, elsewhere=True)
             try:
@@ -256,8 +259,9 @@ class Paid:
             if refusal is not None:
                 return refusal
             reached("attempt")
-            result = await ask(upstream, claim.request, attempt, inputs, callers.show)
-            answer = await self._results.recorded(claim, attempt, result, reserved)
+            begin = given_turn.begin
+            result = await ask(upstream, claim.request, attempt, inputs, callers.show, begin=begin)
+            answer = await self._results.recorded(claim, attempt, result, given_turn.taken)
             if isinstance(answer, Answer):
                 turn.push_async_exit(held.pop_all())
             return answer

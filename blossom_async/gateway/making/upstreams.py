@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -26,7 +27,7 @@ from blossom_async.gateway.storage.blobs import OutOfFiles
 from blossom_async.models import ImageRequest, draws_from_pictures
 from blossom_async.tracing import span
 
-__all__ = ["FULL_RETRY_S", "Limits", "Upstream", "Upstreams", "check_wait"]
+__all__ = ["FULL_RETRY_S", "Limits", "Turn", "Upstream", "Upstreams", "check_wait"]
 
 FULL_RETRY_S = 5.0
 """What a caller is asked to wait when the queue is full: by then it has moved on."""
@@ -53,6 +54,18 @@ class Limits:
     line: int = 1000
     wait_s: float | None = 240.0
     hurry_s: float = 2.0
+
+
+@attrs.frozen
+class Turn(Generic[T]):
+    """A turn at a provider, and what was ``taken`` for it.
+
+    Await ``begin`` right before the call is sent: the rates hold for the calls themselves, however long
+    preparing one took. It raises ``Overloaded`` while nobody can be asked for a rate shared with others.
+    """
+
+    taken: T
+    begin: Callable[[], Awaitable[object]]
 
 
 class Upstream:
@@ -128,8 +141,8 @@ class Upstream:
     @asynccontextmanager
     async def turn(
         self, callers: Callers, *, taking: Callable[[], AbstractAsyncContextManager[T]]
-    ) -> AsyncIterator[T]:
-        """Waits for a turn at the provider, then enters ``taking``; the block may call the provider.
+    ) -> AsyncIterator[Turn[T]]:
+        """Waits for a turn at the provider, then enters ``taking``; the block may call the provider once.
 
         ``taking`` acquires what else the call needs. If it raises ``OutOfFiles``, concurrency is lowered and
         this call waits for another to end. Raises anything else that ``taking`` raises, and ``Overloaded``
@@ -154,7 +167,8 @@ class Upstream:
         try:
             while True:
                 with contextlib.suppress(GateUnavailable):
-                    await self.gate.acquire()
+                    begin = await self.gate.reserve()
+                    await begin()
                     break
                 await asyncio.sleep(FULL_RETRY_S)
             yield
@@ -216,7 +230,7 @@ class Upstream:
 
     async def _enter(
         self, callers: Callers, taking: Callable[[], AbstractAsyncContextManager[T]], held: AsyncExitStack
-    ) -> T:
+    ) -> Turn[T]:
         while True:
             await self._slot(callers)
             async with AsyncExitStack() as turn:
@@ -230,28 +244,31 @@ class Upstream:
                         raise
                     self._slots.overloaded(cuts)
                     continue
-                await self._pass(callers, turn)
+                begin = await self._pass(callers, turn)
                 held.push_async_exit(turn.pop_all())
-                return taken
+                return Turn(taken, partial(self._available, begin))
 
-    async def _pass(self, callers: Callers, turn: AsyncExitStack) -> None:
-        """Returns when the rates and the circuit breaker let one call start."""
+    async def _pass(self, callers: Callers, turn: AsyncExitStack) -> Callable[[], Awaitable[float]]:
+        """Returns when the rates and the circuit breaker let one call be prepared, which is then to begin."""
         trial: object | None = None
         while True:
             if callers.hurried and trial is None:
                 self._breaker.check(self._pace.usual_s)
             if trial is None and (trial := await self._breaker.wait()) is not None:
                 turn.callback(self._breaker.end_trial, trial)
-            try:
-                await self.gate.acquire()
-            except GateUnavailable as exc:
-                raise Overloaded(
-                    f"the database that shares the rate of {self.name} cannot be reached; send the request "
-                    f"again in {FULL_RETRY_S:.0f} s",
-                    retry_after_s=FULL_RETRY_S,
-                ) from exc
+            begin = await self._available(self.gate.reserve)
             if trial is not None or not self._breaker.open:
-                return
+                return begin
+
+    async def _available(self, gate: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await gate()
+        except GateUnavailable as exc:
+            raise Overloaded(
+                f"the database that shares the rate of {self.name} cannot be reached; send the request "
+                f"again in {FULL_RETRY_S:.0f} s",
+                retry_after_s=FULL_RETRY_S,
+            ) from exc
 
 
 class Upstreams:

@@ -103,7 +103,8 @@ def test_what_is_sent_again_counts_for_the_rate() -> None:
         upstream = Upstream(Offline(Workers(1).run), limits, clock=loop.time)
 
         async def call() -> None:
-            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
+            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext) as turn:
+                await turn.begin()
                 arrived.append(loop.time())
                 for _ in range(2):
                     async with upstream.again():
@@ -330,8 +331,8 @@ def test_what_may_be_paid_is_asked_for_again_once_the_provider_is_back(away_s: f
 
         async def call(number: int) -> object:
             attempt = attrs.evolve(ATTEMPT, provider_key=f"key-{number}")
-            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext):
-                return await ask(upstream, WISH, attempt)
+            async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext) as turn:
+                return await ask(upstream, WISH, attempt, begin=turn.begin)
 
         calls = [asyncio.create_task(call(number)) for number in range(8)]
         await asyncio.sleep(1)
