@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from blossom_async.batch.attempts import Attempts, Job, new_job
 from blossom_async.batch.cancellation import Interruptible, completion
 from blossom_async.batch.delivery import Delivery
+from blossom_async.batch.ending import Ending
 from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
 from blossom_async.batch.ledger import Ledger
@@ -61,11 +62,11 @@ async def run(
     ended: list[Outcome[Item, Value]] = []
     batch = _Batch(attempt, Input(items), ended.append, RunSettings.of(options))
     async with batch.under_way():
-        await batch.end.wait()
+        await batch.ending.finished.wait()
     ended.sort(key=attrgetter("index"))
-    result = BatchResult(ended, batch.elapsed_s, batch.stopped)
-    if batch.failure is not None:
-        raise carrying(batch.failure, result)
+    result = BatchResult(ended, batch.elapsed_s, batch.ending.stopped)
+    if batch.ending.failure is not None:
+        raise carrying(batch.ending.failure, result)
     return result
 
 
@@ -94,7 +95,7 @@ async def stream(
     outcomes: Delivery[Item, Value] = Delivery(ordered)
     batch = _Batch(attempt, Input(items), outcomes.put, RunSettings.of(options), lazy=True, window=window)
     outcomes.on_consumed = batch.consumed
-    batch.on_end = outcomes.end
+    batch.ending.on_finished = outcomes.end
     async with batch.under_way():
         yield outcomes
 
@@ -168,13 +169,8 @@ class _Batch(Generic[Item, Value]):
         self._retries: Retries[Item, Value] = Retries(self._wake_one)
 
         self._tally = Tally(items.total, settings.on_progress, self._outage)
-        self.failure: BaseException | None = None
-        self._left = False
-        self.stopped: str | None = None
-
         self._loop = asyncio.get_running_loop()
-        self.end = asyncio.Event()
-        self.on_end: Callable[[BaseException | None], None] = _nothing
+        self.ending = Ending()
 
     @asynccontextmanager
     async def under_way(self) -> AsyncIterator[None]:
@@ -203,11 +199,11 @@ class _Batch(Generic[Item, Value]):
         try:
             async with create_task_group() as self._group:
                 await self._work(self._new_worker())  # the first worker needs no task of its own
-                await self.end.wait()
+                await self.ending.finished.wait()
         finally:
             if deadline is not None:
                 deadline.cancel()
-            self._finish()
+            self.ending.finish()
 
     @property
     def elapsed_s(self) -> float:
@@ -252,7 +248,7 @@ class _Batch(Generic[Item, Value]):
     async def _work(self, worker: _Worker) -> None:
         try:
             done = False
-            while not (done or self._left):
+            while not (done or self.ending.left):
                 cancelled: asyncio.CancelledError | None = None
                 try:
                     with worker:
@@ -262,7 +258,7 @@ class _Batch(Generic[Item, Value]):
                         raise
                     cancelled = exc
                 job, worker.job = worker.job, None
-                if job is not None and not self._left:
+                if job is not None and not self.ending.left:
                     self._cut_short(job, worker.interrupted, cancelled)  # type: ignore[arg-type]
         finally:
             self._workers.discard(worker)
@@ -279,7 +275,7 @@ class _Batch(Generic[Item, Value]):
             if worker.interrupted and job.waiting:  # its turn came just as the batch stopped
                 return False
             worker.job = None
-            if due is not None and self.stopped is None:
+            if due is not None and self.ending.stopped is None:
                 self._retries.put(job, due)
             else:
                 if job.fatal is not None:
@@ -298,22 +294,18 @@ class _Batch(Generic[Item, Value]):
             job.error = RuntimeError("the attempt raised CancelledError although nobody cancelled it")
             job.error.__cause__ = cancelled
         elif job.number == 0:
-            job.error = NotRun(self.stopped or "")
+            job.error = NotRun(self.ending.stopped or "")
         elif not job.waiting:  # otherwise it keeps the error of its last attempt
-            job.error = TimedOut(f"cancelled under way: {self.stopped}")
+            job.error = TimedOut(f"cancelled under way: {self.ending.stopped}")
         self._ledger.settle(job)
 
     def _end_if_done(self) -> None:
         if not (self._workers or self._retries.next_due is not None or self._ledger.unwritten):
-            self._finish()
-
-    def _finish(self) -> None:
-        self.end.set()
-        self.on_end(self.failure)
+            self.ending.finish()
 
     def _waits_for_server(self) -> bool:
         """Whether there is nothing to do in an outage before the next probe."""
-        if not self._outage.away or self.stopped is not None:
+        if not self._outage.away or self.ending.stopped is not None:
             return False
         return not self._input.waits or self._outage.prober is not None or len(self._retries) > 0
 
@@ -334,7 +326,7 @@ class _Batch(Generic[Item, Value]):
 
     def _take(self) -> Job[Item, Value] | None:
         """A job that can start now; None when there is none, or when it is time to yield to other tasks."""
-        if self._outage.away and self.stopped is None:
+        if self._outage.away and self.ending.stopped is None:
             return self._take_probe()
         if self._retries.next_due is not None and (due := self._retries.take()) is not None:
             return due
@@ -425,7 +417,7 @@ class _Batch(Generic[Item, Value]):
         job: Job[Item, Value] = new_job(tally.pulled, item, self._loop.time(), ledger.run_id)
         tally.pulled += 1
         self._room -= 1
-        if ledger.idle and self.stopped is None:
+        if ledger.idle and self.ending.stopped is None:
             return job
         try:
             if ledger.answers(job):
@@ -433,11 +425,11 @@ class _Batch(Generic[Item, Value]):
         except Exception as exc:  # noqa: BLE001 - as in _take
             self._fail(exc)
             return None
-        if self.stopped is None and (reason := ledger.refusal(job)) is not None:
+        if self.ending.stopped is None and (reason := ledger.refusal(job)) is not None:
             self._stop(reason)
-        if self.stopped is not None:
+        if self.ending.stopped is not None:
             job.cost = None
-            job.error = NotRun(self.stopped)
+            job.error = NotRun(self.ending.stopped)
             self._ledger.settle(job)
             return None
         return job
@@ -447,21 +439,20 @@ class _Batch(Generic[Item, Value]):
         self._wake_all()
 
     def _fail(self, failure: BaseException) -> None:
-        if self.failure is None:
-            self.failure = failure
+        self.ending.fail(failure)
         self._input_ended()
 
     def _abandon(self) -> None:
         """Cancels the attempts under way and drops the rest, which nobody waits for."""
-        if not self.end.is_set():
+        if not self.ending.finished.is_set():
             self._attempts.stop()
-            self.stopped = self.stopped or "the batch was left"
-            self._left = True
+            self.ending.stopped = self.ending.stopped or "the batch was left"
+            self.ending.left = True
             self._input.ended = True
             self._retries.clear()
             for worker in self._workers:
                 worker.interrupt()
-            self._finish()
+            self.ending.finish()
 
     def _break_off(self, failure: BaseException) -> None:
         self._fail(failure)
@@ -472,9 +463,9 @@ class _Batch(Generic[Item, Value]):
 
     def _stop(self, reason: str, *, cancel: bool = False) -> None:
         """Starts nothing new. Attempts under way may end by themselves, or are cancelled."""
-        if self.stopped is None:
+        if self.ending.stopped is None:
             self._attempts.stop()
-            self.stopped = reason
+            self.ending.stopped = reason
             if self._input.waits or (self._lazy and self._input.total is None):
                 self._input.ended = True
         for worker in self._workers:
@@ -495,11 +486,7 @@ class _Batch(Generic[Item, Value]):
             self.consumed()
         self._hand_over(outcome)
         if tally.on_progress is not None:
-            tally.report(len(self._retries), self.stopped)
-
-
-def _nothing(_: object) -> None:
-    pass
+            tally.report(len(self._retries), self.ending.stopped)
 
 
 def _is_cancelled() -> bool:
