@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from anyio import CancelScope
 
-__all__ = ["Interruptible", "completion"]
+__all__ = ["Interruptible", "completion", "is_cancelled"]
 
 T = TypeVar("T")
 
@@ -52,6 +52,12 @@ class Interruptible:
             clean_up.shield = True
         else:  # the task was about to go on; anyio tries again in the next pass of the loop
             asyncio.get_running_loop().call_soon(self._shield_once_delivered, clean_up, requests)
+
+
+def is_cancelled() -> bool:
+    """Whether the running task is being cancelled, and not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def completion(future: asyncio.Future[T]) -> T:

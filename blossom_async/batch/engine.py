@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from operator import attrgetter
@@ -12,12 +11,13 @@ from typing import Generic, TypeVar, Unpack
 from anyio import create_task_group
 from anyio.abc import TaskGroup
 
-from blossom_async.batch.attempts import Attempts, Job, new_job
-from blossom_async.batch.cancellation import Interruptible, completion
+from blossom_async.batch.attempts import Attempts, Job
+from blossom_async.batch.cancellation import Interruptible, completion, is_cancelled
 from blossom_async.batch.delivery import Delivery
 from blossom_async.batch.ending import Ending
 from blossom_async.batch.gate import Gate
 from blossom_async.batch.input import Input
+from blossom_async.batch.intake import Intake
 from blossom_async.batch.ledger import Ledger
 from blossom_async.batch.line import Line
 from blossom_async.batch.loops import running_loop
@@ -25,17 +25,15 @@ from blossom_async.batch.options import RunOptions, RunSettings
 from blossom_async.batch.outage import Outage
 from blossom_async.batch.outcome import BatchResult, Outcome, carrying
 from blossom_async.batch.progress import Tally
-from blossom_async.batch.retries import Retries
 from blossom_async.batch.retry import NO_RETRY
 from blossom_async.batch.slots import Slots
+from blossom_async.batch.upcoming import Upcoming
 from blossom_async.errors import NotRun, TimedOut
 
 __all__ = ["run", "stream"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
-
-_PULLS_BETWEEN_YIELDS = 64  # attempts that never wait would otherwise keep the loop to themselves
 
 
 async def run(
@@ -64,7 +62,7 @@ async def run(
     async with batch.under_way():
         await batch.ending.finished.wait()
     ended.sort(key=attrgetter("index"))
-    result = BatchResult(ended, batch.elapsed_s, batch.ending.stopped)
+    result = BatchResult(ended, batch.tally.elapsed_s, batch.ending.stopped)
     if batch.ending.failure is not None:
         raise carrying(batch.ending.failure, result)
     return result
@@ -94,7 +92,7 @@ async def stream(
         raise ValueError(f"window: {window!r} cannot be used; allowed: a whole number from 1 up")
     outcomes: Delivery[Item, Value] = Delivery(ordered)
     batch = _Batch(attempt, Input(items), outcomes.put, RunSettings.of(options), lazy=True, window=window)
-    outcomes.on_consumed = batch.consumed
+    outcomes.on_consumed = batch.intake.consumed
     batch.ending.on_finished = outcomes.end
     async with batch.under_way():
         yield outcomes
@@ -104,7 +102,6 @@ class _Worker(Interruptible):
     """A task that takes one job after another, and what it is doing."""
 
     job: Job[object, object] | None = None
-    pulling = False
 
 
 class _Batch(Generic[Item, Value]):
@@ -125,12 +122,14 @@ class _Batch(Generic[Item, Value]):
         window: int | None = None,
     ) -> None:
         own_gates = (Gate(*settings.rate_limit),) if settings.rate_limit or not settings.gates else ()
+        self.ending = Ending()
+        self._parked = Line()  # workers without a job
         self._patience_s = (settings.retry or NO_RETRY).max_outage_s
         self._outage = Outage(
             self._patience_s,
-            left=self._items_left,
-            on_due=self._wake_one,
-            on_end=self._go_on,
+            left=lambda: self.tally.running if self.intake.all_taken else None,
+            on_due=self._parked.grant,
+            on_end=lambda: self._upcoming.after_outage(),
             on_patience=self._lose_patience,
         )
         self._attempts = Attempts(
@@ -146,7 +145,6 @@ class _Batch(Generic[Item, Value]):
         self._input = items
         self._hand_over = hand_over
         self._lazy = lazy
-        self._room = window or max(64, 4 * settings.max_concurrency)  # for items that nobody has taken yet
         self._deadline_s = settings.deadline_s
         self._ledger: Ledger[Item, Value] = Ledger(
             self._deliver,
@@ -159,18 +157,23 @@ class _Batch(Generic[Item, Value]):
             cost=settings.cost,
             max_cost=settings.max_cost,
         )
+        self.tally = Tally(items.total, settings.on_progress, self._outage)
+        self.intake = Intake(
+            items,
+            self._ledger,
+            self.tally,
+            self.ending,
+            self._parked,
+            window=window or max(64, 4 * settings.max_concurrency),
+            on_limit=self._stop,
+        )
+        self._upcoming = Upcoming(self.intake, self._attempts, self._outage, self.ending, self._parked)
+        self._retries = self._upcoming.retries
 
         self._group: TaskGroup | None = None
         self._workers: set[_Worker] = set()
         self._max_workers = settings.max_concurrency
-        self._parked = Line(self._wake_one)
-        self._pulling = False
-        self._since_yield = 0
-        self._retries: Retries[Item, Value] = Retries(self._wake_one)
-
-        self._tally = Tally(items.total, settings.on_progress, self._outage)
         self._loop = asyncio.get_running_loop()
-        self.ending = Ending()
 
     @asynccontextmanager
     async def under_way(self) -> AsyncIterator[None]:
@@ -205,22 +208,14 @@ class _Batch(Generic[Item, Value]):
                 deadline.cancel()
             self.ending.finish()
 
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the batch began."""
-        return self._tally.elapsed_s
-
-    def consumed(self) -> None:
-        """Notes that one outcome has left the window, so a parked worker may go on."""
-        self._room += 1
-        if self._parked.waiting:
-            self._wake_one()
-
     def _add_worker(self) -> None:
         """Starts a worker unless there are enough. One that waits for the input does not count."""
+        if len(self._workers) - (self.intake.puller is not None) < self._max_workers:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
         assert self._group is not None  # noqa: S101 - for the type checker; _host() sets it
-        if len(self._workers) - self._pulling < self._max_workers:
-            self._group.start_soon(self._work, self._new_worker())
+        self._group.start_soon(self._work, self._new_worker())
 
     def _new_worker(self) -> _Worker:
         worker = _Worker()
@@ -229,21 +224,11 @@ class _Batch(Generic[Item, Value]):
 
     def _call_in_help(self) -> None:
         """Wakes or adds a worker if there is more to do. One stays parked as long as retries wait."""
-        if self._outage.away:
-            if not self._parked.waiting:
-                self._add_worker()  # for the next probe
-        elif self._retries.is_due() or (self._has_room() and not self._pulling):
-            if not self._wake_one():
+        if self._upcoming.one_is_there:
+            if not self._parked.grant():
                 self._add_worker()
-        elif self._retries.next_due is not None and not self._parked.waiting:
+        elif self._upcoming.one_comes and not self._parked.waiting:
             self._add_worker()
-
-    def _wake_one(self) -> bool:
-        return self._parked.grant()
-
-    def _wake_all(self) -> None:
-        while self._parked.grant():
-            pass
 
     async def _work(self, worker: _Worker) -> None:
         try:
@@ -254,7 +239,7 @@ class _Batch(Generic[Item, Value]):
                     with worker:
                         done = await self._take_jobs(worker)
                 except asyncio.CancelledError as exc:
-                    if _is_cancelled():
+                    if is_cancelled():
                         raise
                     cancelled = exc
                 job, worker.job = worker.job, None
@@ -266,9 +251,9 @@ class _Batch(Generic[Item, Value]):
 
     async def _take_jobs(self, worker: _Worker) -> bool:
         """Tries one job after another. False when interrupted, True when no more are left."""
-        once, settle = self._attempts.once, self._ledger.settle
-        while (job := self._take() or await self._wait_for_job(worker)) is not None:
-            if self._parked.waiting or len(self._workers) < self._max_workers + self._pulling:
+        once, settle, intake = self._attempts.once, self._ledger.settle, self.intake
+        while (job := self._upcoming.take() or await self._wait_for_job(worker)) is not None:
+            if self._parked.waiting or len(self._workers) < self._max_workers + (intake.puller is not None):
                 self._call_in_help()
             worker.job = job  # type: ignore[assignment]
             due = await once(job)
@@ -283,7 +268,7 @@ class _Batch(Generic[Item, Value]):
                 settle(job)
             if worker.interrupted:  # the attempt may have ignored it
                 return False
-        self._wake_one()  # it may no longer be needed either
+        self._parked.grant()  # it may no longer be needed either
         return True
 
     def _cut_short(
@@ -303,144 +288,36 @@ class _Batch(Generic[Item, Value]):
         if not (self._workers or self._retries.next_due is not None or self._ledger.unwritten):
             self.ending.finish()
 
-    def _waits_for_server(self) -> bool:
-        """Whether there is nothing to do in an outage before the next probe."""
-        if not self._outage.away or self.ending.stopped is not None:
-            return False
-        return not self._input.waits or self._outage.prober is not None or len(self._retries) > 0
-
-    def _items_left(self) -> int | None:
-        all_taken = self._input.ended or self._tally.pulled == self._input.total
-        return self._tally.running if all_taken else None
-
-    def _go_on(self) -> None:
-        """After an outage: its victims are retried as if they had just failed, so not all at once."""
-        self._retries.postpone(self._attempts.backoff_s)
-        self._wake_all()
-
     def _lose_patience(self) -> None:
         self._stop(f"nothing was answered for {self._patience_s:g} s; raise max_outage_s to wait longer")
 
-    def _has_room(self) -> bool:
-        return self._room > 0 and not self._input.ended
-
-    def _take(self) -> Job[Item, Value] | None:
-        """A job that can start now; None when there is none, or when it is time to yield to other tasks."""
-        if self._outage.away and self.ending.stopped is None:
-            return self._take_probe()
-        if self._retries.next_due is not None and (due := self._retries.take()) is not None:
-            return due
-        return self._take_new()
-
-    def _take_probe(self) -> Job[Item, Value] | None:
-        """In an outage, one job at a time; none is given its last attempt while there are others."""
-        new = self._has_room() and not self._input.waits and self._tally.pulled != self._input.total
-        lefts = [self._attempts.left(job) for job in self._retries]
-        if not (new or lefts):
-            return self._take_new()  # notices the end of the input
-        if not self._outage.is_time(math.inf if new else sum(lefts) - len(lefts)):
-            return None
-        if not new or max(lefts, default=0) > 1:
-            job = self._retries.take_least_tried()
-        elif (job := self._take_new()) is None and self._input.ended:
-            return self._take_probe()
-        self._outage.prober = job
-        return job
-
-    def _take_new(self) -> Job[Item, Value] | None:
-        """A job for the next item of a synchronous input; None as for ``_take``."""
-        source = self._input
-        if source.waits:
-            return None
-        while self._room > 0 and not source.ended and self._since_yield < _PULLS_BETWEEN_YIELDS:
-            self._since_yield += 1
-            try:
-                item = source.next()
-            except StopIteration:
-                self._input_ended()
-            except Exception as exc:  # noqa: BLE001 - raised to the caller once the items under way have ended
-                self._fail(exc)
-            else:
-                if (job := self._admit(item)) is not None:
-                    return job
-        return None
-
     async def _wait_for_job(self, worker: _Worker) -> Job[Item, Value] | None:
         """Waits for a job; None when this worker is no longer needed."""
+        intake = self.intake
         while True:
             job: Job[Item, Value] | None = None
-            if self._since_yield >= _PULLS_BETWEEN_YIELDS:
-                self._since_yield = 0
-                await asyncio.sleep(0)
-            elif not self._has_room() or self._pulling or self._waits_for_server():
-                if self._input.ended and (self._retries.next_due is None or self._parked.waiting):
+            if intake.must_yield:
+                await intake.give_way()
+            elif not intake.has_room or intake.puller is not None or self._upcoming.waits_for_server():
+                if intake.ended and (self._retries.next_due is None or self._parked.waiting):
                     return None
                 await self._parked.wait()
-            elif self._input.waits:
-                job = await self._pull(worker)
+            elif intake.waits:
+                if (
+                    self._retries.next_due is not None
+                    and not self._parked.waiting
+                    and len(self._workers) <= self._max_workers
+                ):
+                    self._start_worker()  # for retries that come due while this one waits
+                job = await intake.pull(worker)
                 if job is not None and len(self._workers) > self._max_workers:
                     # Another worker took its place while it pulled: the next one that is free takes the job.
                     self._retries.put(job, self._loop.time())
                     return None
             if job is None:
-                job = self._take()
+                job = self._upcoming.take()
             if job is not None:
                 return job
-
-    async def _pull(self, worker: _Worker) -> Job[Item, Value] | None:
-        """A job for the next item of an async input; None when there is none."""
-        self._pulling = worker.pulling = True
-        if self._retries.next_due is not None and not self._parked.waiting:
-            self._add_worker()  # for retries that come due while this one waits
-        try:
-            item = await self._input.anext()
-        except StopAsyncIteration:
-            self._input_ended()
-            return None
-        except asyncio.CancelledError as exc:
-            if worker.interrupted or _is_cancelled():
-                raise
-            failure = RuntimeError("the input raised CancelledError although nobody cancelled it")
-            failure.__cause__ = exc
-            self._fail(failure)
-            return None
-        except Exception as exc:  # noqa: BLE001 - as in _take
-            self._fail(exc)
-            return None
-        finally:
-            self._pulling = worker.pulling = False
-        return self._admit(item)
-
-    def _admit(self, item: Item) -> Job[Item, Value] | None:
-        """A job for the next item; None when the item ends without an attempt or follows an equal one."""
-        tally, ledger = self._tally, self._ledger
-        job: Job[Item, Value] = new_job(tally.pulled, item, self._loop.time(), ledger.run_id)
-        tally.pulled += 1
-        self._room -= 1
-        if ledger.idle and self.ending.stopped is None:
-            return job
-        try:
-            if ledger.answers(job):
-                return None
-        except Exception as exc:  # noqa: BLE001 - as in _take
-            self._fail(exc)
-            return None
-        if self.ending.stopped is None and (reason := ledger.refusal(job)) is not None:
-            self._stop(reason)
-        if self.ending.stopped is not None:
-            job.cost = None
-            job.error = NotRun(self.ending.stopped)
-            self._ledger.settle(job)
-            return None
-        return job
-
-    def _input_ended(self) -> None:
-        self._input.ended = True
-        self._wake_all()
-
-    def _fail(self, failure: BaseException) -> None:
-        self.ending.fail(failure)
-        self._input_ended()
 
     def _abandon(self) -> None:
         """Cancels the attempts under way and drops the rest, which nobody waits for."""
@@ -455,7 +332,7 @@ class _Batch(Generic[Item, Value]):
             self.ending.finish()
 
     def _break_off(self, failure: BaseException) -> None:
-        self._fail(failure)
+        self.intake.fail(failure)
         self._stop(str(failure) or type(failure).__name__)
 
     def _expire(self) -> None:
@@ -470,26 +347,20 @@ class _Batch(Generic[Item, Value]):
                 self._input.ended = True
         for worker in self._workers:
             job = worker.job
-            if worker.pulling or (job is not None and (job.waiting or cancel)):
+            if worker is self.intake.puller or (job is not None and (job.waiting or cancel)):
                 worker.interrupt()
         for waiting in self._retries.clear():
             if waiting.number == 0:
                 waiting.error = NotRun(reason)
             self._ledger.settle(waiting)
-        self._wake_all()
+        self._parked.grant_all()
         self._end_if_done()
 
     def _deliver(self, outcome: Outcome[Item, Value]) -> None:
-        tally = self._tally
+        tally = self.tally
         tally.count(outcome)
         if not self._lazy:
-            self.consumed()
+            self.intake.consumed()
         self._hand_over(outcome)
         if tally.on_progress is not None:
             tally.report(len(self._retries), self.ending.stopped)
-
-
-def _is_cancelled() -> bool:
-    """Whether the running task is being cancelled, and not only what it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -16,14 +16,14 @@ class Line:
 
     Priority 0 goes first, then 1, up to ``priorities - 1``; within one priority first come, first served.
     ``give_back`` takes back the turn of a waiter that was cancelled after the turn was granted and before it
-    could be used: give it to the next one there, or keep it. ``waiting`` is the number of waiters, as is
-    ``len()``; one that was cancelled in this pass of the event loop may still be counted. Waiters may be in
-    several event loops and threads.
+    could be used: give it to the next one there, which is what happens without ``give_back``, or keep it.
+    ``waiting`` is the number of waiters, as is ``len()``; one that was cancelled in this pass of the event
+    loop may still be counted. Waiters may be in several event loops and threads.
     """
 
-    def __init__(self, give_back: Callable[[], object], *, priorities: int = 1) -> None:
+    def __init__(self, give_back: Callable[[], object] | None = None, *, priorities: int = 1) -> None:
         self.waiting: int = 0
-        self._give_back = give_back
+        self._give_back = give_back or self.grant
         self._queues: list[OrderedDict[asyncio.Future[None], None]] = [
             OrderedDict() for _ in range(priorities)
         ]
@@ -68,6 +68,11 @@ class Line:
                 if wake(turn, self._give_back):
                     return True
         return False
+
+    def grant_all(self) -> None:
+        """Gives a turn to everyone in line."""
+        while self.grant():
+            pass
 
     def forget_closed_loops(self) -> None:
         """Removes waiters whose event loop was closed while they waited."""
