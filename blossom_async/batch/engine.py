@@ -8,11 +8,8 @@ from contextlib import asynccontextmanager
 from operator import attrgetter
 from typing import Generic, TypeVar, Unpack
 
-from anyio import create_task_group
-from anyio.abc import TaskGroup
-
-from blossom_async.batch.attempts import Attempts, Job
-from blossom_async.batch.cancellation import Interruptible, completion, is_cancelled
+from blossom_async.batch.attempts import Attempts
+from blossom_async.batch.cancellation import completion
 from blossom_async.batch.delivery import Delivery
 from blossom_async.batch.ending import Ending
 from blossom_async.batch.gate import Gate
@@ -28,7 +25,8 @@ from blossom_async.batch.progress import Tally
 from blossom_async.batch.retry import NO_RETRY
 from blossom_async.batch.slots import Slots
 from blossom_async.batch.upcoming import Upcoming
-from blossom_async.errors import NotRun, TimedOut
+from blossom_async.batch.workers import Workers
+from blossom_async.errors import NotRun
 
 __all__ = ["run", "stream"]
 
@@ -98,17 +96,11 @@ async def stream(
         yield outcomes
 
 
-class _Worker(Interruptible):
-    """A task that takes one job after another, and what it is doing."""
-
-    job: Job[object, object] | None = None
-
-
 class _Batch(Generic[Item, Value]):
     """One run: its workers pull jobs from one shared place, so no item costs a task.
 
-    A job is due for another attempt, or made from the next item while fewer than ``window`` items are
-    taken and not consumed. A worker that finds neither waits in ``_parked``, or ends when the input has.
+    ``intake`` makes jobs of items, ``_upcoming`` says which one is next, ``_workers`` try them, ``_attempts``
+    decides what follows, and ``_ledger`` records how they ended. Here they are put together and stopped.
     """
 
     def __init__(
@@ -170,9 +162,16 @@ class _Batch(Generic[Item, Value]):
         self._upcoming = Upcoming(self.intake, self._attempts, self._outage, self.ending, self._parked)
         self._retries = self._upcoming.retries
 
-        self._group: TaskGroup | None = None
-        self._workers: set[_Worker] = set()
-        self._max_workers = settings.max_concurrency
+        self._workers = Workers(
+            settings.max_concurrency,
+            self._parked,
+            self._upcoming,
+            self._attempts,
+            self._ledger,
+            self.ending,
+            stop=self._stop,
+            on_gone=self._end_if_done,
+        )
         self._loop = asyncio.get_running_loop()
 
     @asynccontextmanager
@@ -200,124 +199,18 @@ class _Batch(Generic[Item, Value]):
     async def _host(self) -> None:
         deadline = self._loop.call_later(self._deadline_s, self._expire) if self._deadline_s else None
         try:
-            async with create_task_group() as self._group:
-                await self._work(self._new_worker())  # the first worker needs no task of its own
-                await self.ending.finished.wait()
+            await self._workers.work()
         finally:
             if deadline is not None:
                 deadline.cancel()
             self.ending.finish()
 
-    def _add_worker(self) -> None:
-        """Starts a worker unless there are enough. One that waits for the input does not count."""
-        if len(self._workers) - (self.intake.puller is not None) < self._max_workers:
-            self._start_worker()
-
-    def _start_worker(self) -> None:
-        assert self._group is not None  # noqa: S101 - for the type checker; _host() sets it
-        self._group.start_soon(self._work, self._new_worker())
-
-    def _new_worker(self) -> _Worker:
-        worker = _Worker()
-        self._workers.add(worker)
-        return worker
-
-    def _call_in_help(self) -> None:
-        """Wakes or adds a worker if there is more to do. One stays parked as long as retries wait."""
-        if self._upcoming.one_is_there:
-            if not self._parked.grant():
-                self._add_worker()
-        elif self._upcoming.one_comes and not self._parked.waiting:
-            self._add_worker()
-
-    async def _work(self, worker: _Worker) -> None:
-        try:
-            done = False
-            while not (done or self.ending.left):
-                cancelled: asyncio.CancelledError | None = None
-                try:
-                    with worker:
-                        done = await self._take_jobs(worker)
-                except asyncio.CancelledError as exc:
-                    if is_cancelled():
-                        raise
-                    cancelled = exc
-                job, worker.job = worker.job, None
-                if job is not None and not self.ending.left:
-                    self._cut_short(job, worker.interrupted, cancelled)  # type: ignore[arg-type]
-        finally:
-            self._workers.discard(worker)
-            self._end_if_done()
-
-    async def _take_jobs(self, worker: _Worker) -> bool:
-        """Tries one job after another. False when interrupted, True when no more are left."""
-        once, settle, intake = self._attempts.once, self._ledger.settle, self.intake
-        while (job := self._upcoming.take() or await self._wait_for_job(worker)) is not None:
-            if self._parked.waiting or len(self._workers) < self._max_workers + (intake.puller is not None):
-                self._call_in_help()
-            worker.job = job  # type: ignore[assignment]
-            due = await once(job)
-            if worker.interrupted and job.waiting:  # its turn came just as the batch stopped
-                return False
-            worker.job = None
-            if due is not None and self.ending.stopped is None:
-                self._retries.put(job, due)
-            else:
-                if job.fatal is not None:
-                    self._stop(job.fatal)
-                settle(job)
-            if worker.interrupted:  # the attempt may have ignored it
-                return False
-        self._parked.grant()  # it may no longer be needed either
-        return True
-
-    def _cut_short(
-        self, job: Job[Item, Value], interrupted: bool, cancelled: asyncio.CancelledError | None
-    ) -> None:
-        """Settles a job whose attempt was cancelled."""
-        if not interrupted:
-            job.error = RuntimeError("the attempt raised CancelledError although nobody cancelled it")
-            job.error.__cause__ = cancelled
-        elif job.number == 0:
-            job.error = NotRun(self.ending.stopped or "")
-        elif not job.waiting:  # otherwise it keeps the error of its last attempt
-            job.error = TimedOut(f"cancelled under way: {self.ending.stopped}")
-        self._ledger.settle(job)
-
     def _end_if_done(self) -> None:
-        if not (self._workers or self._retries.next_due is not None or self._ledger.unwritten):
+        if not (self._workers.all or self._retries.next_due is not None or self._ledger.unwritten):
             self.ending.finish()
 
     def _lose_patience(self) -> None:
         self._stop(f"nothing was answered for {self._patience_s:g} s; raise max_outage_s to wait longer")
-
-    async def _wait_for_job(self, worker: _Worker) -> Job[Item, Value] | None:
-        """Waits for a job; None when this worker is no longer needed."""
-        intake = self.intake
-        while True:
-            job: Job[Item, Value] | None = None
-            if intake.must_yield:
-                await intake.give_way()
-            elif not intake.has_room or intake.puller is not None or self._upcoming.waits_for_server():
-                if intake.ended and (self._retries.next_due is None or self._parked.waiting):
-                    return None
-                await self._parked.wait()
-            elif intake.waits:
-                if (
-                    self._retries.next_due is not None
-                    and not self._parked.waiting
-                    and len(self._workers) <= self._max_workers
-                ):
-                    self._start_worker()  # for retries that come due while this one waits
-                job = await intake.pull(worker)
-                if job is not None and len(self._workers) > self._max_workers:
-                    # Another worker took its place while it pulled: the next one that is free takes the job.
-                    self._retries.put(job, self._loop.time())
-                    return None
-            if job is None:
-                job = self._upcoming.take()
-            if job is not None:
-                return job
 
     def _abandon(self) -> None:
         """Cancels the attempts under way and drops the rest, which nobody waits for."""
@@ -327,8 +220,7 @@ class _Batch(Generic[Item, Value]):
             self.ending.left = True
             self._input.ended = True
             self._retries.clear()
-            for worker in self._workers:
-                worker.interrupt()
+            self._workers.interrupt_all()
             self.ending.finish()
 
     def _break_off(self, failure: BaseException) -> None:
@@ -345,10 +237,7 @@ class _Batch(Generic[Item, Value]):
             self.ending.stopped = reason
             if self._input.waits or (self._lazy and self._input.total is None):
                 self._input.ended = True
-        for worker in self._workers:
-            job = worker.job
-            if worker is self.intake.puller or (job is not None and (job.waiting or cancel)):
-                worker.interrupt()
+        self._workers.interrupt(attempts=cancel)
         for waiting in self._retries.clear():
             if waiting.number == 0:
                 waiting.error = NotRun(reason)
