@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Collection
 from types import TracebackType
-from typing import Self, cast
+from typing import NoReturn, Self, cast
 
 import aiohttp
 
@@ -110,6 +110,12 @@ class BlossomClient:
 
     def __repr__(self) -> str:
         return f"<BlossomClient {self.base_url or 'embedded'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a BlossomClient cannot be pickled or copied, for it has connections; allowed: its address and "
+            "key; make a client of them in each process"
+        )
 
     async def __aenter__(self) -> Self:
         await self._connections.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "BlossomError",
@@ -56,8 +57,8 @@ class InvalidRequest(BlossomError, ValueError):
     def __str__(self) -> str:
         return f"{self.field}: {self.seen} cannot be used; allowed: {self.allowed}"
 
-    def __reduce__(self) -> tuple[type[InvalidRequest], tuple[object, ...]]:
-        return _rebuild_invalid_request, (type(self), *self.args)  # type: ignore[return-value]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_invalid_request, (type(self), *self.args), self.__dict__
 
 
 class UnknownOption(TypeError):

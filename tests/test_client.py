@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -403,6 +405,13 @@ async def test_a_call_takes_six_steps_to_the_socket(gateway: Gateway) -> None:
             await client.image.generate_url("test image", **TINY)
     assert functions[-1] == "generate_url"
     assert len(functions) <= 6, functions
+
+
+@pytest.mark.parametrize("again", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_says_that_it_cannot_be_copied(again: Callable[[BlossomClient], object]) -> None:
+    """Pools of processes and task queues try to."""
+    with pytest.raises(TypeError, match="make a client of them in each process"):
+        again(BlossomClient("http://127.0.0.1:1", api_key="k"))
 
 
 async def test_opens_on_first_use_and_closes(gateway: Gateway) -> None:

@@ -154,9 +154,11 @@ def test_missing_prompt_is_said() -> None:
 def test_invalid_request_is_a_value_error_that_can_be_pickled() -> None:
     """Callers may catch the builtin, and worker processes may send it home."""
     error = InvalidRequest("width", -5, "more")
+    error.add_note("item 3")
     assert isinstance(error, ValueError)
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (again.field, again.value, str(again)) == ("width", -5, str(error))
+    assert again.__notes__ == ["item 3"]
 
 
 def test_options_for_editors_are_the_fields_of_the_request() -> None:
