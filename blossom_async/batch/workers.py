@@ -49,7 +49,7 @@ class Workers(Generic[Item, Value]):
         self.ledger: Ledger[Item, Value] = ledger
         self.ending: Ending = ending
         self.stop: Callable[[str], None] = stop
-        self.all: set[Worker[Item, Value]] = set()
+        self.all: set[_Worker[Item, Value]] = set()
         self._on_gone = on_gone
         self._group: TaskGroup | None = None
 
@@ -86,18 +86,18 @@ class Workers(Generic[Item, Value]):
         for worker in self.all:
             worker.interrupt()
 
-    def gone(self, worker: Worker[Item, Value]) -> None:
+    def gone(self, worker: _Worker[Item, Value]) -> None:
         """Notes that a worker has ended."""
         self.all.discard(worker)
         self._on_gone()
 
-    def _new(self) -> Worker[Item, Value]:
-        worker = Worker(self)
+    def _new(self) -> _Worker[Item, Value]:
+        worker = _Worker(self)
         self.all.add(worker)
         return worker
 
 
-class Worker(Interruptible, Generic[Item, Value]):
+class _Worker(Interruptible, Generic[Item, Value]):
     """A task that takes one job after another, and the ``job`` it is at."""
 
     def __init__(self, workers: Workers[Item, Value]) -> None:
