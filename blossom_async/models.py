@@ -625,7 +625,7 @@ class ImageInfo(Plain):
         from blossom_async.notebook import picture, table
 
         if self.state != "ready":
-            return table(self.problem or "", ("URL", "state"), [(self.url, self.state)])
+            return table(self.problem or "", ("URL", "state"), [(self.url, self.state)], 1)
         told = f"{self.width} x {self.height} {self.format}, {self.file_size:,} bytes, {self.model}"
         return picture(self.url, self.thumbnail_url, told)
 
@@ -754,7 +754,7 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
     def _repr_html_(self) -> str:
         from blossom_async.notebook import table
 
-        rows = [
+        rows = (
             (
                 result.url,
                 result.error or f"{result.status}",
@@ -763,9 +763,9 @@ class PreloadReport(Plain, Sequence[PreloadResult]):
                 result.cache,
             )
             for result in sorted(self.results, key=lambda result: result.ok)  # failures first
-        ]
+        )
         said = f"{len(self) - len(self.failures):,} of {len(self):,} ok in {self.elapsed_s:.1f} s"
-        return table(said, ("URL", "status", "ms", "bytes", "cache"), rows)
+        return table(said, ("URL", "status", "ms", "bytes", "cache"), rows, len(self))
 
 
 if TYPE_CHECKING:

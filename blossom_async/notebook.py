@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blossom_async.errors import ConfigurationError
@@ -31,16 +32,16 @@ def picture(url: str, thumbnail: str, caption: str) -> str:
     return f'<figure style="{_CARD}">{_link(url, shown)}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
-def grid(said: str, pictures: Sequence[tuple[str, str, str]]) -> str:
-    """A line, and the first pictures side by side, each as ``picture`` takes it."""
-    shown = "".join(picture(*given) for given in pictures[:_SHOWN])
-    return f"<div>{escape(said)}</div>{shown}{_more(len(pictures))}"
+def grid(said: str, pictures: Iterable[tuple[str, str, str]], number: int) -> str:
+    """A line, and the first of ``number`` pictures side by side, each as ``picture`` takes it."""
+    shown = "".join(picture(*given) for given in islice(pictures, _SHOWN))
+    return f"<div>{escape(said)}</div>{shown}{_more(number)}"
 
 
-def table(said: str, head: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
-    """A line, and the first rows of a table, where what starts as a URL is a link."""
-    lines = [_row("th", map(escape, head)), *(_row("td", map(_cell, row)) for row in rows[:_SHOWN])]
-    return f"<div>{escape(said)}</div><table>{''.join(lines)}</table>{_more(len(rows))}"
+def table(said: str, head: Iterable[str], rows: Iterable[Iterable[str]], number: int) -> str:
+    """A line, and the first of ``number`` rows of a table, where what starts as a URL is a link."""
+    lines = [_row("th", map(escape, head)), *(_row("td", map(_cell, row)) for row in islice(rows, _SHOWN))]
+    return f"<div>{escape(said)}</div><table>{''.join(lines)}</table>{_more(number)}"
 
 
 def _cell(text: str) -> str:

@@ -341,18 +341,21 @@ class UrlBatch(Sequence[str | None]):
     def _repr_html_(self) -> str:
         from blossom_async.notebook import grid, table
 
-        made = [
+        made = (
             (outcome.value.url, outcome.value.thumbnail_url, str(_prompt(outcome.item)))
             for outcome in self.outcomes
             if outcome.value is not None
-        ]
-        missing = [
+        )
+        missing = (
             (str(outcome.index), str(_prompt(outcome.item)), str(outcome.error))
             for outcome in self.outcomes
             if outcome.value is None
-        ]
-        failed = table("without a picture:", ("index", "prompt", "error"), missing) if missing else ""
-        return grid(self._standing, made) + failed
+        )
+        lacking = sum(outcome.value is None for outcome in self.outcomes)
+        shown = grid(self._standing, made, len(self.outcomes) - lacking)
+        if not lacking:
+            return shown
+        return shown + table("without a picture:", ("index", "prompt", "error"), missing, lacking)
 
 
 def _prompt(item: Request) -> object:
