@@ -208,6 +208,7 @@ def create_app(
     watch_limits(metrics, admission, keys, webhooks)
     watch_records(metrics, records, settings.data_dir, daily_budget=daily_budget)
 
+    base = urlsplit(public_url).path.rstrip("/")
     dashboard = Dashboard(
         keys,
         lookups,
@@ -222,6 +223,7 @@ def create_app(
         _sessions(settings, given_keys, lookups, records),
         admission,
         public_url=public_url,
+        base=base,
         widths=settings.widths,
         data_dir=settings.data_dir,
         daily_budget=daily_budget,
@@ -271,7 +273,7 @@ def create_app(
         [
             *status.routes(),
             *openapi.routes(),
-            *Docs(openapi.document, base=urlsplit(public_url).path.rstrip("/")).routes(),
+            *Docs(openapi.document, base=base).routes(),
             *front_door.routes(),
             *map(admission.guarded, (*api.routes(), *admission.routes())),
             *public.routes(),

@@ -113,9 +113,10 @@ class _Lead:
 class Dashboard:
     """The pages below ``/``.
 
-    ``delete`` deletes the picture of an id and a tenant, ``flush`` stores all views counted so far, and
-    ``flush_traffic`` all answers. ``daily_budget`` is for keys without one of their own, in millionths of a
-    US dollar. Only the main tenant sees the disk, the traffic and the errors that this gateway has answered.
+    Links begin with ``base``, the path of ``public_url``. ``delete`` deletes the picture of an id and a
+    tenant, ``flush`` stores all views counted so far, and ``flush_traffic`` all answers. ``daily_budget`` is
+    for keys without one of their own, in millionths of a US dollar. Only the main tenant sees the disk, the
+    traffic and the errors that this gateway has answered.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Dashboard:
         admission: Admission,
         *,
         public_url: str,
+        base: str,
         widths: Collection[int],
         data_dir: Path,
         daily_budget: int | None = None,
@@ -158,7 +160,7 @@ class Dashboard:
         self._sessions = sessions
         self._admission = admission
         self._thumbnails = Thumbnails(blobs, workers)
-        self._base = urlsplit(public_url).path.rstrip("/")
+        self._base = base
         self._secure = public_url.startswith("https:")
         self._cookie = "__Host-blossom" if self._secure else "blossom"
         self._errors: deque[ErrorSeen] = deque(maxlen=_ERRORS_KEPT)
