@@ -8,7 +8,6 @@ A link to nowhere, a page outside the navigation and a public name without a doc
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ import blossom_async
 from blossom_async.cli.commands import commands
 from blossom_async.gateway.calls.api import Api
 from blossom_async.gateway.calls.openapi import document
+from blossom_async.gateway.dashboard.docs import in_words
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build" / "pages"
@@ -156,27 +156,9 @@ def content(part: dict[str, Any]) -> str:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """A JSON Schema in a few words."""
-    if "$ref" in schema:
-        name = str(schema["$ref"]).rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return f"{' or '.join(map(kind, schema['anyOf']))}. {schema.get('description', '')}"
-    if "const" in schema or "enum" in schema:
-        values = schema.get("enum", [schema.get("const")])
-        return ", ".join(f"`{json.dumps(value)}`" for value in values)
-    kinds = schema.get("type", "bytes")
-    said = " or ".join(kinds if isinstance(kinds, list) else [kinds])
-    if "items" in schema:
-        said += f" of {kind(schema['items'])}"
-    for low, high in (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems")):
-        if low in schema or high in schema:
-            unit = {"minLength": " characters", "minItems": " items"}.get(low, "")
-            if high in schema:
-                said += f", {schema.get(low, 0):,} to {schema[high]:,}{unit}"
-            else:
-                said += f", at least {schema[low]:,}{unit}"
-    return f"{said}{'. ' + schema['description'] if 'description' in schema else ''}"
+    """A JSON Schema in a few words, with its description."""
+    said = in_words(schema, named=lambda name: f"[{name}](#{name.lower()})", value="`{}`".format) or "bytes"
+    return f"{said}. {schema['description']}" if "description" in schema else said
 
 
 def gather() -> None:

@@ -13,7 +13,13 @@ from aiohttp import web
 
 from blossom_async.gateway.dashboard.rendering import HEADERS, render
 
-__all__ = ["Docs"]
+__all__ = ["Docs", "in_words"]
+
+_ENDS = (
+    ("minimum", "maximum", ""),
+    ("minLength", "maxLength", " characters"),
+    ("minItems", "maxItems", " items"),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +58,7 @@ class Docs:
                 groups[told["tags"][0]].append(_operation(method.upper(), path, told))
         schemas = {
             name: [
-                (field, _kind(known), known.get("description", ""), field in schema.get("required", ()))
+                (field, in_words(known), known.get("description", ""), field in schema.get("required", ()))
                 for field, known in schema["properties"].items()
             ]
             for name, schema in document["components"]["schemas"].items()
@@ -60,6 +66,32 @@ class Docs:
         server = document["servers"][0]["url"]
         shown = {"info": document["info"], "tags": document["tags"], "groups": groups, "schemas": schemas}
         return render("docs.html", datetime.now(UTC), base=self._base, server=server, **shown)
+
+
+def in_words(
+    schema: Mapping[str, Any], *, named: Callable[[str], str] = str, value: Callable[[str], str] = str
+) -> str:
+    """What a schema allows, in a few words, without its description.
+
+    ``named`` writes the name of a schema of the document, ``value`` an allowed value in JSON.
+    """
+    if "$ref" in schema:
+        return named(str(schema["$ref"]).rpartition("/")[2])
+    if "anyOf" in schema:
+        return " or ".join(in_words(each, named=named, value=value) for each in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ", ".join(value(orjson.dumps(each).decode()) for each in values)
+    kinds = schema.get("type", "")
+    said = kinds if isinstance(kinds, str) else " or ".join(kinds)
+    if "items" in schema:
+        said += f" of {in_words(schema['items'], named=named, value=value)}"
+    for low, high, unit in _ENDS:
+        if high in schema:
+            said += f", {schema.get(low, 0):,} to {schema[high]:,}{unit}"
+        elif low in schema:
+            said += f", at least {schema[low]:,}{unit}"
+    return said
 
 
 def _operation(method: str, path: str, told: Mapping[str, Any]) -> _Operation:
@@ -71,10 +103,10 @@ def _operation(method: str, path: str, told: Mapping[str, Any]) -> _Operation:
         summary=told["summary"],
         description=told.get("description", ""),
         parameters=tuple(
-            (each["name"], "required" if each.get("required") else each["in"], _kind(each["schema"]))
+            (each["name"], "required" if each.get("required") else each["in"], in_words(each["schema"]))
             for each in told["parameters"]
         ),
-        body=None if body is None else _kind(body["schema"]),
+        body=None if body is None else in_words(body["schema"]),
         example=None if example is None else orjson.dumps(example).decode(),
         answers=tuple(
             (status, answer["description"], " or ".join(_contents(answer)))
@@ -84,22 +116,4 @@ def _operation(method: str, path: str, told: Mapping[str, Any]) -> _Operation:
 
 
 def _contents(answer: Mapping[str, Any]) -> list[str]:
-    return [_kind(each["schema"]) or media for media, each in answer.get("content", {}).items()]
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    """A JSON Schema in a few words; the name of one that stands on the page by itself."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2]
-    if "anyOf" in schema:
-        return " or ".join(map(_kind, schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        return ", ".join(orjson.dumps(value).decode() for value in schema.get("enum", [schema.get("const")]))
-    kinds = schema.get("type", "")
-    said = kinds if isinstance(kinds, str) else " or ".join(kinds)
-    if "items" in schema:
-        said += f" of {_kind(schema['items'])}"
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        said += f", {low:,} to {high:,}"
-    return said
+    return [in_words(each["schema"]) or media for media, each in answer.get("content", {}).items()]
