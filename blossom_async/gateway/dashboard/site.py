@@ -31,12 +31,11 @@ from blossom_async.errors import (
 from blossom_async.gateway.callers.admission import Admission
 from blossom_async.gateway.callers.keys import MAIN_TENANT, ApiKeys
 from blossom_async.gateway.counting.analytics import url_stats
-from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.comparing import chance
 from blossom_async.gateway.dashboard.rendering import HEADERS, asset_routes, render, state
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
 from blossom_async.gateway.dashboard.thumbnails import Thumbnails
-from blossom_async.gateway.dashboard.timeline import Slot, by_hour, day_name, latest, timeline
+from blossom_async.gateway.dashboard.timeline import Slot, by_hour, day_name, latest, timeline, views_by_day
 from blossom_async.gateway.http.addresses import sender
 from blossom_async.gateway.http.problems import ERROR_CODE
 from blossom_async.gateway.making.generation import Generation
@@ -316,7 +315,7 @@ class Dashboard:
             url=f"{self._public_url}/image/{picture.id}",
             widths=widths_below(picture.request, picture.width, self._widths),
             days=days,
-            chart=chart(days, *_span(days, None, self._now().date())) if days else None,
+            chart=views_by_day(days, *_span(days, None, self._now().date())) if days else None,
             once=secrets.token_urlsafe(16),
         )
 
@@ -376,7 +375,7 @@ class Dashboard:
             first=first,
             last=last,
             stats=stats,
-            chart=chart(days, *_span(days, first, last)) if days else None,
+            chart=views_by_day(days, *_span(days, first, last)) if days else None,
             groups={key: _variants(key, stats, pictures) for key in sorted(stats.by_metadata)},
             lead=_lead,
             number=number,

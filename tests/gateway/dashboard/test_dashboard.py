@@ -29,9 +29,9 @@ from yarl import URL
 
 from blossom_async.gateway.callers.keys import digest
 from blossom_async.gateway.counting.traffic import hour_number
-from blossom_async.gateway.dashboard.chart import chart
 from blossom_async.gateway.dashboard.rendering import money, size, span
 from blossom_async.gateway.dashboard.sessions import LIFETIME_S, Sessions
+from blossom_async.gateway.dashboard.timeline import views_by_day
 from blossom_async.gateway.making.encoding import thumbhash
 from blossom_async.gateway.making.orders import new_id
 from blossom_async.gateway.server import listen, serving
@@ -1000,14 +1000,13 @@ def test_a_chart_has_every_view_once(seen: dict[int, tuple[int, int]]) -> None:
         for day, (views, viewers) in sorted(seen.items())
     ]
     last = given_days[-1].date
-    drawn = chart(given_days, first, last)
-    assert sum(bar.views for bar in drawn.bars) == sum(day.views for day in given_days)
-    assert sum(bar.viewers for bar in drawn.bars) == sum(day.viewers for day in given_days)
-    assert len(drawn.bars) <= 92
-    assert (drawn.bars[0].first, drawn.bars[-1].last) == (first, last)
-    for one, following in zip(drawn.bars, drawn.bars[1:], strict=False):
-        assert following.first - one.last == timedelta(days=1)
-    assert drawn.top >= max(bar.views for bar in drawn.bars)
+    drawn = views_by_day(given_days, first, last)
+    assert sum(slot.values[0] for slot in drawn.slots) == sum(day.views for day in given_days)
+    assert sum(slot.values[1] for slot in drawn.slots) == sum(day.viewers for day in given_days)
+    assert len(drawn.slots) <= 92
+    assert drawn.slots[0].name.startswith("1 Jan")
+    assert f"{last.day} {last:%b}" in drawn.slots[-1].name
+    assert drawn.top >= max(slot.values[0] for slot in drawn.slots)
     assert drawn.ticks[-1] == 0
     assert len({high - low for high, low in zip(drawn.ticks, drawn.ticks[1:], strict=False)}) == 1
     assert 2 <= len(drawn.ticks) <= 5
