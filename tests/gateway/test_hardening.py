@@ -115,6 +115,7 @@ class TestWhatIsNoHttp:
         async with gateway as running:
             answer = await exchange(running, sent.encode("latin-1"))
         assert (answer.status, answer.problem["code"]) == (400, "malformed_request")
+        assert ("8,190 bytes" in str(answer.problem["detail"])) == (len(sent) > 9000)
         assert SECRET.encode() not in answer.body
         assert SECRET not in said(caplog)
         assert "Traceback" not in said(caplog)

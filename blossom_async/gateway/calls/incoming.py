@@ -31,6 +31,7 @@ __all__ = [
     "checked_options",
     "idempotency_key",
     "json_object",
+    "json_type",
     "priority",
     "required_object",
     "too_long",
@@ -114,8 +115,16 @@ def _once_each(pairs: list[tuple[str, Any]]) -> None:
 def required_object(value: Any, what: str) -> dict[str, Any]:
     """The value, if it is a JSON object. Raises ``Rejected`` otherwise."""
     if not isinstance(value, dict):
-        raise Rejected(f"{what} is a JSON {type(value).__name__}; send an object of options")
+        raise Rejected(f"{what} is {json_type(value)}; send an object of options")
     return value
+
+
+def json_type(value: Any) -> str:
+    """What a value is in JSON's own words."""
+    if value is None:
+        return "null"
+    named = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "an array"}
+    return named.get(type(value), "an object")
 
 
 def too_long(most: int) -> ResponseError:

@@ -27,7 +27,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from blossom_async.errors import InvalidRequest, NotFound, Overloaded, ResponseError
 from blossom_async.gateway.callers.admission import CALLER
-from blossom_async.gateway.calls.incoming import arriving, check_uncompressed, json_object, too_long
+from blossom_async.gateway.calls.incoming import (
+    arriving,
+    check_uncompressed,
+    json_object,
+    json_type,
+    too_long,
+)
 from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check_png, decoded
 from blossom_async.gateway.making.workers import Workers
@@ -317,7 +323,7 @@ def _reference(field: str, value: Any) -> str | None:
         if isinstance(url, str):
             return url
     allowed = 'a URL, or {"image_url": a URL}; files by their id are not kept here'
-    raise InvalidRequest(field, "", allowed, seen=f"a JSON {type(value).__name__}")
+    raise InvalidRequest(field, "", allowed, seen=json_type(value))
 
 
 def _looked_at(field: str, data: bytes) -> tuple[Seen, str]:

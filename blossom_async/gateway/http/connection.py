@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from blossom_async.errors import Overloaded, ResponseError, ServerFailed
 from blossom_async.gateway.http.problems import PROBLEM, new_request_id, problem, problem_parts, refusal
@@ -144,9 +144,7 @@ class Connection(ReadyHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, so no other can be sent")
         if status < 500:
-            error = ResponseError(
-                "the request is not valid HTTP/1.1", status=status, code="malformed_request"
-            )
+            error = ResponseError(_said(exc), status=status, code="malformed_request")
         else:
             error = ServerFailed("the gateway failed; find the request id in its log", status=status)
         answer = problem(error, request_id)
@@ -169,6 +167,12 @@ class Connection(ReadyHandler):
         if sent is not None and not gone and resp.status == web.HTTPOk.status_code:
             sent()
         return resp, gone
+
+
+def _said(exc: BaseException | None) -> str:
+    if isinstance(exc, LineTooLong):
+        return "the URL or a header is longer than 8,190 bytes; send less, such as fewer cookies"
+    return "the request is not valid HTTP/1.1"
 
 
 def _full() -> bytes:

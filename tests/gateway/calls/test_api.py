@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.calls.incoming import json_type
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from tests.conftest import KEY, RunningGateway, running_gateway
@@ -249,6 +250,15 @@ async def test_bad_bodies_are_refused(
     assert headers["Content-Type"] == "application/problem+json"
     assert headers["Cache-Control"] == "no-store"
     assert problem["request_id"] == headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "null"), (True, "a boolean"), (1.5, "a number"), ([], "an array"), ({}, "an object")],
+)
+def test_a_value_is_named_in_the_words_of_json(value: object, said: str) -> None:
+    """Callers may never have seen Python."""
+    assert json_type(value) == said
 
 
 @pytest.mark.parametrize("key", ["", "two words", "ключ", "x" * 256])
