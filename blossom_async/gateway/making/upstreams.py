@@ -346,6 +346,7 @@ def check_wait(able: Sequence[Upstream], callers: Callers) -> None:
 def _too_many(name: str, waiting: int, retry_s: float = 0.0) -> Overloaded:
     retry_s = max(1.0, retry_s) if retry_s else FULL_RETRY_S
     return Overloaded(
-        f"{waiting} pictures are waiting for {name}; send the request again in {retry_s:.0f} s",
+        f"{name} is drawing as many pictures as it may at once, and {waiting} more are waiting; send the "
+        f"request again in {math.ceil(retry_s)} s",
         retry_after_s=retry_s,
     )

@@ -127,7 +127,7 @@ def test_who_comes_back_when_told_is_let_in() -> None:
         batch = [asyncio.create_task(turn(upstream, 1, Callers(Priority.BATCH))) for _ in range(20)]
         waiting = [asyncio.create_task(turn(upstream, 1)) for _ in range(6)]
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="pictures are waiting for offline") as caught:
+        with pytest.raises(Overloaded, match="offline is drawing as many pictures as it may") as caught:
             await turn(upstream, 1)
         await asyncio.sleep((caught.value.retry_after_s or 0) + 0.01)  # it was told before turns ended
         took = await turn(upstream, 1)
