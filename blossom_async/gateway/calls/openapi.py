@@ -320,8 +320,8 @@ def document(routes: Iterable[web.RouteDef], public_url: str) -> _Schema:
             "version": "1",
             "summary": "Pictures from prompts, behind URLs that work.",
             "description": "Every call under `/v1` needs an API key in the header `Authorization: Bearer "
-            "KEY`. A call that makes pictures takes an `Idempotency-Key`, so that it can be repeated and is paid "
-            "once.",
+            "KEY`. A call that makes pictures takes an `Idempotency-Key`, so that it can be repeated and is "
+            "paid once.",
         },
         "tags": [{"name": name, "description": what} for name, what in _TAGS.items()],
         "servers": [{"url": public_url}],
