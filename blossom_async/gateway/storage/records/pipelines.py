@@ -20,19 +20,24 @@ from sqlalchemy.exc import OperationalError
 from blossom_async.gateway.storage.records.together import TOGETHER, Answered, Statement
 from blossom_async.gateway.storage.records.wire import Patient
 
-__all__ = ["Opening", "OutcomeUnknown", "begin", "change", "use_pipelines"]
+__all__ = ["Change", "OutcomeUnknown", "change", "use_pipelines"]
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_OPENING = "opening"  # in a connection's ``info``, during a change
+_CHANGE = "change"  # in a connection's ``info``, during one
 _DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 @attrs.define
-class Opening:
-    """What the transactions of a change begin with, and whether one has begun."""
+class Change:
+    """What follows the last COMMIT of a change, and whether it has been carried out."""
 
-    statements: Sequence[str]
-    used: bool = False
+    after: str | None
+    done: bool = False
+
+    def end(self, connection: sa.Connection) -> None:
+        """Carries out what follows, unless it came in one message with the COMMIT."""
+        if self.after is not None and not self.done:
+            _carry_out(self.after, connection)
 
 
 class OutcomeUnknown(OperationalError):
@@ -49,38 +54,45 @@ def use_pipelines(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "before_cursor_execute")
     def _(connection: sa.Connection, *_: object) -> None:
-        begin(connection)
+        _begin(connection)
 
 
 @contextmanager
-def change(connection: sa.Connection, *statements: str) -> Iterator[Opening]:
-    """Transactions in the block begin with these statements, or with none, and end with the ``last`` ones."""
+def change(connection: sa.Connection, after: str | None) -> Iterator[Change]:
+    """In the block statements with ``last`` are followed by COMMIT and ``after``, in one message.
+
+    ``after`` is a transaction of its own: it holds no row that the change has locked.
+    """
     info = connection.info  # a connection that is lost has none
-    info[_OPENING] = Opening((_BEGIN, *statements))
+    info[_CHANGE] = Change(after)
     try:
-        yield info[_OPENING]
+        yield info[_CHANGE]
     finally:
-        del info[_OPENING]
+        del info[_CHANGE]
 
 
-def begin(connection: sa.Connection) -> None:
+def _begin(connection: sa.Connection) -> None:
     """Begins the transaction, unless it has begun."""
-    if opening := _opening(connection):
-        try:
-            _driver(connection).execute("; ".join(opening))
-        except psycopg.Error as exc:
-            raise _told(exc, connection) from exc
+    if _begins(connection):
+        _carry_out(_BEGIN, connection)
 
 
-def _opening(connection: sa.Connection) -> Sequence[str]:
-    """What begins the transaction, nothing if it has begun. SQLAlchemy knows of it from here on."""
+def _carry_out(statement: str, connection: sa.Connection) -> None:
+    try:
+        _driver(connection).execute(statement)
+    except psycopg.Error as exc:
+        raise _told(exc, connection) from exc
+
+
+def _begins(connection: sa.Connection) -> bool:
+    """Whether the transaction has yet to begin. SQLAlchemy knows of it from here on."""
     if not connection.in_transaction():
         connection.begin()  # else ``commit`` would do nothing
     if _driver(connection).info.transaction_status != TransactionStatus.IDLE:
-        return ()
-    opening: Opening = connection.info.get(_OPENING, Opening((_BEGIN,)))
-    opening.used = True
-    return opening.statements
+        return False
+    if (this := connection.info.get(_CHANGE)) is not None:
+        this.done = False
+    return True
 
 
 def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) -> list[Answered]:
@@ -89,10 +101,11 @@ def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) ->
     driver = _driver(connection)
     # Whether a connection that is lost meanwhile has committed, nobody knows. So one that may be lost already
     # is not told to: the change is then made on another.
-    commits = last and _OPENING in connection.info and not driver.has_news()
-    opening = _opening(connection)
+    this: Change | None = connection.info.get(_CHANGE)
+    commits = last and this is not None and not driver.has_news()
     transformer = Transformer(driver)
-    queue: list[tuple[str, Sequence[Any]]] = [(text, ()) for text in opening]
+    queue: list[tuple[str, Sequence[Any]]] = [(_BEGIN, ())] if _begins(connection) else []
+    first = len(queue)
     try:
         for statement, given in statements:
             text, bind = _compiled(statement, tuple(given))
@@ -100,11 +113,15 @@ def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) ->
             queue.append((text, transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))))
         if commits:
             queue.append(("COMMIT", ()))
+            if this is not None and this.after is not None:
+                queue.append((this.after, ()))
         results = driver.exchange(queue)
     except psycopg.Error as exc:
         raise _told(exc, connection, commits=commits) from exc
+    if commits and this is not None:
+        this.done = True
     answers = []
-    for result in results[len(opening) : len(opening) + len(statements)]:
+    for result in results[first : first + len(statements)]:
         transformer.set_pgresult(result)
         rows = transformer.load_rows(0, result.ntuples, tuple)
         answers.append(Answered(rows, result.command_tuples or 0))

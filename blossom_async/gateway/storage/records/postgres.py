@@ -15,7 +15,7 @@ from psycopg.types.string import StrDumper
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.inserting import SERVER_TIME
-from blossom_async.gateway.storage.records.pipelines import OutcomeUnknown, begin, change, use_pipelines
+from blossom_async.gateway.storage.records.pipelines import OutcomeUnknown, change, use_pipelines
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
 from blossom_async.gateway.storage.records.wire import Patient
@@ -43,8 +43,8 @@ _SESSION = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') = 'off'"
 )
-# Of the writer only the last commit of a group waits: it writes something, and what was written before it is
-# then on the disk as well.
+# Of the writer no commit waits, but a message behind the last of a group does: what was written before it is
+# then on the disk as well, and no row is locked meanwhile.
 _WRITERS_SESSION = (
     f"{_SESSION}; SELECT set_config('blossom.commit', current_setting('synchronous_commit'), false); "
     "SET synchronous_commit = off"
@@ -185,10 +185,8 @@ def _answer(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -
 def _applied(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
     for _ in range(_TRIES):
         try:
-            with change(connection, *((_WAITING,) if waits else ())) as opening:
+            with change(connection, after=_WAITING if waits else None) as this:
                 answer = apply_alone(connection, made)
-                if waits and not opening.used:  # the change needed no statement
-                    begin(connection)
         except sa.exc.DBAPIError as exc:
             connection.rollback()
             # Only the first change of a group may take another connection, and only if it was not made.
@@ -201,6 +199,7 @@ def _applied(made: Any, connection: sa.Connection, *, first: bool, waits: bool) 
             raise
         else:
             connection.commit()  # if this fails, nobody knows whether it was made
+            this.end(connection)
             return answer
     raise failure
 
