@@ -17,7 +17,7 @@ from blossom_async.gateway.storage.records.images import looking_for
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import spending
-from blossom_async.gateway.storage.records.together import Statement, together
+from blossom_async.gateway.storage.records.together import NothingMatched, Statement, together
 from blossom_async.gateway.storage.records.wire import Patient
 
 _NEW = spending.insert()
@@ -72,6 +72,20 @@ def test_nothing_is_left_of_those_before_one_that_fails(database: Sqlite | Postg
     assert isinstance(failed, sa.exc.IntegrityError)
     assert made == 1
     assert rows(database) == [("cy", 5)]
+
+
+def test_nothing_is_changed_if_a_row_that_is_needed_is_missing(database: Sqlite | Postgres) -> None:
+    """Neither by the statements, nor for what the change does next."""
+
+    def change(connection: sa.Connection) -> int:
+        with pytest.raises(NothingMatched):
+            together(connection, (_ALL, {}), (_RAISE, {"of": "bob"}), paid("cy"), needed=2, last=True)
+        (raised, _) = together(connection, (_RAISE, {"of": "ada"}), paid("bob"), needed=1, last=True)
+        return raised.count
+
+    assert database.apply([lambda connection: together(connection, paid("ada"))[0].count]) == [1]
+    assert database.apply([change]) == [1]
+    assert rows(database) == [("ada", 6), ("bob", 5)]
 
 
 def test_a_connection_that_has_ended_since_is_replaced(postgres_url: str) -> None:

@@ -7,6 +7,7 @@ byte leaves. Amounts are in millionths of a US dollar.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime
 from functools import cache
@@ -42,7 +43,7 @@ from blossom_async.gateway.storage.records.tables import (
     calls,
     idempotency,
 )
-from blossom_async.gateway.storage.records.together import Statement, together
+from blossom_async.gateway.storage.records.together import NothingMatched, Statement, together
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
@@ -219,7 +220,13 @@ def begin_attempt(
     """
     payer, day = attempt.payer, attempt.day
     amounts = payer, day, attempt.reserved, default_budget
-    held, reserved = together(connection, _holding(claim), spending.reserving(*amounts))
+    holding, reserving = (_HELD, _of(claim)), spending.reserving(*amounts)
+    beginning = _NEW_ATTEMPT, attrs.asdict(attempt)
+    if attempt.priced:
+        with contextlib.suppress(NothingMatched):  # why not, is told below
+            together(connection, holding, reserving, beginning, needed=2, last=True)
+            return
+    held, reserved = together(connection, holding, reserving)
     if not held.rows:
         raise _taken_over()
     if not attempt.priced and (spending.budget_of(payer, default_budget, connection)) is not None:
@@ -230,7 +237,7 @@ def begin_attempt(
         )
     if reserved.count != 1 and not spending.reserve(*amounts, connection):
         raise _beyond(attempt, *_left(attempt, default_budget, connection))
-    together(connection, (_NEW_ATTEMPT, attrs.asdict(attempt)), last=True)
+    together(connection, beginning, last=True)
 
 
 def check_budget(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
@@ -258,8 +265,7 @@ def _beyond(attempt: ProviderAttempt, budget: int | None, left: int) -> PaymentR
 
 def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
     """Settles an attempt; its claim goes on. Raises ``Conflict`` unless it is this process's."""
-    _hold(claim, connection)
-    together(connection, *_settling(claim.image_id, end, now), last=True)
+    _if_own(claim, _HELD, _settling(claim.image_id, end, now), connection, last=True)
 
 
 def _settling(image_id: str, end: AttemptEnd, now: datetime) -> list[Statement]:
@@ -295,16 +301,10 @@ def finish(
 
     Raises ``Conflict`` when the claim is not this process's any more.
     """
-    _end(claim, connection)
     add = Add(to_row(record), None if entry is None else attrs.asdict(entry))
-    dialect = connection.dialect.name
+    storing = [*adding(add, connection.dialect.name), *_settling(record.id, end, now)]
     try:
-        together(
-            connection,
-            *adding(add, dialect),
-            *_settling(record.id, end, now),
-            last=not record.request.defer,
-        )
+        _if_own(claim, _ENDING, storing, connection, last=not record.request.defer)
     except sa.exc.IntegrityError as exc:
         if entry is None:
             raise
@@ -328,9 +328,8 @@ def fail(
 
     ``problem`` is the reason, in the words of the answer. Raises ``Conflict`` unless it is this process's.
     """
-    _hold(claim, connection)
-    if end is not None:
-        together(connection, *_settling(claim.image_id, end, now))
+    settling = [] if end is None else _settling(claim.image_id, end, now)
+    _if_own(claim, _HELD, settling, connection)
     told = orjson.dumps(problem).decode()
     moved = _move(_mine(claim), state, connection, owner=None, problem=told, ended_at=now)
     if moved and claim.request.defer:
@@ -342,9 +341,8 @@ def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.
 
     Raises ``Conflict`` unless the claim is this process's.
     """
-    _end(claim, connection)
-    if end is not None:
-        together(connection, *_settling(claim.image_id, end, now), last=True)
+    settling = [] if end is None else _settling(claim.image_id, end, now)
+    _if_own(claim, _ENDING, settling, connection, last=True)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -407,15 +405,26 @@ def _mine(claim: Claim) -> sa.ColumnElement[bool]:
     return (calls.c.image_id == claim.image_id) & owned
 
 
-def _hold(claim: Claim, connection: sa.Connection) -> None:
-    """Keeps others from taking the claim over meanwhile. Raises ``Conflict`` if one has already."""
-    (held,) = together(connection, _holding(claim))
-    if not held.rows:
-        raise _taken_over()
+def _if_own(
+    claim: Claim,
+    first: sa.Executable,
+    others: Sequence[Statement],
+    connection: sa.Connection,
+    *,
+    last: bool = False,
+) -> None:
+    """Carries out the statements, of which the first holds or ends a claim of this process.
+
+    Raises ``Conflict`` if another has taken it over.
+    """
+    try:
+        together(connection, (first, _of(claim)), *others, needed=1, last=last)
+    except NothingMatched:
+        raise _taken_over() from None
 
 
-def _holding(claim: Claim) -> Statement:
-    return _HELD, {"of_image": claim.image_id, "of_owner": claim.owner}
+def _of(claim: Claim) -> dict[str, Any]:
+    return {"of_image": claim.image_id, "of_owner": claim.owner}
 
 
 def _taken_over() -> Conflict:
@@ -423,13 +432,6 @@ def _taken_over() -> Conflict:
         "another process has taken this picture over; ask again with the same Idempotency-Key",
         code="finished_elsewhere",
     )
-
-
-def _end(claim: Claim, connection: sa.Connection) -> None:
-    """Removes a claim of this process. Raises as ``_hold``."""
-    (ended,) = together(connection, (_ENDING, {"of_image": claim.image_id, "of_owner": claim.owner}))
-    if ended.count != 1:
-        raise _taken_over()
 
 
 def _move(

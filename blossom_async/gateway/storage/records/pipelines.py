@@ -17,7 +17,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import OperationalError
 
-from blossom_async.gateway.storage.records.together import TOGETHER, Answered, Statement
+from blossom_async.gateway.storage.records.together import TOGETHER, Answered, NothingMatched, Statement
 from blossom_async.gateway.storage.records.wire import Patient
 
 __all__ = ["Change", "OutcomeUnknown", "change", "use_pipelines"]
@@ -95,7 +95,7 @@ def _begins(connection: sa.Connection) -> bool:
     return True
 
 
-def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) -> list[Answered]:
+def _pipelined(connection: sa.Connection, *statements: Statement, needed: int, last: bool) -> list[Answered]:
     if not statements:
         return []
     driver = _driver(connection)
@@ -107,8 +107,8 @@ def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) ->
     queue: list[tuple[str, Sequence[Any]]] = [(_BEGIN, ())] if _begins(connection) else []
     first = len(queue)
     try:
-        for statement, given in statements:
-            text, bind = _compiled(statement, tuple(given))
+        for number, (statement, given) in enumerate(statements):
+            text, bind = _compiled(statement, tuple(given), needed=number < needed)
             values = bind(given)
             queue.append((text, transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))))
         if commits:
@@ -116,6 +116,9 @@ def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) ->
             if this is not None and this.after is not None:
                 queue.append((this.after, ()))
         results = driver.exchange(queue)
+    except psycopg.errors.DivisionByZero as exc:  # by no other statement
+        _carry_out("ROLLBACK", connection)
+        raise NothingMatched from exc
     except psycopg.Error as exc:
         raise _told(exc, connection, commits=commits) from exc
     if commits and this is not None:
@@ -129,8 +132,13 @@ def _pipelined(connection: sa.Connection, *statements: Statement, last: bool) ->
 
 
 @lru_cache(256)
-def _compiled(statement: sa.ClauseElement, names: tuple[str, ...]) -> tuple[str, Callable[[Any], list[Any]]]:
-    """The statement as the server takes it, and a function that puts its parameters in order."""
+def _compiled(
+    statement: sa.ClauseElement, names: tuple[str, ...], *, needed: bool
+) -> tuple[str, Callable[[Any], list[Any]]]:
+    """The statement as the server takes it, and a function that puts its parameters in order.
+
+    One that is ``needed`` fails where it matches no row, so that the server carries out nothing behind it.
+    """
     compiled = cast("Any", statement.compile(dialect=_DIALECT, column_keys=names))
     order, processors = compiled.positiontup, compiled._bind_processors
 
@@ -138,7 +146,11 @@ def _compiled(statement: sa.ClauseElement, names: tuple[str, ...]) -> tuple[str,
         values = compiled.construct_params(given)
         return [processors[name](values[name]) if name in processors else values[name] for name in order]
 
-    return compiled.string, bind
+    text: str = compiled.string
+    if needed:
+        returning = "" if isinstance(statement, sa.Select) else " RETURNING 1"
+        text = f"WITH matched AS ({text}{returning}) SELECT 1 / count(*) FROM matched"  # noqa: S608 - no values
+    return text, bind
 
 
 def _driver(connection: sa.Connection) -> Patient:
