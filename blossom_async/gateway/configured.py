@@ -26,6 +26,8 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"BLOSSOM(_\w+)?_PORT=(tcp|udp|sctp)://\S+", re.ASCII)
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
+_BRACKETED = re.compile(r"\[.*\]", re.DOTALL)
+_URL = re.compile(r"\w{2,}:/.*", re.ASCII | re.DOTALL)  # pathlib keeps one slash
 _SEPARATORS = re.compile(r"[,\r\n]")  # of the members of a list
 _BLANK = " \t\r\n\v\f\u00a0\u200b\u2060\ufeff"  # what copying a value brings along
 
@@ -48,8 +50,8 @@ def from_environment(
 ) -> dict[str, Any]:
     """The settings in the environment by name, without empty ones; ``lists`` split at commas and line ends.
 
-    Raises ``ConfigurationError`` for a value in quotes and for a variable whose name is close to a setting's.
-    Warns of other unknown variables that begin with ``BLOSSOM_``.
+    Raises ``ConfigurationError`` for a value in quotes, for a list in brackets, and for a variable whose name
+    is close to a setting's. Warns of other unknown variables that begin with ``BLOSSOM_``.
     """
     values: dict[str, Any] = {}
     for variable, written in environ.items():
@@ -64,6 +66,11 @@ def from_environment(
             raise ConfigurationError(
                 f"{variable}: the value is in quotes, which would count as part of it; leave them out "
                 "(no shell reads an env file of Docker)"
+            )
+        if name in lists and _BRACKETED.fullmatch(written.strip(_BLANK)):
+            raise ConfigurationError(
+                f"{variable}: the value is in brackets, which would count as part of it; write its entries "
+                "with commas between them, without brackets and quotes"
             )
         value = cleaned(members if name in lists else written)
         if value is not None:
@@ -108,9 +115,16 @@ def from_file(path: Path, names: Collection[str]) -> dict[str, Any]:
 
 
 def expanded(path: Path) -> Path:
-    """The path with ``~`` as the home folder. Raises ``ConfigurationError`` if that is not known."""
+    """The path with ``~`` as the home folder.
+
+    Raises ``ConfigurationError`` if that is not known, and for a variable or a URL.
+    """
     if str(path).startswith("$"):
         raise ConfigurationError(f"{path}: variables are not expanded here; write the path itself")
+    if _URL.match(str(path)):
+        raise ConfigurationError(
+            f"{path}: this is a URL; write the path itself (a bucket for the pictures is BLOSSOM_BLOBS)"
+        )
     try:
         return path.expanduser()
     except RuntimeError:

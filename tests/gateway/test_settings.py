@@ -280,11 +280,28 @@ def test_the_home_folder_may_be_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert load(data_dir=Path("~/others")).data_dir == tmp_path / "others"
 
 
-@pytest.mark.parametrize("path", ["$HOME/pictures", "${DATA}/pictures", "~nobody-of-this-name/pictures"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "$HOME/pictures",
+        "${DATA}/pictures",
+        "~nobody-of-this-name/pictures",
+        "s3://pictures",
+        "file:///pictures",
+    ],
+)
 def test_a_folder_that_nothing_names_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not made in the current folder."""
     monkeypatch.setenv("BLOSSOM_DATA_DIR", path)
     with pytest.raises(ConfigurationError, match=r"write the (path itself|whole path)"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "SIGNING_SECRETS", "PROVIDERS"])
+def test_a_list_in_brackets_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs take JSON; as part of a secret the brackets would be in force."""
+    monkeypatch.setenv(f"BLOSSOM_{name}", '["one-of-more-than-16-characters", "another-one-of-that-length"]')
+    with pytest.raises(ConfigurationError, match="the value is in brackets"):
         load()
 
 
