@@ -12,7 +12,6 @@ from typing import cast
 
 import aiohttp
 import pytest
-import trio
 
 from blossom_async import BlossomClient, ConfigurationError, ImageInfo, ImageOptions, Outcome
 from blossom_async.blocking import BlockingImages
@@ -121,6 +120,8 @@ def test_a_call_made_before_its_loop_runs_gives_the_url_all_the_same() -> None:
 
 def test_under_trio_it_says_that_it_runs_on_asyncio() -> None:
     """Before a picture is made, and also where a call would block; in trio's threads it works."""
+    import trio  # here, as every process that collects the tests would load it
+
     with BlossomClient("embedded") as running:
         client = BlossomClient(running.base_url, api_key=running.api_key)
 

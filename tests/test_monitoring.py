@@ -17,9 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from grafana_foundation_sdk.models import dashboard
 
 from blossom_async.testing import FakePollinations
 from tests.conftest import RunningGateway, running_gateway
@@ -75,6 +72,11 @@ def test_the_board_can_be_read() -> None:
 
 def test_grafana_knows_every_field_of_the_board() -> None:
     """Read into Grafana's own types and written again it has lost nothing, so nothing is misspelt."""
+    # Imported here, as every process that collects the tests would load them.
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models import dashboard
+
     register_default_plugins()
     read = json.dumps(dashboard.Dashboard.from_json(BOARD), cls=JSONEncoder)
     assert [*lost(BOARD, json.loads(read), "board")] == []
