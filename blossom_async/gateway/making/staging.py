@@ -89,8 +89,11 @@ class Staging:
         return Inputs(tuple(files), mask)
 
     async def delete(self, image_id: str) -> None:
-        """Removes the delivery, if there is one."""
-        await self._files.delete(image_id, STAGED)
+        """Removes the delivery, if there is one.
+
+        A power cut may bring it back. Recovery then removes it again, since its claim has ended.
+        """
+        await self._files.delete(image_id, STAGED, lasting=False)
 
     async def drop(self, image_id: str) -> None:
         """Removes what the picture is drawn from, if there is any."""

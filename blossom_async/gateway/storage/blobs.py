@@ -113,9 +113,10 @@ class Blobs(Protocol):
     async def size(self, image_id: str, extension: str) -> int:
         """How many bytes there are. Raises as ``read``."""
 
-    async def delete(self, image_id: str, extension: str) -> None:
-        """Removes the bytes for good, if they are there. May be repeated until it succeeds.
+    async def delete(self, image_id: str, extension: str, *, lasting: bool = True) -> None:
+        """Removes the bytes, if they are there. May be repeated until it succeeds.
 
+        Unless it is ``lasting``, a power cut may bring them back.
         Raises ``Overloaded`` (``storage_failed``) if they cannot be removed.
         """
 

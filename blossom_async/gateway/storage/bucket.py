@@ -135,7 +135,7 @@ class BucketBlobs:
     async def size(self, image_id: str, extension: str) -> int:
         return await self._threads.run(self._size, self._key(image_id, extension))
 
-    async def delete(self, image_id: str, extension: str) -> None:
+    async def delete(self, image_id: str, extension: str, *, lasting: bool = True) -> None:
         await self._threads.run(self._delete, self._key(image_id, extension))
 
     async def folders(self) -> list[str]:

@@ -80,8 +80,8 @@ class LocalBlobs:
         return await self._threads.run(self._reserve, self.path(image_id, extension), size)
 
     async def release(self, reserved: Reserved | None) -> None:
-        if reserved is not None:
-            await self._threads.run(_release, reserved)
+        if reserved is not None and (place := reserved.take()) is not None:
+            await self._threads.run(_removed, *place)
 
     async def discard(self, image_id: str) -> None:
         await self._threads.run(_discard, self._root / image_id[:2].lower(), image_id)
@@ -113,8 +113,8 @@ class LocalBlobs:
     async def size(self, image_id: str, extension: str) -> int:
         return await self._threads.run(_size, self.path(image_id, extension))
 
-    async def delete(self, image_id: str, extension: str) -> None:
-        await self._threads.run(_delete, self.path(image_id, extension))
+    async def delete(self, image_id: str, extension: str, *, lasting: bool = True) -> None:
+        await self._threads.run(_delete, self.path(image_id, extension), lasting)
 
     def _read_at_once(self, path: str, start: int, stop: int | None) -> bytes | None:
         """Bytes that the system has in memory; None if it has not all of them, or they are too many here."""
@@ -233,11 +233,6 @@ def _removed(part: Path, descriptor: int) -> None:
         part.unlink()
 
 
-def _release(reserved: Reserved) -> None:
-    if (place := reserved.take()) is not None:
-        _removed(*place)
-
-
 def _discard(folder: Path, image_id: str) -> None:
     for part in folder.glob(f".{image_id}.*.part"):
         with contextlib.suppress(OSError):  # ``open`` tries again when they are a day old
@@ -282,10 +277,11 @@ def _size(path: Path) -> int:
         raise _storage_error("read", exc) from exc
 
 
-def _delete(path: Path) -> None:
+def _delete(path: Path, lasting: bool) -> None:
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)  # even if it was not there: the process that unlinked it may have died here
+        if lasting:  # even if it was not there: the process that unlinked it may have died before this
+            _sync_folder(path.parent)
     except FileNotFoundError:  # not even the folder
         return
     except OSError as exc:

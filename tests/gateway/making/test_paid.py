@@ -603,7 +603,7 @@ async def test_a_staged_answer_that_stays_takes_nothing_from_the_caller(tmp_path
     """The picture is stored; what was staged for it is cleared away at the next start."""
 
     class Stuck(LocalBlobs):
-        async def delete(self, name: str, extension: str) -> None:
+        async def delete(self, name: str, extension: str, *, lasting: bool = True) -> None:
             raise Overloaded("The file could not be removed.", code="storage_failed")
 
     places = LocalBlobs(tmp_path / "images"), Stuck(tmp_path / "staging", (STAGED,))
