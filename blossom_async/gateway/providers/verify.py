@@ -52,7 +52,8 @@ class Placeholders:
 
     def has(self, data: bytes, file_format: str) -> bool:
         """Whether this file, of that format, is one of them."""
-        md5s = self._md5s | _known(file_format)
+        listed = [md5 for md5, least in _known(file_format) if len(data) >= least]
+        md5s = self._md5s.union(listed)
         # The MD5 only names a file: a forged collision gains nothing but a failure.
         if md5s and hashlib.md5(data, usedforsecurity=False).hexdigest() in md5s:
             return True
@@ -60,9 +61,10 @@ class Placeholders:
 
 
 @cache
-def _known(file_format: str) -> frozenset[str]:
+def _known(file_format: str) -> list[tuple[str, int]]:
+    """The MD5 of each that is listed, and the fewest bytes that it may have, as far as is known."""
     listed = json.loads(Path(__file__).with_name("placeholders.json").read_text("utf-8"))
-    return frozenset(entry["md5"] for entry in listed if entry["format"] == file_format)
+    return [(entry["md5"], entry["least_bytes"]) for entry in listed if entry["format"] == file_format]
 
 
 class Repeats:
