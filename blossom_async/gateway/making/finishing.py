@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blossom_async.gateway.making.credentials import Credentials
-from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check_png, decoded
+from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check_jpg, check_png, decoded
 from blossom_async.gateway.making.encoding import (
     Encoded,
     dominant_colour,
@@ -50,6 +50,8 @@ class Finished:
     dominant_color: str | None
 
 
+_CHECKS = {"jpg": check_jpg, "png": check_png}
+
 Finish = Callable[[Artwork | Delivery, ImageRequest, str, bool], Finished]
 """As ``finished``, with the gateway's settings."""
 
@@ -69,7 +71,7 @@ def finished(
     maker's manifest (C2PA) vouches for them, with ``keep_manifests``. Any other is converted; one of another
     size is scaled to cover it, then cropped. Each file says where the picture comes from, and nothing else of
     its maker's metadata is kept. With ``credentials`` each is signed, and its maker's manifest is part of the
-    new one. Without ``preview`` there is none, and a png that is kept is only checked. Raises
+    new one. Without ``preview`` there is none, and a jpg or png that is kept is only checked. Raises
     ``ProviderFault`` if it cannot be decoded.
     """
     formats = _formats(request)
@@ -87,11 +89,11 @@ def finished(
     pixels = None
     if isinstance(given, Artwork):
         pixels = given.pixels
-    elif whole or preview or given.format != "png":
+    elif whole or preview or given.format not in _CHECKS:
         pixels = _read(given, request, provider, whole=whole)
     else:
         with _faults(given, provider):
-            check_png(given.data)
+            _CHECKS[given.format](given.data)
     for file_format, compression in formats:
         if pixels is not None and file_format not in made:
             made[file_format] = encode(

@@ -60,8 +60,8 @@ def is_plain(data: bytes, file_format: str) -> bool:
         return told and data[24] <= 8 and kinds.isdisjoint({b"acTL", b"cICP"})
     if file_format == "webp":
         return all(kind != b"ANIM" for kind, _, _ in webp_chunks(data))
-    frames = [start for marker, start, _ in jpg_segments(data) if marker in _FRAMES]
-    return all(data[start + 4] == 8 and data[start + 9] in {1, 3} for start in frames)
+    start = next(start for marker, start, _ in jpg_segments(data) if marker in _FRAMES)
+    return data[start + 4] == 8 and data[start + 9] in {1, 3}
 
 
 def has_manifest(data: bytes, file_format: str) -> bool:
@@ -75,6 +75,8 @@ def is_vouched_for(data: bytes, file_format: str) -> bool:
 
     Any change to the file would break the manifest.
     """
+    if _MANIFEST_LABELS[file_format] not in data:
+        return False
     parts = list(_PARTS[file_format](data))
     found = {what for what, _, _ in parts}
     whole = sum(end - start for _, start, end in parts) == len(data)
@@ -154,6 +156,7 @@ def _webp(data: bytes) -> _Parts:
 
 _WEBP_OTHERS = {b"C2PA": _Is.MANIFEST, b"EXIF": _Is.DESCRIPTION, b"XMP ": _Is.DESCRIPTION}
 _PARTS = {"jpg": _jpg, "png": _png, "webp": _webp}
+_MANIFEST_LABELS = {"jpg": b"jumb", "png": b"caBX", "webp": b"C2PA"}
 
 
 def _marked_webp(data: bytes, packet: bytes) -> bytes:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from blossom_async.gateway.making.decoding import Undecodable, check_png, decoded
+from blossom_async.gateway.making.decoding import Undecodable, check_jpg, check_png, decoded
 from blossom_async.gateway.making.finishing import finished
 from blossom_async.gateway.making.metadata import TRAINED, kept, marked, source_mark
 from blossom_async.gateway.providers import Artwork, Delivery
@@ -332,3 +332,24 @@ def test_inflating_tells_damaged_pixels_as_decoding_does(given: bytes) -> None:
     assert told[True]
     assert told[False] > 100
     assert is_decodable(check_png, given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    thoroughly(file("jpg"), file("jpg", progressive=True), file("jpg", PIXELS[:, :, 0])),
+    ids=["baseline", "progressive", "grey"],
+)
+def test_brightness_tells_a_damaged_jpg_as_decoding_does(given: bytes) -> None:
+    """Changed at any place."""
+    decode = partial(decoded, file_format="jpg", orientation=1, transparency=False)
+    chance = random.Random(5)  # noqa: S311 - reproducible, not secret
+    told = Counter[bool]()
+    for place in range(2, len(given), 3):
+        changed = bytearray(given)
+        changed[place] ^= 1 << chance.randrange(8)
+        sound = is_decodable(decode, bytes(changed))
+        assert is_decodable(check_jpg, bytes(changed)) == sound, place
+        told[sound] += 1
+    assert told[True]
+    assert told[False]
+    assert is_decodable(check_jpg, given)
