@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -64,11 +65,12 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         _listening.add(sock)
         return sock
-    except OSError as exc:
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {exc.strerror or exc}; "
-            "choose another with --port or BLOSSOM_PORT (0 picks a free one)"
-        ) from exc
+    except (OSError, UnicodeError) as exc:
+        advice = "choose another with --port or BLOSSOM_PORT (0 picks a free one)"
+        if isinstance(exc, socket.gaierror | UnicodeError) or exc.errno == errno.EADDRNOTAVAIL:
+            advice = "set --host or BLOSSOM_HOST to an address of this machine, without scheme and port"
+        reason = getattr(exc, "strerror", None) or exc
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}; {advice}") from exc
 
 
 @asynccontextmanager

@@ -52,6 +52,13 @@ def test_a_failed_start_leaves_nothing_open(tmp_path: Path, spoil: Callable[[Pat
     assert (descriptors(), set(threading.enumerate())) == before
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "..", "x" * 70])
+def test_an_address_of_no_use_is_not_laid_to_the_port(host: str) -> None:
+    """Neither one that is none, nor one of another machine."""
+    with pytest.raises(ConfigurationError, match="set --host or BLOSSOM_HOST"):
+        listen(host, 0)
+
+
 @FORKS
 def test_a_forked_process_does_not_keep_the_port() -> None:
     """The next gateway listens there while the fork lives on."""
