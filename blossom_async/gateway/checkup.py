@@ -123,20 +123,22 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
 
 def _folder(folder: Path) -> Iterator[Finding]:
     what = "data folder"
-    if not folder.exists():
-        yield Finding("ok", what, f"{folder} does not exist yet; the gateway creates it")
-        return
+    there = folder.exists()
+    written = folder if there else next(parent for parent in folder.absolute().parents if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile(dir=written) as file:
             file.write(b"\0")
             file.flush()
     except OSError as exc:
         yield Finding(
             "error",
             what,
-            f"{folder} cannot be written ({exc.strerror})",
+            f"{folder} cannot be {'written' if there else 'created'} ({exc.strerror})",
             "give it to the gateway's user, make room, or choose another with BLOSSOM_DATA_DIR",
         )
+        return
+    if not there:
+        yield Finding("ok", what, f"{folder} does not exist yet; the gateway creates it")
         return
     if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield Finding("warning", what, f"{folder} is open to other users", f"chmod 700 {folder}")

@@ -72,6 +72,13 @@ class TestCommand:
         assert ended.status == 1
         assert "cannot be written (Not a directory)\n         -> give it to" in ended.stdout
 
+    def test_a_folder_that_cannot_be_created(self, tmp_path: Path) -> None:
+        """Found out before the gateway tries."""
+        (tmp_path / "file").touch()
+        status, [finding] = found(BLOSSOM_DATA_DIR=str(tmp_path / "file" / "inner"))
+        assert (status, finding.what) == (1, "data folder")
+        assert "cannot be created (Not a directory)" in finding.seen
+
 
 @pytest.mark.parametrize(
     ("what", "settings"),
