@@ -39,7 +39,7 @@ _FIRST_ANSWER_S = 5.0
 _LONGEST_REST_S = 60.0  # between two questions, so that a change of the limit is noticed
 _MOST_WANTED = 10_000
 _AMPLE = 5.0
-_LONGEST_LEAD_S = 0.25  # for which an attempt may be prepared before its start time
+_LONGEST_LEAD_S = 0.5  # for which an attempt may be prepared before its start time
 _JUDGED = 50  # start times after which it is known how many are late
 
 
@@ -172,7 +172,7 @@ class SharedGate(Gate):
 
         async def begin() -> float:
             own = self._clock()
-            self._lead_s = min(max(own - reserved_at, 0.98 * self._lead_s), _LONGEST_LEAD_S)
+            self._lead_s = min(max(own - reserved_at, 0.99 * self._lead_s), _LONGEST_LEAD_S)
             while resets == self._resets and (early_s := slot[0] + self._offset.most(own) - own) > 0:
                 await asyncio.sleep(early_s)
                 own = self._clock()
@@ -182,7 +182,8 @@ class SharedGate(Gate):
             if resets == self._resets:
                 self._told.append((slot[0], -1.0))
             self._void += 1
-            return await self.acquire()
+            again = await self.reserve()  # not ``acquire``, whose turn would hold up those who are to prepare
+            return await again()
 
         return begin
 
@@ -256,9 +257,9 @@ class SharedGate(Gate):
         return _REACH_S + self._offset.unsure_s + self._lead_s
 
     def _wanted(self, own: float) -> int:
-        """As many as wait, or as were used of late until the next question: more would be void."""
+        """As many as wait, and as were used of late until the next question: more would be void."""
         usual = self._used / max(own - self._asked_at, 1e-3) * self._reach_s
-        return min(_MOST_WANTED, max(1 + self._turnstile.waiting, math.ceil(usual)) - len(self._slots))
+        return min(_MOST_WANTED, 1 + self._turnstile.waiting + math.ceil(usual) - len(self._slots))
 
     def _ask(self, own: float) -> None:
         pause_until = self._pause_until if self._pause_until > max(own, self._pause_told) else -math.inf

@@ -51,7 +51,7 @@ _LONGEST_HOLD_S = 120.0
 
 # Servers count arrivals and we count starts, and latency varies.
 _MARGIN = 1.01
-_CATCH_UP = 0.8  # the least distance of two start times, of that in a long run
+_CATCH_UP = 0.5  # the least distance of two start times, of that in a long run
 _BEHIND_S = 0.25  # start times that nobody asked for in this time are caught up
 _HORIZON_S = 0.2  # further ahead, more would be known later about the start times before
 _REMEMBERED = 100_000
