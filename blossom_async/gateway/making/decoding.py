@@ -96,7 +96,7 @@ def decoded(
             picture.draft(None, (at_least, at_least))
         picture.load()
         turn = _TURNS.get(orientation)
-        upright = picture.copy() if turn is None else picture.transpose(turn)
+        upright = picture if turn is None else picture.transpose(turn)
     image = in_srgb(_in_8_bits(upright), upright.info)
     if transparency or not image.has_transparency_data:
         return image.convert("RGBA" if transparency else "RGB")
