@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -50,6 +51,7 @@ MOST_PICTURES = 16
 
 _MOST_PIXELS = 25_000_000
 _MOST_HELD = 256 * 2**20  # bytes of all calls together
+_MOST_OF_ONE = _MOST_HELD // 2  # of those of one tenant
 _MOST_PARTS = 100
 _MOST_TEXT = 256 * 2**10  # bytes of a field: the longest prompt in the longest encoding
 _DEADLINE_S = 120.0
@@ -87,12 +89,12 @@ class Upload:
 
 
 class Uploads:
-    """Reads calls with pictures. Those of all calls together never take more than 256 MiB."""
+    """Reads calls with pictures: at a time never more than 256 MiB of all, and 128 of one tenant."""
 
     def __init__(self, pictures: Pictures, workers: Workers) -> None:
         self._pictures = pictures
         self._workers = workers
-        self._held = 0
+        self._held: Counter[str] = Counter()  # bytes, by tenant
 
     @asynccontextmanager
     async def read(self, http: web.Request) -> AsyncIterator[Upload]:
@@ -105,7 +107,8 @@ class Uploads:
         Raises ``InvalidRequest``; ``ResponseError`` for a body that is malformed, too long or late;
         ``Overloaded`` while other calls hold too many pictures; ``Gone`` for a picture that has expired.
         """
-        with self._holding() as hold:
+        tenant = http[CALLER].tenant
+        with self._holding(tenant) as hold:
             if http.content_type == "multipart/form-data":
                 check_uncompressed(http)
                 fields, given, mask = await _form(http, hold)
@@ -124,7 +127,6 @@ class Uploads:
                 raise InvalidRequest(
                     "image", "", "1 to 16 pictures to draw from", seen=f"{len(given)} pictures"
                 )
-            tenant = http[CALLER].tenant
             files = [await self._file("image", each, tenant, hold) for each in given]
             looked = [await self._workers.run(partial(_looked_at, "image", data)) for data in files]
             first, _ = looked[0]
@@ -144,24 +146,25 @@ class Uploads:
             )
 
     @contextlib.contextmanager
-    def _holding(self) -> Iterator[Callable[[int], None]]:
+    def _holding(self, tenant: str) -> Iterator[Callable[[int], None]]:
         held = 0
 
         def hold(size: int) -> None:
             nonlocal held
-            if self._held + size > _MOST_HELD:
+            if self._held[tenant] + size > _MOST_OF_ONE or self._held.total() + size > _MOST_HELD:
                 raise Overloaded(
                     "the pictures of other calls take all the memory there is for them; send yours again in "
                     f"{_RETRY_S:g} s",
                     retry_after_s=_RETRY_S,
                 )
             held += size
-            self._held += size
+            self._held[tenant] += size
 
         try:
             yield hold
         finally:
-            self._held -= held
+            self._held[tenant] -= held
+            self._held = +self._held  # keeps no tenant without pictures
 
     async def _file(self, field: str, given: _Given, tenant: str, hold: Callable[[int], None]) -> bytes:
         if isinstance(given, bytes):
