@@ -61,7 +61,7 @@ _OWN_PAGE = re.compile(
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VARIANTS = 12  # values of one metadata key that are shown
-_SAMPLES = 500  # pictures of a campaign, in which one for each variant is looked for
+_NEWEST = 12  # pictures of a campaign
 _FIRST_PAGE = "0"
 _PAGES_BACK = 20  # that a link remembers
 _DAY = timedelta(days=1)
@@ -365,8 +365,10 @@ class Dashboard:
         tracking_id = http.match_info["tracking_id"]
         first, last = _days(http)
         stats = await self._stats(tenant, tracking_id, first or _EPOCH.date(), last or date.max)
-        number, pictures = await self._records.study(
-            partial(overview.campaign_pictures, tenant, tracking_id, _SAMPLES)
+        shown = {key: _most_viewed(groups) for key, groups in sorted(stats.by_metadata.items())}
+        labels = {(key, value) for key, groups in shown.items() for value in groups}
+        number, newest, examples = await self._records.study(
+            partial(overview.campaign_pictures, tenant, tracking_id, _NEWEST, labels)
         )
         days = stats.by_day
         return await self._answer(
@@ -376,10 +378,15 @@ class Dashboard:
             last=last,
             stats=stats,
             chart=views_by_day(days, *_span(days, first, last)) if days else None,
-            groups={key: _variants(key, stats, pictures) for key in sorted(stats.by_metadata)},
+            groups={
+                key: _variants(
+                    groups, stats.by_metadata[key], {value: examples.get((key, value)) for value in groups}
+                )
+                for key, groups in shown.items()
+            },
             lead=_lead,
             number=number,
-            pictures=pictures[:12],
+            pictures=newest,
         )
 
     async def storage(self, _: web.Request, tenant: str) -> web.Response:
@@ -544,15 +551,21 @@ class Dashboard:
             )
 
 
-def _variants(key: str, stats: UrlStats, pictures: Sequence[ImageRecord]) -> list[_Variant]:
-    """The values of a metadata key with their newest pictures, the most viewed first."""
-    groups = stats.by_metadata[key]
+def _most_viewed(groups: Mapping[str, GroupStats]) -> dict[str, GroupStats]:
+    """The values of a metadata key that are shown, the most viewed first."""
+    return dict(sorted(groups.items(), key=lambda group: (-group[1].views, group[0]))[:_VARIANTS])
+
+
+def _variants(
+    shown: Mapping[str, GroupStats],
+    groups: Mapping[str, GroupStats],
+    examples: Mapping[str, ImageRecord | None],
+) -> list[_Variant]:
+    """Those of all ``groups`` of a metadata key that are shown, each with an example."""
     total = sum(group.views for group in groups.values())
-    newest = {picture.request.metadata.get(key): picture for picture in reversed(pictures)}
-    best = sorted(groups.items(), key=lambda group: (-group[1].views, group[0]))[:_VARIANTS]
     return [
-        _Variant(value, group, 100 * group.views / total if total else 0.0, newest.get(value))
-        for value, group in best
+        _Variant(value, group, 100 * group.views / total if total else 0.0, examples[value])
+        for value, group in shown.items()
     ]
 
 
