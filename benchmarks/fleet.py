@@ -96,6 +96,20 @@ async def measured(gateways: list[Gateway], database: PostgresServer) -> dict[st
     return {"per_s": count / creating.SECONDS, "gateway_ms": here, "server_ms": there}
 
 
+def written(server: PostgresServer) -> dict[str, float]:
+    """How many pictures the database has, the bytes of its tables with their indexes, and of its WAL."""
+    import psycopg
+
+    asked = {name: f"pg_total_relation_size('{name}')" for name in ("images", "attempts", "texts")} | {
+        "pictures": "(SELECT count(*) FROM images)",
+        "wal": "pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8",
+    }
+    with psycopg.connect(f"host={server.folder} user=postgres dbname=fleet") as connection:
+        row = connection.execute(f"SELECT {', '.join(asked.values())}").fetchone()
+    assert row is not None
+    return dict(zip(asked, row, strict=True))
+
+
 async def main() -> dict[str, Any]:
     with ExitStack() as held:
         database = held.enter_context(running_server("18"))
@@ -114,9 +128,11 @@ async def main() -> dict[str, Any]:
             sqlite, one, other = gateways
             setups = {"SQLite": [sqlite], "PostgreSQL": [one], "two gateways": [one, other]}
             rounds |= {name: [] for name in setups}
+            before = written(database)
             for _ in range(ROUNDS):
                 for name, some in setups.items():
                     rounds[name].append(await measured(some, database))
+            grown = {name: each - before[name] for name, each in written(database).items()}
         finally:
             for running, _ in gateways:
                 running.terminate()
@@ -137,12 +153,15 @@ async def main() -> dict[str, Any]:
         "two / one": ratio("two gateways", "PostgreSQL"),
     }
     print(", ".join(f"{name}: {each:.2f}" for name, each in ratios.items()))
+    pictures = grown.pop("pictures")
+    bytes_each = {name: each / pictures for name, each in grown.items()}
+    print(", ".join(f"{name}: {each:.0f} bytes a picture" for name, each in bytes_each.items()))
     machine = {
         "python": platform.python_version(),
         "processors": os.cpu_count(),
         "load_average": os.getloadavg(),
     }
-    return {"machine": machine, "ratios": ratios, "rounds": rounds}
+    return {"machine": machine, "ratios": ratios, "bytes": bytes_each, "rounds": rounds}
 
 
 if __name__ == "__main__":
