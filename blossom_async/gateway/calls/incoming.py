@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -31,7 +31,9 @@ __all__ = [
     "checked_options",
     "idempotency_key",
     "json_object",
+    "json_parts",
     "json_type",
+    "parsed_object",
     "priority",
     "required_object",
     "too_long",
@@ -60,16 +62,20 @@ def checked_options(options: Mapping[str, Any], kind: type[R]) -> R:
         raise Rejected(str(exc), code="missing_option") from exc
 
 
-async def json_object(
-    http: web.Request,
-    *,
-    most: int = MAX_BODY,
-    deadline_s: float | None = None,
-    hold: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """The body of a call, of at most ``most`` bytes, within 30 s. ``hold`` is told how many have arrived.
+async def json_object(http: web.Request) -> dict[str, Any]:
+    """The body of a call.
 
     Raises ``ResponseError`` if it is not JSON, too long, arrives too late or ends early.
+    """
+    async with arriving(BODY_DEADLINE_S):
+        data = b"".join([part async for part in json_parts(http, MAX_BODY)])
+    return parsed_object(data)
+
+
+async def json_parts(http: web.Request, most: int) -> AsyncIterator[bytes]:
+    """A body of at most ``most`` bytes, as it arrives.
+
+    Raises ``ResponseError`` if it is said not to be JSON, or is too long.
     """
     if http.content_type != "application/json":
         raise ResponseError(
@@ -78,14 +84,16 @@ async def json_object(
             code="unsupported_media_type",
         )
     check_uncompressed(http)
-    async with arriving(BODY_DEADLINE_S if deadline_s is None else deadline_s):
-        data = bytearray()
-        async for part in http.content.iter_any():
-            data += part
-            if len(data) > most:
-                raise too_long(most)
-            if hold is not None:
-                hold(len(part))
+    size = 0
+    async for part in http.content.iter_any():
+        size += len(part)
+        if size > most:
+            raise too_long(most)
+        yield part
+
+
+def parsed_object(data: bytes) -> dict[str, Any]:
+    """The JSON object of a body. Raises ``ResponseError`` if it is none."""
     try:
         body = orjson.loads(data)
         json.loads(data, object_pairs_hook=_once_each)  # orjson silently takes the last of equal names

@@ -31,8 +31,9 @@ from blossom_async.gateway.callers.admission import CALLER
 from blossom_async.gateway.calls.incoming import (
     arriving,
     check_uncompressed,
-    json_object,
+    json_parts,
     json_type,
+    parsed_object,
     too_long,
 )
 from blossom_async.gateway.calls.pictures import Pictures
@@ -40,6 +41,7 @@ from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check
 from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers import Inputs
 from blossom_async.gateway.providers.containers import Seen, Unusable, look
+from blossom_async.gateway.providers.unpacking import Unpacking
 from blossom_async.models import IMAGE_ID, ImageRequest
 
 __all__ = ["MAX_UPLOAD", "MOST_PICTURES", "Upload", "Uploads"]
@@ -119,8 +121,7 @@ class Uploads:
                     code="unsupported_media_type",
                 )
             else:
-                fields = await json_object(http, most=MAX_UPLOAD, deadline_s=_DEADLINE_S, hold=hold)
-                given, mask = _listed(fields), _reference("mask", fields.pop("mask", None))
+                fields, given, mask = await _json(http, hold)
             if not given:
                 raise InvalidRequest("image", "", "1 to 16 pictures to draw from", seen="no picture")
             if len(given) > MOST_PICTURES:
@@ -195,6 +196,34 @@ class Uploads:
             raise InvalidRequest(field, "", allowed, seen="the URL of no such picture") from None
         hold(record.main_file.file_size)
         return await self._pictures.read(record)
+
+
+async def _json(
+    http: web.Request, hold: Callable[[int], None]
+) -> tuple[dict[str, Any], list[_Given], _Given | None]:
+    """Fields, pictures and mask of a JSON body, whose large pictures are decoded while they arrive."""
+    body = Unpacking()
+    async with arriving(_DEADLINE_S):
+        async for part in json_parts(http, MAX_UPLOAD):
+            hold(len(part))
+            body.feed(part)
+    return _fields(*body.end())
+
+
+def _fields(text: bytes, files: Mapping[str, bytes]) -> tuple[dict[str, Any], list[_Given], _Given | None]:
+    fields = parsed_object(text)
+    listed, mask = _listed(fields), _reference("mask", fields.pop("mask", None))
+    given, (masked,) = ([_unpacked(each, files) for each in some] for some in (listed, [mask]))
+    if len(files) > sum(isinstance(each, bytes) for each in (*given, masked)):
+        for name, data in files.items():  # one is no picture, and stays what it was
+            text = text.replace(name.encode(), pybase64.b64encode(data))
+        return _fields(text, {})
+    return fields, [each for each in given if each is not None], masked
+
+
+def _unpacked(given: str | None, files: Mapping[str, bytes]) -> _Given | None:
+    packed = None if given is None else _DATA_URL.match(given)
+    return given if given is None or packed is None else files.get(given[packed.end() :], given)
 
 
 async def _form(
@@ -306,7 +335,7 @@ def _typed(name: str, text: str) -> Any:
     return text
 
 
-def _listed(fields: dict[str, Any]) -> list[_Given]:
+def _listed(fields: dict[str, Any]) -> list[str]:
     """The pictures of a JSON body, which are taken out of it."""
     found: list[Any] = []
     for name in _PICTURES:

@@ -106,6 +106,26 @@ async def test_pictures_of_this_gateway_and_data_urls(tmp_path: Path) -> None:
     assert refused.value.code == "drawn_from_pictures"
 
 
+async def test_large_pictures_in_json(tmp_path: Path) -> None:
+    """They are decoded as they arrive; as anything but a picture, base64 stays the text that it is."""
+    chance = random.Random(1)  # noqa: S311 - not secret
+    large = png_of(300, 300, b"".join(b"\0" + chance.randbytes(900) for _ in range(300)), level=0)
+    text = base64.b64encode(large).decode()
+    packed = f"data:image/png;base64,{text}"
+    async with drawing(tmp_path) as (service, running, _):
+        body = {"prompt": "x", "image": [packed, f"data:image/png;base64,{base64.b64encode(PHOTO).decode()}"]}
+        status, told = await sent(running, {**body, "size": "64x32"})
+        assert status == 200, told
+        asked = drawn(service)[-1].body
+        refused = [
+            await sent(running, wrong) for wrong in ({**body, "prompt": text}, {"prompt": "x", "image": text})
+        ]
+        assert len(drawn(service)) == 1
+    assert [file["sha256"] for file in asked["image"]] == [sha256(large), sha256(PHOTO)]
+    assert [(status, told["error"]["param"]) for status, told in refused] == [(400, "prompt"), (400, "image")]
+    assert f"{len(text):,}" in refused[0][1]["error"]["message"]
+
+
 PROGRAMS: dict[str, tuple[dict[str, str], str]] = {
     "Open WebUI": ({"model": "gpt-image-1.5", "n": "1", "size": "64x64", "background": "auto"}, "image"),
     "Open WebUI, several": ({"model": "dall-e-2", "size": "64x32", "response_format": "b64_json"}, "image[]"),
