@@ -67,6 +67,8 @@ _DEFAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "stream": ((False, True), "true or false"),
 }
 """Parameters that can only be sent as what they are anyway, and what is allowed, in words."""
+_MAY_BE_EMPTY = {*_THEIRS, *_DEFAULTS, "model", "quality", "negative_prompt"}
+"""Parameters that clients send as an empty text where a person has set nothing."""
 _OTHER_APIS = ("chat/completions", "completions", "responses", "embeddings", "moderations", "audio/{path:.+}")
 _WITHOUT_V1 = ("/images/generations", "/images/edits", "/models", "/chat/completions", "/openai/{path:.+}")
 _GIVES_BYTES = re.compile("gpt-image|chatgpt-image")
@@ -138,6 +140,7 @@ class FrontDoor:
     async def _answered(
         self, http: web.Request, asked: Mapping[str, Any], upload: Upload | None
     ) -> web.StreamResponse:
+        asked = {name: value for name, value in asked.items() if value != "" or name not in _MAY_BE_EMPTY}
         count = _number(asked)
         answer = _one_of(asked, "response_format", _ANSWERS, self._usually(asked))
         body, note = await self._with_a_model(asked)

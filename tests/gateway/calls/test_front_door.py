@@ -142,10 +142,11 @@ async def test_models(tmp_path: Path) -> None:
         {"style": "natural"},
         {"extra_body": {"n": 1.0, "partial_images": 0.0, "output_compression": 100.0, "size": "64X64"}},
         {"extra_body": {"style": None, "moderation": None, "n": None, "response_format": None}},
+        {"model": "", "user": "", "extra_body": {"style": "", "quality": "", "negative_prompt": ""}},
     ],
 )
 async def test_their_defaults_ask_for_nothing(options: dict[str, Any], tmp_path: Path) -> None:
-    """Parameters at their documented defaults are accepted."""
+    """Parameters at their documented defaults are accepted, and those that a person left empty."""
     async with talking(tmp_path) as (_, client):
         answer = await client.images.generate(prompt="a lake", size="64x64", **options)
         assert answer.data
