@@ -164,13 +164,13 @@ class BucketBlobs:
         probe = f"probe/{secrets.token_hex(8)}"
         try:
             version = obstore.put(self._store, probe, b"first", use_multipart=False)["version"]
-            stands = _stored(self._store, probe, b"second", {})
+            fault = self._fault_with_second(probe)
             obstore.delete(self._store, probe)
         except _raised() as exc:
             raise self._unusable(_reason(exc), refused=_is_refusal(exc)) from None
-        if stands == b"second":
+        if fault is not None:
             raise ConfigurationError(
-                f"The store behind blobs={self._url} ignores the header If-None-Match, so that two gateways "
+                f"The store behind blobs={self._url} {fault} the header If-None-Match, so that two gateways "
                 "could overwrite each other's pictures. Use a store that honours it, or the data folder."
             )
         if version is not None:
@@ -178,6 +178,15 @@ class BucketBlobs:
                 "the bucket keeps old versions: deleted pictures stay until a rule of it removes them"
             )
         self._well_until = self._clock() + _LOOK_HOLDS_S
+
+    def _fault_with_second(self, key: str) -> str | None:
+        """What the store does wrong with a second writer of an object; None if it keeps the first's."""
+        try:
+            return "ignores" if _stored(self._store, key, b"second", {}) == b"second" else None
+        except _raised() as exc:
+            if _is_refusal(exc) or _reason(exc) == _NO_ANSWER:
+                raise
+            return f"answers {_reason(exc)} to"
 
     def _unusable(self, reason: str, *, refused: bool = False) -> ConfigurationError:
         if reason in _NO_BUCKET:

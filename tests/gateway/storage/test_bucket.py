@@ -57,6 +57,14 @@ async def stranger(_: web.BaseRequest) -> web.Response:
     return web.Response(text="Good day")
 
 
+async def deleted(request: web.BaseRequest) -> web.Response:
+    """What a store says of an object that it has deleted."""
+    if request.method == "DELETE":  # as older releases of obstore send it
+        return web.Response(status=204)
+    (key,) = re.findall("<Key>(.*)</Key>", await request.text())
+    return web.Response(text=f"<DeleteResult><Deleted><Key>{key}</Key></Deleted></DeleteResult>")
+
+
 async def refusal(url: str = URL) -> str:
     """Why it cannot be used."""
     blobs = BucketBlobs(url, "images")
@@ -158,15 +166,27 @@ async def test_a_store_that_lets_the_second_writer_win(at: Callable[[str], None]
         if request.method == "PUT":
             kept[request.path] = await request.read()
             return web.Response(headers={"ETag": '"x"'})
-        if request.method == "DELETE":  # as older releases of obstore send it
-            return web.Response(status=204)
-        (key,) = re.findall("<Key>(.*)</Key>", await request.text())
-        return web.Response(text=f"<DeleteResult><Deleted><Key>{key}</Key></Deleted></DeleteResult>")
+        return await deleted(request)
 
     async with answering(careless) as endpoint:
         at(endpoint)
         assert "ignores the header If-None-Match" in await refusal()
     assert [*kept.values()] == [b"second"]
+
+
+async def test_a_store_that_refuses_to_let_the_second_writer_lose(at: Callable[[str], None]) -> None:
+    """It has not implemented If-None-Match, and says so."""
+
+    async def frank(request: web.BaseRequest) -> web.Response:
+        if "If-None-Match" in request.headers:
+            return web.Response(status=501, text="<Error><Code>NotImplemented</Code></Error>")
+        if request.method == "PUT":
+            return web.Response(headers={"ETag": '"x"'})
+        return await deleted(request)
+
+    async with answering(frank) as endpoint:
+        at(endpoint)
+        assert "answers NotImplemented to the header If-None-Match" in await refusal()
 
 
 async def test_old_versions_are_warned_of(
