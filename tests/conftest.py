@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -31,11 +30,6 @@ from tests.thorough import thoroughly
 
 _OF_THE_TESTS = {"BLOSSOM_TEST_FUZZ", "BLOSSOM_TEST_KILLS"}  # how much is tried, where one run is not enough
 KEY = "a-key-of-the-tests-0123456789"
-
-
-# Without bytecode each of the many processes that the tests start compiles hundreds of files anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 
 def _files_named(config: pytest.Config) -> int:
