@@ -27,6 +27,7 @@ from blossom_async.gateway.storage.records.views import campaign_views, counted_
 from blossom_async.models import ImageRequest
 from tests.gateway.storage.earlier import taken_back
 from tests.gateway.storage.test_records import NOW, a_record
+from tests.thorough import thoroughly
 
 SECOND = timedelta(seconds=1)
 TENANTS = ("main", "other")
@@ -111,7 +112,7 @@ async def words_in(records: Records) -> set[tuple[str, str]]:
     return {(key, value) for key, value in await records.read(lambda one: one.execute(rows).all())}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", thoroughly(0, 1, 2, 3))
 async def test_totals_are_what_counting_everything_gives(records: Records, seed: int) -> None:
     """After any order of adding, viewing, sweeping and deleting, one by one and many at once."""
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
@@ -235,7 +236,7 @@ async def by_an_earlier_version(records: Records, change: Callable[[], Awaitable
     await records.write(forget)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", thoroughly(0, 1))
 async def test_what_an_earlier_version_changes_is_counted_anew(
     place: Path | str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
