@@ -123,9 +123,10 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
 
 def _folder(folder: Path) -> Iterator[Finding]:
     what = "data folder"
-    there = folder.exists()
-    written = folder if there else next(parent for parent in folder.absolute().parents if parent.exists())
+    there = True  # as far as can be seen: the way to it may be closed to this user
     try:
+        there = folder.exists()
+        written = folder if there else next(parent for parent in folder.absolute().parents if parent.exists())
         with tempfile.TemporaryFile(dir=written) as file:
             file.write(b"\0")
             file.flush()
@@ -163,12 +164,16 @@ async def _bounded(what: str, looking: Any) -> Finding:
 
 async def _database(settings: Settings) -> Finding:
     what = "database"
-    if isinstance(settings.database, Path) and not settings.database.exists():
-        return Finding("ok", what, "there is none yet; the gateway creates it")
     try:
+        if isinstance(settings.database, Path) and not settings.database.exists():
+            return Finding("ok", what, "there is none yet; the gateway creates it")
         return await asyncio.to_thread(_read_database, settings)
     except ConfigurationError as exc:
         return Finding("error", what, str(exc), "update this installation, or name another database")
+    except OSError as exc:
+        return Finding(
+            "error", what, f"it cannot be reached ({exc.strerror})", "see to the data folder first"
+        )
     except (sa.exc.SQLAlchemyError, sqlite3.Error, ImportError) as exc:
         reason = str(getattr(exc, "orig", None) or exc).splitlines()[0]
         todo = (

@@ -79,6 +79,12 @@ class TestCommand:
         assert (status, finding.what) == (1, "data folder")
         assert "cannot be created (Not a directory)" in finding.seen
 
+    def test_a_folder_that_cannot_be_looked_at(self, tmp_path: Path) -> None:
+        """For a name that is too long the system says so, as it does for a folder of another user."""
+        status, findings = found(BLOSSOM_DATA_DIR=str(tmp_path / ("x" * 300)))
+        assert (status, findings[0].what) == (1, "data folder")
+        assert all("(File name too long)" in finding.seen for finding in findings)
+
 
 @pytest.mark.parametrize(
     ("what", "settings"),
