@@ -216,7 +216,8 @@ def _searched(
             return Page(pictures=tuple(found), next=None)
         # By their ids alone, and sorted here: asked for more, SQLite reads all pictures of the tenant.
         rows = connection.execute(wanted.where(images.c.id.in_([image_id for _, image_id in some])))
-        found += sorted((record(row) for row in rows), key=_point, reverse=not oldest)
+        in_order = sorted(rows, key=lambda row: (row.created_at, row.id), reverse=not oldest)
+        found += map(record, in_order[: limit + 1 - len(found)])
         if len(found) > limit:
             return Page(pictures=tuple(found[:limit]), next=_point(found[limit - 1]))
         if len(some) < _AT_ONCE:

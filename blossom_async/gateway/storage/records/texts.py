@@ -38,6 +38,7 @@ Point = tuple[datetime, str]
 _PACKED = 256  # pictures of a row
 _MOST_CHARACTERS = 100_000  # of a packed row: an erasure writes it anew
 _ROWS_AT_ONCE = 50
+_ROWS_AT_FIRST = 4  # of packed pictures with a frequent word they fill the page, and count more than 1,000
 _PACKING = 0x7061636B  # the advisory lock of whoever moves texts from row to row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BREAKS = dict.fromkeys((*range(32), 127), " ")
@@ -92,10 +93,10 @@ def matching(tenant: str, words: str, before: Point | None, connection: sa.Conne
         wanted = wanted.where(texts.c.first_at <= before[0])
     after = sa.true()
     held: list[Point] = []  # the newest last
-    more = True
+    more, number = True, _ROWS_AT_FIRST
     while more:
-        rows = connection.execute(wanted.where(after).order_by(*_NEWEST_FIRST).limit(_ROWS_AT_ONCE)).all()
-        more = len(rows) == _ROWS_AT_ONCE
+        rows = connection.execute(wanted.where(after).order_by(*_NEWEST_FIRST).limit(number)).all()
+        more, number = len(rows) == number, _ROWS_AT_ONCE
         for row in rows:  # rows overlap where a picture came late
             yield from _popped(held, row.last_at)
             for point, line in _pairs(row):
