@@ -108,9 +108,8 @@ class Filling:
         self.files: Counter[str] = Counter()
         self.lines: list[tuple[int, str, str]] = []
         self.seen: list[tuple[str, str, int, str, bytes]] = []
-        self.days: dict[tuple[str, int, str], list[int]] = defaultdict(
-            list
-        )  # campaign, day, variant: viewers
+        # The viewers by campaign, day and variant.
+        self.days: dict[tuple[str, int, str], list[int]] = defaultdict(list)
 
     def images(self) -> Iterator[tuple[Any, ...]]:
         today, begin = (NOW - EPOCH).days, (NOW - timedelta(days=60) - EPOCH) // timedelta(microseconds=1)
