@@ -84,7 +84,7 @@ class Destination:
 
 
 async def _successor(session: aiohttp.ClientSession, resources: AsyncExitStack) -> tuple[str, str]:
-    """Another gateway, or one of our own, when the process that ran the gateway has ended."""
+    """Replaces a gateway whose process has ended: another one that is running, or one of our own."""
     gateway = await embedded.found_or_started(session, resources)
     return gateway.base_url, gateway.api_key
 

@@ -57,7 +57,7 @@ class PublishedRates:
         self._unshared.clear()
 
     def heed(self, quotas: Iterable[Quota], sent_at: float, now: float) -> None:
-        """Keeps to these from now on. They were in the answer to a request that was sent at ``sent_at``.
+        """Obeys these limits from now on. They came with the answer to a request sent at ``sent_at``.
 
         The server may not have counted what was sent since then.
         """

@@ -44,7 +44,7 @@ def read(name: str, value: Any) -> Any:
 def misspelt(name: str, others: frozenset[str]) -> str | None:
     """The option that an unknown name most likely means, None if it is just another word.
 
-    ``others`` are the names beside it: an option that is among them is not meant.
+    ``others`` are the other names of the entry: an option that is already there is not suggested.
     """
     return None if name in _READ else next(iter(_close(name, _READ.keys() - others)), None)
 

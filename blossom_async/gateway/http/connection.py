@@ -36,7 +36,7 @@ class Room:
         self._empty.set()
 
     def enter(self, *, spare: bool = True) -> bool:
-        """Counts one more; False at the limit, or without ``spare``. Call ``leave`` once for each True."""
+        """Counts one more; False at the limit, or if not ``spare``. After True, call ``leave`` once."""
         if self.held >= self._limit or not spare:
             self.refused += 1
             return False

@@ -1,8 +1,8 @@
 """Pictures being made: who asked, what was sent to which provider, and what it cost. The statements.
 
-A picture is claimed before anything is paid; the claim goes when the picture is stored. A claim whose outcome
-is unknown stays until a person decides. Attempts stay, as the ledger: each is on the disk before its first
-byte leaves. Amounts are in millionths of a US dollar.
+A picture is claimed before anything is paid; the claim is deleted when the picture is stored. A claim whose
+outcome is unknown stays until a person decides. Attempts stay, as the ledger: each is on the disk before its
+first byte leaves. Amounts are in millionths of a US dollar.
 """
 
 from __future__ import annotations
