@@ -49,9 +49,8 @@ REQUESTS = {ImageRequest: {"prompt": "a lake"}, SignRequest: {}, ExplainRequest:
 
 def test_it_is_valid() -> None:
     """By the rules of OpenAPI 3.1."""
-    from openapi_spec_validator import (
-        validate,
-    )  # here, as every process that collects the tests would load it
+    # Imported here, as every process that collects the tests would load it.
+    from openapi_spec_validator import validate
 
     validate(DOCUMENT)
 
