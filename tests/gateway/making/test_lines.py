@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from blossom_async.batch import RateLimit
+from blossom_async.batch import Gates, Grant, RateLimit, SharedGate
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.breaker import Breaker
@@ -344,6 +344,38 @@ def test_what_may_be_paid_is_asked_for_again_once_the_provider_is_back(away_s: f
     unknown, sent = on_virtual_clock(run())
     assert unknown == (8 if math.isinf(away_s) else 0)
     assert sent <= 8 + 8 + 7 + min(away_s, 240 + 8 * 30) // 30
+
+
+def test_what_was_written_too_late_is_not_sent_while_the_place_of_the_rate_is_away() -> None:
+    """Nothing was paid, and the next provider may be asked."""
+
+    class Place(Gates):
+        away = False
+
+        async def take(self, *question: Any) -> Grant:
+            if self.away:
+                raise ConnectionError("refused")
+            return await super().take(*question)
+
+    async def run() -> object:
+        provider: Any = Paid(keyed=False)
+        place, clock = Place(asyncio.get_running_loop().time), asyncio.get_running_loop().time
+        gate = SharedGate("paint", "1/s", slots=place, patience_s=5, clock=clock)
+        upstream = Upstream(provider, Limits(), clock=clock, gate=gate)
+        async with upstream.turn(Callers(Priority.BATCH), taking=nullcontext) as turn:
+            place.away = True
+            await asyncio.sleep(3)  # until it was written down
+            settled = await ask(upstream, WISH, ATTEMPT, begin=turn.begin)
+            with pytest.raises(Overloaded, match="cannot be reached"):
+                await ask(upstream, WISH, ATTEMPT, begin=turn.begin, maybe_paid=True)
+        assert not provider.sent
+        return settled
+
+    settled = on_virtual_clock(run())
+    assert isinstance(settled, Settled)
+    assert settled.elsewhere
+    assert settled.end is not None
+    assert settled.end.spent == 0
 
 
 @pytest.mark.parametrize("limit", [Sliding(20, 1), Fixed(20, 1)])
