@@ -16,6 +16,7 @@ __all__ = ["in_srgb"]
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # ICC.1:2022, 7.2.8, and Pillow's name for it
 _GAMMA = 0.45455  # of sRGB, as a png states it
 _PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_TOLD = ("gamma", "chromaticity")  # Pillow's names for what a png says of its colours
 _LEAST_GAMMA = 0.05
 
 
@@ -26,7 +27,9 @@ def in_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:
     values are ignored.
     """
     profile = info.get("icc_profile") or b""
-    if not profile and "srgb" not in info:
+    if not profile and ("srgb" in info or info.keys().isdisjoint(_TOLD)):
+        return image
+    if not profile:
         return _by_gamma(image, info.get("gamma", _GAMMA), info.get("chromaticity", _PRIMARIES))
     space = _SPACES.get(profile[16:20])
     if space is None or (image.mode == "CMYK") != (space == "CMYK"):
