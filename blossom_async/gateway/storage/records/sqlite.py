@@ -32,8 +32,10 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 # secure_delete: an erased prompt is overwritten, not just unlinked.
 _WRITER_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-# mmap_size: no page is copied, so that searching a million pictures takes a third of the CPU.
-_READER_PRAGMAS = ("query_only=ON", f"mmap_size={1 << 31}")
+_READER_PRAGMAS = ("query_only=ON",)
+# mmap_size: no page is copied, so that searching a million pictures takes a third of the CPU. But where the
+# disk then fails to read a page, the process ends, instead of an error. So look-ups do without.
+_STUDENT_PRAGMAS = (*_READER_PRAGMAS, f"mmap_size={1 << 31}")
 
 
 class Sqlite:
@@ -43,8 +45,9 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.writing: sa.Engine = _engine(path, writes=True)
-        self.reading: sa.Engine = _engine(path, writes=False)
+        self.writing: sa.Engine = _engine(path, _WRITER_PRAGMAS)
+        self.reading: sa.Engine = _engine(path, _READER_PRAGMAS)
+        self.studying: sa.Engine = _engine(path, _STUDENT_PRAGMAS)
 
     def prepare(self) -> None:
         """Creates the file if needed, and migrates it. Raises ``ConfigurationError``."""
@@ -68,7 +71,7 @@ class Sqlite:
         return _storage_error(done, exc)
 
 
-def _engine(path: Path, *, writes: bool) -> sa.Engine:
+def _engine(path: Path, pragmas: Sequence[str]) -> sa.Engine:
     # isolation_level None stops sqlite3 from beginning transactions. The writer begins IMMEDIATE, so that it
     # waits for other processes at the start and never midway; a reader's SELECT is a snapshot by itself.
     engine = sa.create_engine(
@@ -76,14 +79,13 @@ def _engine(path: Path, *, writes: bool) -> sa.Engine:
         connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_S},
         hide_parameters=True,  # they contain prompts, and errors are logged
     )
-    pragmas = _WRITER_PRAGMAS if writes else _READER_PRAGMAS
 
     @sa.event.listens_for(engine, "connect")
     def _(connection: sqlite3.Connection, _: object) -> None:
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
-    if writes:
+    if pragmas is _WRITER_PRAGMAS:
 
         @sa.event.listens_for(engine, "begin")
         def _(connection: sa.Connection) -> None:

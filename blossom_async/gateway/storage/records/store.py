@@ -52,9 +52,10 @@ class Records:
     def __init__(self, place: Path | str, *, readers: int = 2) -> None:
         self._database = _database(place)
         self._writer = Desk("blossom-records-writer", self._database.writers, self._commit)
-        self._reader_threads = readers + 1
-        self._readers = Desk("blossom-records-reader", readers, self._look_up)
-        self._student = Desk("blossom-records-student", 1, self._look_up)
+        reading, studying = self._database.reading, self._database.studying
+        self._connected = [*[reading] * readers, studying]  # the connections of these threads
+        self._readers = Desk("blossom-records-reader", readers, partial(self._look_up, reading))
+        self._student = Desk("blossom-records-student", 1, partial(self._look_up, studying))
         self._apart = None if isinstance(place, Path) else Desk("blossom-records-apart", 1, self._commit)
         self._unpurged = False
         self._home = Home()
@@ -148,8 +149,8 @@ class Records:
     def _connect_readers(self) -> None:
         """Opens the files of all reading connections, so that none is needed later."""
         with contextlib.ExitStack() as opened:
-            for _ in range(self._reader_threads):
-                connection = opened.enter_context(self._database.reading.connect())
+            for engine in self._connected:
+                connection = opened.enter_context(engine.connect())
                 connection.execute(sa.select(revision))  # the first look opens the side files
 
     def _end(self) -> None:
@@ -170,8 +171,8 @@ class Records:
 
     def _dispose(self) -> None:
         # In a forked process the connections are still the parent's: they are dropped, not closed.
-        self._database.reading.dispose(close=self._home.is_here)
-        self._database.writing.dispose(close=self._home.is_here)
+        for engine in (self._database.reading, self._database.studying, self._database.writing):
+            engine.dispose(close=self._home.is_here)
 
     def _commit(self, changes: Sequence[Any]) -> list[Any]:
         answers = self._applied(changes)
@@ -187,14 +188,14 @@ class Records:
             self._database.writing.dispose()  # after an I/O error only a new connection can be trusted
             return [self._database.error("written", exc) for _ in changes]
 
-    def _look_up(self, questions: Sequence[Any], *, again: bool = True) -> list[Any]:
+    def _look_up(self, engine: sa.Engine, questions: Sequence[Any], *, again: bool = True) -> list[Any]:
         try:
-            with self._database.reading.connect() as connection:
+            with engine.connect() as connection:
                 return answers(connection, questions)
         except sa.exc.DBAPIError as exc:
-            self._database.reading.dispose()
+            engine.dispose()
             if exc.connection_invalidated and again:  # the server ended it since, as when it restarts
-                return self._look_up(questions, again=False)
+                return self._look_up(engine, questions, again=False)
             return [self._database.error("read", exc) for _ in questions]
 
 
