@@ -20,6 +20,7 @@ from anyio.from_thread import BlockingPortal
 from blossom_async.batch import BatchResult, Outcome
 from blossom_async.batch.loops import running_loop
 from blossom_async.connection import in_event_loop, in_trio
+from blossom_async.errors import TransportError
 from blossom_async.images import Images
 from blossom_async.models import (
     Estimate,
@@ -45,7 +46,7 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
-        self._portal: BlockingPortal
+        self._started: Future[BlockingPortal]  # that of the thread
         self.start_afresh()
 
     def start_afresh(self) -> None:
@@ -55,16 +56,24 @@ class LoopThread:
 
     @property
     def portal(self) -> BlockingPortal:
-        """The way into the event loop, from any thread."""
+        """The way into the event loop, from any thread. Raises ``TransportError`` if it cannot be started."""
         with self._starting:
             if self._thread is None:
-                started: Future[BlockingPortal] = Future()
-                self._thread = threading.Thread(
-                    target=anyio.run, args=(_serve, started), name="blossom-client", daemon=True
+                self._started = Future()
+                thread = threading.Thread(
+                    target=_run, args=(self._started,), name="blossom-client", daemon=True
                 )
-                self._thread.start()
-                self._portal = started.result()
-        return self._portal
+                thread.start()
+                self._thread = thread  # last, since Ctrl-C may come at any line
+            started = self._started
+        try:
+            return started.result()
+        except OSError as exc:
+            self._thread = None
+            raise TransportError(
+                f"the client's event loop cannot be started ({exc.strerror}); close files, or allow this "
+                "process more with ulimit -n, then call again"
+            ) from exc
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
@@ -84,9 +93,18 @@ class LoopThread:
             return
         self.call(last)
         if threading.main_thread().is_alive():  # at exit the loop could not end its own thread pool
-            self._portal.call(self._portal.stop)
+            self.portal.call(self.portal.stop)
             thread.join()
         self._thread = None
+
+
+def _run(started: Future[BlockingPortal]) -> None:
+    try:
+        anyio.run(_serve, started)
+    except BaseException as exc:
+        if started.done():
+            raise
+        started.set_exception(exc)  # else its caller would wait for ever
 
 
 async def _serve(started: Future[BlockingPortal]) -> None:

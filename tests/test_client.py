@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import inspect
 import pickle
 import signal
@@ -13,10 +14,12 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anyio
 import numpy as np
 import pytest
 from aiohttp import web
@@ -37,7 +40,9 @@ from blossom_async import (
     Unauthenticated,
     UrlBatch,
 )
+from blossom_async.blocking import LoopThread
 from tests.conftest import RunningGateway
+from tests.scarcity import no_files_left
 from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
@@ -541,6 +546,25 @@ def test_a_client_left_open_closes_with_its_loop() -> None:
     )
     assert len(ended.stdout.split()) == 2
     assert ended.stderr == ""
+
+
+def test_a_blocking_call_ends_while_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises, instead of waiting for an event loop that never starts; once there are files, it works."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # asyncio's error at the end of half a loop
+    anyio.run(anyio.sleep, 0)  # imports what it needs
+    thread, nothing = LoopThread(), partial(anyio.sleep, 0)
+
+    def said() -> str:
+        try:
+            return f"no error but {thread.call(nothing)}"
+        except TransportError as exc:
+            return str(exc)
+
+    with no_files_left():
+        assert "ulimit -n" in said()
+    assert said() == "no error but None"
+    thread.end(nothing)
+    gc.collect()
 
 
 def test_ctrl_c_stops_a_blocking_batch(tmp_path: Path) -> None:
