@@ -53,7 +53,10 @@ def source_mark(source: str, notes: str) -> bytes:
 
 
 def is_plain(data: bytes, file_format: str) -> bool:
-    """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a colour profile."""
+    """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a colour profile.
+
+    The file is one that ``look`` finds complete.
+    """
     if file_format == "png":
         kinds = {kind for kind, _, _ in png_chunks(data, seen=True)}
         told = not kinds.isdisjoint({b"iCCP", b"sRGB"}) or kinds.isdisjoint({b"gAMA", b"cHRM"})
