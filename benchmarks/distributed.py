@@ -2,9 +2,10 @@
 
 Run: uv run --extra all --extra ray --extra dask python benchmarks/distributed.py --json FILE
 (with `uv pip install daft` before it, Daft is among the rivals). Each rival sends the prompts of a table to a
-constant-answer server in another process, 64 at once, from two workers of one machine. The cost of a call is
-the CPU time between two calls in the middle of the table, of all processes of the rival: schedulers, stores
-and workers, too. The rest of the table's CPU is what a table costs besides.
+constant-answer server in another process, 64 at once, from two workers of one machine, in blocks of 250 rows,
+or of 1,000 where it says "large". The cost of a call is the CPU time between two calls in the middle of the
+table, of all processes of the rival: schedulers, stores and workers, too. The rest of the table's CPU is what
+a table costs besides.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 CALLS, FIRST, LAST = 30_000, 15_000, 29_000
-AT_ONCE, WORKERS, BLOCK = 64, 2, 250
+AT_ONCE, WORKERS, BLOCK, LARGE = 64, 2, 250, 1000
 MARK = "BLOSSOM_BENCHMARK"
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -37,8 +39,8 @@ Rows = list[dict[str, Any]]
 Job = Callable[[Rows], int]
 
 
-def named(base: str) -> Any:
-    return {"run": secrets.token_hex(4), "id": "sku", "base_url": base, "api_key": "k", "block": BLOCK}
+def named(base: str, block: int = BLOCK) -> Any:
+    return {"run": secrets.token_hex(4), "id": "sku", "base_url": base, "api_key": "k", "block": block}
 
 
 async def sent(base: str, rows: Rows, at_once: int) -> list[str]:
@@ -84,15 +86,15 @@ def ray_data() -> Iterator[Any]:
 
 
 @contextmanager
-def ours_on_ray(base: str) -> Iterator[Job]:
+def ours_on_ray(base: str, block: int = BLOCK) -> Iterator[Job]:
     from blossom_async.ray import generate, summary
 
+    def job(data: Any, rows: Rows) -> int:
+        ds = generate(data.from_items(rows), workers=WORKERS, **named(base, block))
+        return summary(ds.materialize()).made
+
     with ray_data() as data:
-        yield (
-            lambda rows: (
-                summary(generate(data.from_items(rows), workers=WORKERS, **named(base)).materialize()).made
-            )
-        )
+        yield partial(job, data)
 
 
 @contextmanager
@@ -125,15 +127,15 @@ def dask_client() -> Iterator[Any]:
 
 
 @contextmanager
-def ours_on_dask(base: str) -> Iterator[Job]:
+def ours_on_dask(base: str, block: int = BLOCK) -> Iterator[Job]:
     from blossom_async.dask import generate
 
     def job(client: Any, rows: Rows) -> int:
-        blocks = client.gather(generate(client, rows, **named(base)))
+        blocks = client.gather(generate(client, rows, **named(base, block)))
         return sum(row["url"] is not None for block in blocks for row in block)
 
     with dask_client() as client:
-        yield lambda rows: job(client, rows)
+        yield partial(job, client)
 
 
 def naive_block(base: str, rows: Rows) -> Rows:
@@ -177,6 +179,8 @@ RIVALS: dict[str, tuple[str, Callable[[str], Any]]] = {
     SINGLE: ("aiohttp", one_process),
     "our engine on Dask": ("distributed", ours_on_dask),
     "our engine on Ray": ("ray", ours_on_ray),
+    "our engine on Dask, large": ("distributed", partial(ours_on_dask, block=LARGE)),
+    "our engine on Ray, large": ("ray", partial(ours_on_ray, block=LARGE)),
     "Dask, naive": ("distributed", naive_dask),
     "Daft, naive": ("daft", naive_daft),
     "Ray, naive": ("ray", naive_ray),
