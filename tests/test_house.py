@@ -48,7 +48,7 @@ MAY_IMPORT = {
         "errors",
         "tracing",
     },
-    "blocking": {"images", "url_batch", "connection", "models", "batch"},
+    "blocking": {"errors", "images", "url_batch", "connection", "models", "batch"},
     "embedded": {"errors", "locks", "gateway"},
     "connection": {"proxies", "batch", "embedded", "limits", "transport", "errors"},
     "client": {
