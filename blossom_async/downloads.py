@@ -35,6 +35,8 @@ def write_picture(info: ImageInfo, file: File, path: Path) -> Path:
     target = path / f"{info.id}.{_EXTENSIONS[file.content_type]}" if path.is_dir() else path
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "Exists and is not a file", str(target))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(target.parent))
     part = target.with_name(f".{info.id}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:
