@@ -36,7 +36,7 @@ def write_picture(info: ImageInfo, file: File, path: Path) -> Path:
     if target.exists() and not target.is_file():
         raise FileExistsError(errno.EEXIST, "Exists and is not a file", str(target))
     if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "No such folder", str(target.parent))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     part = target.with_name(f".{info.id}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:

@@ -88,7 +88,7 @@ async def test_what_is_no_file_is_not_replaced(gateway: Gateway, tmp_path: Path)
         url = await client.image.generate_url("a lake", **TINY)
         with pytest.raises(FileExistsError, match="is not a file"):
             await client.image.download(url, pipe)
-        with pytest.raises(FileNotFoundError, match=r"No such folder: '.*none'"):
+        with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*none'"):
             await client.image.download(url, tmp_path / "none" / "lake.png")
     assert pipe.is_fifo()
 

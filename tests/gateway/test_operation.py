@@ -274,7 +274,7 @@ class TestQueue:
             making = [asyncio.create_task(rooms.create(request, key=None)) for _ in range(2)]
             for _ in making:
                 await begun.acquire()
-            with pytest.raises(Overloaded, match="and 2 more are waiting") as caught:
+            with pytest.raises(Overloaded, match="2 pictures are waiting") as caught:
                 await rooms.create(request)
             assert caught.value.retry_after_s == 5
             go.set()
