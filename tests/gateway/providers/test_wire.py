@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import errno
+import gzip
 import pickle
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -215,6 +216,45 @@ async def test_an_endless_answer_is_not_read_to_its_end(compressed: bool) -> Non
     assert sent < 16 * MAX_BYTES
     if not compressed:  # but for what was on its way
         assert sent < 2 * MAX_BYTES
+
+
+_ONCE = gzip.compress(b"a picture")
+
+
+@pytest.mark.parametrize(
+    ("sent", "coding", "read"),
+    [
+        (_ONCE, "x-gzip", b"a picture"),
+        (_ONCE, None, b"a picture"),
+        (_ONCE, "identity, gzip", b"a picture"),
+        (gzip.compress(_ONCE), "gzip", b"a picture"),
+        (gzip.compress(_ONCE), "gzip, gzip", b"a picture"),
+        (_ONCE[:-4], None, _ONCE[:-4]),
+        (_ONCE[:-8] + bytes(8), "x-gzip", _ONCE[:-8] + bytes(8)),
+    ],
+    ids=["x-gzip", "untold", "a list", "twice, told once", "twice", "cut off", "damaged"],
+)
+async def test_gzip_is_known_by_its_first_bytes(sent: bytes, coding: str | None, read: bytes) -> None:
+    """RFC 9110, 8.4. What is damaged stays as it came."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=sent, headers={"Content-Encoding": coding} if coding else {})
+
+    async with answering(handle) as url, provider_session() as session:
+        answer = await Wire("p", session, timeout_s=5, connect_s=5).ask("POST", url, headers={}, json={})
+    assert answer.body == read
+
+
+async def test_gzip_is_inflated_to_64_mib_at_most() -> None:
+    """Also where no header told of it."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(bytes(MAX_BYTES + 1), 1))
+
+    async with answering(handle) as url:
+        fault = await accident(url)
+    assert (fault.kind, fault.charged) == (Kind.BAD_CONTENT, "unknown")
+    assert "67,108,864 bytes" in fault.detail
 
 
 @pytest.mark.parametrize("headers", [{"Policy": "x" * 60_000}, {f"X-{n}": "x" for n in range(900)}])
