@@ -33,6 +33,7 @@ _NAMES = (
 )
 _SMALL = 64 * 1024  # bytes, read in less time than it takes to hand them to a thread
 _DEEPEST = 6  # lists and objects one in another
+_LIKE_JSON = re.compile(r"\s*[{\[]")
 _QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also as Python shows bytes
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
@@ -47,12 +48,17 @@ def document_of(body: bytes, content_type: str = "") -> Any:
     """The JSON document in an answer, or None.
 
     Tolerates invalid JSON that servers send: with NaN, a byte order mark, raw control characters, text after
-    its end, or in a charset other than UTF-8.
+    its end, or in a charset other than UTF-8. Also a document that is written into a JSON string.
     """
     try:
-        return orjson.loads(body)
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return _tolerated(body, content_type)
+        document = _tolerated(body, content_type)
+    return document if not isinstance(document, str) else _document_in(document) or document
+
+
+def _document_in(text: str) -> Any:
+    return document_of(text.encode(errors="replace")) if _LIKE_JSON.match(text) else None
 
 
 def _tolerated(body: bytes, content_type: str) -> object:
@@ -71,9 +77,12 @@ async def opened(
 ) -> tuple[bytes | str | None, Mapping[str, Any]]:
     """The first picture in an answer, its URL, or None; and the other fields of the answer.
 
-    The picture may be the body itself. In JSON it is found under every name that servers use for it; the
-    texts that stand for ``files`` are taken for these. A large body is read in a thread.
+    The picture may be the body itself, its base64 or its URL. In JSON it is found under every name that
+    servers use for it; the texts that stand for ``files`` are taken for these. A large body is read in a
+    thread.
     """
+    if format_of(body) is not None:
+        return body, {}
     if len(body) < _SMALL:
         return _opened(body, content_type, files)
     return await asyncio.to_thread(_opened, body, content_type, files)
@@ -82,10 +91,18 @@ async def opened(
 def _opened(
     body: bytes, content_type: str, files: Mapping[str, bytes]
 ) -> tuple[bytes | str | None, Mapping[str, Any]]:
-    if format_of(body) is not None:
-        return body, {}
     document = document_of(body, content_type)
+    if document is None:
+        return _bare(body), {}
     return picture_of(document, files), document if isinstance(document, dict) else {}
+
+
+def _bare(body: bytes) -> bytes | str | None:
+    """The picture that a body without JSON is the base64 of, or its URL."""
+    found = picture_of(body.decode("ascii").strip()) if body.isascii() else None
+    if isinstance(found, str):
+        return found if _HTTP.match(found) and not _BLANKS.search(found) else None
+    return found if found is not None and format_of(found) is not None else None
 
 
 def picture_of(document: object, files: Mapping[str, bytes] | None = None) -> bytes | str | None:
@@ -111,7 +128,9 @@ def picture_of(document: object, files: Mapping[str, bytes] | None = None) -> by
 
 def _texts(value: object, name: str, deepest: int) -> Iterator[tuple[str, str]]:
     """The texts that may be a picture, the likeliest first, each with the name of its field."""
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and deepest and (inside := _document_in(value)) is not None:
+        yield from _texts(inside, name, deepest - 1)
+    elif isinstance(value, str) and value.strip():
         yield name, value
     elif isinstance(value, list) and deepest:
         for item in value:

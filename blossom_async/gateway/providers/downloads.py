@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
+import attrs
 from yarl import URL
 
+from blossom_async.gateway.providers.answers import opened
 from blossom_async.gateway.providers.containers import format_of
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.wire import Answer, Wire
@@ -44,7 +46,7 @@ class Downloads:
         self._wire = Wire(provider, session, timeout_s=timeout_s, connect_s=connect_s)
 
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
-        """The answer from the URL, after at most ten redirects.
+        """The answer from the URL, after at most ten redirects. A picture is taken out of JSON or base64.
 
         A relative URL starts at ``base`` or, as some servers mean it, at the root. Raises ``ProviderFault``:
         ``BAD_CONTENT`` that was charged, since the service has made the picture.
@@ -85,6 +87,9 @@ class Downloads:
             except ProviderFault as exc:
                 return exc.detail, exc.kind is Kind.LOST
             if answer.ok:
+                found, _ = await opened(answer.body, answer.content_type, answer.files)
+                if isinstance(found, bytes) and format_of(found) is not None:
+                    return attrs.evolve(answer, body=found, files={})
                 return answer
             following = exact_url(answer.headers.get("Location", ""), url)
             if answer.status not in _MOVED or following is None:

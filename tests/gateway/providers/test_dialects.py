@@ -36,7 +36,8 @@ class Dialect(FakeOpenAI):
     def __init__(self, form: _Form, **options: Any) -> None:
         super().__init__(**options)
         self._form = form
-        self._picture = b""
+        self.picture = b""
+        """What is fetched."""
         self.fetched: list[str] = []
         """The targets of requests for the picture, as they were sent."""
 
@@ -46,13 +47,13 @@ class Dialect(FakeOpenAI):
         super()._add_routes(router)
 
     def _show(self, seen: SeenRequest, order: Order, made: Made) -> Answer:
-        self._picture = made.pictures[0].data
+        self.picture = made.pictures[0].data
         return self._form(super()._show(seen, order, made))
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         self.fetched.append(request.raw_path)
         assert not {"Authorization", "Idempotency-Key"} & request.headers.keys()
-        return web.Response(body=self._picture, headers={"Content-Type": "binary/octet-stream"})
+        return web.Response(body=self.picture, headers={"Content-Type": "binary/octet-stream"})
 
     async def _moved(self, request: web.Request) -> web.StreamResponse:
         return web.Response(status=307, headers={"Location": request.raw_path.replace("moved", "pictures")})
@@ -157,6 +158,8 @@ DOCUMENTS = {
     "GB 18030": as_text(with_field('"words": "鬨"'), "gb18030"),
     "a charset that is none": as_text(lambda told: "\ufeff" + told, "utf-8", "text/json; charset=utf-none"),
     "no content type": as_text(str, "utf-8", "application/octet-stream"),
+    "one line of lines of JSON": as_text(lambda told: f"{told}\n", "utf-8", "application/x-ndjson"),
+    "in a JSON string": as_text(json.dumps),
 }
 
 
@@ -243,6 +246,7 @@ SHAPES: dict[str, Callable[[str], object]] = {
     "something else before it": lambda text: {
         "data": [{"b64_json": None, "text": "a fox"}, {"b64_json": text}]
     },
+    "JSON in a text": lambda text: {"output": json.dumps([{"b64_json": text}])},
     "no picture beside it": lambda text: {"data": [{"b64_json": "aGVsbG8=", "image": text}]},
 }
 
@@ -305,6 +309,47 @@ async def test_the_body_may_be_the_picture_itself(content_type: str) -> None:
         return attrs.evolve(answer, body=data, headers={"Content-Type": content_type})
 
     await delivered(form)
+
+
+BARE: dict[str, Callable[[str], str]] = {
+    "base64": str,
+    "base64 with line breaks": wrapped,
+    "a data URL": lambda text: f"data:image/png;base64,{text}\n",
+    "JSON": lambda text: json.dumps({"data": [{"b64_json": text}]}),
+}
+
+
+@pytest.mark.parametrize("written", BARE.values(), ids=BARE)
+@pytest.mark.parametrize("behind_a_url", [False, True])
+async def test_the_body_may_be_the_picture_in_text(written: Callable[[str], str], behind_a_url: bool) -> None:
+    """Also that of the answer from the picture's URL, which may be in JSON, too."""
+
+    def form(answer: Answer) -> Answer:
+        text = written(json.loads(answer.body)["data"][0]["b64_json"])
+        if not behind_a_url:
+            return attrs.evolve(answer, body=text.encode(), headers={"Content-Type": "text/plain"})
+        server.picture = text.encode()
+        return attrs.evolve(answer, body=f"{server.base_url.removesuffix('v1')}pictures/8".encode())
+
+    async with Dialect(form) as server, provider_session() as session:
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1", key=Secret("k" * 20))
+        delivery = await provider.generate(REQUEST, 7, key="k")
+    assert (delivery.format, delivery.width) == ("png", 256)
+
+
+@pytest.mark.parametrize(
+    "body", [b"done", b"see https://a.example/1.png", b"<a href=1.png>", b"iVBORw0KGgo=="]
+)
+async def test_a_text_that_is_no_picture_was_perhaps_not_paid(body: bytes) -> None:
+    """Nothing in it is guessed at."""
+    async with (
+        Dialect(lambda answer: attrs.evolve(answer, body=body)) as server,
+        provider_session() as session,
+    ):
+        provider = OpenAI(session, session, base_url=server.base_url, model="generic-1")
+        with pytest.raises(ProviderFault) as caught:
+            await provider.generate(REQUEST, 7, key="k")
+    assert (caught.value.kind, server.fetched) == (Kind.BAD_CONTENT, [])
 
 
 @pytest.mark.parametrize(
