@@ -21,7 +21,7 @@ _REDIRECTS = 10
 _AGAIN_S = (0.5, 2.0)
 _TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PASSING = {404, 408, 425, 429}
-_MOVED = {301, 302, 303, 307, 308}
+_MOVED = {300, 301, 302, 303, 307, 308}
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))  # what a request line can hold
 
 

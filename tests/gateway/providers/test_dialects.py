@@ -56,7 +56,9 @@ class Dialect(FakeOpenAI):
         return web.Response(body=self.picture, headers={"Content-Type": "binary/octet-stream"})
 
     async def _moved(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(status=307, headers={"Location": request.raw_path.replace("moved", "pictures")})
+        status = int(request.query.get("status", 307))
+        location = request.raw_path.replace("moved", "pictures")
+        return web.Response(status=status, headers={"Location": location})
 
 
 async def delivered(form: _Form) -> list[str]:
@@ -183,6 +185,7 @@ URLS = {
     " /pictures/3.png\n": "/pictures/3.png",
     "/pictures/4.png#part": "/pictures/4.png",
     "/moved/5.png?sig=a%2Fb%3D": "/pictures/5.png?sig=a%2Fb%3D",
+    "/moved/6.png?status=300": "/pictures/6.png?status=300",  # RFC 9110, 15.4.1: the preferred choice
 }
 """What is given -> what is asked for, where it is not the same."""
 
@@ -337,9 +340,7 @@ async def test_the_body_may_be_the_picture_in_text(written: Callable[[str], str]
     assert (delivery.format, delivery.width) == ("png", 256)
 
 
-@pytest.mark.parametrize(
-    "body", [b"done", b"see https://a.example/1.png", b"<a href=1.png>", b"iVBORw0KGgo=="]
-)
+@pytest.mark.parametrize("body", [b"done", b"see https://a.example/1.png", b"<a href=1.png>", b"aGVsbG8="])
 async def test_a_text_that_is_no_picture_was_perhaps_not_paid(body: bytes) -> None:
     """Nothing in it is guessed at."""
     async with (
@@ -349,7 +350,7 @@ async def test_a_text_that_is_no_picture_was_perhaps_not_paid(body: bytes) -> No
         provider = OpenAI(session, session, base_url=server.base_url, model="generic-1")
         with pytest.raises(ProviderFault) as caught:
             await provider.generate(REQUEST, 7, key="k")
-    assert (caught.value.kind, server.fetched) == (Kind.BAD_CONTENT, [])
+    assert (caught.value.kind, caught.value.charged, server.fetched) == (Kind.BAD_CONTENT, "unknown", [])
 
 
 @pytest.mark.parametrize(
