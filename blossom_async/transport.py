@@ -27,6 +27,7 @@ from blossom_async.errors import (
     class_for_status,
     shown,
 )
+from blossom_async.headers import HEADER_LIMITS
 from blossom_async.models import from_json
 from blossom_async.tracing import inject, note_answer, span
 
@@ -68,6 +69,7 @@ def http_session(timeout_s: float | None = None, *, proxy: URL | None = None) ->
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=30.0),
         skip_auto_headers=("Accept-Encoding", "User-Agent"),  # answers are short, and headers cost time
+        **HEADER_LIMITS,
     )
 
 

@@ -11,6 +11,7 @@ from yarl import URL
 
 from blossom_async.errors import InvalidRequest, TimedOut, TransportError, class_for_status
 from blossom_async.guard import Guard
+from blossom_async.headers import HEADER_LIMITS
 from blossom_async.models import PreloadResult
 
 __all__ = ["METHODS", "check_url", "preload_one", "validate", "warmup_hosts", "warmup_session"]
@@ -67,6 +68,7 @@ def warmup_session(
         headers={"Sec-Purpose": "prefetch"},  # nobody is looking, so the gateway counts no view
         timeout=aiohttp.ClientTimeout(total=timeout_s),
         auto_decompress=False,
+        **HEADER_LIMITS,
     )
 
 

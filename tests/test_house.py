@@ -19,6 +19,7 @@ PACKAGE = Path(blossom_async.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "guard": set(),
+    "headers": set(),
     "proxies": {"errors", "guard"},
     "locks": {"errors"},
     "tracing": set(),
@@ -28,8 +29,8 @@ MAY_IMPORT = {
     "models": {"errors", "rules", "notebook"},
     "batch": {"errors", "locks"},
     "testing": {"errors"},  # not the gateway: people use it in tests of their own
-    "transport": {"errors", "models", "batch", "tracing"},  # of batch only the reading of headers
-    "warmup": {"errors", "guard", "models"},
+    "transport": {"errors", "headers", "models", "batch", "tracing"},  # of batch only the reading of headers
+    "warmup": {"errors", "guard", "headers", "models"},
     "cdn": {"errors", "models", "transport"},
     "downloads": {"errors", "models", "transport"},
     "url_batch": {"errors", "models", "batch", "transport", "cdn", "notebook"},
@@ -92,7 +93,18 @@ MAY_IMPORT = {
         "gateway",
     },
     "__main__": {"cli"},
-    "gateway": {"proxies", "models", "errors", "guard", "locks", "rules", "batch", "scenery", "tracing"},
+    "gateway": {
+        "proxies",
+        "models",
+        "errors",
+        "guard",
+        "headers",
+        "locks",
+        "rules",
+        "batch",
+        "scenery",
+        "tracing",
+    },
     "__init__": {"client", "images", "url_batch", "models", "batch", "errors"},
 }
 """Room of the package -> the other rooms it may import. What is missing here may not exist."""

@@ -35,8 +35,10 @@ from blossom_async.errors import (
     Unauthenticated,
     class_for_status,
 )
+from blossom_async.gateway.background.webhooks import webhook_session
 from blossom_async.models import ImageInfo
 from blossom_async.transport import Exchange, Transport, http_session
+from blossom_async.warmup import warmup_session
 from tests.scarcity import no_files_left
 from tests.test_models import INFO
 
@@ -65,6 +67,18 @@ async def test_an_answer_becomes_a_model() -> None:
     async with answering(always(body=INFO, content_type="application/json")) as transport:
         info = await transport.send(CREATE)
     assert info.id == "A" * 22
+
+
+@pytest.mark.parametrize("headers", [{"Policy": "x" * 60_000}, {f"X-{n}": "x" for n in range(900)}])
+async def test_an_answer_may_have_long_headers_and_many(headers: dict[str, str]) -> None:
+    """What stands in front of a gateway, of a picture and of the receiver of webhooks adds its own."""
+    app = web.Application()
+    app.router.add_get("/", always(headers=headers))
+    async with TestServer(app) as server, http_session() as ours, webhook_session() as webhooks:
+        async with warmup_session({f"{server.host}:{server.port}"}, 5.0) as warmup:
+            for session in (ours, webhooks, warmup):
+                async with session.get(server.make_url("/")) as answer:
+                    assert answer.status == 200
 
 
 async def test_an_answer_without_content_is_none() -> None:

@@ -35,6 +35,7 @@ from blossom_async.gateway.serving.signing import Signer
 from blossom_async.gateway.settings import Settings, check_keys
 from blossom_async.gateway.storage.records import schema
 from blossom_async.gateway.storage.records.inserting import now_s
+from blossom_async.headers import HEADER_LIMITS
 
 __all__ = ["Finding", "examined"]
 
@@ -249,7 +250,9 @@ async def _provider(upstream: Upstream) -> Finding:
 async def _proxy(settings: Settings, url: str, api_key: str | None) -> AsyncIterator[Finding]:
     what, headers = f"{url}", {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as http:
+    async with aiohttp.ClientSession(
+        timeout=timeout, headers=headers, trust_env=True, **HEADER_LIMITS
+    ) as http:
         try:
             status, seen, health = await _get(http, f"{url}/healthz")
         except (aiohttp.ClientError, OSError, ValueError) as exc:

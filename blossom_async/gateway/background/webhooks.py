@@ -27,6 +27,7 @@ from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
+from blossom_async.headers import HEADER_LIMITS
 from blossom_async.models import ImageInfo, to_json
 
 __all__ = ["DELAYS_S", "Receiver", "Webhooks", "next_delay_s", "receiver", "webhook_session"]
@@ -99,6 +100,7 @@ def webhook_session() -> aiohttp.ClientSession:
         headers={"User-Agent": "blossom", "Content-Type": "application/json"},
         timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         trust_env=False,
+        **HEADER_LIMITS,
     )
 
 

@@ -24,6 +24,7 @@ from blossom_async.gateway.providers.events import Events, Watch
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
 from blossom_async.gateway.providers.unpacking import Unpacking
 from blossom_async.guard import AddressInfo
+from blossom_async.headers import HEADER_LIMITS
 from blossom_async.models import CONTENT_TYPES
 
 __all__ = [
@@ -44,9 +45,6 @@ Heed = Callable[[Mapping[str, str], float], None]
 """Told the headers of an answer, and when its request was sent on the clock of the event loop."""
 
 _KEPT_ALIVE_S = 15.0
-# Policies and cookies fill kilobytes of headers, and a paid answer must not be lost for them.
-_LONGEST_HEADER = 64 * 1024  # bytes, with its name
-_MOST_HEADERS = 1000
 _GZIP = b"\x1f\x8b\x08"  # RFC 1952, 2.3.1
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _MOST_LAYERS = 3  # of gzip, one in another
@@ -171,9 +169,7 @@ def provider_session(
         trace_configs=[trace],
         trust_env=False,
         proxy=proxy,
-        max_line_size=_LONGEST_HEADER,
-        max_field_size=_LONGEST_HEADER,
-        max_headers=_MOST_HEADERS,
+        **HEADER_LIMITS,
     )
 
 
