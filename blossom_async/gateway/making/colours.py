@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,13 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-__all__ = ["in_srgb"]
+__all__ = ["LONGEST_PROFILE", "LONGEST_USUAL_PROFILE", "in_srgb", "png_profile"]
+
+LONGEST_PROFILE = 16 * 2**20
+"""Bytes; that of a jpg cannot be longer."""
+LONGEST_USUAL_PROFILE = 2**20
+"""Bytes; Pillow refuses a png with a longer one."""
 
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}  # ICC.1:2022, 7.2.8, and Pillow's name for it
 _GAMMA = 0.45455  # of sRGB, as a png states it
 _PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _TOLD = ("gamma", "chromaticity")  # Pillow's names for what a png says of its colours
 _LEAST_GAMMA = 0.05
+
+
+def png_profile(chunk: bytes) -> bytes:
+    """The colour profile in an ``iCCP`` chunk of a png: empty if it is damaged, cut off above the longest."""
+    _, _, packed = chunk.partition(b"\0")  # PNG, third edition, 11.3.2.3
+    if packed[:1] != b"\0":
+        return b""
+    try:
+        return zlib.decompressobj().decompress(packed[1:], LONGEST_PROFILE + 1)
+    except zlib.error:
+        return b""
 
 
 def in_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 from isal import igzip_lib, isal_zlib
 from PIL import Image
 
-from blossom_async.gateway.making.colours import in_srgb
+from blossom_async.gateway.making.colours import LONGEST_PROFILE, in_srgb, png_profile
 from blossom_async.gateway.providers.containers import png_chunks
 
 __all__ = ["PREVIEW_PX", "Undecodable", "check_jpg", "check_png", "decoded"]
@@ -41,7 +41,8 @@ _TURNS = {
 """Turns by Exif's number. Pillow's own function raises for broken Exif."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a png, by its colour type
 _FILTERS = 5
-_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_PROFILE = b"iCCP"
+_PACKED = {_PROFILE, b"tEXt", b"zTXt", b"iTXt"}
 _WHITES = (1.0, 255.0, 65_535.0)  # the possible values of white in pictures with more than 8 bits per channel
 
 
@@ -104,22 +105,32 @@ def decoded(
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
-def _without_texts(data: bytes) -> bytes:
-    """The png without its texts: Pillow refuses a file for one of more than 1 MiB, such as a workflow."""
+def _unpacked(data: bytes) -> tuple[bytes, bytes]:
+    """The png without texts and colour profile, and this.
+
+    Pillow refuses a file for one of more than 1 MiB, such as a workflow.
+    """
     parts = list(png_chunks(data, seen=True))
-    if _TEXTS.isdisjoint(kind for kind, _, _ in parts):
-        return data
-    return data[:8] + b"".join(data[start:end] for kind, start, end in parts if kind not in _TEXTS)
+    if _PACKED.isdisjoint(kind for kind, _, _ in parts):
+        return data, b""
+    plain = data[:8] + b"".join(data[start:end] for kind, start, end in parts if kind not in _PACKED)
+    chunk = next((data[start + 8 : end - 4] for kind, start, end in parts if kind == _PROFILE), b"")
+    profile = png_profile(chunk)
+    if len(profile) > LONGEST_PROFILE:
+        raise Undecodable(f"a colour profile of more than {LONGEST_PROFILE:,} bytes")
+    return plain, profile
 
 
 @contextlib.contextmanager
 def _opened(data: bytes, file_format: str) -> Iterator[Image.Image]:
     """The file while the block decodes it. Raises ``Undecodable`` for what Pillow raises."""
     try:
-        plain = _without_texts(data) if file_format == "png" else data
+        plain, profile = _unpacked(data) if file_format == "png" else (data, b"")
         with Image.open(io.BytesIO(plain), formats=(_DECODERS[file_format],)) as picture:
             if picture.width * picture.height > _MAX_PIXELS:
                 raise Undecodable(f"{picture.width}x{picture.height} pixels; allowed: {_MAX_PIXELS:,} in all")
+            if profile:
+                picture.info["icc_profile"] = profile
             yield picture
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
         raise Undecodable(type(exc).__name__) from exc

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from xml.sax.saxutils import quoteattr
 
+from blossom_async.gateway.making.colours import LONGEST_USUAL_PROFILE, png_profile
 from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
 
 __all__ = [
@@ -53,12 +54,15 @@ def source_mark(source: str, notes: str) -> bytes:
 
 
 def is_plain(data: bytes, file_format: str) -> bool:
-    """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a colour profile.
+    """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a usual colour profile.
 
     The file is one that ``look`` finds complete.
     """
     if file_format == "png":
-        kinds = {kind for kind, _, _ in png_chunks(data, seen=True)}
+        parts = {kind: (start + 8, end - 4) for kind, start, end in png_chunks(data, seen=True)}
+        kinds = parts.keys()
+        if len(png_profile(data[slice(*parts.get(b"iCCP", (0, 0)))])) > LONGEST_USUAL_PROFILE:
+            return False
         told = not kinds.isdisjoint({b"iCCP", b"sRGB"}) or kinds.isdisjoint({b"gAMA", b"cHRM"})
         return told and data[24] <= 8 and kinds.isdisjoint({b"acTL", b"cICP"})
     if file_format == "webp":

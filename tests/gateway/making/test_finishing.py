@@ -213,11 +213,12 @@ def gamma(value: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256))
 
 
-def wide(power: float = 2.2) -> bytes:
+def wide(power: float = 2.2, **more: bytes) -> bytes:
     """A profile like Adobe RGB or, with its own curve, Display P3."""
     colours = {"rXYZ": xyz(0.6097, 0.3111, 0.0195), "gXYZ": xyz(0.2053, 0.6257, 0.0609)}
     colours |= {"bXYZ": xyz(0.1492, 0.0632, 0.7446), "wtpt": xyz(0.9642, 1.0, 0.8249)}
-    return icc(b"RGB ", b"mntr", b"XYZ ", **colours, rTRC=gamma(power), gTRC=gamma(power), bTRC=gamma(power))
+    curves = dict.fromkeys(("rTRC", "gTRC", "bTRC"), gamma(power))
+    return icc(b"RGB ", b"mntr", b"XYZ ", **colours, **curves, **more)
 
 
 def press() -> bytes:
@@ -232,6 +233,7 @@ def press() -> bytes:
     return icc(b"CMYK", b"prtr", b"Lab ", A2B0=lut, wtpt=xyz(0.9642, 1.0, 0.8249))
 
 
+LONG = wide(1.8, blob=bytes(2**20))
 GREY = icc(b"GRAY", b"mntr", b"XYZ ", wtpt=xyz(0.9642, 1.0, 0.8249), kTRC=gamma(1.0))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -251,6 +253,9 @@ RGB = Image.fromarray(PIXELS)
     ("image", "profile", "kind"),
     [
         (RGB, wide(), "PNG"),
+        (RGB, LONG, "PNG"),
+        (RGB, LONG, "JPEG"),
+        (RGB, LONG, "WEBP"),
         (RGB, wide(1.8), "TIFF"),
         (RGB, wide(1.8), "JPEG"),
         (RGB, wide(1.8), "WEBP"),
@@ -298,6 +303,14 @@ def test_a_profile_that_says_nothing_leaves_the_pixels(profile: bytes) -> None:
 def with_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
     png = file(RGB, "PNG")
     return png[:33] + b"".join(chunk(kind, data) for kind, data in chunks) + png[33:]
+
+
+def test_a_png_with_a_long_profile_is_converted() -> None:
+    """Many readers, Pillow among them, would refuse it. More than 16 MiB are not read."""
+    png = file(RGB, "PNG", icc_profile=LONG)
+    assert np.array_equal(np.asarray(stored(png)), meant(RGB, LONG))
+    with pytest.raises(ProviderFault, match="16,777,216 bytes"):
+        stored(with_chunks((b"iCCP", b"p\0\0" + zlib.compress(bytes(2**24 + 1), 1))))
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
