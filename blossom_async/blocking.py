@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import date, datetime
+from inspect import CORO_CREATED, getcoroutinestate
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -178,7 +179,11 @@ class BlockingImages:
         if in_trio():
             work.close()
             running_loop()  # raises: there is none
-        return self._thread.call(lambda: work)
+        try:
+            return self._thread.call(lambda: work)
+        finally:
+            if getcoroutinestate(work) == CORO_CREATED:  # Python would warn that it was never awaited
+                work.close()
 
     def _url(self, work: Coroutine[Any, Any, str]) -> str:
         url = self._result(work)

@@ -40,7 +40,7 @@ from blossom_async import (
     Unauthenticated,
     UrlBatch,
 )
-from blossom_async.blocking import LoopThread
+from blossom_async.blocking import BlockingImages, LoopThread
 from tests.conftest import RunningGateway
 from tests.scarcity import no_files_left
 from tests.waiting import LIMIT_S
@@ -565,6 +565,22 @@ def test_a_blocking_call_ends_while_no_file_can_be_opened(monkeypatch: pytest.Mo
     assert said() == "no error but None"
     thread.end(nothing)
     gc.collect()
+
+
+def test_a_blocking_call_that_cannot_begin_leaves_no_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Ctrl-C at its start: Python would warn that it was never awaited."""
+
+    class Interrupted(LoopThread):
+        def call(self, work: object) -> Any:
+            raise KeyboardInterrupt
+
+    warned: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda seen: warned.append(seen.exc_value))
+    client = BlossomClient("http://127.0.0.1:9")
+    with pytest.raises(KeyboardInterrupt):
+        BlockingImages(client, client._images, Interrupted()).get("A" * 22)
+    gc.collect()
+    assert warned == []
 
 
 def test_ctrl_c_stops_a_blocking_batch(tmp_path: Path) -> None:
