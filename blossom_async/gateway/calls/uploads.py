@@ -6,25 +6,20 @@ import binascii
 import contextlib
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from functools import partial
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import attrs
 import pybase64
-from aiohttp import (
-    BadContentDispositionHeader,
-    BadContentDispositionParam,
-    BodyPartReader,
-    MultipartReader,
-    StreamReader,
-    web,
-)
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from blossom_async.errors import InvalidRequest, NotFound, Overloaded, ResponseError
 from blossom_async.gateway.callers.admission import CALLER
@@ -68,11 +63,6 @@ _OURS = re.compile(rf"(?:.*/)?(?:image/({IMAGE_ID})|generated/({IMAGE_ID})\.[a-z
 _PICTURES = ("image", "images")
 _NUMBERS = {"n", "output_compression", "partial_images"}
 _KINDS = {field.name: str(field.type) for field in attrs.fields(ImageRequest)}
-
-# aiohttp's warnings repeat a part's header, and what a caller sends must not reach the log.
-_SPOKEN = (BadContentDispositionHeader, BadContentDispositionParam)
-for _each in _SPOKEN:
-    warnings.filterwarnings("ignore", category=_each)
 
 _Given = bytes | str
 """A file, or the text that stands for one."""
@@ -266,7 +256,7 @@ async def _parts(http: web.Request, hold: Callable[[int], None]) -> AsyncIterato
     if (http.content_length or 0) > MAX_UPLOAD:
         raise too_long(MAX_UPLOAD)
     try:
-        reader = MultipartReader(http.headers, cast(StreamReader, _Limited(http.content)))
+        reader = _Form(http.headers, cast(StreamReader, _Limited(http.content)))
         while (part := await reader.next()) is not None:
             parts += 1
             if parts > _MOST_PARTS:
@@ -291,8 +281,39 @@ async def _parts(http: web.Request, hold: Callable[[int], None]) -> AsyncIterato
             yield part.name, is_file, bytes(data)
     except web.RequestPayloadError:
         raise
-    except (ValueError, AssertionError, RuntimeError, HttpProcessingError, *_SPOKEN) as exc:
+    except (ValueError, AssertionError, RuntimeError, HttpProcessingError) as exc:
         raise _malformed("its parts or their headers cannot be read") from exc
+
+
+class _Form(MultipartReader):
+    """A form whose parts are named as aiohttp expects.
+
+    Of other headers it warns and repeats them, and what a caller sends must not reach the log.
+    """
+
+    async def fetch_next_part(self) -> MultipartReader | BodyPartReader:
+        part = await super().fetch_next_part()
+        if isinstance(part, BodyPartReader):
+            headers = CIMultiDict(part.headers)
+            headers["Content-Disposition"] = _usual(headers.get("Content-Disposition", ""))
+            part.headers = CIMultiDictProxy(headers)
+        return part
+
+
+def _usual(disposition: str) -> str:
+    """The header with the name of a part, and whether it is a file. Raises ``ValueError``."""
+    message = Message()
+    message["Content-Disposition"] = disposition
+    (kind, is_set), *given = message.get_params([("", "")], "Content-Disposition")
+    told = dict(given)
+    if is_set or len(told) < len(given):
+        raise ValueError(kind)
+    usual = "form-data"
+    if "name" in told:
+        name = collapse_rfc2231_value(told["name"])
+        plain = name.isascii() and name.isidentifier()
+        usual += f"; name={name}" if plain else f"; name*=utf-8''{quote(name, '', errors='replace')}"
+    return f"{usual}; filename=file" if "filename" in told else usual
 
 
 class _Limited:

@@ -211,6 +211,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a part without a name": (b"--x\r\n\r\nx\r\n", "no name"),
     "one in base64": (part(b"").replace(b"form-data", b"form-data\r\nContent-Transfer-Encoding: base64"), ""),
     "a header that aiohttp warns of": (part(b"x").replace(b"form-data; ", b"form-d\xff"), "cannot be read"),
+    "a part with two names": (part(b"x").replace(b"; f", b'; name="mask"; f'), "cannot be read"),
+    "a name in other letters": (part(b"x", "grün"), "has the name"),
     "a charset that is none": (part(b"x" * 40, "_charset_"), "cannot be read"),
     "a field twice": (part(PHOTO) + PROMPT, "appears twice"),
     "bytes for a prompt": (part(b"\xff", "model"), "not in UTF-8"),
