@@ -65,6 +65,7 @@ _LISTS = (tuple[str, ...], tuple[int, ...])
 _KEY = re.compile("[!-~]+")
 _ALIAS = re.compile(r"[\w.:/*-]+(=[\w.:/-]+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
+_HOST = re.compile(r"[\w.-]+|[\da-f.]*:[\da-f.]*:[\w:.%-]*", re.IGNORECASE)  # a name, IPv4 or IPv6
 _PUBLIC_URL = re.compile(r"https?://[0-9A-Za-z.\[\]:-]+(?:/[!$&-;=@-Z_a-z~%]*)?", re.ASCII)
 _BUCKET_URL = re.compile(
     r"(s3|gs|az)://[0-9a-z][0-9a-z._-]{1,221}(/[0-9A-Za-z_][0-9A-Za-z._=-]*)*/?", re.ASCII
@@ -138,6 +139,14 @@ def _rate(_: object, field: attrs.Attribute[Any], rate: str | None) -> None:
             raise _Unusable(
                 f"{field.name}: {rate!r} cannot be used; allowed: a rate such as 600/min or 10/s"
             ) from None
+
+
+def _listened(_: object, field: attrs.Attribute[Any], host: str) -> None:
+    if not _HOST.fullmatch(host):
+        raise _Unusable(
+            f"{field.name}: {host!r} cannot be used; allowed: an address of this machine, such as 0.0.0.0 or "
+            "::1, without scheme, brackets and port"
+        )
 
 
 def _url(_: object, field: attrs.Attribute[Any], url: str | None) -> None:
@@ -263,7 +272,9 @@ class Settings:
         "`az://container/prefix`; see [storage](storage.md).",
     )
     host: str = ts.option(
-        default="127.0.0.1", help="Address to listen on; beyond loopback it needs an API key."
+        default="127.0.0.1",
+        validator=_listened,
+        help="Address to listen on; beyond loopback it needs an API key.",
     )
     port: int = ts.option(default=8765, validator=_in_range, help="Port to listen on; 0 takes any free one.")
     public_url: str | None = ts.option(

@@ -45,6 +45,7 @@ def test_the_page_names_nothing_of_this_machine() -> None:
     ("name", "text", "value"),
     [
         ("host", "127.0.0.2", "127.0.0.2"),
+        ("host", "fe80::1%eth0", "fe80::1%eth0"),
         ("port", "8000", 8000),
         ("api_keys", "a" * 16 + "," + "b" * 16, ("a" * 16, "b" * 16)),
         ("trusted_proxies", "10.0.0.0/8,::1", ("10.0.0.0/8", "::1")),
@@ -105,6 +106,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_MODEL_ALIASES", "a=b=c", "allowed: NAME, or NAME=MODEL"),
         ("BLOSSOM_RESPONSE_FORMAT", "bytes", "allowed: auto, url or b64_json"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
+        ("BLOSSOM_HOST", "[::1]", "without scheme, brackets and port"),
+        ("BLOSSOM_HOST", "127.0.0.1:80", "without scheme, brackets and port"),
     ],
 )
 def test_a_value_that_cannot_be_used(
