@@ -43,6 +43,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a png, by its colour type
 _FILTERS = 5
 _PROFILE = b"iCCP"
 _PACKED = {_PROFILE, b"tEXt", b"zTXt", b"iTXt"}
+_RAISED = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 _WHITES = (1.0, 255.0, 65_535.0)  # the possible values of white in pictures with more than 8 bits per channel
 
 
@@ -132,7 +133,7 @@ def _opened(data: bytes, file_format: str) -> Iterator[Image.Image]:
             if profile:
                 picture.info["icc_profile"] = profile
             yield picture
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as exc:
+    except _RAISED as exc:
         raise Undecodable(type(exc).__name__) from exc
 
 

@@ -135,6 +135,14 @@ def test_what_cannot_be_decoded_is_a_fault(kind: str) -> None:
     assert (caught.value.kind, caught.value.charged) == (Kind.BAD_CONTENT, "yes")
 
 
+def test_an_avif_of_damaged_pixels_is_a_fault() -> None:
+    """Its structure is sound, so that Pillow opens it."""
+    data = bytearray(file(Image.fromarray(PIXELS), "AVIF"))
+    data[data.index(b"mdat") + 20 :: 3] = bytes(len(data[data.index(b"mdat") + 20 :: 3]))
+    with pytest.raises(ProviderFault, match="cannot be decoded"):
+        stored(bytes(data))
+
+
 RAMP = np.tile(np.linspace(20, 219, 96), (64, 1))
 """A gradient of grey, 0 to 255."""
 
