@@ -14,6 +14,7 @@ __all__ = [
     "MOST_PIXELS",
     "Seen",
     "Unusable",
+    "avif_boxes",
     "format_of",
     "jpg_segments",
     "look",
@@ -267,7 +268,7 @@ def _brands_end(data: bytes) -> int:
 def _look_at_avif(data: bytes) -> Seen:
     # ISO/IEC 14496-12, 4.2 and 8.11; ISO/IEC 23008-12, 6.5.3
     found = {}
-    for kind, place in _boxes(data, 0, len(data)):
+    for kind, place in avif_boxes(data, 0, len(data)):
         found[kind] = place
         if found.keys() >= {b"meta", b"mdat"}:
             break
@@ -275,7 +276,7 @@ def _look_at_avif(data: bytes) -> Seen:
         raise Unusable("an avif that is damaged")
     start, end = found[b"meta"]
     properties = _inside(data, _inside(data, (start + 4, end), b"iprp"), b"ipco")
-    boxes = [(kind, at) for kind, (at, _) in _boxes(data, *properties)]
+    boxes = [(kind, at) for kind, (at, _) in avif_boxes(data, *properties)]
     sizes = [struct.unpack_from(">II", data, at + 4) for kind, at in boxes if kind == b"ispe"]
     width, height = max(sizes, key=math.prod, default=(0, 0))  # the others are those of tiles
     turns = {kind: data[at] for kind, at in boxes if kind in {b"irot", b"imir"}}
@@ -284,14 +285,14 @@ def _look_at_avif(data: bytes) -> Seen:
 
 
 def _inside(data: bytes, within: tuple[int, int], wanted: bytes) -> tuple[int, int]:
-    found = dict(_boxes(data, *within)).get(wanted)
+    found = dict(avif_boxes(data, *within)).get(wanted)
     if found is None:
         raise Unusable("an avif that is damaged")
     return found
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """The kind of each box, and where its content begins and ends."""
+def avif_boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """The kind of each box, and where its content begins and ends. Raises ``Unusable``."""
     for _ in range(_MOST_PARTS):
         if at >= end:
             return
