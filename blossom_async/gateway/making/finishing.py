@@ -160,7 +160,7 @@ def _is_lossy(request: ImageRequest) -> bool:
 
 
 def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compression: str | None) -> bool:
-    if given.format != file_format or file_format == "avif":
+    if given.format != file_format:
         return False
     if (compression, request.quality_preset, request.lossy_quality) != (None, None, None):
         return False

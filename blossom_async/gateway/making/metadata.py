@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from xml.sax.saxutils import quoteattr
 
+from blossom_async.gateway.making.avif import MANIFEST, Avif, avif_parts
 from blossom_async.gateway.making.colours import LONGEST_USUAL_PROFILE, png_profile
-from blossom_async.gateway.providers.containers import jpg_segments, png_chunks, webp_chunks
+from blossom_async.gateway.providers.containers import Unusable, jpg_segments, png_chunks, webp_chunks
 
 __all__ = [
     "ALGORITHMIC",
@@ -56,7 +57,7 @@ def source_mark(source: str, notes: str) -> bytes:
 def is_plain(data: bytes, file_format: str) -> bool:
     """Whether every viewer shows the file alike: one picture, 8 bits, in sRGB or with a usual colour profile.
 
-    The file is one that ``look`` finds complete.
+    The file is one that ``look`` finds complete. Raises ``Unusable`` for an avif of an unusual structure.
     """
     if file_format == "png":
         parts = {kind: (start + 8, end - 4) for kind, start, end in png_chunks(data, seen=True)}
@@ -67,12 +68,14 @@ def is_plain(data: bytes, file_format: str) -> bool:
         return told and data[24] <= 8 and kinds.isdisjoint({b"acTL", b"cICP"})
     if file_format == "webp":
         return all(kind != b"ANIM" for kind, _, _ in webp_chunks(data))
+    if file_format == "avif":
+        return Avif.of(data).is_plain()
     start = next(start for marker, start, _ in jpg_segments(data) if marker in _FRAMES)
     return data[start + 4] == 8 and data[start + 9] in {1, 3}
 
 
 def has_manifest(data: bytes, file_format: str) -> bool:
-    """Whether a jpg, png or webp has its maker's manifest (C2PA)."""
+    """Whether a jpg, png, webp or avif has its maker's manifest (C2PA)."""
     parts = _PARTS.get(file_format)
     return parts is not None and any(what is _Is.MANIFEST for what, _, _ in parts(data))
 
@@ -95,6 +98,8 @@ def kept(data: bytes, file_format: str, packet: bytes) -> bytes:
 
     Metadata that changes how pixels are shown, such as a colour profile, is kept.
     """
+    if file_format == "avif":
+        return Avif.of(data).marked(packet)
     parts = _PARTS[file_format](data)
     body = b"".join(data[start:end] for what, start, end in parts if what is _Is.PICTURE)
     if body[12:16] == b"VP8X":
@@ -161,9 +166,23 @@ def _webp(data: bytes) -> _Parts:
         yield what, start, min(end + (end - start) % 2, len(data))
 
 
+def _avif(data: bytes) -> _Parts:
+    # C2PA 2.2, A.5.1
+    try:
+        described = _Is.TEXT if Avif.of(data).has_texts else _Is.PICTURE
+    except Unusable:
+        described = _Is.TEXT
+    after = 0
+    for kind, start, end in avif_parts(data):
+        empty = kind in {b"free", b"skip"} and not any(data[start:end])
+        other = _Is.PICTURE if empty or kind in {b"ftyp", b"mdat"} else _Is.TEXT
+        yield {MANIFEST: _Is.MANIFEST, b"meta": described}.get(kind, other), after, end
+        after = end
+
+
 _WEBP_OTHERS = {b"C2PA": _Is.MANIFEST, b"EXIF": _Is.DESCRIPTION, b"XMP ": _Is.DESCRIPTION}
-_PARTS = {"jpg": _jpg, "png": _png, "webp": _webp}
-_MANIFEST_LABELS = {"jpg": b"jumb", "png": b"caBX", "webp": b"C2PA"}
+_PARTS = {"jpg": _jpg, "png": _png, "webp": _webp, "avif": _avif}
+_MANIFEST_LABELS = {"jpg": b"jumb", "png": b"caBX", "webp": b"C2PA", "avif": MANIFEST}
 
 
 def _marked_webp(data: bytes, packet: bytes) -> bytes:

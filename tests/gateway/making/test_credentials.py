@@ -141,21 +141,23 @@ async def test_every_picture_is_signed(tmp_path: Path) -> None:
                 assert b"digitalsourcetype/algorithmicMedia" in data
 
 
-def test_a_delivered_picture_is_signed_with_its_makers_manifest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file_format", ["png", "avif"])
+def test_a_delivered_picture_is_signed_with_its_makers_manifest(file_format: str, tmp_path: Path) -> None:
     """In place of being kept byte for byte; its coded pixels are kept."""
-    parent = Credentials(*operators(tmp_path / "provider")).signed(file("png"), "png", source=TRAINED)
+    maker = Credentials(*operators(tmp_path / "provider"))
+    parent = maker.signed(file(file_format), file_format, source=TRAINED)
     given = Delivery(
-        data=parent, format="png", width=96, height=64, model="m", request_id=None, usd=None, cached=False,
-        notes="p m",
+        data=parent, format=file_format, width=96, height=64, model="m", request_id=None, usd=None,
+        cached=False, notes="p m",
     )  # fmt: skip
-    request = ImageRequest("x", width=96, height=64)
+    request = ImageRequest("x", width=96, height=64, format=file_format)
     ((stored, data),) = finished(given, request, "p").files.items()
     assert (data, stored.provenance) == (parent, "provider_c2pa")
-    assert read(data, "png")[0] == "Valid"
+    assert read(data, file_format)[0] == "Valid"
     ours = Credentials(*operators(tmp_path / "ours"))
     for keep, manifests in ((True, 2), (False, 1)):
         ((stored, data),) = finished(given, request, "p", keep_manifests=keep, credentials=ours).files.items()
-        state, _, found = read(data, "png")
+        state, _, found = read(data, file_format)
         assert (state, stored.provenance, len(found["manifests"])) == ("Valid", "signed_c2pa", manifests)
 
 
