@@ -55,8 +55,9 @@ async def lines_in(records: Records) -> list[str]:
 
 @pytest.fixture
 def packs_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four pictures to a packed row, and two rows to a question."""
+    """Four pictures to a packed row, two rows to a question, and three that are looked at first."""
     monkeypatch.setattr(texts, "_PACKED", 4)
+    monkeypatch.setattr(texts, "_LOOKED_AT_FIRST", 3)
     monkeypatch.setattr(texts, "_ROWS_AT_ONCE", 2)
 
 

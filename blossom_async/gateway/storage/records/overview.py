@@ -193,7 +193,7 @@ def _matching(
     if oldest:
         if since is not None:
             past = (since, "") if past is None else max(past, (since, ""))
-        points = texts.matching_from_oldest(tenant, words, past, connection)
+        points = texts.matching(tenant, words, past, connection, oldest=True)
         return takewhile(lambda point: until is None or point[0] < until, points)
     if until is not None:
         past = (until, "") if past is None else min(past, (until, ""))

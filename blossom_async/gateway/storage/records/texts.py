@@ -27,7 +27,6 @@ __all__ = [
     "erase",
     "erase_outlived",
     "matching",
-    "matching_from_oldest",
     "pack",
     "searchable",
 ]
@@ -37,18 +36,20 @@ Point = tuple[datetime, str]
 
 _PACKED = 256  # pictures of a row
 _MOST_CHARACTERS = 100_000  # of a packed row: an erasure writes it anew
-_ROWS_AT_ONCE = 50
+_LOOKED_AT_FIRST = 600  # rows: those not packed yet, and some that are
 _ROWS_AT_FIRST = 4  # of packed pictures with a frequent word they fill the page, and count more than 1,000
+_ROWS_AT_ONCE = 50
 _PACKING = 0x7061636B  # the advisory lock of whoever moves texts from row to row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
 _BREAKS = dict.fromkeys((*range(32), 127), " ")
 _NEW = texts.insert()
+_NEWEST_FIRST = (texts.c.last_at.desc(), texts.c.last_id.desc())
 _DELETE = texts.delete().where(
     texts.c.tenant == sa.bindparam("of_tenant"),
     texts.c.last_at == sa.bindparam("of_at"),
     texts.c.last_id == sa.bindparam("of_id"),
 )
-_NEWEST_FIRST = (texts.c.last_at.desc(), texts.c.last_id.desc())
 
 
 def searchable(text: str) -> str:
@@ -85,57 +86,60 @@ def erase(row: sa.Row[Any], connection: sa.Connection) -> None:
             connection.execute(_NEW, _row(kept, row.tenant))
 
 
-def matching(tenant: str, words: str, before: Point | None, connection: sa.Connection) -> Iterator[Point]:
-    """The pictures of a tenant that hold the words, the newest first."""
-    needle = searchable(words)
-    wanted = sa.select(texts).where(texts.c.tenant == tenant, texts.c.lines.contains(needle, autoescape=True))
-    if before is not None:
-        wanted = wanted.where(texts.c.first_at <= before[0])
-    after = sa.true()
-    held: list[Point] = []  # the newest last
-    more, number = True, _ROWS_AT_FIRST
-    while more:
-        rows = connection.execute(wanted.where(after).order_by(*_NEWEST_FIRST).limit(number)).all()
-        more, number = len(rows) == number, _ROWS_AT_ONCE
-        for row in rows:  # rows overlap where a picture came late
-            yield from _popped(held, row.last_at)
-            for point, line in _pairs(row):
-                if needle in line and (before is None or point < before):
-                    insort(held, point)
-        if more:
-            last = rows[-1]
-            after = (texts.c.last_at < last.last_at) | (
-                (texts.c.last_at == last.last_at) & (texts.c.last_id < last.last_id)
-            )
-    yield from _popped(held, _EPOCH)
-
-
-def matching_from_oldest(
-    tenant: str, words: str, after: Point | None, connection: sa.Connection
+def matching(
+    tenant: str, words: str, past: Point | None, connection: sa.Connection, *, oldest: bool = False
 ) -> Iterator[Point]:
-    """The same, the oldest first. It looks through all texts once before the first, but reads few."""
+    """The pictures of a tenant past a point that hold the words, the newest first or the oldest.
+
+    A word that many hold is found among the newest; for any other all texts are looked through once.
+    """
     needle = searchable(words)
-    wanted = texts.c.lines.contains(needle, autoescape=True)
-    if after is not None:
-        wanted &= texts.c.last_at >= after[0]
-    by_age = sa.select(texts.c.last_at, texts.c.last_id).where(texts.c.tenant == tenant, wanted)
-    keys = connection.execute(by_age.order_by(texts.c.first_at)).all()
+    wanted = texts.c.tenant == tenant
+    if past is not None:
+        wanted &= texts.c.last_at >= past[0] if oldest else texts.c.first_at <= past[0]
     held: list[Point] = []  # the oldest first
-    for start in range(0, len(keys), _ROWS_AT_ONCE):
-        some = keys[start : start + _ROWS_AT_ONCE]
+    for keys in _keys(wanted, _holding(needle, connection), connection, oldest):
         these = (
             (texts.c.tenant == tenant)
-            & texts.c.last_at.in_([key.last_at for key in some])
-            & texts.c.last_id.in_([key.last_id for key in some])
+            & texts.c.last_at.in_([key.last_at for key in keys])
+            & texts.c.last_id.in_([key.last_id for key in keys])
         )
-        for row in connection.execute(sa.select(texts).where(these).order_by(texts.c.first_at)):
-            done = bisect_left(held, (row.first_at, ""))
-            yield from held[:done]
-            del held[:done]
+        order = (texts.c.first_at,) if oldest else _NEWEST_FIRST
+        for row in connection.execute(sa.select(texts).where(these).order_by(*order)):
+            if oldest:  # rows overlap where a picture came late
+                cut = bisect_left(held, (row.first_at, ""))
+                ready, held = held[:cut], held[cut:]
+            else:
+                cut = bisect_left(held, (row.last_at + _TICK, ""))
+                ready, held = held[cut:][::-1], held[:cut]
+            yield from ready
             for point, line in _pairs(row):
-                if needle in line and (after is None or point > after):
+                if needle in line and (past is None or (point > past if oldest else point < past)):
                     insort(held, point)
-    yield from held
+    yield from held if oldest else reversed(held)
+
+
+def _keys(
+    wanted: sa.ColumnElement[bool], holding: sa.ColumnElement[bool], connection: sa.Connection, oldest: bool
+) -> Iterator[Sequence[Any]]:
+    """The keys of rows that hold what is searched for, in order, some at a time."""
+    keys, older = sa.select(texts.c.last_at, texts.c.last_id), sa.true()
+    if not oldest:
+        first = keys.add_columns(holding.label("holds")).where(wanted).order_by(*_NEWEST_FIRST)
+        newest = connection.execute(first.limit(_LOOKED_AT_FIRST)).all()
+        found = [key for key in newest if key.holds]
+        yield found[:_ROWS_AT_FIRST]
+        yield from _in_parts(found[_ROWS_AT_FIRST:])
+        if len(newest) < _LOOKED_AT_FIRST:
+            return
+        at, name = newest[-1][:2]
+        older = (texts.c.last_at < at) | ((texts.c.last_at == at) & (texts.c.last_id < name))
+    order = (texts.c.first_at,) if oldest else _NEWEST_FIRST
+    yield from _in_parts(connection.execute(keys.where(wanted, older, holding).order_by(*order)).all())
+
+
+def _in_parts(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (keys[start : start + _ROWS_AT_ONCE] for start in range(0, len(keys), _ROWS_AT_ONCE))
 
 
 def pack(connection: sa.Connection) -> int:
@@ -215,7 +219,7 @@ def _row(pairs: Sequence[tuple[Point, str]], tenant: str) -> dict[str, Any]:
         "last_id": points[-1][1],
         "first_at": points[0][0],
         "pictures": len(pairs),
-        "points": " ".join(f"{(at - _EPOCH) // timedelta(microseconds=1)}-{name}" for (at, name), _ in pairs),
+        "points": " ".join(f"{(at - _EPOCH) // _TICK}-{name}" for (at, name), _ in pairs),
         "lines": "\n".join(line for _, line in pairs),
     }
 
@@ -228,9 +232,10 @@ def _pairs(row: sa.Row[Any]) -> list[tuple[Point, str]]:
     return list(zip(points, row.lines.split("\n"), strict=True))
 
 
-def _popped(held: list[Point], down_to: datetime) -> Iterator[Point]:
-    while held and held[-1][0] > down_to:
-        yield held.pop()
+def _holding(needle: str, connection: sa.Connection) -> sa.ColumnElement[bool]:
+    if connection.dialect.name == "postgresql":  # in half of the time of a ``LIKE``
+        return sa.func.strpos(texts.c.lines, needle) > 0
+    return texts.c.lines.contains(needle, autoescape=True)
 
 
 def _key(row: sa.Row[Any]) -> dict[str, Any]:
