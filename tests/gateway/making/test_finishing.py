@@ -137,10 +137,10 @@ def test_what_cannot_be_decoded_is_a_fault(kind: str) -> None:
 
 def test_an_avif_of_damaged_pixels_is_a_fault() -> None:
     """Its structure is sound, so that Pillow opens it."""
-    data = bytearray(file(Image.fromarray(PIXELS), "AVIF"))
-    data[data.index(b"mdat") + 20 :: 3] = bytes(len(data[data.index(b"mdat") + 20 :: 3]))
+    data = file(Image.fromarray(PIXELS), "AVIF")
+    start = data.index(b"mdat") + 4
     with pytest.raises(ProviderFault, match="cannot be decoded"):
-        stored(bytes(data))
+        stored(data[:start] + bytes(len(data) - start))
 
 
 RAMP = np.tile(np.linspace(20, 219, 96), (64, 1))
