@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 
 from blossom_async.cli.options import GATEWAY, gateway_options, help_settings, opened_client
-from blossom_async.cli.words import said, size, stdout_checked
+from blossom_async.cli.words import said, say, size, stdout_checked
 
 __all__ = ["list"]
 
@@ -61,3 +61,4 @@ async def _listed(words: str, given: dict[str, Any]) -> None:
             left -= len(page)
             if (cursor := page.next) is None:
                 return
+    say(f"these are the newest {given['limit']:,}; list more with --limit")

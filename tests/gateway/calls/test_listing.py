@@ -102,4 +102,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert "  32x32 png  " in shown[0]
     (info,) = [json.loads(line) for line in blossom("list", "lake", "--json", **data).stdout.splitlines()]
     assert shown[1].endswith(info["id"])
-    assert len(blossom("list", "--limit", 1, **data).stdout.splitlines()) == 1
+    first = blossom("list", "--limit", 1, **data)
+    assert len(first.stdout.splitlines()) == 1
+    assert first.stderr == "blossom: these are the newest 1; list more with --limit\n"
