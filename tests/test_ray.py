@@ -13,6 +13,7 @@ import pytest
 
 from blossom_async import ConfigurationError
 from blossom_async.rows import ADDED
+from tests.cli.test_cli import refused
 from tests.conftest import RunningGateway
 from tests.ray_cluster import two_nodes
 
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from blossom_async.cli.clusters import _stopped
 from blossom_async.ray import apply, generate, summary
 
 pytestmark = [pytest.mark.campaign, pytest.mark.filterwarnings("default")]  # Ray warns of its own doings
@@ -93,5 +95,27 @@ async def test_what_every_row_would_fail_with_ends_the_job(gateway: Gateway) -> 
         with pytest.raises(TypeError, match="unknown option 'blocks'"):
             generate(ray.data.from_items(ROWS), **named(running, blocks=3))
         ds = generate(ray.data.from_items(ROWS), **named(running, api_key="a-wrong-key-0123456789012345"))
-        with pytest.raises(Exception, match="401 unauthenticated"):
+        with pytest.raises(Exception, match="401 unauthenticated") as ended:
             await asyncio.to_thread(ds.materialize)
+    assert str(_stopped("ray", ended.value)).startswith("--on ray: the API key is not valid")
+
+
+def test_a_cluster_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, where Ray would wait for many minutes."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "in.parquet")
+    given = (
+        "--run",
+        "a",
+        "--id",
+        "sku",
+        "--prompt",
+        "text",
+        "--base-url",
+        "http://127.0.0.1:9",
+        "--on",
+        "ray",
+    )
+    monkeypatch.setenv("BLOSSOM_API_KEY", "k" * 30)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    says = "nothing answers at RAY_ADDRESS=127.0.0.1:9"
+    refused("batch", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", *given, says=says)

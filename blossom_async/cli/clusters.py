@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ import orjson
 
 from blossom_async.cli.options import opened_client
 from blossom_async.cli.words import CannotStart, say
+from blossom_async.errors import BlossomError, PermissionDenied, Unauthenticated
 from blossom_async.models import ImageOptions
 from blossom_async.rows import Engine, Pictures, Sharing
 from blossom_async.tables import Summary, extended
@@ -45,6 +48,8 @@ _ALONE = {
     "dry_run": "--dry-run",
 }
 _SCHEME = re.compile("^([a-z0-9]{2,}):/(?!/)")  # a Path has made one slash of the two
+_OURS = re.compile(r"^blossom_async\.[\w.]+: (.+)$", re.MULTILINE)  # the last line of a traceback
+_CONNECT_S = 10.0
 _ROWS_OF_A_PART = 2000
 _BLOCKS_AT_ONCE = 3  # so that the last calls of a block do not leave the others idle
 
@@ -184,8 +189,8 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
     if scheme == "local":
         summary = _on_this_machine(client, tables, options)
     else:
-        _checked(dict(options))  # before anything is removed
-        tables.clear()
+        _checked(dict(options))
+        _check_key(client)
         summary = (
             _on_ray(place if address else "auto", tables, options)
             if scheme == "ray"
@@ -195,17 +200,35 @@ def batch_on(prompts: str, settings: dict[str, Any], given: dict[str, Any]) -> i
     return 1 if summary.failed or summary.unknown else 0
 
 
+def _check_key(client: BlossomClient) -> None:
+    """Raises what every row would fail with, before what an earlier run wrote is removed.
+
+    A gateway that cannot be reached from here may be within the reach of the workers.
+    """
+    try:
+        with client as opened:
+            opened.image.list(limit=1)
+    except (Unauthenticated, PermissionDenied):
+        raise
+    except BlossomError:
+        return
+
+
 def _on_ray(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
+    # What `uv run` has started would have its workers started by uv, too, which the nodes need not have.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
+    _check_cluster(address)
     try:
         ray.init(address=address, log_to_driver=False)
+        tables.clear()
         if "://" in address:  # Ray Data does not run in a client of Ray's
             ray.get(ray.remote(num_cpus=0)(_by_ray).remote(tables, options))
         else:
             _by_ray(tables, options)
     except (ray.exceptions.RayError, ConnectionError) as exc:
-        raise _stopped("ray", getattr(exc, "cause", None) or exc) from exc
+        raise _stopped("ray", exc) from exc
     finally:
         ray.shutdown()
     return _summary(tables)
@@ -222,8 +245,23 @@ def _by_ray(tables: Tables, options: dict[str, Any]) -> None:
     write[tables.out_kind](tables.out)
 
 
+def _check_cluster(address: str) -> None:
+    """Raises ``CannotStart`` if nothing answers where RAY_ADDRESS says: Ray would try for many minutes."""
+    host, _, port = os.environ.get("RAY_ADDRESS", "").rpartition(":")
+    if address != "auto" or not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except OSError as exc:
+        raise CannotStart(
+            f"--on ray: nothing answers at RAY_ADDRESS={host}:{port} ({exc.strerror or exc}); start the "
+            "cluster, or unset RAY_ADDRESS to use one that runs on this machine"
+        ) from exc
+
+
 def _stopped(place: str, error: BaseException) -> CannotStart:
-    said = str(error).strip().splitlines() or [type(error).__name__]
+    # Of a worker's error Ray keeps the text alone, and puts its own advice behind it.
+    said = _OURS.findall(str(error)) or str(error).strip().splitlines() or [type(error).__name__]
     return CannotStart(f"--on {place}: {said[-1]}; once that is mended, the same command goes on from there")
 
 
@@ -237,6 +275,7 @@ def _on_dask(address: str, tables: Tables, options: dict[str, Any]) -> Summary:
     except OSError as exc:
         raise _stopped(f"dask://{address}", exc) from exc
     with opened as client:
+        tables.clear()
         rows, threads = tables.read(), sum(client.ncores().values())
         each = min(
             _ROWS_OF_A_PART, rows.count_rows() // (4 * threads) + 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.test_cli import Ended, blossom, refused
+from tests.conftest import RunningGateway
 from tests.stores import BUCKET, environment, moto
 
 pytest.importorskip("pyarrow", reason="Arrow is missing: uv sync --extra ray, or --extra dask")
@@ -129,6 +133,23 @@ def test_other_things_are_not_overwritten(rows: Path, tmp_path: Path) -> None:
     refused("batch", other, "--out", tmp_path / "a.csv", *NAMED, says="other.csv")
     refused("batch", tmp_path / "no.csv", "--out", tmp_path / "a.csv", *NAMED, says=r"no.csv")
     assert (other / "notes.txt").read_text() == "mine"
+
+
+async def test_a_key_that_is_invalid_costs_nothing_of_an_earlier_run(
+    gateway: AbstractAsyncContextManager[RunningGateway],
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows that it wrote are still there, and no cluster was asked."""
+    pytest.importorskip("distributed", reason="Dask is missing: uv sync --extra dask")
+    monkeypatch.setenv("BLOSSOM_API_KEY", "a-wrong-key-0123456789012345")
+    (out := tmp_path / "out.csv").write_text("written before")
+    named = ("--run", "a", "--id", "sku", "--on", "dask://127.0.0.1:9")
+    async with gateway as running:
+        given = ("batch", rows, *named, "--out", out, "--base-url", running.base_url)
+        await asyncio.to_thread(partial(refused, *given, says="401 unauthenticated"))
+    assert out.read_text() == "written before"
 
 
 def test_rows_are_not_written_around_themselves(tmp_path: Path) -> None:
