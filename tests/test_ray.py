@@ -103,8 +103,9 @@ async def test_what_every_row_would_fail_with_ends_the_job(gateway: Gateway) -> 
 def test_a_cluster_that_is_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, where Ray would wait for many minutes."""
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "in.parquet")
-    given = "--run a --id sku --prompt text --base-url http://127.0.0.1:9 --on ray".split()
+    named = ("--run", "a", "--id", "sku", "--prompt", "text", "--out", tmp_path / "out.parquet")
+    where = ("--base-url", "http://127.0.0.1:9", "--on", "ray")
     monkeypatch.setenv("BLOSSOM_API_KEY", "k" * 30)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     says = "nothing answers at RAY_ADDRESS=127.0.0.1:9"
-    refused("batch", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet", *given, says=says)
+    refused("batch", tmp_path / "in.parquet", *named, *where, says=says)
