@@ -23,7 +23,7 @@ class Ending:
         self.stopped: str | None = None
         self.failure: BaseException | None = None
         self.left = False
-        self.finished = asyncio.Event()
+        self.finished: asyncio.Event = asyncio.Event()
         self.on_finished: Callable[[BaseException | None], None] = _nothing
 
     def fail(self, failure: BaseException) -> None:

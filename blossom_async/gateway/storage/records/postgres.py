@@ -73,7 +73,7 @@ class Postgres:
         self.writing: sa.Engine = _engine(url, _WRITERS_SESSION)
         use_pipelines(self.writing)
         self.reading: sa.Engine = _engine(url, _SESSION)
-        self.studying = self.reading
+        self.studying: sa.Engine = self.reading
 
     def prepare(self) -> None:
         """Migrates the database. Raises ``ConfigurationError`` if it cannot be reached or used."""
