@@ -287,10 +287,8 @@ def test_a_damaged_file_is_a_fault_or_a_picture(file_format: str) -> None:
     data = chatty(file_format)
     chance = random.Random(3)  # noqa: S311 - reproducible, not secret
     for place in range(0, len(data), 7):
-        damaged = bytearray(data)
-        damaged[place] ^= 1 << chance.randrange(8)
         try:
-            given = delivered(bytes(damaged))
+            given = delivered(flipped(data, place, chance))
         except Unusable:
             continue
         try:
@@ -321,6 +319,13 @@ def repaired(data: bytes, coded: bytes) -> bytes:
     return data[:head] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[end:]
 
 
+def flipped(data: bytes, place: int, chance: random.Random) -> bytes:
+    """The data with one bit of that byte changed."""
+    changed = bytearray(data)
+    changed[place] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
 def is_decodable(check: Callable[[bytes], object], data: bytes) -> bool:
     try:
         check(data)
@@ -341,9 +346,7 @@ def test_inflating_tells_damaged_pixels_as_decoding_does(given: bytes) -> None:
     chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     told = Counter[bool]()
     for place in range(0, len(coded), 5):
-        changed = bytearray(coded)
-        changed[place] ^= 1 << chance.randrange(8)
-        for other in (bytes(changed), coded[:place]):
+        for other in (flipped(coded, place, chance), coded[:place]):
             data = repaired(given, other)
             assert is_decodable(check_png, data) == is_decodable(decode, data), place
             told[is_decodable(decode, data)] += 1
@@ -363,10 +366,9 @@ def test_brightness_tells_a_damaged_jpg_as_decoding_does(given: bytes) -> None:
     chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     told = Counter[bool]()
     for place in range(2, len(given), 3):
-        changed = bytearray(given)
-        changed[place] ^= 1 << chance.randrange(8)
-        sound = is_decodable(decode, bytes(changed))
-        assert is_decodable(check_jpg, bytes(changed)) == sound, place
+        changed = flipped(given, place, chance)
+        sound = is_decodable(decode, changed)
+        assert is_decodable(check_jpg, changed) == sound, place
         told[sound] += 1
     assert told[True]
     assert told[False]
