@@ -176,10 +176,10 @@ class SharedGate(Gate):
             while resets == self._resets and (early_s := slot[0] + self._offset.most(own) - own) > 0:
                 await asyncio.sleep(early_s)
                 own = self._clock()
-            if resets == self._resets and own <= self._latest_of(slot, own):
-                self._tell(slot, own)
-                return asyncio.get_running_loop().time()
             if resets == self._resets:
+                if own <= self._latest_of(slot, own):
+                    self._tell(slot, own)
+                    return asyncio.get_running_loop().time()
                 self._told.append((slot[0], -1.0))
             self._void += 1
             again = await self.reserve()  # not ``acquire``, whose turn would hold up those who are to prepare
