@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from tests.forking import FORKS, forked
+from tests.scarcity import descriptors
 
 
 def spoil_the_database(folder: Path) -> None:
@@ -26,10 +26,6 @@ def spoil_the_staging_folder(folder: Path) -> None:
 
 def spoil_the_owners(folder: Path) -> None:
     (folder / "owners").write_bytes(b"")
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path of a directory entry is needed
 
 
 @pytest.mark.parametrize("spoil", [spoil_the_database, spoil_the_staging_folder, spoil_the_owners])
@@ -49,7 +45,8 @@ def test_a_failed_start_leaves_nothing_open(tmp_path: Path, spoil: Callable[[Pat
     before = descriptors(), set(threading.enumerate())
     for _ in range(5):
         fail()
-    assert (descriptors(), set(threading.enumerate())) == before
+    assert descriptors() <= before[0]
+    assert set(threading.enumerate()) <= before[1]
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "..", "x" * 70])
