@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import attrs
 
-from blossom_async.batch import Gates, Grant, RateLimit
+from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit
 from blossom_async.errors import ConfigurationError
 from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pictures, Row, Sharing, Work
 
@@ -199,10 +199,9 @@ def _keep_gates(dask_scheduler: Any) -> None:
         return
     gates = Gates()
 
-    async def take(limit: Sequence[Any], question: Sequence[Any]) -> tuple[Any, ...]:
-        amount, per_s = limit
-        gate, *rest = question
-        return tuple(await gates.take(gate, RateLimit(amount, per_s=per_s), *rest))
+    async def take(question: Sequence[Any]) -> tuple[Any, ...]:
+        gate, (amount, per_s), *rest = question
+        return tuple(await gates.take(GateQuestion(gate, RateLimit(amount, per_s=per_s), *rest)))
 
     dask_scheduler.handlers[_TAKE] = take
 
@@ -216,10 +215,12 @@ class _Place:
         self._worker = get_worker()
         self._name = name
 
-    async def take(self, name: str, limit: RateLimit, *rest: Any) -> Grant:
+    async def take(self, question: GateQuestion) -> Grant:
         ask = getattr(self._worker.scheduler, _TAKE)
-        question = ask(limit=(limit.amount, limit.per_s), question=(f"{self._name}-{name}", *rest))
-        running = asyncio.run_coroutine_threadsafe(question, self._worker.loop.asyncio_loop)
+        named = attrs.evolve(question, name=f"{self._name}-{question.name}")
+        running = asyncio.run_coroutine_threadsafe(
+            ask(question=attrs.astuple(named)), self._worker.loop.asyncio_loop
+        )
         return Grant(*await asyncio.wrap_future(running))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
-from blossom_async.batch import Grant, RateLimit
-from blossom_async.batch.start_times import Used
+from blossom_async.batch import GateQuestion, Grant
 from blossom_async.models import SlotsRequest, StartTimes, to_json
 from blossom_async.transport import Exchange, Transport
 
@@ -19,21 +18,17 @@ class GatewayGates:
     def __init__(self, connect: Callable[[], Awaitable[Transport]]) -> None:
         self._connect = connect
 
-    async def take(
-        self,
-        name: str,
-        limit: RateLimit,
-        want: int,
-        slack_s: float,
-        lead_s: float,
-        pause_s: float,
-        used: Sequence[Used] = (),
-    ) -> Grant:
+    async def take(self, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says; asked for once. Raises as any call to the gateway."""
-        question = SlotsRequest(
-            amount=limit.amount, per_s=limit.per_s, want=want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s
+        request = SlotsRequest(
+            amount=question.limit.amount,
+            per_s=question.limit.per_s,
+            want=question.want,
+            slack_s=question.slack_s,
+            lead_s=question.lead_s,
+            pause_s=question.pause_s,
         )
-        path = f"/v1/gates/{quote(name, safe='')}/slots"
+        path = f"/v1/gates/{quote(question.name, safe='')}/slots"
         transport = await self._connect()
-        given = await transport.send(Exchange("POST", path, StartTimes, to_json(question)))
+        given = await transport.send(Exchange("POST", path, StartTimes, to_json(request)))
         return Grant(given.now, given.first, given.number, given.step)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
 
-from blossom_async.batch import Gates, Grant
+from blossom_async.batch import GateQuestion, Gates, Grant
 from blossom_async.errors import ConfigurationError
 from blossom_async.rows import ApplyOptions, Calls, Engine, GenerateOptions, Pictures, Row, Sharing, Work
 
@@ -108,8 +108,8 @@ class _Place:
         ray.get(self._actor.__ray_ready__.remote())  # or its start would be taken for a slow round trip
         return self
 
-    async def take(self, *question: Any) -> Grant:
-        granted: Grant = await self._actor.take.remote(*question)
+    async def take(self, question: GateQuestion) -> Grant:
+        granted: Grant = await self._actor.take.remote(question)
         return granted
 
 

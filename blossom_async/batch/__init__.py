@@ -21,7 +21,7 @@ from blossom_async.batch.retry import (
 )
 from blossom_async.batch.shared_gate import SharedGate
 from blossom_async.batch.slots import Slots
-from blossom_async.batch.start_times import GatePlace, Gates, Grant
+from blossom_async.batch.start_times import GatePlace, GateQuestion, Gates, Grant
 
 __all__ = [
     "Attempt",
@@ -32,6 +32,7 @@ __all__ = [
     "Fatal",
     "Gate",
     "GatePlace",
+    "GateQuestion",
     "Gates",
     "Grant",
     "Journal",

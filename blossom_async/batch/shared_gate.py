@@ -18,6 +18,7 @@ from blossom_async.batch.start_times import (
     GATE_NAMES,
     LOOKAHEAD_S,
     GatePlace,
+    GateQuestion,
     Grant,
     Used,
     is_gate_name,
@@ -300,11 +301,11 @@ class SharedGate(Gate):
         limit, slack_s = self._limit, self._next_slack_s()
         lead_s = min(self._offset.unsure_s + self._lead_s, LOOKAHEAD_S / 2)
         sent = self._clock()
+        pause_s = max(0.0, pause_until - sent)
+        question = GateQuestion(self._name, limit, want, slack_s, lead_s, pause_s, told)
         try:
             async with asyncio.timeout(timeout_s):
-                granted = await self._place.take(
-                    self._name, limit, want, slack_s, lead_s, max(0.0, pause_until - sent), told
-                )
+                granted = await self._place.take(question)
         except Exception as exc:  # noqa: BLE001 - whatever the place raises; acquire raises it in the end
             self._failed(exc)
         else:

@@ -28,6 +28,7 @@ __all__ = [
     "GATE_NAMES",
     "LOOKAHEAD_S",
     "GatePlace",
+    "GateQuestion",
     "GateState",
     "Gates",
     "Grant",
@@ -82,25 +83,29 @@ Used = tuple[float, float]
 """A start time, and how many seconds after it an attempt started at the latest; below 0 for none."""
 
 
+@attrs.frozen
+class GateQuestion:
+    """A question for up to ``want`` start times of the limit of that name, each used within ``slack_s``.
+
+    None is earlier than ``lead_s`` from now, when the answer has arrived; nor than ``pause_s`` from now,
+    whoever asks. ``used`` tells what became of earlier ones; a place need not heed it, and must not rely on
+    it.
+    """
+
+    name: str
+    limit: RateLimit
+    want: int
+    slack_s: float
+    lead_s: float = 0.0
+    pause_s: float = 0.0
+    used: Sequence[Used] = ()
+
+
 class GatePlace(Protocol):
     """Where the start times of shared limits are given out."""
 
-    async def take(
-        self,
-        name: str,
-        limit: RateLimit,
-        want: int,
-        slack_s: float,
-        lead_s: float,
-        pause_s: float,
-        used: Sequence[Used] = (),
-    ) -> Grant:
-        """Up to ``want`` start times under the limit of that name, which the caller uses within ``slack_s``.
-
-        None is earlier than ``lead_s`` from now, when the answer has arrived; nor than ``pause_s`` from now,
-        whoever asks. ``used`` tells what became of earlier ones; a place need not heed it, and must not rely
-        on it.
-        """
+    async def take(self, question: GateQuestion) -> Grant:
+        """The start times for the question; none if all of the next second are given out."""
 
 
 @attrs.frozen
@@ -154,21 +159,13 @@ def usual_slack_s(limit: RateLimit, round_trip_s: float) -> float:
     return min(max(least_slack_s(limit), 3 * round_trip_s), widest_slack_s(limit))
 
 
-def grant(
-    state: GateState | None,
-    now: float,
-    limit: RateLimit,
-    want: int,
-    *,
-    slack_s: float,
-    lead_s: float = 0.0,
-    pause_s: float = 0.0,
-) -> tuple[GateState, Grant]:
+def grant(state: GateState | None, now: float, question: GateQuestion) -> tuple[GateState, Grant]:
     """The start times for one question, and the state after it. ``state`` is None for a new limit.
 
     Where different limits are asked for under one name, the slowest of late holds.
     """
-    slack_s = min(max(slack_s, least_slack_s(limit)), widest_slack_s(limit))
+    limit = question.limit
+    slack_s = min(max(question.slack_s, least_slack_s(limit)), widest_slack_s(limit))
     step = (limit.per_s + slack_s) / limit.amount
     # Where a period is longer than this, there is just one slack.
     span = min(limit.per_s + slack_s, _LONGEST_HOLD_S)
@@ -177,8 +174,8 @@ def grant(
         state = GateState(-math.inf)
     elif state.last > forgotten.last:  # the clock was set back
         state = forgotten
-    paused_until = min(max(state.paused_until, now + pause_s), now + _LONGEST_PAUSE_S)
-    earliest = max(now + lead_s, paused_until)
+    paused_until = min(max(state.paused_until, now + question.pause_s), now + _LONGEST_PAUSE_S)
+    earliest = max(now + question.lead_s, paused_until)
     soonest = max(earliest, state.last + step)
     if soonest >= max(state.until, state.last) + state.span:  # nothing that was asked for before still counts
         held, coming, until = step, step, soonest + span
@@ -188,7 +185,7 @@ def grant(
         if soonest >= until:
             held, coming, until = coming, step, soonest + span
     first = max(earliest, state.last + held)
-    number = max(0, min(want, 1 + math.floor((now + LOOKAHEAD_S - first) / held)))
+    number = max(0, min(question.want, 1 + math.floor((now + LOOKAHEAD_S - first) / held)))
     if number:
         last = first + (number - 1) * held
         state = GateState(last, held, coming, until, span, paused_until)
@@ -231,15 +228,14 @@ class _Log:
                 if late_s >= 0:
                     insort(self._ends, min(start + late_s, end))
 
-    def take(
-        self, now: float, limit: RateLimit, want: int, slack_s: float, lead_s: float, pause_s: float
-    ) -> Grant:
+    def take(self, now: float, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
+        limit, want, slack_s, lead_s = question.limit, question.want, question.slack_s, question.lead_s
         if limit.per_s >= 1:  # or it would not be told in time what became of them
             slack_s = max(slack_s, min(limit.per_s / 4, LOOKAHEAD_S))
         slack_s = min(max(slack_s, least_slack_s(limit)), widest_slack_s(limit))
         limit = _remembered(limit)
-        self._paused_until = min(max(self._paused_until, now + pause_s), now + _LONGEST_PAUSE_S)
+        self._paused_until = min(max(self._paused_until, now + question.pause_s), now + _LONGEST_PAUSE_S)
         self._longest_s = max(self._longest_s, limit.per_s)
         self._forget(now)
         self._limits[limit] = now + min(_LONGEST_HOLD_S, limit.per_s + slack_s + LOOKAHEAD_S)
@@ -293,17 +289,9 @@ class Gates:
         self._shift = self._since - clock()
         self._states: dict[str, _Log] = {}
 
-    async def take(
-        self,
-        name: str,
-        limit: RateLimit,
-        want: int,
-        slack_s: float,
-        lead_s: float = 0.0,
-        pause_s: float = 0.0,
-        used: Sequence[Used] = (),
-    ) -> Grant:
+    async def take(self, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
+        name, limit = question.name, question.limit
         now = self._clock() + self._shift
         state = self._states.get(name)
         if state is None:
@@ -311,5 +299,5 @@ class Gates:
             state = self._states[name] = _Log(self._since, limit)
         elif state.is_ahead(now):
             state = self._states[name] = _Log(now, limit)
-        state.note(used)
-        return state.take(now, limit, want, slack_s, lead_s, pause_s)
+        state.note(question.used)
+        return state.take(now, question)

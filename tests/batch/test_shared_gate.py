@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blossom_async.batch import Gates, Grant, RateLimit, SharedGate, run, run_one
+from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit, SharedGate, run, run_one
 from blossom_async.batch.start_times import widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
 from tests.thorough import thoroughly
@@ -55,14 +55,14 @@ class World:
         world, chance = self, self.chance
 
         class Place:
-            async def take(self, name: str, limit: RateLimit, want: int, slack_s: float, *more: Any) -> Grant:
+            async def take(self, question: GateQuestion) -> Grant:
                 world.asked += 1
                 await asyncio.sleep(link.there_s + chance.uniform(0, link.jitter_s))
                 if world.away:
                     raise ConnectionError("refused")
                 if chance.random() < link.lost:
                     await asyncio.sleep(3600)
-                granted = await world.place.take(name, limit, want, slack_s, *more)
+                granted = await world.place.take(question)
                 world.note(gate, granted)
                 if chance.random() < link.lost:
                     await asyncio.sleep(3600)
@@ -292,9 +292,9 @@ def test_however_late_a_process_is_its_slack_is_one_that_the_place_allows(limit:
     slacks: list[float] = []
 
     class Place(Gates):
-        async def take(self, name: str, limit: RateLimit, want: int, slack_s: float, *more: Any) -> Grant:
-            slacks.append(slack_s)
-            granted = await super().take(name, limit, want, slack_s, *more)
+        async def take(self, question: GateQuestion) -> Grant:
+            slacks.append(question.slack_s)
+            granted = await super().take(question)
             if granted.number:
                 loop = asyncio.get_running_loop()
                 loop.call_later(granted.first - granted.now - 0.1, stand_still, loop)
@@ -508,7 +508,7 @@ def test_a_place_forgets_limits_that_nobody_uses() -> None:
     async def go() -> None:
         world = World(RateLimit(20))
         for name in ("paint", "print"):
-            await world.place.take(name, world.limit, 1, 0.05)
+            await world.place.take(GateQuestion(name, world.limit, 1, 0.05))
             await asyncio.sleep(10.0)
         assert [*world.place._states] == ["print"]
 

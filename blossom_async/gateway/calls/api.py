@@ -9,7 +9,7 @@ from functools import partial
 import attrs
 from aiohttp import web
 
-from blossom_async.batch import RateLimit
+from blossom_async.batch import GateQuestion, RateLimit
 from blossom_async.batch.start_times import GATE_NAMES, is_gate_name
 from blossom_async.errors import Conflict, InvalidRequest, NotFound, shown
 from blossom_async.gateway.callers.admission import CALLER
@@ -117,8 +117,8 @@ class Api:
             raise InvalidRequest("name", name, GATE_NAMES)
         asked = checked_options(await json_object(http), SlotsRequest)
         limit = RateLimit(asked.amount, per_s=asked.per_s)
-        question = (limit, asked.want, asked.slack_s, asked.lead_s, asked.pause_s)
-        taking = partial(gates.take, http[CALLER].tenant, name, *question)
+        question = GateQuestion(name, limit, asked.want, asked.slack_s, asked.lead_s, asked.pause_s)
+        taking = partial(gates.take, http[CALLER].tenant, question)
         granted = await self._records.write_apart(taking)
         return _answer(
             200,

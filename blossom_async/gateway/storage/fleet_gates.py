@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
-from blossom_async.batch import Grant, RateLimit
-from blossom_async.batch.start_times import Used
+from blossom_async.batch import GateQuestion, Grant
 from blossom_async.gateway.storage.records import Records, gates
 
 __all__ = ["FleetGates"]
@@ -20,17 +18,6 @@ class FleetGates:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    async def take(
-        self,
-        name: str,
-        limit: RateLimit,
-        want: int,
-        slack_s: float,
-        lead_s: float,
-        pause_s: float,
-        used: Sequence[Used] = (),
-    ) -> Grant:
+    async def take(self, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
-        return await self._records.write_apart(
-            partial(gates.take, _NOBODY, name, limit, want, slack_s, lead_s, pause_s)
-        )
+        return await self._records.write_apart(partial(gates.take, _NOBODY, question))

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from blossom_async.batch import Gates, Grant, RateLimit, SharedGate
+from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit, SharedGate
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.asking import ask
 from blossom_async.gateway.making.breaker import Breaker
@@ -352,10 +352,10 @@ def test_what_was_written_too_late_is_not_sent_while_the_place_of_the_rate_is_aw
     class Place(Gates):
         away = False
 
-        async def take(self, *question: Any) -> Grant:
+        async def take(self, question: GateQuestion) -> Grant:
             if self.away:
                 raise ConnectionError("refused")
-            return await super().take(*question)
+            return await super().take(question)
 
     async def run() -> object:
         provider: Any = Paid(keyed=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from blossom_async.batch import Grant, RateLimit
+from blossom_async.batch import GateQuestion, Grant, RateLimit
 from blossom_async.errors import Rejected
 from blossom_async.gateway.storage.records import Records, gates
 from blossom_async.gateway.storage.records.tables import gates as rows
@@ -19,7 +19,7 @@ LIMIT = RateLimit(1000)
 
 
 async def taken(records: Records, want: int, *, tenant: str = "a", name: str = "paint") -> Grant:
-    return await records.write_apart(partial(gates.take, tenant, name, LIMIT, want, 0.02, 0.0, 0.0))
+    return await records.write_apart(partial(gates.take, tenant, GateQuestion(name, LIMIT, want, 0.02)))
 
 
 def times(granted: Grant) -> list[float]:
@@ -58,7 +58,7 @@ async def test_a_pause_holds_for_all_who_ask(place: Path | str) -> None:
     """Whoever asks next is told when it ends."""
     records = Records(place)
     await records.open()
-    pausing = partial(gates.take, "a", "paint", LIMIT, 0, 0.02, 0.0, 30.0)
+    pausing = partial(gates.take, "a", GateQuestion("paint", LIMIT, 0, 0.02, pause_s=30.0))
     paused = await records.write_apart(pausing)
     found = await taken(records, 5)
     assert found.number == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.batch import Grant, RateLimit
+from blossom_async.batch import GateQuestion, Grant
 from blossom_async.batch.start_times import GateState, grant
 from blossom_async.errors import Rejected
 from blossom_async.gateway.storage.records.inserting import insert, now_s
@@ -19,25 +19,16 @@ MOST_GATES = 1000
 _STATE = tuple(gates.c[field.name] for field in attrs.fields(GateState))
 
 
-def take(
-    tenant: str,
-    name: str,
-    limit: RateLimit,
-    want: int,
-    slack_s: float,
-    lead_s: float,
-    pause_s: float,
-    connection: sa.Connection,
-) -> Grant:
+def take(tenant: str, question: GateQuestion, connection: sa.Connection) -> Grant:
     """Start times under the tenant's limit of that name, as ``GatePlace`` says, by the database's clock.
 
     Raises ``Rejected`` (``too_many_gates``) for a new one while the tenant has ``MOST_GATES`` in use.
     """
-    state = _held(tenant, name, connection)
+    state = _held(tenant, question.name, connection)
     now = now_s(connection)  # the row is this transaction's alone from here on
-    state, granted = grant(state, now, limit, want, slack_s=slack_s, lead_s=lead_s, pause_s=pause_s)
+    state, granted = grant(state, now, question)
     after = {**attrs.asdict(state), "idle_at": state.idle_at}
-    connection.execute(gates.update().where(*_this(tenant, name)).values(**after))
+    connection.execute(gates.update().where(*_this(tenant, question.name)).values(**after))
     return granted
 
 
