@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import Mock
@@ -56,13 +57,28 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+_numbers = count()
+
+
+def _data_dir(request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Path:
+    """A data folder for one test. ``tmp_path`` is not made for it, as most tests store nothing."""
+    if "tmp_path" in request.fixturenames:
+        folder: Path = request.getfixturevalue("tmp_path")
+        return folder / "data"
+    return factory.getbasetemp() / f"data-{next(_numbers)}"
+
+
 @pytest.fixture(autouse=True)
-def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def own_machine(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
     """No test sees the user's settings, data folder, port or kind of terminal, or another test's log."""
     for name in os.environ:
         if name.startswith("BLOSSOM_") and name not in _OF_THE_TESTS:
             monkeypatch.delenv(name)
-    monkeypatch.setenv("BLOSSOM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("BLOSSOM_DATA_DIR", str(_data_dir(request, tmp_path_factory)))
     monkeypatch.setenv("BLOSSOM_PORT", "0")
     monkeypatch.setenv("TERM", "xterm")
     root, ours = logging.getLogger(), logging.getLogger("blossom_async")
