@@ -21,6 +21,7 @@ import aioresponses.core
 import attrs
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from blossom_async import BlossomClient
 from blossom_async.gateway.server import listen, serving
@@ -52,9 +53,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if _files_named(config) == 1 else 2 * (os.cpu_count() or 1)
 
 
-# A machine may be as slow as it is.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine may be as slow as it is. A run tries what the last one tried, unless it is to look for more; the
+# constants that are drawn would depend on the modules that other tests have imported.
+settings.register_profile(
+    "patient",
+    deadline=None,
+    derandomize="BLOSSOM_TEST_FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("patient")
+if "BLOSSOM_TEST_FUZZ" not in os.environ and hasattr(providers, "_get_local_constants"):
+    providers._get_local_constants = type(providers._local_constants)
 
 
 _numbers = count()

@@ -336,7 +336,11 @@ def test_a_journal_cut_at_any_byte_loses_no_whole_record(
         assert {record["index"] for record in final[1:] if record["ok"]} == set(range(7))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(st.data())
 def test_a_damaged_bit_costs_one_record(finished: bytes, tmp_path: Path, data: st.DataObject) -> None:
     """Past the header, wherever it is: that item is sent again and no other."""

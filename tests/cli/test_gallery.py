@@ -155,7 +155,7 @@ def test_a_hostile_prompt_stays_text(page: PageOf, prompt: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), min_size=1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_every_prompt_is_shown_as_it_is(page: PageOf, prompt: str) -> None:
     """Whatever its characters."""
     found = Page(page([(made(prompt=prompt), SMALL)]))
