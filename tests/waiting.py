@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 LIMIT_S = 240.0  # a machine may be slow, and only a failure takes this long
 _PAUSE_S = 0.02
 
+GROWING_S = (0.3, 3.0, 30.0)
+"""Time limits that have to run out, for a test that takes the first that was not too short to get there."""
+
 
 def wait_until(condition: Callable[[], object]) -> None:
     """Returns once ``condition()`` is true. Raises ``TimeoutError`` after four minutes."""
