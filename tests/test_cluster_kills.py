@@ -19,6 +19,7 @@ import attrs
 import pytest
 
 from tests.gateway.making.test_paying_kills import KEY, shop
+from tests.ports import reserved_port
 from tests.ray_cluster import processes, two_nodes
 from tests.waiting import until
 
@@ -83,8 +84,8 @@ async def test_whatever_is_killed_each_row_ends_and_none_is_paid_twice(
         AsyncExitStack() as held,
         engine() as cluster,
     ):
+        at.env["BLOSSOM_PORT"] = str(held.enter_context(reserved_port()))
         gateway = await held.enter_async_context(at.gateway())
-        at.env["BLOSSOM_PORT"] = gateway.base_url.rpartition(":")[2]
         asked = ["--run", "kills", "--id", "sku", "--width", "32", "--height", "32", "--max-concurrency", "8"]
         asked += ["--rate-limit", "100/s"]
         command = ["-m", "blossom_async.cli", "batch", "in.parquet", "--out", "out.parquet", *asked]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.cli.test_cli import blossom
 from tests.conftest import RunningGateway
+from tests.ports import reserved_port
 from tests.ray_cluster import two_nodes
 from tests.stores import BUCKET, environment, moto
 from tests.test_cluster_kills import on_dask
@@ -34,9 +34,7 @@ async def dask() -> AsyncIterator[str]:
 @asynccontextmanager
 async def client_of_ray() -> AsyncIterator[str]:
     pytest.importorskip("ray", reason="Ray is missing: uv sync --extra ray")
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    with two_nodes(ray_client_server_port=port):
+    with reserved_port() as port, two_nodes(ray_client_server_port=port):
         yield f"ray://127.0.0.1:{port}"
 
 

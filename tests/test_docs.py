@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.alone import alone
+from tests.ports import reserved_port
 from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +55,12 @@ def workplace(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return tmp_path, environment
 
 
+@pytest.fixture
+def port() -> Iterator[str]:
+    with reserved_port() as port:
+        yield str(port)
+
+
 def test_every_block_says_what_it_is() -> None:
     """A block is python or sh and runs, or text and is output."""
     assert {kind for _, kind, _ in blocks()} <= {"python", "sh", "text"}
@@ -84,13 +90,11 @@ def test_python_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) ->
 
 @pytest.mark.campaign  # each line is a process
 @pytest.mark.parametrize("code", of_kind("sh"))
-def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]]) -> None:
+def test_sh_blocks_run(code: str, workplace: tuple[Path, dict[str, str]], port: str) -> None:
     """Each line ends well; ``blossom serve`` runs beside the lines that follow it and ends on SIGTERM."""
     folder, environment = workplace
     if "--on" in code:
         pytest.importorskip("pyarrow", reason="Arrow is missing: uv sync --extra dask")
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = str(sock.getsockname()[1])
     environment["BLOSSOM_PORT"] = port
     serving: subprocess.Popen[str] | None = None
     try:

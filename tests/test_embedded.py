@@ -15,15 +15,10 @@ import orjson
 import pytest
 
 from blossom_async import BlossomClient, ConfigurationError
+from tests.ports import reserved_port
 from tests.waiting import LIMIT_S
 
 TINY: dict[str, Any] = {"width": 32, "height": 32}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 async def fetch(url: str) -> tuple[int, bytes]:
@@ -40,10 +35,10 @@ async def test_a_fresh_machine_works_at_once() -> None:
 
 async def test_the_usual_port_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """URLs keep their address from run to run."""
-    port = free_port()
-    monkeypatch.setenv("BLOSSOM_PORT", str(port))
-    async with BlossomClient("embedded") as client:
-        assert client.base_url == f"http://127.0.0.1:{port}"
+    with reserved_port() as port:
+        monkeypatch.setenv("BLOSSOM_PORT", str(port))
+        async with BlossomClient("embedded") as client:
+            assert client.base_url == f"http://127.0.0.1:{port}"
 
 
 async def test_a_taken_port_is_said_and_another_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,11 +111,12 @@ async def test_key_and_announcement_are_private(tmp_path: Path) -> None:
 async def test_a_stale_announcement_is_not_believed(tmp_path: Path) -> None:
     """After a crash the announced gateway is gone, or its port is someone else's."""
     (tmp_path / "data").mkdir()
-    for base_url in (f"http://127.0.0.1:{free_port()}", "nonsense"):
-        stale = {"base_url": base_url, "api_key": "x", "instance": "y"}
-        (tmp_path / "data" / "gateway.json").write_bytes(orjson.dumps(stale))
-        async with BlossomClient("embedded") as client:
-            assert await client.image.generate_url("a lake", **TINY)
+    with reserved_port() as port:
+        for base_url in (f"http://127.0.0.1:{port}", "nonsense"):
+            stale = {"base_url": base_url, "api_key": "x", "instance": "y"}
+            (tmp_path / "data" / "gateway.json").write_bytes(orjson.dumps(stale))
+            async with BlossomClient("embedded") as client:
+                assert await client.image.generate_url("a lake", **TINY)
     (tmp_path / "data" / "gateway.json").write_text("{torn")
     async with BlossomClient("embedded") as client:
         assert await client.image.generate_url("a lake", **TINY)

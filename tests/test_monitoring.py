@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ import yaml
 from blossom_async.testing import FakePollinations
 from tests.conftest import RunningGateway, running_gateway
 from tests.gateway.test_figures import text
+from tests.ports import reserved_port
 from tests.waiting import LIMIT_S, until
 
 MONITORING = Path(__file__).parents[1] / "examples" / "monitoring"
@@ -156,23 +156,23 @@ async def scraping(running: RunningGateway, folder: Path) -> AsyncIterator[str]:
     config = shipped.replace("15s", "1s").replace("127.0.0.1:8765", running.base_url.removeprefix("http://"))
     (folder / "prometheus.yml").write_text(config)
     shutil.copy(MONITORING / "alerts.yml", folder)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    arguments = [
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={address}",
-    ]
-    process = await asyncio.create_subprocess_exec(
-        "prometheus", *arguments, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with aiohttp.ClientSession() as http:
-            await until(partial(_is_ready, http, f"http://{address}"))
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        await process.wait()
+    with reserved_port() as port:
+        address = f"127.0.0.1:{port}"
+        arguments = [
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address={address}",
+        ]
+        process = await asyncio.create_subprocess_exec(
+            "prometheus", *arguments, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with aiohttp.ClientSession() as http:
+                await until(partial(_is_ready, http, f"http://{address}"))
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            await process.wait()
 
 
 async def _is_ready(http: aiohttp.ClientSession, address: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from yarl import URL
 from blossom_async import BlossomClient, BlossomError, ConfigurationError, TransportError
 from blossom_async.proxies import proxy_for
 from tests.conftest import running_gateway
+from tests.ports import reserved_port
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +110,8 @@ async def test_a_client_reaches_its_gateway_through_it(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_is_not_there_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the gateway, which nobody has asked."""
-    with socket.socket() as bound:  # and not listening
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:secret@127.0.0.1:{bound.getsockname()[1]}")
+    with reserved_port() as port:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:secret@127.0.0.1:{port}")
         with pytest.raises(TransportError, match=r"its proxy 127\.0\.0\.1:\d+ cannot be reached") as caught:
             await BlossomClient(f"{scheme}://gateway.invalid", api_key="k" * 20).__aenter__()
     assert "NO_PROXY" in str(caught.value)

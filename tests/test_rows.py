@@ -15,7 +15,8 @@ from blossom_async.batch import current_attempt
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
 from blossom_async.rows import ADDED, Calls, Engine, GenerateOptions, Pictures, Sharing
-from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.conftest import KEY, RunningGateway
+from tests.ports import reserved_port
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
 TINY = {"width": 32, "height": 32}
@@ -113,15 +114,17 @@ async def test_a_gate_of_the_gateway_is_shared_with_others(gateway: Gateway) -> 
 
 async def test_rows_that_begin_in_an_outage_wait_for_its_end(tmp_path: Path) -> None:
     """Of a gateway that has answered this worker before."""
-    async with running_gateway(tmp_path / "data") as running:
-        engine = Engine(pictures(running), sharing(retry=RetryPolicy(max_attempts=2, first_wait_s=0.1)))
-        await asyncio.to_thread(engine.columns, ROWS[:1])
-    begun = asyncio.create_task(asyncio.to_thread(engine.columns, ROWS))
-    port = int(running.base_url.rpartition(":")[2])
-    await asyncio.wait([begun], timeout=1)
-    async with serving(Settings(data_dir=tmp_path / "data", api_keys=(KEY,)), listen("127.0.0.1", port)):
-        found = await begun
-        await asyncio.to_thread(engine.close)
+    settings = Settings(data_dir=tmp_path / "data", api_keys=(KEY,))
+    with reserved_port() as port:
+        async with serving(settings, listen("127.0.0.1", port)) as base_url:
+            running = RunningGateway(base_url, tmp_path / "data")
+            engine = Engine(pictures(running), sharing(retry=RetryPolicy(max_attempts=2, first_wait_s=0.1)))
+            await asyncio.to_thread(engine.columns, ROWS[:1])
+        begun = asyncio.create_task(asyncio.to_thread(engine.columns, ROWS))
+        await asyncio.wait([begun], timeout=1)
+        async with serving(settings, listen("127.0.0.1", port)):
+            found = await begun
+            await asyncio.to_thread(engine.close)
     assert [row["error"] for row in found] == [None] * len(ROWS)
 
 

@@ -14,6 +14,7 @@ import pytest
 from blossom_async.batch import RateLimit
 from tests.gateway.making.test_paying_kills import KEY, Process, process
 from tests.gateway.test_fleet import SECRETS
+from tests.ports import reserved_port
 from tests.postgres import Servers
 from tests.waiting import until
 
@@ -127,16 +128,17 @@ async def test_programs_that_ask_gateways_on_one_database(tmp_path: Path, databa
 @pytest.mark.campaign
 async def test_a_gateway_that_is_killed_and_started_again(tmp_path: Path) -> None:
     """Its database knows what it gave out: no call is lost, and no window holds more."""
-    async with AsyncExitStack() as held:
+    with reserved_port() as port:
+        env = {**environment(tmp_path), "BLOSSOM_PORT": str(port)}
+        async with AsyncExitStack() as held:
 
-        async def serve(port: str) -> Process:
-            env = {**environment(tmp_path), "BLOSSOM_PORT": port}
-            return await held.enter_async_context(process("-m", "blossom_async.cli", "serve", **env))
+            async def serve() -> Process:
+                return await held.enter_async_context(process("-m", "blossom_async.cli", "serve", **env))
 
-        gateway = await serve("0")
+            gateway = await serve()
 
-        async def restart() -> None:
-            await gateway.killed()
-            await serve(gateway.base_url.rpartition(":")[2])
+            async def restart() -> None:
+                await gateway.killed()
+                await serve()
 
-        check(await counted([gateway.base_url] * 2, 1200, "200/s", midway=restart))
+            check(await counted([gateway.base_url] * 2, 1200, "200/s", midway=restart))

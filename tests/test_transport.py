@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -39,6 +38,7 @@ from blossom_async.gateway.background.webhooks import webhook_session
 from blossom_async.models import ImageInfo
 from blossom_async.transport import Exchange, Transport, http_session
 from blossom_async.warmup import warmup_session
+from tests.ports import reserved_port
 from tests.scarcity import no_files_left
 from tests.test_models import INFO
 
@@ -194,9 +194,8 @@ async def test_no_file_for_a_connection_is_overload() -> None:
 
 async def test_nobody_there_is_a_transport_error() -> None:
     """A refused connection says where nobody answered."""
-    with socket.socket() as bound:  # and not listening
-        bound.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{bound.getsockname()[1]}"
+    with reserved_port() as port:
+        address = f"http://127.0.0.1:{port}"
         async with http_session(5.0) as session:
             with pytest.raises(
                 TransportError, match=f"no answer from {address}: Connection refused"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, run_one, stream
 from blossom_async.errors import NotRun, Overloaded, Rejected, ServerFailed, StaleConnection, TransportError
+from tests.ports import reserved_port
 from tests.virtual_clock import on_virtual_clock
 from tests.waiting import until
 
@@ -314,11 +315,8 @@ async def test_a_port_that_closes_and_opens_again_is_waited_for() -> None:
         writer.close()
         open_ones.discard(writer)
 
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-
     async def attempt(item: int) -> int:
-        reader, writer = await asyncio.open_connection(host, port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write(b"%d" % item)
             answer = await reader.read(100)
@@ -330,16 +328,18 @@ async def test_a_port_that_closes_and_opens_again_is_waited_for() -> None:
 
     seen: list[Progress] = []
     options = {"max_concurrency": 8, "retry": RetryPolicy(), "on_progress": seen.append, "rate_limit": 200}
-    running = asyncio.create_task(run(attempt, range(300), **options))  # type: ignore[arg-type]
-    await until(lambda: answered >= 50)
-    server.close()
-    for writer in open_ones:
-        writer.transport.abort()
-    await until(lambda: seen[-1].outage_s)
-    server = await asyncio.start_server(echo, host, port)
-    assert list(await running) == list(range(300))
-    assert len(seen) == 300
-    server.close()
+    with reserved_port() as port:
+        server = await asyncio.start_server(echo, "127.0.0.1", port)
+        running = asyncio.create_task(run(attempt, range(300), **options))  # type: ignore[arg-type]
+        await until(lambda: answered >= 50)
+        server.close()
+        for writer in open_ones:
+            writer.transport.abort()
+        await until(lambda: seen[-1].outage_s)
+        server = await asyncio.start_server(echo, "127.0.0.1", port)
+        assert list(await running) == list(range(300))
+        assert len(seen) == 300
+        server.close()
 
 
 def test_a_single_call_waits_for_no_probe() -> None:

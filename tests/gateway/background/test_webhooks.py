@@ -45,6 +45,7 @@ from tests.conftest import KEY, running_gateway
 from tests.gateway.making.test_end_to_end import openai_settings
 from tests.gateway.making.test_paid import WISH, Paid, house
 from tests.gateway.storage.test_records import a_record
+from tests.ports import reserved_port
 from tests.waiting import LIMIT_S
 
 SECRET = "whsec_Opol528XKC2nViv4o/mU8XRSu7x/NPE3oj8JcCTbTw4="
@@ -406,12 +407,11 @@ class TestRedelivery:
 
     async def test_nobody_listens(self, tmp_path: Path) -> None:
         """A refused connection is a failure as any other."""
-        async with listening() as listener:
-            pass
-        async with outbox(tmp_path, listener.url) as box:
-            await box.picture()
-            await box.deliver()
-            row = await box.row()
+        with reserved_port() as port:
+            async with outbox(tmp_path, f"http://127.0.0.1:{port}/hooks") as box:
+                await box.picture()
+                await box.deliver()
+                row = await box.row()
         assert (row.next_at, row.last_status) == (NOW + timedelta(seconds=5), None)
 
     async def test_a_receiver_that_does_not_answer(self, tmp_path: Path) -> None:

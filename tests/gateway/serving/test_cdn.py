@@ -34,6 +34,7 @@ from blossom_async.gateway.counting import access_log
 from blossom_async.gateway.storage.records import ApiKey, Records
 from blossom_async.gateway.storage.records import keys as key_records
 from tests.conftest import KEY
+from tests.ports import reserved_port
 from tests.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.campaign
@@ -93,7 +94,7 @@ class Relay(socketserver.ThreadingTCPServer):
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), RelayedConnection)
         self.behind = port
-        self.asked = b""
+        self.asked = bytearray()  # which several threads may add to
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
 
@@ -150,12 +151,6 @@ class Cdn:
     def stored(self, image_id: str) -> bytes:
         (path,) = (self.folder / "data" / "images").glob(f"*/{image_id}.*")
         return path.read_bytes()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -225,20 +220,20 @@ def command_of(name: str, folder: Path, port: int, behind: int) -> list[str | Pa
 def cdn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cdn]:
     """The gateway as `blossom serve` runs it, and one of the caches before it."""
     folder = tmp_path_factory.mktemp(request.param)
-    port, gateway_port = free_port(), free_port()
-    relay = Relay(gateway_port)
-    command = command_of(request.param, folder, port, relay.server_address[1])
-    serve = [sys.executable, "-m", "blossom_async.cli", "serve", "--port", str(gateway_port)]
-    serve += ["--data-dir", str(folder / "data"), "--public-url", f"http://127.0.0.1:{port}"]
-    environment = {
-        "BLOSSOM_API_KEYS": KEY,
-        "BLOSSOM_TRUSTED_PROXIES": "127.0.0.1",
-        "BLOSSOM_FAILED_KEY_LIMIT": "100000/min",  # the tests send more wrong keys than a viewer may
-    }
-    with process([*serve], gateway_port, folder, **environment), process(command, port, folder):
-        yield Cdn(request.param, port, gateway_port, folder, relay)
-    relay.shutdown()
-    relay.server_close()
+    with reserved_port() as port, reserved_port() as gateway_port:
+        relay = Relay(gateway_port)
+        command = command_of(request.param, folder, port, relay.server_address[1])
+        serve = [sys.executable, "-m", "blossom_async.cli", "serve", "--port", str(gateway_port)]
+        serve += ["--data-dir", str(folder / "data"), "--public-url", f"http://127.0.0.1:{port}"]
+        environment = {
+            "BLOSSOM_API_KEYS": KEY,
+            "BLOSSOM_TRUSTED_PROXIES": "127.0.0.1",
+            "BLOSSOM_FAILED_KEY_LIMIT": "100000/min",  # the tests send more wrong keys than a viewer may
+        }
+        with process([*serve], gateway_port, folder, **environment), process(command, port, folder):
+            yield Cdn(request.param, port, gateway_port, folder, relay)
+        relay.shutdown()
+        relay.server_close()
 
 
 # What the cache is for
