@@ -20,6 +20,8 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway.providers.answers import picture_of
+from blossom_async.gateway.providers.containers import Unusable, format_of, look
 from blossom_async.gateway.providers.events import Events, Watch
 from blossom_async.gateway.providers.faults import Kind, ProviderFault, request_id
 from blossom_async.gateway.providers.unpacking import Unpacking
@@ -268,14 +270,19 @@ class Wire:
     ) -> tuple[bytes, Mapping[str, bytes]]:
         events = watch is not None and response.content_type == "text/event-stream"
         body: Unpacking | Events = Events(watch) if watch is not None and events else Unpacking()
-        size = 0
-        async for part in response.content.iter_any():
-            size += len(part)
-            if size > MAX_BYTES:
-                response.close()
-                raise self._too_long(response)
-            body.feed(part)
+        size, broken = 0, None
+        try:
+            async for part in response.content.iter_any():
+                size += len(part)
+                if size > MAX_BYTES:
+                    response.close()
+                    raise self._too_long(response)
+                body.feed(part)
+        except (aiohttp.ClientError, OSError) as exc:
+            broken = exc
         read, files = body.end()
+        if broken is not None and not await asyncio.to_thread(_is_whole, response.ok, read, files):
+            raise broken
         if read.startswith(_GZIP):
             read = await asyncio.to_thread(_inflated, read)
             if len(read) > MAX_BYTES:
@@ -297,6 +304,21 @@ class Wire:
         if passage.sent:
             return ProviderFault(self._provider, Kind.LOST, detail, charged="unknown")
         return ProviderFault(self._provider, Kind.UNSENT, detail, charged="no")
+
+
+def _is_whole(ok: bool, body: bytes, files: Mapping[str, bytes]) -> bool:
+    """Whether the picture, or the refusal, is all there although the exchange broke.
+
+    Some servers announce more bytes than they have, or close the connection in place of the last chunk.
+    """
+    try:
+        if format_of(body) is not None:
+            look(body)
+            return True
+        document = orjson.loads(body)
+        return picture_of(document, files) is not None if ok else isinstance(document, dict)
+    except (Unusable, orjson.JSONDecodeError):
+        return False
 
 
 def _inflated(body: bytes) -> bytes:

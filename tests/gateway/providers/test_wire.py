@@ -7,6 +7,7 @@ import contextlib
 import copy
 import errno
 import gzip
+import json
 import pickle
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import aiohttp
+import pybase64
 import pytest
 from aiohappyeyeballs import AddrInfoType
 from aiohttp import web
@@ -26,6 +28,7 @@ from blossom_async.gateway.making.workers import Workers
 from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.wire import MAX_BYTES, Secret, Wire, provider_session, service_url
 from blossom_async.models import ImageRequest
+from blossom_async.testing.pictures import draw
 from tests.ports import reserved_port
 from tests.waiting import GROWING_S
 
@@ -171,17 +174,48 @@ async def test_silence_is_lost_after_the_time_allowed() -> None:
     assert f"{timeout_s:g} s" in fault.detail
 
 
-async def test_a_body_that_is_cut_off_is_lost() -> None:
+PICTURE = draw("a lake", width=16, height=16, format="png", transparent=False).data
+
+
+@pytest.mark.parametrize("body", [b"half", PICTURE[:-1], b'{"data": []}', b'{"data": [{"b64_json": "iVBO'])
+async def test_a_body_that_is_cut_off_is_lost(body: bytes) -> None:
     """Half an answer is none."""
 
     async def talk(reader: _Reader, writer: _Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n" + body)
         await writer.drain()
 
     async with listening(talk) as url:
         fault = await accident(url, method="GET")
     assert fault.kind is Kind.LOST
+
+
+_JSON = json.dumps({"data": [{"b64_json": pybase64.b64encode(PICTURE).decode()}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, _JSON), (200, PICTURE), (400, b'{"error": {"message": "too wide"}}')],
+    ids=["JSON", "a picture", "a refusal"],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_is_whole_counts_although_more_was_announced(
+    status: int, body: bytes, chunked: bool
+) -> None:
+    """Or although the last chunk is missing: the picture is paid, and all of it is there."""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body) + 9}"
+
+    async def talk(reader: _Reader, writer: _Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} X\r\n{framing}\r\n\r\n".encode())
+        writer.write(b"%x\r\n%b\r\n" % (len(body), body) if chunked else body)
+        await writer.drain()
+
+    async with listening(talk) as url, provider_session() as session:
+        wire = Wire("p", session, timeout_s=30.0, connect_s=5.0)
+        answer = await wire.ask("GET", url, headers={})
+    assert (answer.status, answer.body) == (status, body)
 
 
 async def test_with_a_session_that_does_not_note_it_everything_may_have_left() -> None:
