@@ -31,9 +31,14 @@ _NAMES = (
     *_URLS,
     *("data", "images", "image", "outputs", "output", "artifacts", "predictions", "results", "result"),
 )
+_BEFORE = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and blanks
+_LONGEST_START = 64  # bytes of them
 _SMALL = 64 * 1024  # bytes, read in less time than it takes to hand them to a thread
 _DEEPEST = 6  # lists and objects one in another
 _LIKE_JSON = re.compile(r"\s*[{\[]")
+_LINE = re.compile(r"(?:\A|[\r\n])\s*(?:data:\s*)?([{\[])")
+_MOST_MISSES = 16
+_DECODER = json.JSONDecoder(strict=False)
 _QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also as Python shows bytes
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 
@@ -67,7 +72,7 @@ def _tolerated(body: bytes, content_type: str) -> object:
         charset = declared[1]
     try:
         text = body.decode(charset, "replace").lstrip("\ufeff\0 \t\r\n")
-        return json.JSONDecoder(strict=False).raw_decode(text)[0]
+        return _DECODER.raw_decode(text)[0]
     except (ValueError, LookupError, RecursionError):
         return None
 
@@ -81,8 +86,8 @@ async def opened(
     servers use for it; the texts that stand for ``files`` are taken for these. A large body is read in a
     thread.
     """
-    if format_of(body) is not None:
-        return body, {}
+    if (picture := _picture_in(body)) is not None:
+        return picture, {}
     if len(body) < _SMALL:
         return _opened(body, content_type, files)
     return await asyncio.to_thread(_opened, body, content_type, files)
@@ -92,9 +97,26 @@ def _opened(
     body: bytes, content_type: str, files: Mapping[str, bytes]
 ) -> tuple[bytes | str | None, Mapping[str, Any]]:
     document = document_of(body, content_type)
-    if document is None:
-        return _bare(body), {}
-    return picture_of(document, files), document if isinstance(document, dict) else {}
+    found = _bare(body) if document is None else picture_of(document, files)
+    if found is None or (isinstance(found, bytes) and format_of(found) is None):
+        for other in _documents_in(body):
+            if (picture := picture_of(other, files)) is not None:
+                document, found = other, picture
+    return found, document if isinstance(document, dict) else {}
+
+
+def _documents_in(body: bytes) -> Iterator[Any]:
+    """Those that begin a line, also of an event, whatever stands before and between them.
+
+    Such as lines of JSON that tell of the work, and the warnings of a script.
+    """
+    text, at, misses = body.decode("utf-8", "replace"), 0, 0
+    while misses < _MOST_MISSES and (begin := _LINE.search(text, at)) is not None:
+        try:
+            document, at = _DECODER.raw_decode(text, begin.start(1))
+            yield document
+        except (ValueError, RecursionError):
+            misses, at = misses + 1, begin.end()
 
 
 def _bare(body: bytes) -> bytes | str | None:
@@ -103,6 +125,15 @@ def _bare(body: bytes) -> bytes | str | None:
     if isinstance(found, str):
         return found if _HTTP.match(found) and not _BLANKS.search(found) else None
     return found if found is not None and format_of(found) is not None else None
+
+
+def _picture_in(data: bytes) -> bytes | None:
+    """The picture that the bytes are, after what scripts and editors write before a file, or None."""
+    if format_of(data) is not None:
+        return data
+    start = data[:_LONGEST_START]
+    picture = data[len(start) - len(start.lstrip(_BEFORE)) :]
+    return picture if format_of(picture) is not None else None
 
 
 def picture_of(document: object, files: Mapping[str, bytes] | None = None) -> bytes | str | None:
@@ -117,8 +148,8 @@ def picture_of(document: object, files: Mapping[str, bytes] | None = None) -> by
         is_file = data is not None
         if data is None:
             data = _decoded(rest if packed is None else unquote(rest))
-        if data is not None and format_of(data) is not None:
-            return data
+        if data is not None and (picture := _picture_in(data)) is not None:
+            return picture
         is_path = packed is None and not is_file and _RELATIVE.match(text) is not None
         if is_path and (name in _URLS or _PATH.match(text)):
             return text

@@ -9,18 +9,22 @@ import orjson
 import pybase64
 
 from blossom_async.gateway.providers import Partial, Show
+from blossom_async.gateway.providers.answers import picture_of
 from blossom_async.gateway.providers.containers import Unusable, look
 
 __all__ = ["Events", "Watch", "watching"]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Watch = Callable[[Mapping[str, Any]], bool]
 """Takes the data of an event; True if it is one on the way, and the answer is still to come."""
 
 
 class Events:
-    """The body of an answer in events: the data of the last that ``watch`` leaves, else nothing.
+    """The body of an answer in events: of those that ``watch`` leaves the last with a picture, else the last.
 
-    Lines end in LF or CR LF. Only their data counts, which names its type.
+    Lines end in LF or CR LF. Only their data counts, which names its type. Some servers send what the picture
+    cost, or signs of life, after it.
     """
 
     def __init__(self, watch: Watch) -> None:
@@ -44,7 +48,7 @@ class Events:
         return self._answer, {}
 
     def _end_line(self) -> None:
-        line = b"".join(self._line).removesuffix(b"\r")
+        line = b"".join(self._line).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
         self._line = []
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
@@ -57,8 +61,18 @@ class Events:
             event = orjson.loads(data)
         except orjson.JSONDecodeError:  # such as [DONE]
             return
-        if not isinstance(event, dict) or not self._watch(event):
+        if isinstance(event, dict) and self._watch(event):
+            return
+        if (
+            not self._answer
+            or picture_of(event) is not None
+            or picture_of(orjson.loads(self._answer)) is None
+        ):
             self._answer = data
+
+
+def _has_picture(data: bytes) -> bool:
+    return picture_of(orjson.loads(data)) is not None
 
 
 def watching(show: Show, most: object) -> Watch:

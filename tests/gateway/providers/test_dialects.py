@@ -162,6 +162,16 @@ DOCUMENTS = {
     "no content type": as_text(str, "utf-8", "application/octet-stream"),
     "one line of lines of JSON": as_text(lambda told: f"{told}\n", "utf-8", "application/x-ndjson"),
     "in a JSON string": as_text(json.dumps),
+    "after lines that tell of the work": as_text(lambda told: f'{{"status": "drawing"}}\n{told}\n'),
+    "after warnings of a script": as_text(lambda told: f"<br />\n<b>Warning</b>: line [3]\n{told}"),
+    "after a prefix against scripts": as_text(lambda told: f")]}}',\n{told}"),
+    "after a comment of events": as_text(lambda told: f": PROCESSING\n\n{told}"),
+    "events that are not said to be": as_text(lambda told: f"data: {told}\n\ndata: [DONE]\n\n"),
+    "one event": as_text(lambda told: f"\ufeffdata: {told}\n\n", content_type="text/event-stream"),
+    "events after the picture": as_text(
+        lambda told: f'data: {told}\n\ndata: {{"usage": {{}}}}\n\ndata: {{}}\n\n',
+        content_type="text/event-stream",
+    ),
 }
 
 
@@ -310,6 +320,19 @@ async def test_the_body_may_be_the_picture_itself(content_type: str) -> None:
     def form(answer: Answer) -> Answer:
         data = base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])
         return attrs.evolve(answer, body=data, headers={"Content-Type": content_type})
+
+    await delivered(form)
+
+
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b"\r\n\r\n"], ids=["mark", "line ends"])
+@pytest.mark.parametrize("encoded", [False, True])
+async def test_a_picture_may_come_after_what_scripts_write_first(before: bytes, encoded: bool) -> None:
+    """A file of a script that was saved with a byte order mark, or with lines after its last bracket."""
+
+    def form(answer: Answer) -> Answer:
+        data = before + base64.b64decode(json.loads(answer.body)["data"][0]["b64_json"])
+        told = json.dumps({"data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
+        return attrs.evolve(answer, body=told if encoded else data, headers={"Content-Type": "image/png"})
 
     await delivered(form)
 
