@@ -21,7 +21,7 @@ __all__ = ["document_of", "fields_of", "opened", "picture_of"]
 _CHARSET = re.compile(r"(?i)charset=\"?((?:utf|iso-8859|latin|windows|us-ascii|gb|big5|shift|euc)[\w-]*)")
 _DATA_URL = re.compile(r"(?i)\s*(?:[^,]*;)?base64\s*,")  # RFC 2397, with or without its beginning
 _BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
-_HTTP = re.compile(r"(?i)\s*(?:https?:)?//\w")
+_HTTP = re.compile(r"(?i)\s*(?:https?:)?(?:\\?/){2}\w")
 _RELATIVE = re.compile(r"(?i)(?!\s*[a-z][a-z0-9+.-]*:).{1,8192}\Z", re.DOTALL)
 _PATH = re.compile(r"(?i)\s*(?:/|\S+\.(?:avif|bmp|gif|jpe?g|png|tiff?|webp)\b)")
 _URLS = ("url", "imageurl", "uri")

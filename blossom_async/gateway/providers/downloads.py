@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -22,6 +24,9 @@ _AGAIN_S = (0.5, 2.0)
 _TRIES_TO_CONNECT = 60  # while this machine may open no more files
 _PASSING = {404, 408, 425, 429}
 _MOVED = {300, 301, 302, 303, 307, 308}
+_ESCAPED = re.compile(r"\\u00([0-7][0-9a-f])", re.ASCII | re.IGNORECASE)  # of JSON
+_IN_TEXT = re.compile(r"(?i)https?://[^\s\"'<>()]+")
+_HOST = re.compile(r"\s*[\w-]+(?:\.[\w-]+)+(?::[0-9]+)?/", re.ASCII)
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))  # what a request line can hold
 
 
@@ -48,11 +53,13 @@ class Downloads:
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
         """The answer from the URL, after at most ten redirects. A picture is taken out of JSON or base64.
 
-        A relative URL starts at ``base`` or, as some servers mean it, at the root. Raises ``ProviderFault``:
-        ``BAD_CONTENT`` that was charged, since the service has made the picture.
+        A relative URL starts at ``base`` or, as some servers mean it, at the root. One that was escaped once
+        too often, lacks its scheme, or stands in quotes or Markdown, is tried as it was meant, too. Raises
+        ``ProviderFault``: ``BAD_CONTENT`` that was charged, since the service has made the picture.
         """
         problem = "it is not an http(s) URL"
-        urls = dict.fromkeys((exact_url(reference, base), exact_url(reference, base.origin())))
+        written = dict.fromkeys((reference, _meant(reference)))
+        urls = dict.fromkeys(exact_url(each, at) for each in written for at in (base, base.origin()))
         for wait_s in (0.0, *_AGAIN_S):
             if wait_s:
                 await self._sleep(wait_s)
@@ -113,6 +120,15 @@ class Downloads:
 def _is_unready(answer: Answer) -> bool:
     """Whether it is a success without a picture: nothing, or the state of the work as JSON."""
     return not answer.body or (format_of(answer.body) is None and answer.body.lstrip()[:1] == b"{")
+
+
+def _meant(reference: str) -> str:
+    """The URL without what HTML, JSON or Markdown put around or into it, and with its host as such."""
+    text = html.unescape(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), reference)).replace("\\/", "/")
+    found = _IN_TEXT.search(text)
+    if found is not None:
+        return found[0]
+    return f"//{text.strip()}" if _HOST.match(text) else text
 
 
 def exact_url(reference: str, base: URL) -> URL | None:

@@ -224,6 +224,31 @@ async def test_a_relative_url_starts_from_the_request_or_the_root(given: str) ->
     assert await delivered(changed(lambda _: {"data": [{"url": given}]})) == ["/pictures/6.png"]
 
 
+MEANT = {
+    "escaped for HTML": "http://{host}/pictures/7.png?a=1&amp;sig=x%2Fy",
+    "escaped for JSON twice": "http:\\/\\/{host}\\/pictures\\/7.png?a=1\\u0026sig=x%2Fy",
+    "in Markdown": "![a fox](http://{host}/pictures/7.png?a=1&sig=x%2Fy)",
+    "in quotes": '"http://{host}/pictures/7.png?a=1&sig=x%2Fy"',
+    "without a scheme": "{host}/pictures/7.png?a=1&sig=x%2Fy",
+}
+
+
+@pytest.mark.parametrize("written", MEANT.values(), ids=MEANT)
+async def test_a_url_is_tried_as_it_was_meant_where_it_fails_as_written(written: str) -> None:
+    """The picture is paid for."""
+
+    async def fetch(request: web.Request) -> web.StreamResponse:
+        good = request.raw_path == "/pictures/7.png?a=1&sig=x%2Fy"
+        return web.Response(body=b"a picture") if good else web.Response(status=403)
+
+    app = web.Application()
+    app.router.add_get("/{rest:.*}", fetch)
+    async with serving(app) as url, provider_session() as session:
+        downloads = Downloads("p", session, timeout_s=5, connect_s=5)
+        given = written.format(host=f"{url.host}:{url.port}")
+        assert (await downloads.picture(given, url, None)).body == b"a picture"
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "http://", "ftp://a.example/1.png", "file:///etc/passwd", "http://u:p@a.example/", "http://[::1"],
