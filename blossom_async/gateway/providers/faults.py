@@ -16,7 +16,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.providers.answers import fields_of
+from blossom_async.gateway.providers.answers import document_of, fields_of
 
 __all__ = ["Charged", "Kind", "ProviderFault", "refusal", "request_id", "shortened", "to_error"]
 
@@ -178,9 +178,12 @@ def refusal(
     Reads the envelope of Pollinations, the ``error`` object of OpenAI, x402, and bare ``detail`` or
     ``message``, but no ``upstreamBody``. ``key`` and ``prompt`` are removed from the provider's words.
     """
-    answer = fields_of(body, headers.get("Content-Type", "")) if len(body) <= _MOST_READ else {}
+    answer = _answer(body, headers.get("Content-Type", "")) if len(body) <= _MOST_READ else {}
     error = answer.get("error")
     inner = error if isinstance(error, dict) else {}
+    said = inner.get("message")
+    if isinstance(said, str) and (passed_on := fields_of(said.encode(errors="replace")).get("error")):
+        inner = {**inner, **_dict(passed_on)}
     words = _words(answer, inner, body)
     codes = [inner.get("code"), inner.get("type"), answer.get("code"), answer.get("type")]
     codes += [_dict(inner.get("innererror")).get("code"), error]
@@ -199,6 +202,26 @@ def refusal(
         request_id=next((found for found in ids if found and not (key and key in found)), None),
         retry_after_s=_wait(answer, headers),
     )
+
+
+def _answer(body: bytes, content_type: str) -> dict[str, Any]:
+    """The object in an answer; of a list, as Google has it, the first. ``errors`` stand for ``error``."""
+    document = document_of(body, content_type)
+    answer = _dict(document[0] if isinstance(document, list) and document else document)
+    errors = answer.get("errors")
+    if errors and not answer.get("error"):
+        answer = {**answer, "error": _first(errors)}
+    return answer
+
+
+def _first(errors: object) -> object:
+    """The first of several; of those by field, with the field's name."""
+    if isinstance(errors, list):
+        return errors[0] if errors else None
+    for field, said in _dict(errors).items():
+        words = _first(said) if isinstance(said, list) else said
+        return {"message": f"{field} {words}"} if isinstance(words, str) else words
+    return errors
 
 
 def _kind(status: int, codes: set[str], words: str, upstream: int | None) -> Kind:

@@ -86,12 +86,30 @@ def some_fault(kind: Kind, charged: str = "no", **fields: Any) -> ProviderFault:
         (524, b"<html>", Kind.LOST, "unknown"),
         (530, b"error code: 1033", Kind.UNAVAILABLE, "no"),
         (204, b"", Kind.BAD_CONTENT, "unknown"),
+        (400, {"errors": [{"message": "m", "code": "content_policy_violation"}]}, Kind.MODERATION, "no"),
+        (400, [{"error": {"code": "insufficient_quota"}}], Kind.OUT_OF_FUNDS, "no"),
+        (400, {"error": {"message": '{"error": {"code": "moderation_blocked"}}'}}, Kind.MODERATION, "no"),
     ],
 )
 def test_a_refusal_is_told_by_what_it_says(status: int, body: object, kind: Kind, charged: str) -> None:
     """The status alone does not decide: money, moderation and limits come under several."""
     fault = fault_of(status, body)
     assert (fault.kind, fault.charged) == (kind, charged)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"errors": ["size is too large"]},
+        {"errors": {"size": ["is too large"]}},
+        {"errors": {"size": "is too large"}},
+        [{"error": {"code": 400, "message": "size is too large"}}],
+        {"error": {"message": '{"error": {"message": "size is too large"}}'}},
+    ],
+)
+def test_what_was_wrong_is_passed_on(body: object) -> None:
+    """However the service wraps it: several errors, errors by field, or the error of a service behind it."""
+    assert "size is too large" in str(fault_of(400, body))
 
 
 @given(
@@ -104,6 +122,8 @@ def test_a_refusal_is_told_by_what_it_says(status: int, body: object, kind: Kind
 @example(status=400, body=b'{"error": ' + b'"' + b"x" * 300_000 + b'"}')
 @example(status=400, body=json.dumps({"error": {"code": KEY, "requestId": KEY}}).encode())
 @example(status=400, body=b'{"message": "\\u200e\\u2066"}')
+@example(status=400, body=b'{"errors": {"a": [[[5]]], "b": {}}}')
+@example(status=400, body=b"[[]]")
 def test_whatever_a_provider_answers_is_one_fault(status: int, body: bytes) -> None:
     """No body raises anything; the message is one line of bounded length, without the key and the prompt."""
     fault = refusal("p", status, {}, body, key=KEY, prompt=PROMPT)
