@@ -27,6 +27,7 @@ from blossom_async.batch import Done, Journal, RetryPolicy, current_attempt, run
 from blossom_async.batch import journal as journal_module
 from blossom_async.batch.journal import OpenJournal
 from blossom_async.errors import ConfigurationError, JournalMismatch, Rejected, ServerFailed
+from tests.forking import FORKS
 from tests.waiting import LIMIT_S
 
 
@@ -280,7 +281,7 @@ async def test_a_full_disk_stops_the_batch(tmp_path: Path, monkeypatch: pytest.M
 
 async def test_leaving_early_keeps_what_was_finished(tmp_path: Path) -> None:
     """Also when cancelled; no thread and no lock stays behind."""
-    path, sent = tmp_path / "run.jsonl", Sent()
+    path, sent, before = tmp_path / "run.jsonl", Sent(), set(threading.enumerate())
     async with stream(sent.attempt, names(1000), journal=path, window=10) as outcomes:
         await anext(outcomes)
     begun = Sent()
@@ -290,7 +291,8 @@ async def test_leaving_early_keeps_what_was_finished(tmp_path: Path) -> None:
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow
-    assert not [thread for thread in threading.enumerate() if thread.name == "blossom journal"]
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name == "blossom journal"]
     await run(sent.attempt, names(3000), journal=path)
 
 
@@ -625,7 +627,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         asyncio.run(run(Sent().attempt, ["a"], journal=tmp_path / "run.jsonl"))
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@FORKS
 async def test_a_forked_process_neither_locks_an_open_journal_nor_writes_it(tmp_path: Path) -> None:
     """It is told so, and outlives the run without keeping the next one from the file."""
     path = tmp_path / "run.jsonl"
@@ -650,5 +652,6 @@ async def test_a_forked_process_neither_locks_an_open_journal_nor_writes_it(tmp_
         assert list(result) == ["A"]
         assert [line.get("index") for line in whole_lines(path)] == [None, 0]
     finally:
-        os.close(leave)
+        for descriptor in (told, tell, stay, leave):
+            os.close(descriptor)
         await asyncio.to_thread(os.waitpid, child, 0)

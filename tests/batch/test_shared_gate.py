@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit, SharedGate, run, run_one
 from blossom_async.batch.start_times import widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
+from tests.forking import FORKS
 from tests.thorough import thoroughly
 from tests.virtual_clock import on_virtual_clock
 
@@ -263,6 +264,7 @@ def test_a_batch_runs_under_a_shared_gate() -> None:
     assert max(world.starts) - min(world.starts) <= 200 / 50 / 0.94
 
 
+@FORKS
 def test_a_forked_process_uses_no_start_time_of_its_parent() -> None:
     """It asks for its own."""
     parent = os.getpid()

@@ -256,11 +256,13 @@ async def test_deleting_again_makes_a_lost_delete_last(blobs: LocalBlobs, tmp_pa
 
 async def test_close_ends_the_threads(tmp_path: Path) -> None:
     """After `close` none of its threads runs."""
+    before = set(threading.enumerate())
     blobs = LocalBlobs(tmp_path / "images")
     await blobs.open()
     await blobs.put(ID, "png", b"x")
     await blobs.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blossom-blobs")]
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name.startswith("blossom-blobs")]
 
 
 class TestReserved:
