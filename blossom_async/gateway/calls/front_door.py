@@ -38,7 +38,7 @@ MOST = 10
 """Pictures of one call, as at OpenAI."""
 
 _RATIO = re.compile("([1-9][0-9]{0,3}):([1-9][0-9]{0,3})", re.ASCII)
-_SIZE = re.compile("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+_SIZE = re.compile("\\s*([1-9][0-9]{0,4})\\s*[x*×]\\s*([1-9][0-9]{0,4})\\s*", re.ASCII)
 QUALITIES = {
     "auto": "standard",
     "low": "standard",
@@ -49,7 +49,7 @@ QUALITIES = {
 }
 """OpenAI's qualities, and ours."""
 
-_FORMATS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+_FORMATS = {"png": "png", "jpeg": "jpg", "jpg": "jpg", "webp": "webp"}
 _BACKGROUNDS = {"auto": False, "opaque": False, "transparent": True}
 _HINTS = frozenset(("steps", "cfg"))  # of LobeChat, sent to every model
 _EVENTS = "text/event-stream"
@@ -70,7 +70,11 @@ _DEFAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
 _MAY_BE_EMPTY = {*_THEIRS, *_DEFAULTS, "model", "quality", "negative_prompt"}
 """Parameters that clients send as an empty text where a person has set nothing."""
 _OTHER_APIS = ("chat/completions", "completions", "responses", "embeddings", "moderations", "audio/{path:.+}")
-_WITHOUT_V1 = ("/images/generations", "/images/edits", "/models", "/chat/completions", "/openai/{path:.+}")
+_BASES = ("/v1", "/v1/")  # the latter of clients that add a slash to a base URL that ends in one
+_ELSEWHERE = (
+    *("/images/generations", "/images/edits", "/models", "/chat/completions", "/openai/{path:.+}"),
+    *("/v1/v1/{path:.+}", "/v1/openai/{path:.+}", "/api/v1/{path:.+}", "/v1/images/generations/"),
+)
 _GIVES_BYTES = re.compile("gpt-image|chatgpt-image")
 _FINAL_STATUS = 424  # Failed Dependency; clients that look at the status retry 408, 409, 429 and 5xx
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -113,16 +117,21 @@ class FrontDoor:
     def routes(self) -> list[web.RouteDef]:
         """The routes to add to the application. They check the API key."""
         routes = [
-            web.post("/v1/images/generations", self.generations),
-            web.get("/v1/models", self.models),
-            web.get("/v1/models/{model:.+}", self.model),
-            web.post("/v1/images/edits", self.edits),
-            web.post("/v1/images/variations", self.no_variations),
+            route
+            for base in _BASES
+            for route in (
+                web.post(f"{base}/images/generations", self.generations),
+                web.get(f"{base}/models", self.models),
+                web.get(f"{base}/models/{{model:.+}}", self.model),
+                web.post(f"{base}/images/edits", self.edits),
+                web.post(f"{base}/images/variations", self.no_variations),
+            )
         ]
         guarded = [self._admission.guarded(route) for route in routes]
         elsewhere = [
             *(web.route("*", f"/v1/{path}", self.not_offered) for path in _OTHER_APIS),
-            *(web.route("*", path, self.without_v1) for path in _WITHOUT_V1),
+            *(web.route("*", path, self.wrong_base) for path in _ELSEWHERE),
+            web.get("/v1/images/generations", self.not_posted),
         ]
         return [_in_their_words(route) for route in (*guarded, *elsewhere)]
 
@@ -232,8 +241,20 @@ class FrontDoor:
             code="not_offered",
         )
 
-    async def without_v1(self, _: web.Request) -> web.Response:
-        """404: the client's base URL lacks ``/v1``."""
+    async def not_posted(self, _: web.Request) -> web.Response:
+        """405: a browser was sent here."""
+        error = ResponseError(
+            "pictures are made by POST with a JSON body here; OpenAI's clients do that with the base URL "
+            f"{self._public_url}/v1",
+            status=405,
+            code="method_not_allowed",
+        )
+        answer = _refused(error, 405)
+        answer.headers["Allow"] = "POST"
+        return answer
+
+    async def wrong_base(self, _: web.Request) -> web.Response:
+        """404: the client's base URL lacks ``/v1``, or has more than that."""
         raise ResponseError(
             f"OpenAI's API is below /v1 here: give the client the base URL {self._public_url}/v1",
             status=404,
@@ -368,7 +389,7 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest("defer", options["defer"], "no value; POST /v1/images makes deferred pictures")
     size = body.get("size")
     if size is not None and size != "auto":
-        found = _SIZE.fullmatch(size.strip().lower()) if isinstance(size, str) else None
+        found = _SIZE.fullmatch(size.lower()) if isinstance(size, str) else None
         if found is None:
             raise InvalidRequest("size", size, "a width and a height in pixels, such as 1024x1024, or auto")
         options["width"], options["height"] = int(found[1]), int(found[2])

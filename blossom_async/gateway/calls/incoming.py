@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -37,6 +38,7 @@ __all__ = [
     "priority",
     "required_object",
     "too_long",
+    "unknown_type",
 ]
 
 MAX_BODY = 1024 * 1024
@@ -78,11 +80,7 @@ async def json_parts(http: web.Request, most: int) -> AsyncIterator[bytes]:
     Raises ``ResponseError`` if it is said not to be JSON, or is too long.
     """
     if http.content_type != "application/json":
-        raise ResponseError(
-            f"the body is {http.content_type}; send application/json",
-            status=415,
-            code="unsupported_media_type",
-        )
+        raise unknown_type(http, "application/json")
     check_uncompressed(http)
     size = 0
     async for part in http.content.iter_any():
@@ -92,11 +90,29 @@ async def json_parts(http: web.Request, most: int) -> AsyncIterator[bytes]:
         yield part
 
 
+def unknown_type(http: web.Request, allowed: str) -> ResponseError:
+    """The error for a body that is not said to be of an allowed type."""
+    said = f"is {http.content_type}" if "Content-Type" in http.headers else "has no Content-Type"
+    return ResponseError(
+        f"the body {said}; send the header 'Content-Type: {allowed}'",
+        status=415,
+        code="unsupported_media_type",
+    )
+
+
 def parsed_object(data: bytes) -> dict[str, Any]:
-    """The JSON object of a body. Raises ``ResponseError`` if it is none."""
+    """The JSON object of a body, also after a byte order mark. Raises ``ResponseError`` if it is none."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
+        data.decode()
         body = orjson.loads(data)
         json.loads(data, object_pairs_hook=_once_each)  # orjson silently takes the last of equal names
+    except UnicodeDecodeError as exc:
+        raise ResponseError(
+            f"the body is not UTF-8: byte 0x{data[exc.start]:02x} at {exc.start + 1}; send JSON in UTF-8",
+            status=400,
+            code="malformed_body",
+        ) from exc
     except (orjson.JSONDecodeError, ValueError, RecursionError) as exc:
         raise ResponseError(f"the body is not JSON: {exc}", status=400, code="malformed_body") from exc
     return required_object(body, "the body")
@@ -104,7 +120,7 @@ def parsed_object(data: bytes) -> dict[str, Any]:
 
 def check_uncompressed(http: web.Request) -> None:
     """Raises ``ResponseError`` (415) for a body with a Content-Encoding, which could be of any size."""
-    if "Content-Encoding" in http.headers:
+    if http.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise ResponseError(
             "the body has a Content-Encoding; send it uncompressed, without that header",
             status=415,

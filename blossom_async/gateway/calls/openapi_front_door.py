@@ -143,7 +143,7 @@ def schemas(image_request: Mapping[str, Any]) -> dict[str, _Schema]:
         },
         "quality": {"enum": [*QUALITIES, "ultra", None]},
         "response_format": {"enum": ["url", "b64_json", None]},
-        "output_format": {"enum": ["png", "jpeg", "webp", None]},
+        "output_format": {"enum": ["png", "jpeg", "jpg", "webp", None]},
         "output_compression": {"type": ["integer", "null"], "minimum": 0, "maximum": 100},
         "background": {"enum": ["auto", "opaque", "transparent", None]},
         "stream": {"type": ["boolean", "null"], "description": "Server-sent events, one for each picture."},

@@ -30,6 +30,7 @@ from blossom_async.gateway.calls.incoming import (
     json_type,
     parsed_object,
     too_long,
+    unknown_type,
 )
 from blossom_async.gateway.calls.pictures import Pictures
 from blossom_async.gateway.making.decoding import PREVIEW_PX, Undecodable, check_png, decoded
@@ -105,11 +106,7 @@ class Uploads:
                 check_uncompressed(http)
                 fields, given, mask = await _form(http, hold)
             elif http.content_type != "application/json":
-                raise ResponseError(
-                    f"the body is {http.content_type}; send multipart/form-data or application/json",
-                    status=415,
-                    code="unsupported_media_type",
-                )
+                raise unknown_type(http, "multipart/form-data' or 'application/json")
             else:
                 fields, given, mask = await _json(http, hold)
             if not given:

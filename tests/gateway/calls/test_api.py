@@ -276,6 +276,24 @@ async def test_other_content_types_are_refused(gateway: Gateway) -> None:
     async with gateway as running:
         status, _, problem = await call(running, "POST", "/v1/images", body=b"{}", Content_Type="text/plain")
     assert (status, problem["code"]) == (415, "unsupported_media_type")
+    assert problem["detail"] == "the body is text/plain; send the header 'Content-Type: application/json'"
+
+
+async def test_a_body_may_begin_with_a_byte_order_mark(gateway: Gateway) -> None:
+    """As files of some editors do (RFC 8259, 8.1); and "identity" is no encoding."""
+    body = "\ufeff".encode() + b'{"prompt": "a", "width": 16, "height": 16}'
+    async with gateway as running:
+        status, _, _ = await call(running, "POST", "/v1/images", body=body, Content_Encoding="identity")
+    assert status == 201
+
+
+async def test_a_body_in_another_charset_says_so(gateway: Gateway) -> None:
+    """Windows PowerShell sends Latin-1 where it is not told otherwise."""
+    async with gateway as running:
+        body = '{"prompt": "grün"}'.encode("latin-1")
+        status, _, problem = await call(running, "POST", "/v1/images", body=body)
+    assert (status, problem["code"]) == (400, "malformed_body")
+    assert problem["detail"] == "the body is not UTF-8: byte 0xfc at 15; send JSON in UTF-8"
 
 
 @pytest.mark.parametrize(

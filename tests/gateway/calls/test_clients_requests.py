@@ -196,17 +196,46 @@ class TestStream:
                 await client.images.generate(prompt="a lake", size="8x8", stream=True)
 
 
+@pytest.mark.parametrize("size", ["16x16", "16X16", "16*16", "16×16", " 16 x 16 "])
+async def test_a_size_is_read_however_its_sign_is_written(tmp_path: Path, size: str) -> None:
+    """It can mean nothing else; nor can jpg."""
+    async with running_gateway(tmp_path) as running:
+        body = {"prompt": "a", "size": size, "output_format": "jpg", "response_format": "b64_json"}
+        status, _, answered = await post(running, "/v1/images/generations", body)
+    assert status == 200
+    assert base64.b64decode(json.loads(answered)["data"][0]["b64_json"]).startswith(b"\xff\xd8")
+
+
 class TestWrongPaths:
     """Errors in a form that OpenAI's clients show."""
 
-    @pytest.mark.parametrize("path", ["/images/generations", "/chat/completions", "/openai/deployments/x/y"])
-    async def test_a_base_url_without_v1(self, tmp_path: Path, path: str) -> None:
+    async def test_a_base_url_that_ends_in_a_slash(self, tmp_path: Path) -> None:
+        """To which some clients add another one."""
+        async with running_gateway(tmp_path) as running:
+            status, _, _ = await post(running, "/v1//images/generations", {"prompt": "a", "size": "16x16"})
+        assert status == 200
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/images/generations", "/chat/completions", "/openai/deployments/x/y"),
+            *("/v1/v1/images/generations", "/v1/openai/deployments/x/y", "/api/v1/images/generations"),
+        ],
+    )
+    async def test_a_base_url_without_v1_or_with_more(self, tmp_path: Path, path: str) -> None:
         """The right one is named."""
         async with running_gateway(tmp_path) as running:
             status, _, answered = await post(running, path, {})
         error = json.loads(answered)["error"]
         assert (status, error["code"]) == (404, "not_found")
         assert f"the base URL {running.base_url}/v1" in error["message"]
+
+    async def test_the_call_in_a_browser(self, tmp_path: Path) -> None:
+        """It says what to do, and not that there is no picture of that name."""
+        async with running_gateway(tmp_path) as running, aiohttp.ClientSession() as http:
+            async with http.get(f"{running.base_url}/v1/images/generations") as answer:
+                assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+                assert "made by POST" in await answer.text()
 
     async def test_their_other_apis(self, tmp_path: Path) -> None:
         """The client shows what is said."""
