@@ -32,6 +32,7 @@ class Events:
         self._line: list[bytes] = []  # its pieces so far
         self._data: list[bytes] = []
         self._answer = b""
+        self._has_picture = False
 
     def feed(self, part: bytes) -> None:
         """Takes what has arrived."""
@@ -63,16 +64,9 @@ class Events:
             return
         if isinstance(event, dict) and self._watch(event):
             return
-        if (
-            not self._answer
-            or picture_of(event) is not None
-            or picture_of(orjson.loads(self._answer)) is None
-        ):
-            self._answer = data
-
-
-def _has_picture(data: bytes) -> bool:
-    return picture_of(orjson.loads(data)) is not None
+        has_picture = picture_of(event) is not None
+        if has_picture or not self._has_picture:
+            self._answer, self._has_picture = data, has_picture
 
 
 def watching(show: Show, most: object) -> Watch:
