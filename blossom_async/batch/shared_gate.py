@@ -128,6 +128,7 @@ class SharedGate(Gate):
         self._pause_told = -math.inf  # and knows
         self._asked_at = self._ask_at = -math.inf
         self._answer_by = -math.inf
+        self._telling: asyncio.Handle  # what is to note the latest start
         self._told: list[Used] = []  # what became of start times since the last question
         self._used = self._void = 0  # start times since the last question; void for being late, not unwanted
         self._in_demand = False
@@ -169,7 +170,7 @@ class SharedGate(Gate):
         """
         await pass_gates((self,), lead_s=self._lead_s)
         slot, resets, reserved_at = self._taken, self._resets, self._clock()
-        self._told.pop()  # that of this one: it is told when it starts
+        self._telling.cancel()  # this one is told when it starts
 
         async def begin() -> float:
             own = self._clock()
@@ -179,7 +180,7 @@ class SharedGate(Gate):
                 own = self._clock()
             if resets == self._resets:
                 if own <= self._latest_of(slot, own):
-                    self._tell(slot, own)
+                    self._tell(slot)
                     return asyncio.get_running_loop().time()
                 self._told.append((slot[0], -1.0))
             self._void += 1
@@ -213,7 +214,7 @@ class SharedGate(Gate):
 
     async def _take(self, now: float) -> None:
         self._taken = self._slots.popleft()
-        self._tell(self._taken, self._clock())
+        self._tell(self._taken)
         self._used += 1
         self._in_demand = self._turnstile.waiting > 0
         await super()._take(now)
@@ -224,11 +225,20 @@ class SharedGate(Gate):
         due_s = max(0.0, self._ask_due(own) - own)
         await super()._wait_until(min(at, asyncio.get_running_loop().time() + due_s))
 
-    def _tell(self, slot: tuple[float, float], own: float) -> None:
-        """Notes that its start was made."""
-        start, slack_s = slot
-        late_s = own - self._offset.least(own) + _ROUNDING_S - start
-        self._told.append((start, min(max(late_s, 0.0), slack_s)))
+    def _tell(self, slot: tuple[float, float]) -> None:
+        """Notes when its start was made, at the latest: once a task that it makes had its first turn.
+
+        A busy machine may let the process stand still between the start and what is sent.
+        """
+        loop = asyncio.get_running_loop()
+        self._telling = loop.call_soon(loop.call_soon, self._note, slot, self._resets)
+
+    def _note(self, slot: tuple[float, float], resets: int) -> None:
+        if resets == self._resets:
+            start, slack_s = slot
+            own = self._clock()
+            late_s = own - self._offset.least(own) + _ROUNDING_S - start
+            self._told.append((start, min(max(late_s, 0.0), slack_s)))
 
     def _latest_of(self, slot: tuple[float, float], own: float) -> float:
         start, slack_s = slot
