@@ -18,7 +18,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,13 @@ def cpu_of_server_s(server: PostgresServer) -> float:
     return used_s
 
 
-async def started(folder: str, name: str, url: str | None) -> Gateway:
+async def started(folder: str, name: str, url: str | None, program: str = __file__) -> Gateway:
     """A gateway, and its port."""
     env = {"BLOSSOM_API_KEYS": KEY, "BLOSSOM_DATA_DIR": f"{folder}/{name}", "BLOSSOM_PORT": "0"}
     if url is not None:
         env |= {"BLOSSOM_DATABASE_URL": url, "BLOSSOM_SIGNING_SECRETS": SECRET}
     pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    command = [sys.executable, __file__, "--serve"]
+    command = [sys.executable, program, "--serve"]
     running = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **env}, stdout=pipe, stderr=quiet
     )
@@ -110,14 +111,21 @@ def written(server: PostgresServer) -> dict[str, float]:
     return dict(zip(asked, row, strict=True))
 
 
-async def main() -> dict[str, Any]:
-    with ExitStack() as held:
-        database = held.enter_context(running_server("18"))
+@contextmanager
+def durable_server() -> Iterator[PostgresServer]:
+    """A server that waits for the disk, with a database for the gateways."""
+    with running_server("18") as database:
         database.stop()
         options = f"-c listen_addresses='' -c unix_socket_directories='{database.folder}'"
         log = str(database.folder / "log")
         database.run("pg_ctl", "start", "-w", "-D", str(database.folder / "data"), "-l", log, "-o", options)
         database.create("fleet")
+        yield database
+
+
+async def main() -> dict[str, Any]:
+    with ExitStack() as held:
+        database = held.enter_context(durable_server())
         folder = held.enter_context(tempfile.TemporaryDirectory(dir="."))
         url = database.url("fleet")
         rounds: dict[str, list[dict[str, float]]] = {}

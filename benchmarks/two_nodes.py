@@ -130,18 +130,18 @@ def measured(engine: str, rows: int, *rates: str, killed: str = "") -> dict[str,
     assert len(arrivals) == rows, len(arrivals)
     steady = arrivals[LIMIT:]
     per_s = (len(steady) - 1) / (steady[-1] - steady[0])
-    worst = max(later - earlier for earlier, later in enumerate(_ends(arrivals)))
+    worst = worst_window(arrivals, 1)
     return {"rows": rows, "worst_second": worst, "per_s": per_s, "used": per_s / LIMIT, "worker_mb": peak}
 
 
-def _ends(arrivals: list[float]) -> list[int]:
-    """For each arrival, how many came before the second ended that begins with it."""
-    ends, end = [], 0
-    for first in arrivals:
-        while end < len(arrivals) and arrivals[end] < first + 1:
-            end += 1
-        ends.append(end)
-    return ends
+def worst_window(arrivals: list[float], length_s: float) -> int:
+    """How many of them, which are in order, are in the half-open window that holds the most."""
+    worst = first = 0
+    for last, arrival in enumerate(arrivals):
+        while arrival - arrivals[first] >= length_s:
+            first += 1
+        worst = max(worst, last - first + 1)
+    return worst
 
 
 def main() -> None:
