@@ -5,7 +5,7 @@ A start time T may be used from T to T plus the slack, and never later. There ar
 1. ``grant`` remembers one number. ``amount`` start times span the period plus the slack. So of any
    ``amount + 1`` starts the last is at least a period after the first, whoever makes them, and the use of the
    rate is ``period / (period + slack)``.
-2. ``Gates`` remembers the start times of a period, and hears when each was used. A new one is at least a
+2. ``StartLog`` remembers the start times of a period, and hears when each was used. A new one is at least a
    period after the latest moment at which the start ``amount`` before it can have been made. So only the time
    by which starts are late on average is lost, and a start time may be used late.
 """
@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 import random
 import re
+import struct
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 import attrs
@@ -32,6 +34,7 @@ __all__ = [
     "GateState",
     "Gates",
     "Grant",
+    "StartLog",
     "Used",
     "grant",
     "is_gate_name",
@@ -56,6 +59,7 @@ _CATCH_UP = 0.5  # the least distance of two start times, of that in a long run
 _BEHIND_S = 0.25  # start times that nobody asked for in this time are caught up
 _HORIZON_S = 0.2  # further ahead, more would be known later about the start times before
 _REMEMBERED = 100_000
+_KEPT = ("_remembered", "_begins", "_longest_s", "_due", "_paused_until", "last", "idle_at")
 
 
 class Grant(NamedTuple):
@@ -195,13 +199,15 @@ def grant(state: GateState | None, now: float, question: GateQuestion) -> tuple[
     return state, Grant(now, first, number, held)
 
 
-class _Log:
+class StartLog:
     """The start times given out under one name of late, and when each was used at the latest.
 
-    ``since`` as for ``GateState.forgotten``.
+    ``since`` as for ``GateState.forgotten``; minus infinity where nothing was given out before. A limit of
+    more than ``remembered`` starts is kept as a stricter one of a shorter period.
     """
 
-    def __init__(self, since: float, limit: RateLimit) -> None:
+    def __init__(self, since: float, limit: RateLimit, *, remembered: int = _REMEMBERED) -> None:
+        self._remembered = remembered
         self._ends: list[float] = []  # sorted: until when each start may have been made,
         self._given: dict[float, float] = {}  # and the same by start time, until it is told
         self._limits: dict[RateLimit, float] = {}  # and until when they hold
@@ -210,13 +216,43 @@ class _Log:
         self._begins = begins + _MARGIN * limit.per_s / limit.amount
         self._longest_s = 0.0  # the period of any limit so far
         self._due = self._begins
-        self._last = self._paused_until = -math.inf
+        self._paused_until = -math.inf
+        self.last = -math.inf
+        """The latest start time given out."""
         self.idle_at = -math.inf
         """From when on it is the same as a new one."""
 
     def is_ahead(self, now: float) -> bool:
         """Whether the clock was set back."""
-        return self._last > now + LOOKAHEAD_S
+        return self.last > now + LOOKAHEAD_S
+
+    def packed(self) -> bytes:
+        """All of it, to be kept elsewhere."""
+        limits = [(limit.amount, limit.per_s, until) for limit, until in self._limits.items()]
+        numbers = [
+            *(float(getattr(self, name)) for name in _KEPT),
+            len(limits),
+            len(self._given),
+            *chain.from_iterable((*limits, *self._given.items())),
+            *self._ends,
+        ]
+        return struct.pack(f"<{len(numbers)}d", *numbers)
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> StartLog:
+        """One as it was when these bytes were ``packed``."""
+        numbers = iter(struct.unpack(f"<{len(packed) // 8}d", packed))
+        log = cls.__new__(cls)
+        for name in _KEPT:
+            setattr(log, name, next(numbers))
+        limits, given = int(next(numbers)), int(next(numbers))
+        log._limits = {
+            RateLimit(int(amount), per_s=per_s): until
+            for amount, per_s, until in zip(*[islice(numbers, 3 * limits)] * 3, strict=True)
+        }
+        log._given = dict(zip(*[islice(numbers, 2 * given)] * 2, strict=True))
+        log._ends = [*numbers]
+        return log
 
     def note(self, used: Sequence[Used]) -> None:
         """Learns what became of start times."""
@@ -234,7 +270,7 @@ class _Log:
         if limit.per_s >= 1:  # or it would not be told in time what became of them
             slack_s = max(slack_s, min(limit.per_s / 4, LOOKAHEAD_S))
         slack_s = min(max(slack_s, least_slack_s(limit)), widest_slack_s(limit))
-        limit = _remembered(limit)
+        limit = self._in_parts(limit)
         self._paused_until = min(max(self._paused_until, now + question.pause_s), now + _LONGEST_PAUSE_S)
         self._longest_s = max(self._longest_s, limit.per_s)
         self._forget(now)
@@ -245,16 +281,16 @@ class _Log:
         while (at := self._next(max(earliest, self._paused_until), step)) <= horizon and len(times) < want:
             times.append(at)
             # Later than that, nobody wanted them.
-            self._last, self._due = at, (self._due if at <= self._due + _BEHIND_S else at) + step
+            self.last, self._due = at, (self._due if at <= self._due + _BEHIND_S else at) + step
             self._given[at] = at + slack_s
             insort(self._ends, at + slack_s)
         self.idle_at = max(
-            self._paused_until, *self._limits.values(), self._last + slack_s + _MARGIN * self._longest_s
+            self._paused_until, *self._limits.values(), self.last + slack_s + _MARGIN * self._longest_s
         )
         return Grant(now, times[0] if times else at, len(times), step, tuple(times), slack_s)
 
     def _next(self, earliest: float, step: float) -> float:
-        at = max(earliest, self._begins, self._last + _CATCH_UP * step, self._due)
+        at = max(earliest, self._begins, self.last + _CATCH_UP * step, self._due)
         for limit in self._limits:
             if len(self._ends) >= limit.amount:
                 at = max(at, self._ends[-limit.amount] + _MARGIN * limit.per_s)
@@ -262,16 +298,15 @@ class _Log:
 
     def _forget(self, now: float) -> None:
         ended = bisect_left(self._ends, now - _MARGIN * self._longest_s)
-        del self._ends[: max(ended, len(self._ends) - 2 * _REMEMBERED)]
+        del self._ends[: max(ended, len(self._ends) - 2 * int(self._remembered))]
         while self._given and (first := next(iter(self._given))) + _LONGEST_HOLD_S < now:
             del self._given[first]
         self._limits = {limit: until for limit, until in self._limits.items() if until > now}
 
-
-def _remembered(limit: RateLimit) -> RateLimit:
-    """One that is no looser, and whose starts are few enough to remember each."""
-    parts = math.ceil(limit.amount / _REMEMBERED)
-    return RateLimit(limit.amount // parts, per_s=limit.per_s / parts)
+    def _in_parts(self, limit: RateLimit) -> RateLimit:
+        """One that is no looser, and whose starts are few enough to remember each."""
+        parts = math.ceil(limit.amount / self._remembered)
+        return RateLimit(limit.amount // parts, per_s=limit.per_s / parts)
 
 
 class Gates:
@@ -287,7 +322,7 @@ class Gates:
         # From a random time on: nobody takes this clock for that of the place before.
         self._since = random.uniform(0, 1e6)  # noqa: S311 - no secret
         self._shift = self._since - clock()
-        self._states: dict[str, _Log] = {}
+        self._states: dict[str, StartLog] = {}
 
     async def take(self, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
@@ -296,8 +331,8 @@ class Gates:
         state = self._states.get(name)
         if state is None:
             self._states = {known: state for known, state in self._states.items() if state.idle_at > now}
-            state = self._states[name] = _Log(self._since, limit)
+            state = self._states[name] = StartLog(self._since, limit)
         elif state.is_ahead(now):
-            state = self._states[name] = _Log(now, limit)
+            state = self._states[name] = StartLog(now, limit)
         state.note(question.used)
         return state.take(now, question)

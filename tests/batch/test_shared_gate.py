@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit, SharedGate, run, run_one
-from blossom_async.batch.start_times import widest_slack_s
+from blossom_async.batch.start_times import StartLog, widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
 from tests.forking import FORKS
 from tests.thorough import thoroughly
@@ -64,6 +64,8 @@ class World:
                 if chance.random() < link.lost:
                     await asyncio.sleep(3600)
                 granted = await world.place.take(question)
+                logs, name = world.place._states, question.name
+                logs[name] = StartLog.unpacked(logs[name].packed())  # as a place that keeps it elsewhere
                 world.note(gate, granted)
                 if chance.random() < link.lost:
                     await asyncio.sleep(3600)

@@ -18,6 +18,7 @@ REVISIONS = (
     "0015",
     "0016",
     "0017",
+    "0018",
 )
 """All steps in order. Listed here so that a new or an up-to-date database opens without importing Alembic."""
 

@@ -20,4 +20,4 @@ class FleetGates:
 
     async def take(self, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
-        return await self._records.write_apart(partial(gates.take, _NOBODY, question))
+        return await self._records.write_apart(partial(gates.take_and_tell, _NOBODY, question))

@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = ["taken_back"]
 
 _UNDONE = {
+    "0018": "ALTER TABLE gates DROP COLUMN log;",
     "0017": "DROP TRIGGER campaign_changed; DROP INDEX campaigns_uncounted;"
     "ALTER TABLE campaigns DROP COLUMN changes; ALTER TABLE campaigns DROP COLUMN uncounted_from;"
     "DROP TABLE campaign_days; DROP TABLE labels; DROP TABLE label_days; DROP INDEX viewers_by_day;",

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from blossom_async.batch import GateQuestion, Grant, RateLimit
+from blossom_async.batch.start_times import Used
 from blossom_async.errors import Rejected
 from blossom_async.gateway.storage.records import Records, gates
 from blossom_async.gateway.storage.records.tables import gates as rows
@@ -20,6 +21,11 @@ LIMIT = RateLimit(1000)
 
 async def taken(records: Records, want: int, *, tenant: str = "a", name: str = "paint") -> Grant:
     return await records.write_apart(partial(gates.take, tenant, GateQuestion(name, LIMIT, want, 0.02)))
+
+
+async def told(records: Records, limit: RateLimit, *used: Used, want: int = 7) -> Grant:
+    question = GateQuestion("paint", limit, want, 0.02, used=used)
+    return await records.write_apart(partial(gates.take_and_tell, "", question))
 
 
 def times(granted: Grant) -> list[float]:
@@ -37,6 +43,50 @@ async def test_askers_at_the_same_time_share_one_row(place: Path | str) -> None:
     assert all(b - a >= 1.02 / 1000 - 1e-6 for a, b in itertools.pairwise(given))
     await other.close()
     await one.close()
+
+
+async def test_askers_who_tell_share_one_row(place: Path | str) -> None:
+    """Each start time is for one of them."""
+    one, other = Records(place), Records(place)
+    await one.open()
+    await other.open()
+    granted = await asyncio.gather(*(told(records, LIMIT) for _ in range(10) for records in (one, other)))
+    given = sorted(itertools.chain.from_iterable(grant.starts for grant in granted))
+    assert len(given) == 7 * 20
+    assert all(b - a >= 0.5 / 1000 - 1e-6 for a, b in itertools.pairwise(given))
+    await other.close()
+    await one.close()
+
+
+async def test_a_start_that_is_told_counts_from_then_and_not_from_the_latest_time(place: Path | str) -> None:
+    """Whichever process asks next, also after the one that was told has ended."""
+    limit = RateLimit(1, per_s=60)
+    records = Records(place)
+    await records.open()
+    (start,) = (await told(records, limit)).starts
+    unknown = await told(records, limit)
+    assert unknown.number == 0
+    assert unknown.first > start + 61
+    await told(records, limit, (start, 0.25))
+    await records.close()
+    records = Records(place)
+    await records.open()
+    assert (await told(records, limit)).first == pytest.approx(start + 60.6 + 0.25, abs=1e-5)
+    await records.close()
+
+
+async def test_who_tells_and_who_does_not_keep_one_limit(place: Path | str) -> None:
+    """As gateways of two versions during an upgrade: neither starts before the other's starts are over."""
+    limit = RateLimit(10, per_s=60)
+    records = Records(place)
+    await records.open()
+    taking = partial(gates.take, "", GateQuestion("paint", limit, 1, 0.02))
+    first = await records.write_apart(taking)
+    later = await told(records, limit)
+    assert (first.number, later.number) == (1, 0)
+    assert later.first > first.first + 6
+    assert (await records.write_apart(taking)).first > later.now + 60
+    await records.close()
 
 
 async def test_a_limit_is_its_tenants_own_and_outlives_the_process(place: Path | str) -> None:

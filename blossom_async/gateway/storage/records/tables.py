@@ -622,8 +622,8 @@ sessions: sa.Table = sa.Table(
     sa.Column("ends_at", _UtcTime, nullable=False),
 )
 
-# Limits that many processes share, each a ``GateState`` of the batch engine, in seconds since 1970. After
-# ``idle_at`` a row says nothing any more.
+# Limits that many processes share, each a ``GateState`` of the batch engine, in seconds since 1970, or what a
+# ``StartLog`` packs. After ``idle_at`` a row says nothing any more.
 gates: sa.Table = sa.Table(
     "gates",
     METADATA,
@@ -636,6 +636,7 @@ gates: sa.Table = sa.Table(
     sa.Column("span", sa.Double, nullable=False),
     sa.Column("paused_until", sa.Double, nullable=False),
     sa.Column("idle_at", sa.Double, nullable=False),
+    sa.Column("log", sa.LargeBinary),
 )
 
 # How many calls at once each of those processes may make at a provider, and could make.
