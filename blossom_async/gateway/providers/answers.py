@@ -38,6 +38,7 @@ _DEEPEST = 6  # lists and objects one in another
 _LIKE_JSON = re.compile(r"\s*[{\[]")
 _LINE = re.compile(r"(?:\A|[\r\n])\s*(?:data:\s*)?([{\[])")
 _MOST_MISSES = 16
+_PAGE = re.compile(rb"(?i)\s*<(?:!doctype html|html)")
 _DECODER = json.JSONDecoder(strict=False)
 _QUOTED = re.compile(r"""\Ab?(["'])(.*)\1\Z""", re.DOTALL)  # also as Python shows bytes
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
@@ -108,8 +109,10 @@ def _opened(
 def _documents_in(body: bytes) -> Iterator[Any]:
     """Those that begin a line, also of an event, whatever stands before and between them.
 
-    Such as lines of JSON that tell of the work, and the warnings of a script.
+    Such as lines of JSON that tell of the work, and the warnings of a script. What a page has is its own.
     """
+    if _PAGE.match(body[:_LONGEST_START]):
+        return
     text, at, misses = body.decode("utf-8", "replace"), 0, 0
     while misses < _MOST_MISSES and (begin := _LINE.search(text, at)) is not None:
         try:

@@ -388,7 +388,13 @@ async def test_the_body_may_be_the_picture_in_text(written: Callable[[str], str]
     assert (delivery.format, delivery.width) == ("png", 256)
 
 
-@pytest.mark.parametrize("body", [b"done", b"see https://a.example/1.png", b"<a href=1.png>", b"aGVsbG8="])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"done", b"see https://a.example/1.png", b"<a href=1.png>", b"aGVsbG8="),
+        b'<!doctype html>\n<script>\n{"url": "/pictures/1.png"}\n</script>',
+    ],
+)
 async def test_a_text_that_is_no_picture_was_perhaps_not_paid(body: bytes) -> None:
     """Nothing in it is guessed at."""
     async with (
