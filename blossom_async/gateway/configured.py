@@ -26,6 +26,8 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"BLOSSOM(_\w+)?_PORT=(tcp|udp|sctp)://\S+", re.ASCII)
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
+# As shells, Kubernetes and Windows write one.
+_VARIABLE = re.compile(r"\$(?:[A-Z_][A-Z0-9_]*|\{.*\}|\(.*\))|%[A-Z_][A-Z0-9_]*%", re.ASCII)
 _BRACKETED = re.compile(r"\[.*\]", re.DOTALL)
 _URL = re.compile(r"\w{2,}:/.*", re.ASCII | re.DOTALL)  # pathlib keeps one slash
 _SEPARATORS = re.compile(r"[,\r\n]")  # of the members of a list
@@ -50,8 +52,9 @@ def from_environment(
 ) -> dict[str, Any]:
     """The settings in the environment by name, without empty ones; ``lists`` split at commas and line ends.
 
-    Raises ``ConfigurationError`` for a value in quotes, for a list in brackets, and for a variable whose name
-    is close to a setting's. Warns of other unknown variables that begin with ``BLOSSOM_``.
+    Raises ``ConfigurationError`` for a value in quotes, one that is the name of a variable, a list in
+    brackets, and a variable whose name is close to a setting's. Warns of other unknown variables that begin
+    with ``BLOSSOM_``.
     """
     values: dict[str, Any] = {}
     for variable, written in environ.items():
@@ -66,6 +69,11 @@ def from_environment(
             raise ConfigurationError(
                 f"{variable}: the value is in quotes, which would count as part of it; leave them out "
                 "(no shell reads an env file of Docker)"
+            )
+        if any(_VARIABLE.fullmatch(member.strip(_BLANK)) for member in members):
+            raise ConfigurationError(
+                f"{variable}: the value is the name of a variable, and none is expanded here; write the value "
+                "itself, or have a shell expand it"
             )
         if name in lists and _BRACKETED.fullmatch(written.strip(_BLANK)):
             raise ConfigurationError(

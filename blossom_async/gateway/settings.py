@@ -541,6 +541,8 @@ def _told(reason: str) -> str:
     if unreadable := _UNREADABLE.match(reason):
         value, name, loader = unreadable.groups()
         given = f"BLOSSOM_{name.upper()}" if loader == "_Environment" else name
+        if name not in _ALLOWED and isinstance(getattr(attrs.fields(Settings), name).default, bool):
+            return f"{given}: {value} cannot be used; allowed: true or false"
         if name not in _ALLOWED:
             return f"{given}: the value has the wrong type; see 'blossom serve --help'"
         return f"{given}: {value} cannot be used; allowed: {_ALLOWED[name]}"

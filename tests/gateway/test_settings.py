@@ -106,6 +106,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("BLOSSOM_MODEL_ALIASES", "a=b=c", "allowed: NAME, or NAME=MODEL"),
         ("BLOSSOM_RESPONSE_FORMAT", "bytes", "allowed: auto, url or b64_json"),
         ("BLOSSOM_TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.0/8"),
+        ("BLOSSOM_USE_PROXIES", "enabled", "allowed: true or false"),
         ("BLOSSOM_HOST", "[::1]", "without scheme, brackets and port"),
         ("BLOSSOM_HOST", "127.0.0.1:80", "without scheme, brackets and port"),
     ],
@@ -313,6 +314,17 @@ def test_a_value_in_quotes_is_refused(quoted: str, monkeypatch: pytest.MonkeyPat
     """Docker's env files keep quotes; as part of a secret they would be in force."""
     monkeypatch.setenv("BLOSSOM_HOST", quoted)
     with pytest.raises(ConfigurationError, match="BLOSSOM_HOST: the value is in quotes"):
+        load()
+
+
+@pytest.mark.parametrize("written", ["${KEY}", "$OPENAI_KEY", "$(KEY)", "%KEY%", "${KEY:-}"])
+@pytest.mark.parametrize("name", ["SIGNING_SECRETS", "OPENAI_KEY"])
+def test_a_variable_that_nobody_expanded_is_refused(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd and Docker expand none in a file of settings; as a secret its name would be in force."""
+    monkeypatch.setenv(f"BLOSSOM_{name}", written)
+    with pytest.raises(ConfigurationError, match=f"BLOSSOM_{name}: the value is the name of a variable"):
         load()
 
 
