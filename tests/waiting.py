@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 LIMIT_S = 240.0  # a machine may be slow, and only a failure takes this long
+LIMIT_MS = 1000 * LIMIT_S
 _PAUSE_S = 0.02
 
 GROWING_S = (0.3, 3.0, 30.0)

@@ -628,7 +628,7 @@ class TestResume:
     def test_what_is_finished_is_not_made_again(self, prompts: Prompts, tmp_path: Path) -> None:
         """After Ctrl-C the second run has every line, the first ones with the URLs they had."""
         out = tmp_path / "urls.jsonl"
-        path = prompts(*[f"lake {number}" for number in range(30)])
+        path = prompts(*[f"lake {number}" for number in range(100)])
         with running("batch", path, *TINY, "--json", "--out", out, "--max-concurrency", 1) as there:
             assert there.stdout is not None
             there.stdout.readline()

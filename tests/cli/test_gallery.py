@@ -27,6 +27,7 @@ from blossom_async.cli.gallery import Gallery, Thumbnail, thumbnail
 from blossom_async.cli.results import Result
 from blossom_async.cli.thumbs import Thumbs
 from blossom_async.cli.words import CannotStart
+from tests.waiting import LIMIT_MS
 
 WHEN = datetime(2026, 11, 22, 14, 23, tzinfo=UTC)
 ID = "0123456789abcdefABCDEF"
@@ -274,6 +275,11 @@ def test_a_card_says_what_the_picture_is(page: PageOf) -> None:
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright.expect.set_options(timeout=LIMIT_MS)
+
+
+async def launched(engine: playwright.Playwright) -> playwright.Browser:
+    return await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=LIMIT_MS)
 
 
 @pytest.mark.campaign
@@ -283,8 +289,9 @@ async def test_a_picture_is_shown_large_in_place(page: PageOf, tmp_path: Path) -
     urls = [f"http://127.0.0.1:8765/image/{letter * 22}" for letter in "abc"]
     page([(made(at, f"lake {at}", url=url), thumbnail(picture())) for at, url in enumerate(urls)])
     async with playwright.async_playwright() as engine:
-        browser = await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await launched(engine)
         context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        context.set_default_timeout(LIMIT_MS)
         shown = await context.new_page()
         await shown.goto((tmp_path / "gallery.html").as_uri())
         await shown.locator("a.frame").first.click()
@@ -320,12 +327,13 @@ async def test_the_large_view_is_as_sharp_as_the_window_allows(page: PageOf, tmp
     changes: dict[str, Any] = {"url": url, "width": 1400, "height": 1000, "widths": (320, 640, 1280)}
     page([(made(**changes), thumbnail(picture(size=(1400, 1000))))])
     async with playwright.async_playwright() as engine:
-        browser = await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await launched(engine)
         for there in (True, False):
             fetched: list[str] = []
             shown_at: list[int] = []
             for wide in (320, 680, 1600):
                 window = await browser.new_page(viewport={"width": wide, "height": 1000})
+                window.set_default_timeout(LIMIT_MS)
                 await window.goto((tmp_path / "gallery.html").as_uri())
                 assert len(fetched) == len(shown_at)
                 async with window.expect_response(f"{url}**"):

@@ -16,6 +16,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright import async_api as playwright
 
 from tests.conftest import KEY, RunningGateway
+from tests.waiting import LIMIT_MS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -24,6 +25,8 @@ pytestmark = [
         CHROMIUM is None, reason="no chromium on this machine; install Debian's package chromium"
     ),
 ]
+
+playwright.expect.set_options(timeout=LIMIT_MS)
 
 FLAGS = [
     "--no-sandbox",
@@ -85,8 +88,10 @@ async def looking(base_url: str, **context: Any) -> AsyncIterator[Looker]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with playwright.async_playwright() as engine:
             browser = await engine.chromium.launch_persistent_context(
-                Path(folder), executable_path=CHROMIUM, args=FLAGS, **{"viewport": DESK, **context}
-            )
+                Path(folder), executable_path=CHROMIUM, args=FLAGS, timeout=LIMIT_MS,
+                **{"viewport": DESK, **context},
+            )  # fmt: skip
+            browser.set_default_timeout(LIMIT_MS)
             looker = Looker(await browser.new_page(), base_url)
 
             async def dismissed(dialog: playwright.Dialog) -> None:

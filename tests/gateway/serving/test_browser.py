@@ -14,6 +14,7 @@ from aiohttp import web
 from playwright import async_api as playwright
 
 from tests.conftest import running_gateway
+from tests.waiting import LIMIT_MS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -93,8 +94,9 @@ async def page_of_another_site() -> AsyncIterator[playwright.Page]:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             async with playwright.async_playwright() as engine:
                 browser = await engine.chromium.launch_persistent_context(
-                    Path(folder), executable_path=CHROMIUM, args=FLAGS
+                    Path(folder), executable_path=CHROMIUM, args=FLAGS, timeout=LIMIT_MS
                 )
+                browser.set_default_timeout(LIMIT_MS)
                 page = await browser.new_page()
                 await page.goto(f"http://127.0.0.1:{runner.addresses[0][1]}/")
                 yield page
