@@ -72,8 +72,8 @@ def from_environment(
             )
         if any(_VARIABLE.fullmatch(member.strip(_BLANK)) for member in members):
             raise ConfigurationError(
-                f"{variable}: the value is the name of a variable, and none is expanded here; write the value "
-                "itself, or have a shell expand it"
+                f"{variable}: the value is the name of a variable, and none is expanded here; write the "
+                "value itself, or have a shell expand it"
             )
         if name in lists and _BRACKETED.fullmatch(written.strip(_BLANK)):
             raise ConfigurationError(
