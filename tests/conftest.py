@@ -68,12 +68,14 @@ def pytest_collection() -> Iterator[None]:
 # A machine may be as slow as it is. A run tries what the last one tried, unless it is to look for more; the
 # constants that are drawn would depend on the modules that other tests have imported.
 settings.register_profile(
-    "patient",
+    "thorough",
     deadline=None,
     derandomize="BLOSSOM_TEST_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow],
+    max_examples=100,
 )
-settings.load_profile("patient")
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+settings.load_profile("thorough" if "BLOSSOM_TEST_FUZZ" in os.environ else "quick")
 if "BLOSSOM_TEST_FUZZ" not in os.environ and hasattr(providers, "_get_local_constants"):
     providers._get_local_constants = type(providers._local_constants)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from blossom_async.batch import Gate, RateLimit, rate_limits
 from blossom_async.batch.gate import pass_gates
+from tests.thorough import examples
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -35,7 +36,7 @@ def worst(starts: list[float], limit: RateLimit) -> int:
 limits = st.builds(RateLimit, st.integers(1, 200), per_s=st.sampled_from([0.1, 1.0, 3.0, 10.0, 60.0, 3600.0]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(limits, min_size=1, max_size=3), st.lists(st.floats(0, 20), max_size=40))
 def test_no_window_holds_more_starts_than_stated(stated: list[RateLimit], naps: list[float]) -> None:
     """Whatever the limits and whenever attempts come, alone or many at once."""

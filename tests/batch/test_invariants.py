@@ -50,6 +50,7 @@ from blossom_async.errors import (
     StaleConnection,
     TransportError,
 )
+from tests.thorough import examples
 from tests.virtual_clock import VirtualClockLoop, on_virtual_clock
 
 ENDS: dict[str, Any] = {
@@ -228,7 +229,7 @@ class Observed:
             assert last.running == last.waiting == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(scenarios)
 def test_every_run_keeps_its_promises(scenario: Scenario) -> None:
     """Invariants 1-5, 9, 12, 13, 17, 18 and 21 over run()."""
@@ -245,7 +246,7 @@ def test_every_run_keeps_its_promises(scenario: Scenario) -> None:
     on_virtual_clock(go())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(scenarios)
 def test_every_stream_keeps_its_promises(scenario: Scenario) -> None:
     """Invariants 1-5, 8, 9, 12, 13, 17, 18, 19 and 21 over stream()."""

@@ -28,6 +28,7 @@ from blossom_async.batch import journal as journal_module
 from blossom_async.batch.journal import OpenJournal
 from blossom_async.errors import ConfigurationError, JournalMismatch, Rejected, ServerFailed
 from tests.forking import FORKS
+from tests.thorough import examples
 from tests.waiting import LIMIT_S
 
 
@@ -339,7 +340,7 @@ def test_a_journal_cut_at_any_byte_loses_no_whole_record(
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from blossom_async.batch import BatchResult, Progress, RetryPolicy, run, run_one, stream
 from blossom_async.errors import NotRun, Overloaded, Rejected, ServerFailed, StaleConnection, TransportError
 from tests.ports import reserved_port
+from tests.thorough import examples
 from tests.virtual_clock import on_virtual_clock
 from tests.waiting import until
 
@@ -235,7 +236,7 @@ def test_an_async_input_is_probed_with_as_well(max_concurrency: int, max_attempt
 aways = st.lists(st.tuples(st.floats(0.5, 20), st.floats(0.1, 20)), max_size=4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(aways, st.integers(1, 40), st.booleans(), st.integers(1, 8))
 def test_whatever_the_outages_every_item_is_done(
     pauses: Iterable[tuple[float, float]], at_once: int, limited: bool, max_attempts: int

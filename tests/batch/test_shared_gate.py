@@ -19,7 +19,7 @@ from blossom_async.batch import GateQuestion, Gates, Grant, RateLimit, SharedGat
 from blossom_async.batch.start_times import StartLog, widest_slack_s
 from blossom_async.errors import GateUnavailable, NotRun, PermissionDenied
 from tests.forking import FORKS
-from tests.thorough import thoroughly
+from tests.thorough import examples, thoroughly
 from tests.virtual_clock import on_virtual_clock
 
 
@@ -139,7 +139,7 @@ links = st.builds(
 limits = st.builds(RateLimit, st.integers(1, 60), per_s=st.sampled_from([0.5, 1.0, 3.0, 20.0]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     limits,
     st.lists(links, min_size=1, max_size=4),

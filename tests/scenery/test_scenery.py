@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blossom_async.scenery import describe, paint
+from tests.thorough import examples
 
 PROMPTS = {
     "mountain landscape": "mountains",
@@ -443,7 +444,7 @@ def test_any_size_and_shape_can_be_drawn(prompt: str, width: int, height: int) -
     assert image.std() > 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.text(st.characters(exclude_categories=()), max_size=80), st.integers(0, 2**64), st.booleans())
 def test_any_prompt_can_be_drawn(prompt: str, seed: int, transparency: bool) -> None:
     """Any text at all, lone surrogates and control characters included, gives a picture."""

@@ -33,6 +33,7 @@ from blossom_async.gateway.storage.records import views as view_records
 from blossom_async.gateway.storage.records.tables import salts, viewers, views
 from blossom_async.models import ImageRequest
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.thorough import examples
 from tests.waiting import LIMIT_S
 
 Gateway = AbstractAsyncContextManager[RunningGateway]
@@ -729,7 +730,7 @@ async def test_what_is_lost_at_the_end_is_said(caplog: pytest.LogCaptureFixture)
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     steps=st.lists(
         st.one_of(

@@ -30,6 +30,7 @@ from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord,
 from blossom_async.models import VISIBLE, ImageRequest
 from tests.gateway.storage.earlier import taken_back
 from tests.scarcity import no_files_left
+from tests.thorough import examples
 from tests.waiting import LIMIT_S
 
 NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
@@ -97,7 +98,7 @@ _requests = st.builds(
 
 
 @settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
