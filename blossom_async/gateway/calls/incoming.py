@@ -104,9 +104,9 @@ def parsed_object(data: bytes) -> dict[str, Any]:
     """The JSON object of a body, also after a byte order mark. Raises ``ResponseError`` if it is none."""
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        data.decode()
+        text = data.decode()
         body = orjson.loads(data)
-        json.loads(data, object_pairs_hook=_once_each)  # orjson silently takes the last of equal names
+        _EACH_NAME_ONCE.decode(text)  # orjson silently takes the last of equal names
     except UnicodeDecodeError as exc:
         raise ResponseError(
             f"the body is not UTF-8: byte 0x{data[exc.start]:02x} at {exc.start + 1}; send JSON in UTF-8",
@@ -134,6 +134,9 @@ def _once_each(pairs: list[tuple[str, Any]]) -> None:
         if name in seen:
             raise ValueError(f"{shown(name)} appears twice; send each name once")
         seen.add(name)
+
+
+_EACH_NAME_ONCE = json.JSONDecoder(object_pairs_hook=_once_each)
 
 
 def required_object(value: Any, what: str) -> dict[str, Any]:

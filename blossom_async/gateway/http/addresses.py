@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,7 @@ def _without_port(hop: str) -> str:
     return hop if found is None else found[1] or found[2]
 
 
+@lru_cache(maxsize=1000)
 def _address(text: str) -> Address | None:
     try:
         return unmapped(ip_address(text))

@@ -130,8 +130,10 @@ class OpenAI:
 
     def price(self, request: ImageRequest) -> Decimal | None:
         """US dollars at OpenAI itself, for listed models and sizes, without the prompt's tokens."""
+        by_quality = self._prices["pictures"].get(_listed(self._model_of(request)))
+        if by_quality is None:
+            return None
         order = self._order(request, 0)
-        by_quality = self._prices["pictures"].get(_listed(self._model_of(request)), {})
         usd = by_quality.get(order.body.get("quality"), {}).get(order.body.get("size"))
         return None if usd is None else Decimal(usd)
 
