@@ -231,8 +231,8 @@ class Paid:
     ) -> Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         place = partial(self._staging.reserved, claim.image_id, claim.request)
-        attempt = _attempt(claim, upstream, n, self._secret, self._now())
-        if (attempt.payer, attempt.day) in self._exhausted:  # it takes no turn from those who can pay
+        if (claim.payer, _day(self._now())) in self._exhausted:  # it takes no turn from those who can pay
+            attempt = _attempt(claim, upstream, n, self._secret, self._now())
             try:
                 await self._records.read(partial(call_records.check_budget, attempt, self._daily_budget))
             except PaymentRequired as exc:
@@ -343,6 +343,10 @@ def _inputs_lost() -> Overloaded:
     )
 
 
+def _day(now: datetime) -> int:
+    return int(now.timestamp()) // 86_400
+
+
 def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
     price = upstream.provider.price(claim.request)
     return ProviderAttempt(
@@ -352,7 +356,7 @@ def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datet
         payer=claim.payer,
         provider=upstream.name,
         provider_key=hmac.digest(secret, f"{claim.image_id} {n}".encode(), "sha256").hex(),
-        day=int(now.timestamp()) // 86_400,
+        day=_day(now),
         reserved=0 if price is None else micro_usd(price),
         priced=price is not None,
         sent_at=now,
