@@ -60,7 +60,7 @@ from blossom_async.tracing import span
 
 __all__ = ["Paid"]
 
-_ANSWERS_FIRST_S = 0.02  # a deferred picture takes seconds, its caller waits for an answer now
+_ANSWERS_FIRST_S = 0.1  # a deferred picture takes seconds, its caller waits for an answer now
 
 _log = logging.getLogger("blossom_async.gateway")
 
