@@ -51,9 +51,10 @@ def advice(*, exposed: bool, decodes: bool) -> Iterator[str]:
     ``exposed``: other machines or users can reach it. ``decodes``: it decodes files of a remote provider.
     """
     for advisory in ADVISORIES:
+        if not (decodes if advisory.decodes else exposed):
+            continue
         found = version(advisory.package)
-        concerned = decodes if advisory.decodes else exposed
-        if concerned and _numbers(found) < _numbers(advisory.fixed):
+        if _numbers(found) < _numbers(advisory.fixed):
             yield (
                 f"{advisory.package} {found} is open to {advisory.what} ({advisory.names}); "
                 f"install {advisory.package}>={advisory.fixed}"
