@@ -13,6 +13,7 @@ from blossom_async import BlossomClient, Rejected
 from blossom_async.models import ImagePage
 from tests.cli.test_cli import blossom
 from tests.conftest import running_gateway
+from tests.waiting import until
 
 TINY: Any = {"width": 32, "height": 32}
 
@@ -51,8 +52,10 @@ async def test_filters(tmp_path: Path) -> None:
         async def found(words: str = "", **given: Any) -> list[int]:
             return [ids.index(info.id) for info in await client.image.list(words, **given)]
 
-        while 0 in await found():  # until the first has expired
-            pass
+        async def first_has_expired() -> bool:
+            return 0 not in await found()
+
+        await until(first_has_expired)
         assert await found("lake") == [1, 2, 4]
         assert await found("lake", state="all") == [0, 1, 2, 4]
         assert await found(state="expired") == [0]
