@@ -37,7 +37,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         yield environment
 
 
-@pytest.fixture(params=["folder", "moto", "seaweedfs", "azurite"])
+@pytest.fixture(params=["folder", "seaweedfs", "azurite", pytest.param("moto", marks=pytest.mark.campaign)])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Blobs]:
