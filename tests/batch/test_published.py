@@ -93,7 +93,7 @@ def drafts(limit: Sliding, amount: int, per_s: float) -> dict[str, Callable[[flo
 
 
 @pytest.mark.parametrize(
-    ("amount", "per_s", "seconds"), thoroughly((100, 1, 60), (600, 60, 600), (70, 10, 200))
+    ("amount", "per_s", "seconds"), thoroughly((100, 1, 20), (100, 1, 60), (600, 60, 600), (70, 10, 200))
 )
 @pytest.mark.parametrize("draft", thoroughly("draft 10", "draft 7", "policy alone"))
 def test_a_published_limit_is_kept_before_the_first_refusal(

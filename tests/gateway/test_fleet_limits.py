@@ -125,6 +125,7 @@ async def test_the_calls_of_a_key_count_at_all_gateways(tmp_path: Path, postgres
     assert sorted(status for status, _ in answers) == [404] * 28 + [429] * 12
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(missing("18") is not None, reason=missing("18") or "")
 async def test_nothing_is_sent_while_the_database_is_away(tmp_path: Path) -> None:
     """The caller is told so, pictures that everyone may see are served, and all goes on afterwards."""

@@ -687,6 +687,7 @@ def test_serve_allows_itself_all_files_it_may_open(tmp_path: Path) -> None:
     assert soft == (1500 if hard == resource.RLIM_INFINITY else hard)
 
 
+@pytest.mark.campaign
 async def test_connections_leave_files_for_the_work(tmp_path: Path) -> None:
     """Where no more may be opened, connections are refused before the gateway runs out."""
 

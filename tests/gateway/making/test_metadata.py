@@ -282,11 +282,12 @@ def test_a_kept_picture_has_the_preview_of_a_converted_one(file_format: str) -> 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of a damaged Exif
 @pytest.mark.parametrize("file_format", NAMES)
-def test_a_damaged_file_is_a_fault_or_a_picture(file_format: str) -> None:
+@pytest.mark.parametrize("step", thoroughly(31, 7))
+def test_a_damaged_file_is_a_fault_or_a_picture(file_format: str, step: int) -> None:
     """Whatever byte it is that changed on the way."""
     data = chatty(file_format)
     chance = random.Random(3)  # noqa: S311 - reproducible, not secret
-    for place in range(0, len(data), 7):
+    for place in range(0, len(data), step):
         try:
             given = delivered(flipped(data, place, chance))
         except Unusable:

@@ -339,6 +339,7 @@ def _check_disk(at: Shop) -> None:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
+@pytest.mark.campaign
 async def test_a_hundred_at_two_gateways_under_one_key_pay_once(tmp_path: Path) -> None:
     """Two processes on one data folder share the claim: one provider call, one picture for all."""
     async with shop(tmp_path, "--fail", "slow_first_byte", keyed=False) as at, client() as session:

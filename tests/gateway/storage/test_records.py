@@ -30,7 +30,7 @@ from blossom_async.gateway.storage.records import IdempotencyEntry, ImageRecord,
 from blossom_async.models import VISIBLE, ImageRequest
 from tests.gateway.storage.earlier import taken_back
 from tests.scarcity import no_files_left
-from tests.thorough import examples
+from tests.thorough import examples, thoroughly
 from tests.waiting import LIMIT_S
 
 NOW = datetime(2026, 11, 22, 14, 0, 0, 123456, tzinfo=UTC)
@@ -620,7 +620,8 @@ async def test_a_file_that_is_no_database_is_a_configuration_error(tmp_path: Pat
     assert path.read_bytes() == b"holiday pictures, do not touch. " * 200
 
 
-def test_a_damaged_database_is_a_configuration_error(path: Path) -> None:
+@pytest.mark.parametrize("numbers", thoroughly(range(40), range(40, 200)), ids=["some", "many"])
+def test_a_damaged_database_is_a_configuration_error(path: Path, numbers: range) -> None:
     """Whatever bytes of the schema are wrong, opening ends well or with one line that says so."""
 
     async def opened_and_closed() -> BaseException | None:
@@ -636,7 +637,7 @@ def test_a_damaged_database_is_a_configuration_error(path: Path) -> None:
     asyncio.run(opened_and_closed())
     sound = path.read_bytes()
     refusals = []
-    for number in range(200):
+    for number in numbers:
         chance = random.Random(number)  # noqa: S311 - the same damage in every run
         damaged = bytearray(sound)
         for _ in range(60):
@@ -649,7 +650,7 @@ def test_a_damaged_database_is_a_configuration_error(path: Path) -> None:
     assert not [refusal for refusal in refusals if "\n" in str(refusal)]
 
 
-@pytest.mark.parametrize("left", [0, 4096, 20_000])
+@pytest.mark.parametrize("left", thoroughly(0, 4096, 20_000))
 def test_a_start_on_a_full_disk_says_so(left: int) -> None:
     """On a real file system with no room for the side files the message names the disk, not permissions."""
     code = """
