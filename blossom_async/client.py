@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from collections.abc import Collection
 from types import TracebackType
@@ -65,9 +66,9 @@ class BlossomClient:
         warmup: str | Collection[str] = "public",
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        asked_url = base_url or os.environ.get("BLOSSOM_BASE_URL", "").strip() or None
+        asked_url = str(base_url or os.environ.get("BLOSSOM_BASE_URL") or "").strip() or None
         if asked_url not in {None, "embedded"}:
-            http_url(str(asked_url), "base_url")
+            http_url(asked_url, "base_url")
         self._limits = Limits(max_concurrency, rate_limits(rate_limit), retry, timeout_s)
         self._asked_url = asked_url
         self._asked_key = _key(api_key or os.environ.get("BLOSSOM_API_KEY"))
@@ -157,9 +158,19 @@ class BlossomClient:
         self._limits.renew()
 
 
+_WRAPPED = re.compile(r"[\"']|Bearer\s|\$\{", re.IGNORECASE)
+
+
 def _key(given: str | None) -> str | None:
     """An API key as it was meant, without the line break of the file that it was read from."""
+    if not isinstance(given, str | None):
+        raise ConfigurationError(f"api_key: {type(given).__name__} cannot be used; allowed: a str")
     key = (given or "").strip()
+    if wrapped := _WRAPPED.match(key):
+        raise ConfigurationError(
+            f"api_key or BLOSSOM_API_KEY: a key that begins with {wrapped[0]!r}; allowed: the key "
+            "alone, without quotes and 'Bearer', and not the name of a variable"
+        )
     if not key.isprintable():
         raise ConfigurationError(
             "api_key or BLOSSOM_API_KEY: a key with a line break or another control character in it; "

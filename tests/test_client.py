@@ -450,6 +450,25 @@ async def test_an_api_key_is_one_line(gateway: Gateway, monkeypatch: pytest.Monk
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ['"secret"', "'secret'", "Bearer secret", "${secret}", b"secret"])
+def test_an_api_key_comes_alone(key: Any) -> None:
+    """Docker's env files keep quotes, and systemd's expand no variable: each call would be answered 401."""
+    with pytest.raises(ConfigurationError, match="api_key") as caught:
+        BlossomClient("embedded", api_key=key)
+    assert "secret" not in str(caught.value)
+
+
+async def test_addresses_and_limits_are_read_as_they_are_meant(gateway: Gateway) -> None:
+    """A line break of a file is no part of an address; numpy's numbers are numbers."""
+    five: Any = np.int64(5)
+    async with gateway as running:
+        address = f" {running.base_url}/\n"
+        async with BlossomClient(
+            address, api_key=running.api_key, max_concurrency=five, rate_limit=five
+        ) as client:
+            assert await client.image.generate_url("a lake", **TINY)
+
+
 async def test_a_picture_is_known_and_deleted_by_url_or_id(
     gateway: Gateway,
 ) -> None:

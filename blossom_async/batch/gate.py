@@ -9,6 +9,7 @@ import re
 import weakref
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from numbers import Real
 
 import attrs
 from aiolimiter import AsyncLimiter
@@ -70,7 +71,7 @@ class RateLimit:
         allowed = "allowed: RateLimit(600, per_s=60), '600/min', '10/s', '1/10 s' or a number per second"
         if isinstance(spelled, RateLimit):
             return spelled
-        if isinstance(spelled, int | float) and not isinstance(spelled, bool):
+        if isinstance(spelled, int | float | Real) and not isinstance(spelled, bool):  # numpy's, too
             return cls._of(float(spelled), 1.0, f"rate limit: {spelled!r}; {allowed}")
         found = _SPELLED.fullmatch(spelled) if isinstance(spelled, str) else None
         unit = _UNITS.get(found[3].removesuffix("s") or "s") if found else None
@@ -97,7 +98,7 @@ def rate_limits(spelled: RateLimitLike | Iterable[RateLimitLike] | None) -> tupl
     """Reads an argument that is None, one limit or several. Raises ``ValueError``."""
     if spelled is None:
         return ()
-    if isinstance(spelled, RateLimit | str | float | int):
+    if isinstance(spelled, RateLimit | str | float | int | Real):
         return (RateLimit.parse(spelled),)
     return tuple(RateLimit.parse(limit) for limit in spelled)
 

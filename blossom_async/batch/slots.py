@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from types import TracebackType
 
 from blossom_async.batch.line import Line
@@ -40,11 +41,15 @@ class Slots:
 
     def __init__(self, limit: int, *, priorities: int = 1) -> None:
         """Raises ``ValueError`` unless the limit is a whole number of at least 1."""
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        try:
+            whole = 0 if isinstance(limit, bool) else operator.index(limit)  # numpy's, too
+        except TypeError:
+            whole = 0
+        if whole < 1:
             raise ValueError(f"max_concurrency: {limit!r} cannot be used; allowed: a whole number from 1 up")
-        self.limit = limit
-        self.allowed: int = limit
-        self.granted: int = limit
+        self.limit = whole
+        self.allowed: int = whole
+        self.granted: int = whole
         """How many this process may use, if it shares them with others; ``grant`` changes it."""
         self.in_use: int = 0
         self.cuts: int = 0
