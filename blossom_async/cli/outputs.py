@@ -17,8 +17,13 @@ from blossom_async.cli.words import CannotStart, duration, plural, say, stdout_c
 __all__ = ["Outputs", "check_files"]
 
 
+_OTHER_FORMATS = {".csv", ".tsv", ".xlsx", ".parquet", ".html"}
+
+
 def check_files(source: PromptFile, files: Mapping[str, Path | None]) -> None:
     """Raises ``CannotStart`` if two of the files are one, or one is the file with the prompts.
+
+    Also if the name of one is that of another format.
 
     ``files`` maps the name of an option to its file.
     """
@@ -26,6 +31,10 @@ def check_files(source: PromptFile, files: Mapping[str, Path | None]) -> None:
     for name, path in files.items():
         if path is None:
             continue
+        if name == "--out" and path.suffix.lower() in _OTHER_FORMATS:
+            raise CannotStart(
+                f"{name} {path}: lines of JSON are written there; name a file that ends in .jsonl"
+            )
         if source.is_same(path):
             raise CannotStart(f"{name} {path}: that is the file with the prompts; name another file")
         if (first := taken.setdefault(_resolved(path, name), name)) != name:

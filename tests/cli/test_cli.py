@@ -873,6 +873,12 @@ class TestBadInput:
         refused("batch", path, option, path, says="that is the file with the prompts")
         assert path.read_text("utf-8") == "a lake\n"
 
+    def test_a_file_of_results_has_no_name_of_another_format(self, prompts: Prompts, tmp_path: Path) -> None:
+        """A spreadsheet would show lines of JSON in one column."""
+        table = tmp_path / "urls.csv"
+        refused("batch", prompts("a"), "--out", table, says="name a file that ends in .jsonl")
+        assert not table.exists()
+
     def test_two_results_never_share_a_file(self, prompts: Prompts, tmp_path: Path) -> None:
         """One would replace the other."""
         same = tmp_path / "same"
