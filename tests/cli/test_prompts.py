@@ -215,6 +215,12 @@ def test_a_name_that_is_nearly_an_option_is_refused(title: str, meant: str) -> N
     assert found[1].prompt == "a sea"
 
 
+def test_the_columns_of_a_shop_are_no_misspelt_options() -> None:
+    """A weight is no height."""
+    read_table = read("prompt,weight,quantity,tags\na lake,3,1,blue\n", "csv")
+    assert [dict(entry) for entry in read_table] == [{"prompt": "a lake"}]
+
+
 def test_a_name_beside_the_option_it_resembles_is_another_one() -> None:
     """``prompt_id`` is no misspelt ``prompt`` where there is one."""
     assert read("prompt_id,prompt,seed,seeds\n7,a lake,1,2\n", "csv")[0]["prompt"] == "a lake"

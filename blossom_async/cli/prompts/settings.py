@@ -22,6 +22,7 @@ _FLAGS = {
     **dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0", 0), False),
 }
 _OFTEN_PROMPTS = ("prompts", "text", "texts", "caption", "captions", "description")
+_OTHER_WORDS = frozenset(("meta", "quantity", "tag", "tags", "weight", "weights"))  # of shops, say
 _CLOSE = 0.75  # difflib's ratio: a typing error, not another word
 
 
@@ -46,7 +47,11 @@ def misspelt(name: str, others: frozenset[str]) -> str | None:
 
     ``others`` are the other names of the entry: an option that is already there is not suggested.
     """
-    return None if name in _READ else next(iter(_close(name, _READ.keys() - others)), None)
+    return (
+        None
+        if name in _READ or name in _OTHER_WORDS
+        else next(iter(_close(name, _READ.keys() - others)), None)
+    )
 
 
 def prompt_in_disguise(names: Collection[str]) -> str | None:
