@@ -276,9 +276,10 @@ class Transport:
     def _not_a_gateway(self, answer: str) -> ConfigurationError | TransportError:
         if self._known:  # a proxy's hiccup, not a wrong address
             return TransportError(f"{self.base_url} answered {answer}, which no gateway does")
+        hint = "leave /v1 out of" if self.base_url.endswith("/v1") else "check"
         return ConfigurationError(
             f"{self.base_url} answered {answer}: that is not a Blossom gateway; "
-            "check base_url or BLOSSOM_BASE_URL"
+            f"{hint} base_url or BLOSSOM_BASE_URL"
         )
 
 

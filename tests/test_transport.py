@@ -48,11 +48,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def answering(handler: Handler, timeout_s: float = 10.0) -> AsyncIterator[Transport]:
+async def answering(handler: Handler, timeout_s: float = 10.0, path: str = "") -> AsyncIterator[Transport]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     async with TestServer(app) as server, http_session(timeout_s) as session:
-        yield Transport(str(server.make_url("")).rstrip("/"), "a-key", session)
+        yield Transport(str(server.make_url("")).rstrip("/") + path, "a-key", session)
 
 
 def always(**answer: Any) -> Handler:
@@ -176,6 +176,13 @@ async def test_something_else_at_the_address_is_said(answer: dict[str, Any]) -> 
             await transport.probe(5.0)
         assert transport.base_url in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+async def test_an_address_with_v1_says_what_to_leave_out() -> None:
+    """OpenAI's clients need it, this one adds it."""
+    async with answering(always(status=404, text="", content_type="text/html"), path="/v1") as transport:
+        with pytest.raises(ConfigurationError, match="leave /v1 out of base_url"):
+            await transport.probe(5.0)
 
 
 async def test_no_file_for_a_connection_is_overload() -> None:

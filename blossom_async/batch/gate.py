@@ -76,6 +76,8 @@ class RateLimit:
         found = _SPELLED.fullmatch(spelled) if isinstance(spelled, str) else None
         unit = _UNITS.get(found[3].removesuffix("s") or "s") if found else None
         if found is None or unit is None:
+            if isinstance(spelled, str):
+                allowed = "allowed: a number and a span, such as '600/min', '10/s' or '1/10 s'"
             raise ValueError(f"rate limit: {spelled!r}; {allowed}")
         return cls._of(float(found[1]), float(found[2] or 1) * unit, f"rate limit: {spelled!r}; {allowed}")
 
