@@ -34,6 +34,30 @@ _CLOSED = 0  # in the row of a process that has said its end
 _log = logging.getLogger("blossom_async.gateway")
 
 
+class _Pulse:
+    """How this process has renewed its row of late."""
+
+    def __init__(self) -> None:
+        self.well_since: float | None = None
+        self.beaten = 0.0  # when the latest renewal began
+
+    def begin(self, now: float) -> None:
+        """The row is new."""
+        self.well_since = self.beaten = now
+
+    def beat(self, began: float, now: float) -> None:
+        """The row has been renewed."""
+        if self.well_since is None or now - self.beaten > _LATE_S:
+            self.well_since = now
+        self.beaten = began
+
+    def may_judge(self, now: float) -> bool:
+        """Whether it has been renewed in time for so long that the database is not slow for all."""
+        return (
+            self.well_since is not None and now - self.well_since >= _LIFE_S and now - self.beaten <= _LATE_S
+        )
+
+
 class Lease:
     """This process, as the others on the database see it.
 
@@ -52,8 +76,7 @@ class Lease:
         self._database = Postgres(sa.make_url(url))
         self._heard = heard
         self._clock = clock
-        self._well_since: float | None = None
-        self._beaten = 0.0  # when the latest renewal of the row began
+        self._pulse = _Pulse()
         self._seen: dict[str, tuple[int, float]] = {}  # what each row says, and since when it has said so
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="blossom-lease", daemon=True)
@@ -84,7 +107,7 @@ class Lease:
         While this process renews its own row late, or has begun to only a moment ago, it takes nobody for
         dead: the database may have been away, or slow, for all of them.
         """
-        if name == self.name or not self._may_judge():
+        if name == self.name or not self._pulse.may_judge(self._clock()):
             return False
         said, since = self._seen.get(name, (_CLOSED, -math.inf))
         still = said if self._clock() - since >= _LIFE_S else _CLOSED
@@ -100,18 +123,14 @@ class Lease:
         except sa.exc.DBAPIError:
             return False  # nobody can tell
 
-    def _may_judge(self) -> bool:
-        well_since, now = self._well_since, self._clock()
-        return well_since is not None and now - well_since >= _LIFE_S and now - self._beaten <= _LATE_S
-
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
                 self._live()
             except (sa.exc.DBAPIError, psycopg.Error) as exc:
-                if self._well_since is not None:
+                if self._pulse.well_since is not None:
                     _log.warning("the database cannot be reached: %s", type(exc).__name__)
-                self._well_since = None
+                self._pulse.well_since = None
                 self._database.reading.dispose()
                 self._ending.wait(_BEAT_S)
 
@@ -125,7 +144,7 @@ class Lease:
                 if not self._beat(connection):
                     _log.error("this process was taken for dead: others have its calls, and it starts anew")
                     self._begin()
-                while not self._ending.is_set() and self._clock() - self._beaten < _BEAT_S:
+                while not self._ending.is_set() and self._clock() - self._pulse.beaten < _BEAT_S:
                     for _ in driver.notifies(timeout=_EAR_S, stop_after=1):
                         self._heard()
 
@@ -140,11 +159,9 @@ class Lease:
             name: known[name] if name in known and known[name][0] == said else (said, now)
             for name, said in rows
         }
-        if self._well_since is None or now - self._beaten > _LATE_S:
-            self._well_since = now
-        self._beaten = began
+        self._pulse.beat(began, now)
         for name, (said, since) in self._seen.items():
-            if name != self.name and now - since >= _LIFE_S and self._may_judge():
+            if name != self.name and now - since >= _LIFE_S and self._pulse.may_judge(self._clock()):
                 connection.execute(
                     owners.delete().where(owners.c.name == name, owners.c.alive_until.in_([said, _CLOSED]))
                 )
@@ -156,4 +173,4 @@ class Lease:
             alive_until = SERVER_TIME + int(_LIFE_S * MICRO)
             connection.execute(owners.insert().values(name=name, alive_until=alive_until))
         self.name = name
-        self._well_since = self._beaten = self._clock()
+        self._pulse.begin(self._clock())
