@@ -43,7 +43,14 @@ from blossom_async.gateway.storage.records.tables import (
     calls,
     idempotency,
 )
-from blossom_async.gateway.storage.records.together import NothingMatched, Statement, together
+from blossom_async.gateway.storage.records.together import (
+    Message,
+    NothingMatched,
+    Statement,
+    Steps,
+    in_messages,
+    together,
+)
 from blossom_async.gateway.storage.records.webhooks import enqueue
 
 __all__ = [
@@ -121,7 +128,8 @@ class AttemptEnd:
     request_id: str | None = None
 
 
-def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
+@in_messages
+def claim(new: Claim, connection: sa.Connection) -> Steps[Claim | IdempotencyEntry]:
     """The new claim, now stored; or what its key has already: an earlier claim, or the picture it made.
 
     It is stored first, and the key is looked up after that: if the looks came first, another process could
@@ -129,14 +137,13 @@ def claim(new: Claim, connection: sa.Connection) -> Claim | IdempotencyEntry:
     """
     claiming = _claiming(connection.dialect.name), _row(new)
     if new.key is None:
-        together(connection, claiming, last=True)
+        yield Message([claiming], last=True)
         return new
     of_key = {"of_tenant": new.tenant, "of_key": new.key}
     withdrawing = _WITHDRAWING, {"of_image": new.image_id, **of_key}
+    message = Message([claiming, withdrawing, looking_for(new.tenant, new.key)], last=True)
     while True:
-        claimed, withdrawn, found = together(
-            connection, claiming, withdrawing, looking_for(new.tenant, new.key), last=True
-        )
+        claimed, withdrawn, found = yield message
         if claimed.rows and not withdrawn.count:
             return new
         made = entry_in(found.rows) if claimed.rows else standing(new.tenant, new.key, connection)
@@ -207,9 +214,10 @@ def attempts_of(image_id: str, connection: sa.Connection) -> list[ProviderAttemp
     return [ProviderAttempt(**row) for row in rows.mappings()]
 
 
+@in_messages
 def begin_attempt(
     claim: Claim, attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection
-) -> None:
+) -> Steps[None]:
     """Reserves its price, while ``claim`` is this process's.
 
     Raises ``Conflict`` if it is not, and ``PaymentRequired``: ``budget_exhausted`` beyond the key's budget of
@@ -224,9 +232,9 @@ def begin_attempt(
     beginning = _NEW_ATTEMPT, attrs.asdict(attempt)
     if attempt.priced:
         with contextlib.suppress(NothingMatched):  # why not, is told below
-            together(connection, holding, reserving, beginning, needed=2, last=True)
+            yield Message([holding, reserving, beginning], needed=2, last=True)
             return
-    held, reserved = together(connection, holding, reserving)
+    held, reserved = yield Message([holding, reserving])
     if not held.rows:
         raise _taken_over()
     if not attempt.priced and (spending.budget_of(payer, default_budget, connection)) is not None:
@@ -237,7 +245,7 @@ def begin_attempt(
         )
     if reserved.count != 1 and not spending.reserve(*amounts, connection):
         raise _beyond(attempt, *_left(attempt, default_budget, connection))
-    together(connection, beginning, last=True)
+    yield Message([beginning], last=True)
 
 
 def check_budget(attempt: ProviderAttempt, default_budget: int | None, connection: sa.Connection) -> None:
@@ -263,9 +271,10 @@ def _beyond(attempt: ProviderAttempt, budget: int | None, left: int) -> PaymentR
     )
 
 
-def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, connection: sa.Connection) -> None:
+@in_messages
+def end_attempt(claim: Claim, end: AttemptEnd, now: datetime, _: sa.Connection) -> Steps[None]:
     """Settles an attempt; its claim goes on. Raises ``Conflict`` unless it is this process's."""
-    _if_own(claim, _HELD, _settling(claim.image_id, end, now), connection, last=True)
+    yield from _if_own(claim, _HELD, _settling(claim.image_id, end, now), last=True)
 
 
 def _settling(image_id: str, end: AttemptEnd, now: datetime) -> list[Statement]:
@@ -289,6 +298,7 @@ def _ending(after: AttemptOutcome) -> tuple[sa.Executable, sa.ColumnElement[bool
     return attempts.update().where(open_), open_
 
 
+@in_messages
 def finish(
     claim: Claim,
     record: ImageRecord,
@@ -296,7 +306,7 @@ def finish(
     end: AttemptEnd,
     now: datetime,
     connection: sa.Connection,
-) -> None:
+) -> Steps[None]:
     """The picture is stored: its row, its key, the end of its attempt and its webhook, or none of them.
 
     Raises ``Conflict`` when the claim is not this process's any more.
@@ -304,7 +314,7 @@ def finish(
     add = Add(to_row(record), None if entry is None else attrs.asdict(entry))
     storing = [*adding(add, connection.dialect.name), *_settling(record.id, end, now)]
     try:
-        _if_own(claim, _ENDING, storing, connection, last=not record.request.defer)
+        yield from _if_own(claim, _ENDING, storing, last=not record.request.defer)
     except sa.exc.IntegrityError as exc:
         if entry is None:
             raise
@@ -316,6 +326,7 @@ def finish(
         enqueue(record.id, record.tenant, "image.completed", now, connection)
 
 
+@in_messages
 def fail(
     claim: Claim,
     state: ClaimState,
@@ -323,26 +334,27 @@ def fail(
     end: AttemptEnd | None,
     now: datetime,
     connection: sa.Connection,
-) -> None:
+) -> Steps[None]:
     """Settles the attempt, keeps the claim as ``failed`` or ``unknown``, and queues its webhook.
 
     ``problem`` is the reason, in the words of the answer. Raises ``Conflict`` unless it is this process's.
     """
     settling = [] if end is None else _settling(claim.image_id, end, now)
-    _if_own(claim, _HELD, settling, connection)
+    yield from _if_own(claim, _HELD, settling)
     told = orjson.dumps(problem).decode()
     moved = _move(_mine(claim), state, connection, owner=None, problem=told, ended_at=now)
     if moved and claim.request.defer:
         enqueue(claim.image_id, claim.tenant, "image.failed", now, connection)
 
 
-def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, connection: sa.Connection) -> None:
+@in_messages
+def give_up(claim: Claim, end: AttemptEnd | None, now: datetime, _: sa.Connection) -> Steps[None]:
     """Settles the attempt and removes the claim, as if it had never been made. Its attempts stay.
 
     Raises ``Conflict`` unless the claim is this process's.
     """
     settling = [] if end is None else _settling(claim.image_id, end, now)
-    _if_own(claim, _ENDING, settling, connection, last=True)
+    yield from _if_own(claim, _ENDING, settling, last=True)
 
 
 def forget(image_id: str, connection: sa.Connection) -> bool:
@@ -406,19 +418,14 @@ def _mine(claim: Claim) -> sa.ColumnElement[bool]:
 
 
 def _if_own(
-    claim: Claim,
-    first: sa.Executable,
-    others: Sequence[Statement],
-    connection: sa.Connection,
-    *,
-    last: bool = False,
-) -> None:
+    claim: Claim, first: sa.Executable, others: Sequence[Statement], *, last: bool = False
+) -> Steps[None]:
     """Carries out the statements, of which the first holds or ends a claim of this process.
 
     Raises ``Conflict`` if another has taken it over.
     """
     try:
-        together(connection, (first, _of(claim)), *others, needed=1, last=last)
+        yield Message([(first, _of(claim)), *others], needed=1, last=last)
     except NothingMatched:
         raise _taken_over() from None
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 import sqlalchemy as sa
 
-__all__ = ["TOGETHER", "Answered", "NothingMatched", "Statement", "together"]
+__all__ = [
+    "TOGETHER",
+    "Answered",
+    "Message",
+    "NothingMatched",
+    "Statement",
+    "Steps",
+    "carried_on",
+    "in_messages",
+    "steps_of",
+    "together",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TOGETHER = "together"
 """In the ``info`` of connections that have a way of their own: a function like ``together``."""
@@ -27,6 +42,56 @@ class Answered:
 
     rows: Sequence[Sequence[Any]]
     count: int
+
+
+@attrs.frozen
+class Message:
+    """What ``together`` is given."""
+
+    statements: Sequence[Statement]
+    needed: int = 0
+    last: bool = False
+
+
+Steps = Generator[Message, list[Answered], T]
+"""A change that yields what it asks of the database, and goes on with the answers."""
+
+
+def in_messages(steps: Callable[P, Steps[T]]) -> Callable[P, T]:
+    """The change as a function, whose last argument is the connection.
+
+    Until it yields, it asks nothing of the database: so its first message may be sent with those of others.
+    """
+
+    @wraps(steps)
+    def change(*args: P.args, **named: P.kwargs) -> T:
+        begun = steps(*args, **named)
+        connection: Any = args[-1]
+        return carried_on(begun, connection, next(begun))
+
+    change.__dict__["steps"] = steps
+    return change
+
+
+def steps_of(change: Any, connection: sa.Connection) -> Steps[Any] | None:
+    """The steps of a change, which is a ``partial`` of one ``in_messages``; None for any other."""
+    steps = getattr(change.func, "steps", None) if isinstance(change, partial) else None
+    return None if steps is None else steps(*change.args, connection, **change.keywords)
+
+
+def carried_on(steps: Steps[T], connection: sa.Connection, message: Message) -> T:
+    """What the change returns, from this message of it on."""
+    try:
+        while True:
+            try:
+                given = together(connection, *message.statements, needed=message.needed, last=message.last)
+            except Exception as exc:  # noqa: BLE001 - it is the change that judges it
+                message = steps.throw(exc)
+            else:
+                message = steps.send(given)
+    except StopIteration as end:
+        returned: T = end.value
+        return returned
 
 
 def together(
