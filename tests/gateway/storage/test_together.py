@@ -5,20 +5,40 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import attrs
 import pytest
 import sqlalchemy as sa
 
 from blossom_async.errors import Conflict, Overloaded
-from blossom_async.gateway.storage.records import Records
+from blossom_async.gateway.storage.records import (
+    AttemptOutcome,
+    Claim,
+    IdempotencyEntry,
+    ImageRecord,
+    ProviderAttempt,
+    Records,
+    calls,
+)
 from blossom_async.gateway.storage.records.images import looking_for
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.sqlite import Sqlite
 from blossom_async.gateway.storage.records.tables import spending
-from blossom_async.gateway.storage.records.together import NothingMatched, Statement, together
+from blossom_async.gateway.storage.records.together import (
+    Message,
+    NothingMatched,
+    Statement,
+    Steps,
+    in_messages,
+    together,
+)
+from blossom_async.gateway.storage.records.wire import Patient, Sent
+from blossom_async.models import ImageRequest
 
 _NEW = spending.insert()
 _RAISE = spending.update().where(spending.c.payer == sa.bindparam("of")).values(spent=spending.c.spent + 1)
@@ -27,6 +47,14 @@ _ALL = sa.select(spending.c.payer, spending.c.spent).order_by(spending.c.payer)
 
 def paid(payer: str) -> Statement:
     return _NEW, {"payer": payer, "day": 1, "reserved": 0, "spent": 5}
+
+
+@in_messages
+def payment(payer: str, connection: sa.Connection) -> Steps[str]:
+    """Returns how far the log had been written before it was committed."""
+    at = sa.text("SELECT pg_current_wal_insert_lsn()::text")
+    _, place = yield Message([paid(payer), (at, {})], last=True)
+    return str(place.rows[0][0])
 
 
 @pytest.fixture
@@ -59,6 +87,96 @@ def test_each_sees_what_those_before_it_have_done(database: Sqlite | Postgres) -
 
     assert database.apply([change]) == [[1, 1, 0, [("ada", 6)], []]]
     assert rows(database) == [("ada", 6)]
+
+
+def test_each_change_of_a_group_has_an_end_of_its_own(database: Sqlite | Postgres) -> None:
+    """Also if another of the group is refused, by the server or by what it finds."""
+    now, wish = datetime(2026, 11, 27, tzinfo=UTC), ImageRequest("a lake", width=32, height=32, seed=7)
+    first = Claim(
+        image_id="a" * 22, tenant="t", payer="", key="k", fingerprint="f", request=wish, owner="me",
+        created_at=now,
+    )  # fmt: skip
+    second = attrs.evolve(first, image_id="b" * 22)
+    elsewhere = attrs.evolve(first, image_id="c" * 22, key="l")
+    attempt = ProviderAttempt(
+        image_id=first.image_id, n=0, tenant="t", payer="", provider="paid", provider_key="pk", day=20_000,
+        reserved=4, priced=True, sent_at=now,
+    )  # fmt: skip
+    begun = [
+        partial(calls.claim, first),
+        partial(calls.claim, second),
+        partial(calls.begin_attempt, first, attempt, 10),
+        partial(calls.begin_attempt, elsewhere, attempt, 10),
+        partial(calls.begin_attempt, first, attrs.evolve(attempt, n=1, reserved=7), 10),
+    ]
+    *given, taken_over, beyond = database.apply(begun)
+    assert given == [first, first, None]
+    assert taken_over.code == "finished_elsewhere"
+    assert beyond.code == "budget_exhausted"
+
+    def made(claim: Claim) -> Any:
+        picture = ImageRecord(
+            id=claim.image_id, tenant="t", request=wish, width=32, height=32, files=(), provider="paid",
+            model="m", seed=7, cost=1, created_at=now, expires_at=None,
+        )  # fmt: skip
+        entry = IdempotencyEntry(tenant="t", key="k", fingerprint="f", image_id=claim.image_id)
+        end = calls.AttemptEnd(n=0, outcome=AttemptOutcome.OK, spent=3)
+        return partial(calls.finish, claim, picture, entry, end, now)
+
+    claim_again, ending = partial(calls.claim, second), partial(calls.give_up, elsewhere, None, now)
+    assert database.apply([partial(calls.claim, elsewhere), made(first)]) == [elsewhere, None]
+    taken, replayed, again = database.apply([made(elsewhere), claim_again, made(first)])
+    assert database.apply([ending]) == [None]
+    assert taken.code == "idempotency_key_taken"
+    assert replayed == IdempotencyEntry(tenant="t", key="k", fingerprint="f", image_id=first.image_id)
+    assert again.code == "finished_elsewhere"
+    with database.reading.connect() as connection:
+        assert connection.execute(sa.select(spending.c.reserved, spending.c.spent)).all() == [(0, 3)]
+
+
+def test_a_group_is_sent_in_one_message(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is committed by itself; what the server refuses is made alone, and what it has forgotten again."""
+    sent = []
+    exchange = Patient.exchange
+
+    def counted(self: Patient, parts: list[list[Sent]]) -> Any:
+        sent.append(len(parts))
+        return exchange(self, parts)
+
+    monkeypatch.setattr(Patient, "exchange", counted)
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    sent.clear()
+    assert all(isinstance(place, str) for place in database.apply([partial(payment, of) for of in "abc"]))
+    assert sent == [4]  # the last one waits for the disk
+    place, refused, other = database.apply([partial(payment, of) for of in "dae"])
+    assert isinstance(refused, sa.exc.IntegrityError)
+    assert place < other
+    with database.writing.connect() as connection:
+        connection.exec_driver_sql("DEALLOCATE ALL")
+    assert len(database.apply([partial(payment, of) for of in "fg"])) == 2
+    assert [payer for payer, _ in rows(database)] == list("abcdefg")
+    database.reading.dispose()
+    database.writing.dispose()
+
+
+def test_nobody_knows_of_a_group_whose_connection_is_lost(postgres_url: str) -> None:
+    """None of it is made again."""
+    runs = []
+
+    @in_messages
+    def losing(_: sa.Connection) -> Steps[None]:
+        runs.append(1)
+        yield Message([(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"), {})], last=True)
+
+    database = Postgres(sa.make_url(postgres_url))
+    database.prepare()
+    told = database.apply([partial(payment, "a"), partial(losing), partial(payment, "b")])
+    assert all(isinstance(each, Overloaded) for each in told)
+    assert runs == [1]
+    assert rows(database) == [("a", 5)]
+    database.reading.dispose()
+    database.writing.dispose()
 
 
 def test_nothing_is_left_of_those_before_one_that_fails(database: Sqlite | Postgres) -> None:
@@ -180,19 +298,17 @@ def test_a_server_that_has_stopped_is_not_waited_for(last: bool, postgres_url: s
     database.writing.dispose()
 
 
-def test_what_was_changed_is_on_the_disk_if_the_last_change_is_refused(postgres_url: str) -> None:
+@pytest.mark.parametrize("others", [[], [partial(payment, "ada")], ["refused"]])
+def test_what_was_changed_is_on_the_disk(others: list[Any], postgres_url: str) -> None:
     """The last of a group waits for all of them, also where nothing of it is left."""
-
-    def made(connection: sa.Connection) -> str:
-        together(connection, paid("ada"))
-        return str(connection.exec_driver_sql("SELECT pg_current_wal_insert_lsn()").scalar_one())
 
     def refused(_: sa.Connection) -> None:
         raise Conflict("no")
 
     database = Postgres(sa.make_url(postgres_url))
     database.prepare()
-    place, _ = database.apply([made, refused])
+    changes = [partial(payment, "ada"), *(refused if other == "refused" else other for other in others)]
+    place, *_ = database.apply(changes)
     with database.reading.connect() as connection:
         flushed = f"SELECT pg_current_wal_flush_lsn() > '{place}'::pg_lsn"
         assert connection.exec_driver_sql(flushed).scalar_one()

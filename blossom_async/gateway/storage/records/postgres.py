@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,7 +15,12 @@ from psycopg.types.string import StrDumper
 from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.inserting import SERVER_TIME
-from blossom_async.gateway.storage.records.pipelines import OutcomeUnknown, change, use_pipelines
+from blossom_async.gateway.storage.records.pipelines import (
+    OutcomeUnknown,
+    begun_together,
+    change,
+    use_pipelines,
+)
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
 from blossom_async.gateway.storage.records.wire import Patient
@@ -46,7 +51,8 @@ _SESSION = (
 # Of the writer no commit waits, but a message behind the last of a group does: what was written before it is
 # then on the disk as well, and no row is locked meanwhile.
 _WRITERS_SESSION = (
-    f"{_SESSION}; SELECT set_config('blossom.commit', current_setting('synchronous_commit'), false); "
+    f"{_SESSION}; SET default_transaction_isolation = 'read committed'; "
+    "SELECT set_config('blossom.commit', current_setting('synchronous_commit'), false); "
     "SET synchronous_commit = off"
 )
 _WAITING = (
@@ -61,10 +67,11 @@ class Postgres:
     """A database on a server, for the processes of any number of machines.
 
     Each change is a transaction of its own: two processes that lock many rows at once, in different orders,
-    would wait for each other. A group of changes waits for the disk once.
+    would wait for each other. A group of changes waits for the disk once, and those ``in_messages`` for the
+    server, too.
     """
 
-    writers = 4  # while one waits for the server, others work
+    writers = 2  # while one waits for the server, the other works; more would make smaller groups
 
     def __init__(self, url: sa.URL) -> None:
         self._name = (
@@ -120,24 +127,27 @@ class Postgres:
 
     def apply(self, changes: Sequence[Any]) -> list[Any]:
         """Makes each change in its own transaction; all of them are on the disk then."""
-        answers: list[Any] = []
+        answers: dict[int, Any] = {}
         try:
             # On one connection: while it stands, the server has not lost what was not waited for.
             with self.writing.connect() as connection:
-                for number, made in enumerate(changes, 1):
-                    waits = number == len(changes)
-                    answers.append(_answer(made, connection, first=number == 1, waits=waits))
-                if isinstance(answers[-1], Exception) and len(answers) > 1:  # it was rolled back
-                    _applied(_nothing, connection, first=False, waits=True)
+                begun = begun_together(changes, connection, _WAITING)
+                for number, go_on in begun.items():
+                    answers[number] = _answer(changes[number], connection, begun=go_on, waits=True)
+                left = [number for number in range(len(changes)) if number not in begun]
+                for number in left:
+                    first, waits = not answers, number == left[-1]
+                    answers[number] = _answer(changes[number], connection, first=first, waits=waits)
+                if left and isinstance(answers[left[-1]], Exception) and len(answers) > 1:  # rolled back
+                    _applied(_nothing, connection, waits=True)
         except sa.exc.DBAPIError as exc:
             # Nobody knows whether those before it are on the disk; those behind it would wait for a server
             # that is away.
             self.writing.dispose()
             error = self.error("written", exc)
-            return [answer if isinstance(answer, Exception) else error for answer in answers] + [
-                error for _ in changes[len(answers) :]
-            ]
-        return answers
+            known = {number: answer for number, answer in answers.items() if isinstance(answer, Exception)}
+            return [known.get(number, error) for number in range(len(changes))]
+        return [answers[number] for number in range(len(changes))]
 
     def purge(self) -> bool:
         """True: what was deleted leaves the server's files when the server cleans up."""
@@ -174,27 +184,35 @@ class _Text(StrDumper):
         return super().dump(obj.replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
-def _answer(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+def _answer(made: Any, connection: sa.Connection, **how: Any) -> Any:
     try:
-        return _applied(made, connection, first=first, waits=waits)
+        return _applied(made, connection, **how)
     except (BlossomError, *ONE_IS_AT_FAULT) as exc:
         if getattr(exc, "connection_invalidated", False):
             raise
         return exc
 
 
-def _applied(made: Any, connection: sa.Connection, *, first: bool, waits: bool) -> Any:
+def _applied(
+    made: Any,
+    connection: sa.Connection,
+    *,
+    waits: bool,
+    first: bool = False,
+    begun: Callable[[], Any] | None = None,
+) -> Any:
+    """Makes the change, or goes on with one whose first message has been answered and waited for."""
     for _ in range(_TRIES):
         try:
-            with change(connection, after=_WAITING if waits else None) as this:
-                answer = apply_alone(connection, made)
+            with change(connection, _WAITING if waits else None, done=begun is not None) as this:
+                answer = apply_alone(connection, made) if begun is None else begun()
         except sa.exc.DBAPIError as exc:
             connection.rollback()
             # Only the first change of a group may take another connection, and only if it was not made.
             other = first and not isinstance(exc, OutcomeUnknown)
             if not (other if exc.connection_invalidated else _state(exc) in _AGAIN):
                 raise
-            failure = exc
+            failure, begun = exc, None
         except BaseException:
             connection.rollback()
             raise

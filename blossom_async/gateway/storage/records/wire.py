@@ -8,19 +8,23 @@ import itertools
 import math
 import select
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
 
-__all__ = ["ANSWER_S", "Patient"]
+__all__ = ["ANSWER_S", "Patient", "Sent"]
 
 ANSWER_S = 30.0
 """How long a server may take for an answer: longer than it lets a statement wait for a lock."""
 
 _FAILED = {ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE}
+
+Sent = tuple[str, Sequence[Any]]
+"""A statement, and its parameters as text."""
 
 T = TypeVar("T")
 
@@ -43,51 +47,47 @@ class Patient(psycopg.Connection[Any]):
         """Whether the server has sent something unasked, such as that it ends the connection."""
         return bool(_polled(self.pgconn.socket, select.POLLIN, 0.0))
 
-    def exchange(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        """The result of each statement, as text. All are sent together, with their parameters as text.
+    def exchange(self, parts: Sequence[Sequence[Sent]]) -> list[list[PGresult] | psycopg.Error]:
+        """The results of each part, or its first error; they are text. All are sent in one message.
 
-        Raises the error of the first that fails; those behind it are not carried out.
+        A part that begins no transaction is one of its own. Of one that fails nothing is left, and those
+        behind it are carried out all the same.
         """
         server = self.pgconn
         server.enter_pipeline_mode()
         try:
-            fresh = self._send(statements)
-            results = self._received()
+            fresh = self._prepare({text for part in parts for text, _ in part})
+            for part in parts:
+                for text, values in part:
+                    server.send_query_prepared(self._names[text], list(values))
+                server.pipeline_sync()
+            results = self._received(len(parts) + bool(fresh))
         except BaseException:
             self.close()  # nobody knows what is still to be read
             raise
         server.exit_pipeline_mode()
-        given = []
-        for text, result in zip(fresh, results, strict=True):
-            if result.status in _FAILED:
-                error = error_from_result(result)
-                if isinstance(error, psycopg.errors.InvalidSqlStatementName):  # they were deallocated
-                    self._names.clear()
-                raise error
-            if text is None:
-                given.append(result)
-            else:
-                self._names[text] = self._sent[text]
+        given = [_judged(part) for part in results]
+        if fresh and isinstance(error := given.pop(0), psycopg.Error):
+            self._names.clear()
+            raise error
+        if any(isinstance(part, psycopg.errors.InvalidSqlStatementName) for part in given):
+            self._names.clear()  # they were deallocated
         return given
 
-    def _send(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[str | None]:
-        """For each command that it queues, the text that it prepares; None for those that are carried out."""
-        server, self._sent = self.pgconn, dict[str, bytes]()
-        commands: list[str | None] = []
-        for text, values in statements:
-            name = self._names.get(text) or self._sent.get(text)
-            if name is None:
-                name = self._sent[text] = b"blossom_%d" % next(self._numbers)
-                server.send_prepare(name, text.encode())
-                commands.append(text)
-            server.send_query_prepared(name, list(values))
-            commands.append(None)
-        server.pipeline_sync()
-        return commands
+    def _prepare(self, texts: Iterable[str]) -> bool:
+        """Whether any statement is prepared, apart from all else: an error elsewhere does not prevent it."""
+        fresh = [text for text in texts if text not in self._names]
+        for text in fresh:
+            self._names[text] = b"blossom_%d" % next(self._numbers)
+            self.pgconn.send_prepare(self._names[text], text.encode())
+        if fresh:
+            self.pgconn.pipeline_sync()
+        return bool(fresh)
 
-    def _received(self) -> list[Any]:
+    def _received(self, number: int) -> list[list[PGresult]]:
+        """The results up to each of so many ends of parts."""
         server, until = self.pgconn, time.monotonic() + self.answer_s
-        results: list[Any] = []
+        parts: list[list[PGresult]] = [[]]
         while server.flush():
             self._wait(select.POLLIN | select.POLLOUT, until)
         while True:
@@ -97,10 +97,12 @@ class Patient(psycopg.Connection[Any]):
             if result is None:  # between those of two commands
                 if server.status == ConnStatus.BAD:
                     raise psycopg.OperationalError("the connection is lost")
-            elif result.status == ExecStatus.PIPELINE_SYNC:
-                return results
+            elif result.status != ExecStatus.PIPELINE_SYNC:
+                parts[-1].append(result)
+            elif len(parts) == number:
+                return parts
             else:
-                results.append(result)
+                parts.append([])
 
     def _wait(self, events: int, until: float) -> None:
         left_s = until - time.monotonic()
@@ -124,6 +126,11 @@ class Patient(psycopg.Connection[Any]):
     def _given_up(self) -> psycopg.OperationalError:
         self.close()
         return psycopg.OperationalError(f"no answer for {self.answer_s:g} s")
+
+
+def _judged(results: list[PGresult]) -> list[PGresult] | psycopg.Error:
+    failed = next((result for result in results if result.status in _FAILED), None)
+    return results if failed is None else error_from_result(failed)
 
 
 def _polled(socket: int, events: int, timeout_s: float) -> list[tuple[int, int]]:
