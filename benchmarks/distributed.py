@@ -2,8 +2,8 @@
 
 Run: uv run --extra all --extra ray --extra dask python benchmarks/distributed.py --json FILE
 (with `uv pip install daft` before it, Daft is among the rivals). Each rival sends the prompts of a table to a
-constant-answer server in another process, 64 at once, from two workers of one machine, in blocks of 250 rows,
-or of 1,000 where it says "large". The cost of a call is the CPU time between two calls in the middle of the
+constant-answer server in another process, 64 at once, from two workers of one machine, the naive ones in blocks
+of 250 rows. The cost of a call is the CPU time between two calls in the middle of the
 table, of all processes of the rival: schedulers, stores and workers, too. The rest of the table's CPU is what
 a table costs besides.
 """
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 CALLS, FIRST, LAST = 30_000, 15_000, 29_000
-AT_ONCE, WORKERS, BLOCK, LARGE = 64, 2, 250, 1000
+AT_ONCE, WORKERS, BLOCK = 64, 2, 250
 MARK = "BLOSSOM_BENCHMARK"
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -39,8 +39,8 @@ Rows = list[dict[str, Any]]
 Job = Callable[[Rows], int]
 
 
-def named(base: str, block: int = BLOCK) -> Any:
-    return {"run": secrets.token_hex(4), "id": "sku", "base_url": base, "api_key": "k", "block": block}
+def named(base: str) -> Any:
+    return {"run": secrets.token_hex(4), "id": "sku", "base_url": base, "api_key": "k"}
 
 
 async def sent(base: str, rows: Rows, at_once: int) -> list[str]:
@@ -86,11 +86,11 @@ def ray_data() -> Iterator[Any]:
 
 
 @contextmanager
-def ours_on_ray(base: str, block: int = BLOCK) -> Iterator[Job]:
+def ours_on_ray(base: str) -> Iterator[Job]:
     from blossom_async.ray import generate, summary
 
     def job(data: Any, rows: Rows) -> int:
-        ds = generate(data.from_items(rows), workers=WORKERS, **named(base, block))
+        ds = generate(data.from_items(rows), workers=WORKERS, **named(base))
         return summary(ds.materialize()).made
 
     with ray_data() as data:
@@ -127,11 +127,11 @@ def dask_client() -> Iterator[Any]:
 
 
 @contextmanager
-def ours_on_dask(base: str, block: int = BLOCK) -> Iterator[Job]:
+def ours_on_dask(base: str) -> Iterator[Job]:
     from blossom_async.dask import generate
 
     def job(client: Any, rows: Rows) -> int:
-        blocks = client.gather(generate(client, rows, **named(base, block)))
+        blocks = client.gather(generate(client, rows, **named(base)))
         return sum(row["url"] is not None for block in blocks for row in block)
 
     with dask_client() as client:
@@ -179,8 +179,6 @@ RIVALS: dict[str, tuple[str, Callable[[str], Any]]] = {
     SINGLE: ("aiohttp", one_process),
     "our engine on Dask": ("distributed", ours_on_dask),
     "our engine on Ray": ("ray", ours_on_ray),
-    "our engine on Dask, large": ("distributed", partial(ours_on_dask, block=LARGE)),
-    "our engine on Ray, large": ("ray", partial(ours_on_ray, block=LARGE)),
     "Dask, naive": ("distributed", naive_dask),
     "Daft, naive": ("daft", naive_daft),
     "Ray, naive": ("ray", naive_ray),

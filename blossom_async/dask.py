@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -130,8 +130,8 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
             f"rows: {type(rows).__name__} cannot be used; allowed: a Dask DataFrame, a Bag or an iterable of "
             "mappings, such as df.to_dict('records')"
         )
-    source = iter(rows)
-    blocks = iter(lambda: list(islice(source, sharing.block)), [])
+    source, size = iter(rows), sharing.rows_of_a_block(len(rows) if isinstance(rows, Sized) else None)
+    blocks = iter(lambda: list(islice(source, size)), [])
     return [client.submit(task.rows, block, pure=False) for block in blocks]
 
 

@@ -76,7 +76,8 @@ def _mapped(ds: Dataset, work: Work, sharing: Sharing) -> Dataset:
     if sharing.rates and sharing.gate is None:
         sharing = attrs.evolve(sharing, place=_Place())
     least, most = sharing.workers
-    mapped = ds.repartition(target_num_rows_per_block=sharing.block).map_batches(
+    block = sharing.rows_of_a_block(ds._meta_count())  # ``count`` may read the whole table
+    mapped = ds.repartition(target_num_rows_per_block=block).map_batches(
         _Worker,
         fn_constructor_args=(work, sharing),
         batch_size=None,

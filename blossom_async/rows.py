@@ -69,6 +69,8 @@ ADDED = (*_MADE, *_TOLD)
 _RETRY = RetryPolicy()
 _OPENING = RetryPolicy(max_attempts=8)  # about half a minute: a gateway may be restarting
 _WAITING = RetryPolicy(max_attempts=100, max_wait_s=10.0)  # about eight minutes, for one that has answered
+_BLOCKS_OF_A_WORKER = 8  # so that none is done long before the others
+_LEAST_BLOCK, _LARGEST_BLOCK = 250, 2000  # a block of Ray's costs as much as a hundred rows
 _SAME_FOR_ALL = ConfigurationError | Unauthenticated | PermissionDenied
 
 
@@ -97,7 +99,8 @@ class GenerateOptions(_SharedOptions, total=False):
     ``workers``: a number of processes, or the least and the most. No window of a ``rate_limit`` holds more
     starts than it states, in all workers together; with ``gate``, the name of a limit at the gateway, also
     together with all others that start under that name there. ``block`` rows are handed to a worker at a
-    time, and are sent again, under the same keys, if it is lost. ``timeout_s`` and ``retry`` as for
+    time, and are sent again, under the same keys, if it is lost: by default 250, or up to 2,000 of a table
+    that is known to have eight times as many for each worker. ``timeout_s`` and ``retry`` as for
     ``BlossomClient``.
     """
 
@@ -343,7 +346,7 @@ class Sharing:
     workers: tuple[int, int]
     rates: tuple[RateLimit, ...]
     gate: str | None
-    block: int
+    block: int | None
     timeout_s: float
     retry: RetryPolicy | None
     place: Callable[[], GatePlace] | None = None
@@ -358,7 +361,8 @@ class Sharing:
         asked = given.pop("workers", workers)
         least, most = asked if isinstance(asked, tuple) and len(asked) == 2 else (asked, asked)
         numbers = {"workers": least, "workers at most": most}
-        numbers["block"] = block = given.pop("block", 250)
+        block = given.pop("block", None)
+        numbers["block"] = _LEAST_BLOCK if block is None else block
         numbers["max_concurrency"] = at_once = given.pop("max_concurrency", 64)
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -396,6 +400,13 @@ class Sharing:
         """The limits of one worker. Raises ``ValueError`` for a timeout or a policy that cannot be used."""
         own = self.rates if self.place is None and self.gate is None else ()
         return Limits(self.max_concurrency // self.workers[1], own, self.retry, self.timeout_s)
+
+    def rows_of_a_block(self, rows: int | None = None) -> int:
+        """How many rows are handed to a worker at a time, of so many or of nobody knows how many."""
+        if self.block is not None:
+            return self.block
+        share = (rows or 0) // (_BLOCKS_OF_A_WORKER * self.workers[1])
+        return min(max(_LEAST_BLOCK, share), _LARGEST_BLOCK)
 
     def gates(self, own: Gate, gateway: GatePlace | None) -> tuple[Gate, ...]:
         """The gates that every start in one worker passes."""

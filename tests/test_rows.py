@@ -182,6 +182,13 @@ def test_bad_options_of_pictures_are_refused(options: dict[str, Any], says: str)
         Pictures.of(options)
 
 
+def test_blocks_are_larger_where_each_worker_gets_many() -> None:
+    """A block costs a cluster something; a number that is given is taken as it is."""
+    rows = [None, 100, 30_000, 1_000_000]
+    assert [sharing(workers=2).rows_of_a_block(number) for number in rows] == [250, 250, 1875, 2000]
+    assert {sharing(workers=2, block=10).rows_of_a_block(number) for number in rows} == {10}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -295,7 +295,7 @@ def _on_this_machine(client: BlossomClient, tables: Tables, options: dict[str, A
         threads = opened.enter_context(ThreadPoolExecutor(_BLOCKS_AT_ONCE))
         waiting: deque[Future[pa.Table]] = deque()
         total = Summary()
-        for block in _blocks(tables.read(), sharing.block):
+        for block in _blocks(tables.read(), sharing.rows_of_a_block()):
             waiting.append(threads.submit(extended, block, engine))
             if len(waiting) > _BLOCKS_AT_ONCE:
                 total += _written(waiting.popleft().result(), write)
