@@ -2,10 +2,10 @@
 
 Run: uv run --extra all --extra ray --extra dask python benchmarks/distributed.py --json FILE
 (with `uv pip install daft` before it, Daft is among the rivals). Each rival sends the prompts of a table to a
-constant-answer server in another process, 64 at once, from two workers of one machine, the naive ones in blocks
-of 250 rows. The cost of a call is the CPU time between two calls in the middle of the
-table, of all processes of the rival: schedulers, stores and workers, too. The rest of the table's CPU is what
-a table costs besides.
+constant-answer server in another process, 64 at once, from two workers of one machine; the naive ones in
+blocks of 250 rows. The cost of a call is the CPU time between two calls in the middle of the table, of all
+processes of the rival: schedulers, stores and workers, too. The rest of the table's CPU is what a table costs
+besides.
 """
 
 from __future__ import annotations

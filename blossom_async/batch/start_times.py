@@ -56,10 +56,11 @@ _LONGEST_HOLD_S = 120.0
 # Servers count arrivals and we count starts, and latency varies.
 _MARGIN = 1.01
 _CATCH_UP = 0.5  # the least distance of two start times, of that in a long run
-_BEHIND_S = 0.25  # start times that nobody asked for in this time are caught up
+_BEHIND_S = 1.0  # start times that nobody asked for in this time, or that were not used, are caught up
+_BEHIND_AT_FIRST_S = 0.25
 _HORIZON_S = 0.2  # further ahead, more would be known later about the start times before
 _REMEMBERED = 100_000
-_KEPT = ("_remembered", "_begins", "_longest_s", "_due", "_paused_until", "last", "idle_at")
+_KEPT = ("_remembered", "_begins", "_longest_s", "_step", "_due", "_paused_until", "last", "idle_at")
 
 
 class Grant(NamedTuple):
@@ -212,10 +213,11 @@ class StartLog:
         self._given: dict[float, float] = {}  # and the same by start time, until it is told
         self._limits: dict[RateLimit, float] = {}  # and until when they hold
         # Then an even pace keeps the limit, whatever was started before.
-        begins = GateState.forgotten(since, limit).last + _BEHIND_S
+        begins = GateState.forgotten(since, limit).last + _BEHIND_AT_FIRST_S
         self._begins = begins + _MARGIN * limit.per_s / limit.amount
+        self._step = 0.0
         self._longest_s = 0.0  # the period of any limit so far
-        self._due = self._begins
+        self._due = self._begins  # when the next one is, at an even pace
         self._paused_until = -math.inf
         self.last = -math.inf
         """The latest start time given out."""
@@ -263,6 +265,8 @@ class StartLog:
                 del self._ends[place]
                 if late_s >= 0:
                     insort(self._ends, min(start + late_s, end))
+                elif self._knows_all(start):
+                    self._due -= self._step
 
     def take(self, now: float, question: GateQuestion) -> Grant:
         """Start times, as ``GatePlace`` says."""
@@ -276,12 +280,14 @@ class StartLog:
         self._forget(now)
         self._limits[limit] = now + min(_LONGEST_HOLD_S, limit.per_s + slack_s + LOOKAHEAD_S)
         step = max(_MARGIN * each.per_s / each.amount for each in self._limits)
+        self._step = step
         times: list[float] = []
         earliest, horizon = now + lead_s, now + min(LOOKAHEAD_S, lead_s + _HORIZON_S)
         while (at := self._next(max(earliest, self._paused_until), step)) <= horizon and len(times) < want:
             times.append(at)
+            behind_s = _BEHIND_S if self._knows_all(at) else _BEHIND_AT_FIRST_S
             # Later than that, nobody wanted them.
-            self.last, self._due = at, (self._due if at <= self._due + _BEHIND_S else at) + step
+            self.last, self._due = at, (self._due if at <= self._due + behind_s else at) + step
             self._given[at] = at + slack_s
             insort(self._ends, at + slack_s)
         self.idle_at = max(
@@ -295,6 +301,10 @@ class StartLog:
             if len(self._ends) >= limit.amount:
                 at = max(at, self._ends[-limit.amount] + _MARGIN * limit.per_s)
         return at
+
+    def _knows_all(self, at: float) -> bool:
+        """Whether all starts of the period before are remembered, so that the pace need not be even."""
+        return at > self._begins + _MARGIN * self._longest_s
 
     def _forget(self, now: float) -> None:
         ended = bisect_left(self._ends, now - _MARGIN * self._longest_s)

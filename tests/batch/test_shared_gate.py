@@ -319,14 +319,15 @@ def test_however_late_a_process_is_its_slack_is_one_that_the_place_allows(limit:
     assert max(slacks) == widest_slack_s(limit)
 
 
-def test_a_process_that_is_late_now_and_then_uses_nearly_all_of_the_rate() -> None:
-    """Its slack costs no more than the late starts."""
+@pytest.mark.parametrize("late_s", [0.2, 0.4])
+def test_a_process_that_is_late_now_and_then_uses_nearly_all_of_the_rate(late_s: float) -> None:
+    """Also where its start times in hand have expired: they are made up for."""
 
     async def go() -> World:
         world = World(RateLimit(200))
 
         def stand_still() -> None:
-            world.loop._now += 0.2  # type: ignore[attr-defined]
+            world.loop._now += late_s  # type: ignore[attr-defined]
 
         for second in range(1, 40, 5):
             world.loop.call_at(float(second), stand_still)
