@@ -51,7 +51,8 @@ class Downloads:
         self._wire = Wire(provider, session, timeout_s=timeout_s, connect_s=connect_s)
 
     async def picture(self, reference: str, base: URL, request_id: str | None) -> Answer:
-        """The answer from the URL, after at most ten redirects. A picture is taken out of JSON or base64.
+        """The answer from the URL, after at most ten redirects. A picture is taken out of JSON or base64,
+        and one whose URL is in JSON there is fetched.
 
         A relative URL starts at ``base`` or, as some servers mean it, at the root. One that was escaped once
         too often, lacks its scheme, or stands in quotes or Markdown, is tried as it was meant, too. Raises
@@ -86,8 +87,11 @@ class Downloads:
             request_id=request_id,
         )
 
-    async def _found(self, url: URL) -> Answer | tuple[str, bool]:
-        """The answer, or why there is none and whether a later try may succeed."""
+    async def _found(self, url: URL, *, documents: int = 1) -> Answer | tuple[str, bool]:
+        """The answer, or why there is none and whether a later try may succeed.
+
+        So many ``documents`` may name the picture's URL in their turn.
+        """
         for _ in range(_REDIRECTS + 1):
             try:
                 answer = await self._asked(url)
@@ -97,6 +101,10 @@ class Downloads:
                 found, _ = await opened(answer.body, answer.content_type, answer.files)
                 if isinstance(found, bytes) and format_of(found) is not None:
                     return attrs.evolve(answer, body=found, files={})
+                named = exact_url(found, url) if isinstance(found, str) and documents else None
+                behind = None if named is None else await self._found(named, documents=documents - 1)
+                if isinstance(behind, Answer) and format_of(behind.body) is not None:
+                    return behind
                 return answer
             following = exact_url(answer.headers.get("Location", ""), url)
             if answer.status not in _MOVED or following is None:

@@ -388,6 +388,29 @@ async def test_the_body_may_be_the_picture_in_text(written: Callable[[str], str]
     assert (delivery.format, delivery.width) == ("png", 256)
 
 
+async def test_a_url_may_lead_to_a_document_with_the_url_of_the_picture() -> None:
+    """As some queues answer. A document that only names itself is asked for again, and is no picture."""
+    asked: list[str] = []
+
+    async def document(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"images": [{"url": "/1.png" if request.path == "/done" else "/busy"}]})
+
+    async def picture(_: web.Request) -> web.Response:
+        return web.Response(body=b"\x89PNG\r\n\x1a\n")
+
+    async def sleep(_: float) -> None:
+        asked.append("")
+
+    app = web.Application()
+    app.add_routes([web.get("/1.png", picture), web.get("/{name}", document)])
+    async with serving(app) as url, provider_session() as session:
+        downloads = Downloads("p", session, timeout_s=5, connect_s=5, sleep=sleep)
+        assert (await downloads.picture("/done", url, None)).body.startswith(b"\x89PNG")
+        assert (await downloads.picture("/busy", url, None)).body.startswith(b"{")
+    assert asked == ["/done", *["/busy"] * 2, "", *["/busy"] * 2, "", *["/busy"] * 2]
+
+
 @pytest.mark.parametrize(
     "body",
     [
