@@ -13,7 +13,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, Unpack, cast
+from typing import Any, NoReturn, Protocol, TypeVar, Unpack, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -85,17 +85,23 @@ class LoopThread:
             if not running.done():
                 running.cancel()
                 self.portal.call(_ended, running)
+            elif not running.cancelled() and not isinstance(running.exception(), Exception | None):
+                self._join()  # such as SystemExit in a callback, which ends the event loop, too
             raise
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def end(self, last: Callable[[], Awaitable[None]]) -> None:
         """Does the last piece of work, then stops the loop and waits for its thread."""
-        thread = self._thread
-        if thread is None or sys.is_finalizing():  # then the thread has been stopped where it was
+        if self._thread is None or sys.is_finalizing():  # then the thread has been stopped where it was
             return
         self.call(last)
         if threading.main_thread().is_alive():  # at exit the loop could not end its own thread pool
             self.portal.call(self.portal.stop)
-            thread.join()
+            self._join()
         self._thread = None
 
 
@@ -103,9 +109,10 @@ def _run(started: Future[BlockingPortal]) -> None:
     try:
         anyio.run(_serve, started)
     except BaseException as exc:
-        if started.done():
+        if not started.done():
+            started.set_exception(exc)  # else its caller would wait for ever
+        elif isinstance(exc, Exception):
             raise
-        started.set_exception(exc)  # else its caller would wait for ever
 
 
 async def _serve(started: Future[BlockingPortal]) -> None:
@@ -331,6 +338,14 @@ class EitherStream:
         self._streaming = streaming
         self._thread = thread
         self._entered = ExitStack()
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            "stream_urls() is entered before its outcomes are taken: `with client.image.stream_urls(...) as "
+            "outcomes:`, in a coroutine `async with`; then iterate over outcomes"
+        )
+
+    __aiter__ = __iter__
 
     async def __aenter__(self) -> AsyncIterator[Outcome[Request, ImageInfo]]:
         return await self._streaming.__aenter__()

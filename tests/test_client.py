@@ -586,6 +586,28 @@ def test_a_blocking_call_ends_while_no_file_can_be_opened(monkeypatch: pytest.Mo
     gc.collect()
 
 
+def test_a_blocking_call_that_ends_the_event_loop_leaves_room_for_another() -> None:
+    """As ``sys.exit()`` in a callback does; the next call has a loop of its own."""
+    thread, nothing = LoopThread(), partial(anyio.sleep, 0)
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        thread.call(leave)
+    thread.call(nothing)
+    thread.end(nothing)
+
+
+async def test_a_stream_that_is_not_entered_says_how() -> None:
+    """Python's own error would not."""
+    stream: Any = BlossomClient("http://127.0.0.1:9").image.stream_urls(["a lake"])
+    with pytest.raises(TypeError, match="`async with`"):
+        aiter(stream)
+    with pytest.raises(TypeError, match="is entered before"):
+        iter(stream)
+
+
 def test_a_blocking_call_that_cannot_begin_leaves_no_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after Ctrl-C at its start: Python would warn that it was never awaited."""
 
