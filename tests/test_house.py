@@ -130,10 +130,10 @@ GATEWAY_MAY_IMPORT = {
     "providers": set(),
     "http": set(),
     "storage": {"migrations"},
-    "settings": {"configured", "http"},
+    "settings": {"configured"},
     "callers": _LOW,
     "counting": _LOW,
-    "background": _LOW,
+    "background": {"storage"},
     "making": _LOW | {"providers"},
     "serving": _LOW | {"callers", "counting"},
     "calls": _LOW | {"callers", "counting", "making", "providers", "serving"},
@@ -142,7 +142,7 @@ GATEWAY_MAY_IMPORT = {
     "moving": _LOW | {"making", "migrations"},
 }
 GATEWAY_MAY_IMPORT["app"] = set(GATEWAY_MAY_IMPORT)
-GATEWAY_MAY_IMPORT["checkup"] = set(GATEWAY_MAY_IMPORT)
+GATEWAY_MAY_IMPORT["checkup"] = set(GATEWAY_MAY_IMPORT) - {"http"}
 GATEWAY_MAY_IMPORT["server"] = {"app", "http", "settings"}
 """Room of the gateway -> the other rooms it may import. One way only: no circle can be built from this."""
 

@@ -48,7 +48,6 @@ from blossom_async.gateway.figures import (
     watch_providers,
     watch_records,
 )
-from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.http.connection import Room
 from blossom_async.gateway.http.metrics import Metrics
 from blossom_async.gateway.http.open_files import last_for_connections
@@ -196,7 +195,7 @@ def create_app(
 
     traffic = Traffic(metrics, store_traffic, now=_now)
     # A proxy on this machine reaches loopback, too.
-    private = is_loopback(settings.host) and settings.public_url is None and not trusted
+    private = settings.local and settings.public_url is None and not trusted
     for sentence in advice(exposed=not private, decodes=settings.providers != ("offline",)):
         warnings.warn(sentence, AdvisoryWarning, stacklevel=2)
     checks: dict[str, Check] = {"database": partial(records.write, check_writable), "pictures": blobs.check}

@@ -25,7 +25,6 @@ from blossom_async.errors import BlossomError, ConfigurationError
 from blossom_async.gateway.advisories import advice
 from blossom_async.gateway.app import accounts, credentials
 from blossom_async.gateway.background.webhooks import receiver
-from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.making.accounts import connected
 from blossom_async.gateway.making.places import places
 from blossom_async.gateway.making.upstreams import Upstream, Upstreams
@@ -89,10 +88,10 @@ def _wiring(settings: Settings) -> Iterator[Finding]:
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:
-    exposed = not is_loopback(settings.host) or settings.public_url is not None
+    exposed = not settings.local or settings.public_url is not None
     for sentence in advice(exposed=exposed, decodes=settings.providers != ("offline",)):
         yield Finding("warning", "packages", sentence)
-    if not is_loopback(settings.host) and settings.public_url is None:
+    if not settings.local and settings.public_url is None:
         yield Finding(
             "warning",
             "public_url",
@@ -106,7 +105,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
             "URLs begin with http://, so signatures and keys can be read on the way",
             "let a proxy with a certificate answer https, and set BLOSSOM_PUBLIC_URL to that",
         )
-    if settings.public_url is not None and not settings.trusted_proxies and is_loopback(settings.host):
+    if settings.public_url is not None and not settings.trusted_proxies and settings.local:
         yield Finding(
             "warning",
             "trusted_proxies",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from typed_settings.loaders import DictLoader, Loader
 from blossom_async.batch import RateLimit
 from blossom_async.errors import ConfigurationError
 from blossom_async.gateway.configured import cleaned, expanded, from_environment, from_file
-from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.models import MAX_SIDE, MIN_SIDE
 from blossom_async.rules import network_rule
 
@@ -482,6 +482,16 @@ class Settings:
     )
 
     @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the port."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
     def database(self) -> Path | str:
         """The file or the URL of the records."""
         return self.database_url or self.data_dir / "records.sqlite"
@@ -558,7 +568,7 @@ def check_keys(settings: Settings, *, stored: bool) -> None:
 
     ``stored``: whether the database has a key that is not revoked.
     """
-    if not settings.api_keys and not stored and not is_loopback(settings.host):
+    if not settings.api_keys and not stored and not settings.local:
         raise ConfigurationError(
             f"host {settings.host} can be reached from other machines, and no API key is set; "
             "set BLOSSOM_API_KEYS, make one with 'blossom keys create', or listen on 127.0.0.1"

@@ -412,3 +412,13 @@ def test_a_password_that_is_not_escaped_is_not_shown(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigurationError, match="with any of its characters in %XX") as caught:
         load()
     assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
+     ("::", False), ("192.0.2.1", False), ("example.com", False)],
+)  # fmt: skip
+def test_who_can_reach_the_port(host: str, near: bool) -> None:
+    """Only this machine, where it listens on loopback; a name may lead anywhere."""
+    assert Settings(host=host).local is near

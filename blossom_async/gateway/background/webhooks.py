@@ -23,10 +23,10 @@ from yarl import URL
 
 from blossom_async.batch import retry_after_s
 from blossom_async.errors import ConfigurationError, Overloaded
-from blossom_async.gateway.http.addresses import is_loopback
 from blossom_async.gateway.storage.records import Claim, ClaimState, ImageRecord, Records, Webhook
 from blossom_async.gateway.storage.records import calls as call_records
 from blossom_async.gateway.storage.records import webhooks as statements
+from blossom_async.guard import is_this_machine
 from blossom_async.headers import HEADER_LIMITS
 from blossom_async.models import ImageInfo, to_json
 
@@ -231,7 +231,7 @@ def _checked_url(text: str) -> URL:
     try:
         url = URL(text)
         seen = f"{url.scheme}://{url.host}"  # without the path, which may contain a secret
-        sound = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host or ""))
+        sound = url.scheme == "https" or (url.scheme == "http" and is_this_machine(url.host))
         if sound and url.host and url.user is None and url.password is None:
             return url
     except ValueError:  # its message would show the URL

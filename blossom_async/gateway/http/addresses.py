@@ -1,4 +1,4 @@
-"""The address a request comes from, and which addresses only this machine can reach."""
+"""The address a request comes from, and whether a network holds it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ __all__ = [
     "client_address",
     "connected_from",
     "inside",
-    "is_loopback",
     "network",
     "sender",
 ]
@@ -70,16 +69,6 @@ def connected_from(request: web.Request) -> str | None:
     """The address of the connection's other end; None for a Unix socket."""
     peername = request.transport.get_extra_info("peername") if request.transport else None
     return peername[0] if isinstance(peername, tuple) else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on the host."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def inside(address: Address, networks: Sequence[Network]) -> bool:

@@ -654,7 +654,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         "url",
         ["https://example.com", "https://example.com:8443/a?b=c", "http://127.0.0.1:8000/", "http://[::1]/",
-         "http://localhost/hooks"],
+         "http://localhost/hooks", "http://hooks.localhost/"],
     )  # fmt: skip
     def test_where_they_may(self, url: str) -> None:
         """As it is written."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blossom_async.gateway.http.addresses import client_address, inside, is_loopback
+from blossom_async.gateway.http.addresses import client_address, inside
 from tests.quickest import quickest
 
 PROXIES = (ip_network("10.0.0.0/24"), ip_network("fd00::/8"))
@@ -168,13 +168,3 @@ def test_a_crafted_line_is_read_about_as_fast_as_another_of_its_length(line: str
     """Row 72 for 10 kB of X-Forwarded-For."""
     harmless = ", ".join(["203.0.113.7"] * 800)
     assert quickest(lambda: client("10.0.0.1", line)) < 200 * quickest(lambda: client("10.0.0.1", harmless))
-
-
-@pytest.mark.parametrize(
-    ("host", "near"),
-    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False),
-     ("::", False), ("192.0.2.1", False), ("example.com", False), ("", False)],
-)  # fmt: skip
-def test_what_is_loopback(host: str, near: bool) -> None:
-    """Only what other machines cannot reach; a name that may lead anywhere is none."""
-    assert is_loopback(host) is near
