@@ -73,3 +73,21 @@ async def test_a_picture_of_one_gateway_is_served_by_all(place: Path) -> None:
         words, _ = await running.communicate()
     assert (running.returncode, words.decode().strip()) == (0, "ended")
     assert os.listdir(place) == []  # noqa: PTH208 - pathlib's twin would be called blocking here
+
+
+async def test_nothing_stays_behind_when_the_terminal_is_closed(place: Path) -> None:
+    """Not even while it starts: neither programs nor their folder."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        CLUSTER / "run.py",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(place)},
+    )
+    assert running.stdout is not None
+    try:
+        assert (await running.stdout.readline()).startswith(b"PostgreSQL 18")
+    finally:
+        running.send_signal(signal.SIGHUP)
+        await running.communicate()
+    assert running.returncode == 0
+    assert os.listdir(place) == []  # noqa: PTH208 - as above

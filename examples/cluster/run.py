@@ -1,6 +1,6 @@
 """A fleet on this machine, on loopback: PostgreSQL, SeaweedFS, two gateways, and nginx where it is installed.
 
-Everything lies in one folder, which is removed at the end. Ctrl-C ends all of it.
+Everything lies in one folder, which is removed at the end. Ctrl-C ends all of it, or closing the terminal.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Ended(Exception):
 
 
 def main() -> int:
-    """Runs until Ctrl-C, SIGTERM, or the end of one of the programs."""
+    """Runs until Ctrl-C, SIGTERM, the end of the terminal, or that of one of the programs."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--gateways", type=int, default=2, help="how many (default: 2)")
     options.add_argument("--port", type=int, default=0, help="of the balancer (default: any free one)")
     asked = options.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         with ExitStack() as running:
             folder = running.enter_context(own_folder())
