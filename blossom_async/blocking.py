@@ -139,15 +139,15 @@ class FinishedUrl(str):
         return str(self)
 
     def send(self, _: object) -> Any:
-        """As that of a coroutine, which has nothing to wait for."""
+        """As ``coroutine.send``: ends at once with the URL."""
         raise StopIteration(str(self))
 
     def throw(self, error: BaseException, *_: object) -> Any:
-        """As that of a coroutine."""
+        """As ``coroutine.throw``."""
         raise error
 
     def close(self) -> None:
-        """As that of a coroutine."""
+        """As ``coroutine.close``: there is nothing to end."""
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)

@@ -258,7 +258,7 @@ def _origin(info: ImageInfo) -> str:
 
 
 def _widths(info: ImageInfo) -> str:
-    """The attributes with the picture's widths, and with how wide the style sheet shows it large."""
+    """The attributes for ``srcset``, and for ``sizes``: how wide the page shows the enlarged picture."""
     if not _origin(info):
         return ""
     high = 72 * info.width / info.height

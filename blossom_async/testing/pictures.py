@@ -1,4 +1,4 @@
-"""Small real pictures, equal for equal orders, and pictures spoiled by faults."""
+"""Small real pictures, the same for the same order, and damaged ones."""
 
 from __future__ import annotations
 

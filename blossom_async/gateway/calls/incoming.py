@@ -77,7 +77,7 @@ async def json_object(http: web.Request) -> dict[str, Any]:
 async def json_parts(http: web.Request, most: int) -> AsyncIterator[bytes]:
     """A body of at most ``most`` bytes, as it arrives.
 
-    Raises ``ResponseError`` if it is said not to be JSON, or is too long.
+    Raises ``ResponseError`` if its Content-Type is not JSON, or if it is too long.
     """
     if http.content_type != "application/json":
         raise unknown_type(http, "application/json")

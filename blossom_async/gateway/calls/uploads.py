@@ -314,7 +314,7 @@ def _usual(disposition: str) -> str:
 
 
 class _Limited:
-    """A body of which no more than a form may have is read, whatever stands before and between its parts."""
+    """Refuses a body longer than a form may be, counting what stands before and between its parts."""
 
     def __init__(self, content: StreamReader) -> None:
         self._content = content
@@ -344,7 +344,7 @@ def _text(name: str, data: bytes) -> str:
 
 
 def _typed(name: str, text: str) -> Any:
-    """The value that a form's text stands for, or the text, which the checks of the options refuse."""
+    """The value that a form's text stands for; if none, the text, which the check of the option refuses."""
     kind = "int" if name in _NUMBERS else _KINDS.get(name, "")
     if "int" in kind and re.fullmatch("-?[0-9]{1,18}", text, re.ASCII):
         return int(text)

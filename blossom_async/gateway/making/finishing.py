@@ -173,7 +173,7 @@ def _is_as_asked(given: Delivery, request: ImageRequest, file_format: str, compr
 
 
 def _read(given: Delivery, request: ImageRequest, provider: str, *, whole: bool) -> NDArray[np.uint8]:
-    """The pixels of a delivered file; where they need not be ``whole``, perhaps fewer of them."""
+    """The pixels of a delivered file; scaled down unless ``whole``, where the decoder can."""
     with _faults(given, provider):
         image = decoded(
             given.data,

@@ -73,7 +73,7 @@ def _described(file: StoredFile, stands: bytes) -> StoredFile:
 
 
 def headers_of(record: ImageRecord, file: StoredFile) -> dict[str, str]:
-    """What a CDN that reads the bucket itself may say: without the gateway nobody judges a viewer."""
+    """The headers of an object that a CDN may serve from the bucket, where no gateway checks the viewer."""
     wish = record.request
     for_good = wish.open_to_all and record.expires_at is None
     return {

@@ -147,7 +147,7 @@ class Upstream:
         ``taking`` acquires what else the call needs. If it raises ``OutOfFiles``, concurrency is lowered and
         this call waits for another to end. Raises anything else that ``taking`` raises, and ``Overloaded``
         with ``retry_after_s`` when the queue is full, the wait too long, or the circuit breaker open. If that
-        opens while this call waits, a hurried one is refused, and others wait until it is closed again.
+        opens while this call waits, a hurried one is refused; others wait until it closes again.
         """
         self._breaker.check(self._pace.usual_s)
         self.check_wait(callers)

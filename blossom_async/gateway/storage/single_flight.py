@@ -29,8 +29,8 @@ class SingleFlight(Generic[Name, T]):
     def begin(self, name: Name, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """The task that does the work, which may be under way already.
 
-        One that has ended is not begun work, also before the loop gets to its callbacks: whoever asked again
-        for what it did not bring would be given it forever, and never let the loop go on.
+        A task that has ended is never returned, even before its callbacks have run. Whoever asks again
+        because of its result would get it for ever, and never let the loop run them.
         """
         task = self._under_way.get(name)
         if task is None or task.done():

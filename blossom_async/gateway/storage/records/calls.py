@@ -444,7 +444,7 @@ def _taken_over() -> Conflict:
 def _move(
     condition: sa.ColumnElement[bool], after: ClaimState | None, connection: sa.Connection, **values: Any
 ) -> int:
-    """How many of these claims there were in a state that may become this one; they are in it now."""
+    """Moves these claims to the state, from any that may become it; returns how many."""
     may_move = [before for before, states in CLAIM_MAY_BECOME.items() if before and after in states]
     these = condition & calls.c.state.in_(may_move)
     if after is None:

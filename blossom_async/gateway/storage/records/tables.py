@@ -102,7 +102,7 @@ class ImageRecord:
         return self.files[-1]
 
     def has_expired(self, now: datetime) -> bool:
-        """Whether its time is over. Without its files it has expired for good, even if a clock was ahead."""
+        """Whether the picture has expired. Once its files are gone, it stays so even if a clock was ahead."""
         return self.swept_at is not None or (self.expires_at is not None and self.expires_at <= now)
 
 

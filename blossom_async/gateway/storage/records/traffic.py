@@ -29,7 +29,7 @@ class Answered:
 
     @property
     def requests(self) -> int:
-        """All of them."""
+        """The answers of all three kinds."""
         return self.pictures + self.calls + self.others
 
     def __add__(self, more: Answered) -> Answered:
