@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbclient
 import nbformat
 import pytest
+from traitlets.config import Config
 
 from blossom_async import BlossomClient, ConfigurationError, UrlBatch
 from blossom_async.notebook import Bar
@@ -82,8 +84,17 @@ def test_a_notebook_is_executed(tmp_path: Path) -> None:
         "batch"
     )
     page = v4.new_notebook(cells=[v4.new_code_cell(code)])
-    client = nbclient.NotebookClient(page, timeout=int(LIMIT_S), resources={"metadata": {"path": tmp_path}})
-    client.execute(env=dict(os.environ))
+    with TemporaryDirectory(prefix="blossom-") as folder:  # a short name, as those of sockets are limited
+        # Its ports would be chosen before the kernel listens there, and another program could take them.
+        sockets = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        client = nbclient.NotebookClient(
+            page,
+            config=sockets,
+            timeout=int(LIMIT_S),
+            startup_timeout=int(LIMIT_S),
+            resources={"metadata": {"path": tmp_path}},
+        )
+        client.execute(env=dict(os.environ))
     bar, batch = page.cells[0].outputs
     assert '<progress max="3" value="3"></progress> 2 of 3, <b>1 failed</b>' in bar["data"]["text/html"]
     assert batch["data"]["text/html"].count("<img") == 2
