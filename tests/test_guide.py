@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from blossom_async import BlossomClient, ImageInfo, UrlBatch
 GUIDE = (Path(__file__).parent / "guide" / "IMAGE_URLS.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"^# (.*?)\n\n```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
 OWN_CLIENT = {"Basic URL Generation", "Custom CDN Prefix"}
+DRAWS_MANY = {
+    "Batch with Different Settings",
+    "E-commerce Product Images",
+    "Multiple URLs at Once",
+    "Quality Settings",
+    "URL Compression",
+}
 AWAITING = {name for name, code in BLOCKS.items() if "await " in code}
 
 EARLIER = {"Get URL Statistics": ("Track URL Usage",)}
@@ -68,6 +76,12 @@ def compiled(name: str) -> types.CodeType:
     return code
 
 
+def quick_first(names: Iterable[str]) -> list[Any]:
+    """In order; blocks that draw several large pictures only in the campaigns."""
+    late = pytest.mark.campaign
+    return [pytest.param(name, marks=late) if name in DRAWS_MANY else name for name in sorted(names)]
+
+
 @pytest.mark.parametrize("name", sorted(OWN_CLIENT))
 def test_blocks_with_a_client_of_their_own(name: str) -> None:
     """They run as a plain script would run them."""
@@ -79,7 +93,7 @@ def test_blocks_with_a_client_of_their_own(name: str) -> None:
         names["client"].close()
 
 
-@pytest.mark.parametrize("name", sorted(BLOCKS.keys() - OWN_CLIENT - AWAITING))
+@pytest.mark.parametrize("name", quick_first(BLOCKS.keys() - OWN_CLIENT - AWAITING))
 def test_blocks_without_await(name: str) -> None:
     """They run inside ``with BlossomClient() as client``."""
     with BlossomClient() as client:
@@ -99,7 +113,7 @@ def test_blocks_without_await(name: str) -> None:
             assert len(set(urls.values())) == 3
 
 
-@pytest.mark.parametrize("name", sorted(AWAITING))
+@pytest.mark.parametrize("name", quick_first(AWAITING))
 async def test_blocks_with_await(name: str) -> None:
     """They run inside ``async with BlossomClient() as client``."""
     async with BlossomClient() as client:

@@ -49,6 +49,7 @@ from blossom_async.gateway.storage.records import keys as key_records
 from blossom_async.models import DayStats, ImageRequest
 from blossom_async.testing import FakePollinations
 from tests.conftest import KEY, RunningGateway, running_gateway
+from tests.thorough import thoroughly
 from tests.waiting import LIMIT_S, until
 
 START = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
@@ -469,7 +470,7 @@ async def test_a_tenant_sees_its_own_only(gateway: AbstractAsyncContextManager[R
                 assert (await visitor.get(path))[0].status == 404, path
 
 
-@pytest.mark.parametrize("words", HOSTILE)
+@pytest.mark.parametrize("words", [*HOSTILE[:5], *thoroughly(*HOSTILE[5:])])
 async def test_hostile_words_stay_words(
     gateway: AbstractAsyncContextManager[RunningGateway], words: str
 ) -> None:

@@ -26,6 +26,7 @@ from blossom_async.gateway.providers.faults import Kind, ProviderFault
 from blossom_async.gateway.providers.verify import Inspector, Placeholders, Repeats, verified
 from blossom_async.models import ImageRequest
 from blossom_async.scenery import paint
+from tests.thorough import thoroughly
 
 PIXELS = paint("a lake", width=96, height=64, seed=1)
 CLEAR = paint("a lake", width=96, height=64, seed=1, transparency=True)
@@ -391,11 +392,12 @@ async def test_the_notes_say_what_is_left_to_do() -> None:
     ).notes == "p m; drawn at 96x64; sent as jpg"
 
 
-def test_good_pictures_raise_no_alarm() -> None:
+@pytest.mark.parametrize("scenes", thoroughly(10, 40))
+def test_good_pictures_raise_no_alarm(scenes: int) -> None:
     """Scenes of many sizes, in all formats and ways to write them, each for a prompt of its own."""
     chance = random.Random(5)  # noqa: S311 - reproducible, not secret
     repeats = Repeats()
-    for number in range(40):
+    for number in range(scenes):
         width, height = chance.randrange(64, 300), chance.randrange(64, 300)
         pixels = paint(f"the sea {number}", width=width, height=height, seed=number)
         ways: list[tuple[str, dict[str, object]]] = [
