@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+_held: list[socket.socket] = []  # bound, and not listening
 BUCKET = "pictures"
 STARTS_S = 60
 ENDS_S = 40  # a gateway takes up to 30 to finish what was asked of it
@@ -298,10 +299,13 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that the system gives to no other program while this one runs; its servers may listen there."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    _held.append(sock)
+    port: int = sock.getsockname()[1]
+    return port
 
 
 if __name__ == "__main__":
