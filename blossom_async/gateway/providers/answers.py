@@ -24,12 +24,12 @@ _BLANKS = re.compile(r"\s|\\[nrt]")  # also line breaks that were escaped twice
 _HTTP = re.compile(r"(?i)\s*(?:https?:)?(?:\\?/){2}\w")
 _RELATIVE = re.compile(r"(?i)(?!\s*[a-z][a-z0-9+.-]*:).{1,8192}\Z", re.DOTALL)
 _PATH = re.compile(r"(?i)\s*(?:/|\S+\.(?:avif|bmp|gif|jpe?g|png|tiff?|webp)\b)")
-_URLS = ("url", "imageurl", "uri")
+_URLS = ("url", "imageurl", "uri", "urls", "imageurls")
 # Without case and punctuation. What holds a picture comes before what holds other such names.
 _NAMES = (
     *("b64json", "base64", "b64", "imagebase64", "imageb64", "bytesbase64encoded"),
     *_URLS,
-    *("data", "images", "image", "outputs", "output", "artifacts", "predictions", "results", "result"),
+    *("data", "images", "image", "img", "outputs", "output", "artifacts", "predictions", "results", "result"),
 )
 _BEFORE = b"\xef\xbb\xbf \t\r\n"  # a byte order mark and blanks
 _LONGEST_START = 64  # bytes of them

@@ -280,6 +280,8 @@ SHAPES: dict[str, Callable[[str], object]] = {
     "a URL for a data URL": lambda text: {
         "images": [{"image_url": {"url": f"data:image/png;base64,{text}"}}]
     },
+    "texts in image_urls": lambda text: {"data": {"image_urls": [f"data:image/png;base64,{text}"]}},
+    "img": lambda text: {"img": text, "time": 3.2},
     "base64 where a URL belongs": lambda text: {"data": [{"url": text}]},
     "something else before it": lambda text: {
         "data": [{"b64_json": None, "text": "a fox"}, {"b64_json": text}]
