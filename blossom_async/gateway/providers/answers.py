@@ -36,7 +36,7 @@ _LONGEST_START = 64  # bytes of them
 _SMALL = 64 * 1024  # bytes, read in less time than it takes to hand them to a thread
 _DEEPEST = 6  # lists and objects one in another
 _LIKE_JSON = re.compile(r"\s*[{\[]")
-_LINE = re.compile(r"(?:\A|[\r\n])\s*(?:data:\s*)?([{\[])")
+_LINE = re.compile(r"(?:\A|[\r\n])[ \t]*+(?:data:[ \t]*+)?([{\[])")  # in time linear in the text
 _MOST_MISSES = 16
 _PAGE = re.compile(rb"(?i)\s*<(?:!doctype html|html)")
 _DECODER = json.JSONDecoder(strict=False)
