@@ -11,6 +11,7 @@ _WINDOWS_S = (1.0, 10.0, 60.0, 600.0, 3600.0)  # the usual ones
 _REMEMBERED = 10_000  # starts
 _MARGIN = 1.005  # as of a stated limit: servers count arrivals and we count starts
 _HASTE = 10  # times the rate, at most, so that not a whole burst is refused if the server takes less by now
+_CATCH_UP_S = 0.01  # timers fire this late on a busy machine; starts may catch up
 _BURST_S = 1.0  # so much of the rate may start at once, if the server was seen to take as many
 _STEP = 50  # a probe tries one start more in so many first,
 _FASTER = 3  # then so many times as many
@@ -154,8 +155,9 @@ class LearnedRate:
         at = -math.inf
         if not self._at_once:
             at = self._even - (min(self._burst, max(2.0, _BURST_S / gap)) - 1) * gap
-        if self.starts:
-            at = max(at, self.starts[-1] + gap / _HASTE)
+        together = max(1, int(_CATCH_UP_S * _HASTE / gap))
+        if len(self.starts) >= together:
+            at = max(at, self.starts[-together] + together * gap / _HASTE)
         if len(self.starts) >= amount:
             at = max(at, self.starts[-amount] + self.per_s * _MARGIN)
         return at

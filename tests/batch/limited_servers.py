@@ -111,7 +111,7 @@ def batch(limit: Limit, seconds: float) -> Seen:
 
 
 async def _batch(limit: Limit, seconds: float) -> Seen:
-    seen, chance = Seen(), random.Random(1)  # noqa: S311 - reproducible, not secret
+    seen, chance = Seen(), random.Random(5)  # noqa: S311 - reproducible, not secret
     loop = asyncio.get_running_loop()
 
     async def attempt(_: int) -> None:
