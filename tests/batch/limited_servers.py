@@ -102,16 +102,16 @@ class Seen:
         return sum(at > seconds for at in self.refused) / sum(at > seconds for at in self.asked)
 
 
-def batch(limit: Limit, seconds: float) -> Seen:
+def batch(limit: Limit, seconds: float, seed: int = 1) -> Seen:
     """What a server with that limit sees of a batch without end, after so many seconds.
 
-    It refuses with ``Retry-After`` in whole seconds.
+    It refuses with ``Retry-After`` in whole seconds. ``seed`` is that of its delays.
     """
-    return on_virtual_clock(_batch(limit, seconds))
+    return on_virtual_clock(_batch(limit, seconds, seed))
 
 
-async def _batch(limit: Limit, seconds: float) -> Seen:
-    seen, chance = Seen(), random.Random(5)  # noqa: S311 - reproducible, not secret
+async def _batch(limit: Limit, seconds: float, seed: int) -> Seen:
+    seen, chance = Seen(), random.Random(seed)  # noqa: S311 - reproducible, not secret
     loop = asyncio.get_running_loop()
 
     async def attempt(_: int) -> None:
