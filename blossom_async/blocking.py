@@ -231,8 +231,8 @@ class BlockingImages:
         return self._result(self._images.download(url, path))
 
     def save(
-        self, pictures: UrlBatch | Iterable[ImageInfo], folder: str | PathLike[str]
-    ) -> BatchResult[ImageInfo, Path]:
+        self, pictures: UrlBatch | Iterable[ImageInfo | str], folder: str | PathLike[str]
+    ) -> BatchResult[ImageInfo | str, Path]:
         """As ``Images.save``."""
         return self._result(self._images.save(pictures, folder))
 

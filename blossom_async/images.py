@@ -176,23 +176,27 @@ class Images:
         return await self._limited(fetch, await self.get(url))
 
     async def save(
-        self, pictures: UrlBatch | Iterable[ImageInfo], folder: str | PathLike[str]
-    ) -> BatchResult[ImageInfo, Path]:
+        self, pictures: UrlBatch | Iterable[ImageInfo | str], folder: str | PathLike[str]
+    ) -> BatchResult[ImageInfo | str, Path]:
         """The paths of the files of pictures, downloaded into a folder as ``{id}.{format}``, in input order.
 
-        Of a batch, only of the pictures that were made. One that fails is None and affects no other. To
-        resume, call it again: what is there and sound is not fetched anew. Raises ``OSError`` if the folder
-        cannot be created.
+        Of a batch, only of the pictures that were made. URLs and ids are taken, too. One that fails is None
+        and affects no other. To resume, call it again: what is there and sound is not fetched anew. Raises
+        ``OSError`` if the folder cannot be created.
         """
+        if isinstance(pictures, str | ImageInfo):
+            raise InvalidRequest("pictures", pictures, "a batch or several pictures; download() takes one")
         made = pictures.infos if isinstance(pictures, UrlBatch) else pictures
         place = Path(folder)
         await asyncio.to_thread(place.mkdir, parents=True, exist_ok=True)
         fetch = partial(self._download, await self._connect(), place)
-        return await run(fetch, (info for info in made if info is not None), **self._shared())
+        return await run(fetch, (picture for picture in made if picture is not None), **self._shared())
 
-    async def _download(self, transport: Transport, path: Path, info: ImageInfo) -> Path:
-        if info.state != "ready":  # it was deferred, and may be ready by now
-            info = await transport.send(Exchange("GET", f"/v1/images/{info.id}", ImageInfo))
+    async def _download(self, transport: Transport, path: Path, picture: ImageInfo | str) -> Path:
+        info = picture if isinstance(picture, ImageInfo) else None
+        if info is None or info.state != "ready":  # it was deferred, and may be ready by now
+            image_id = _image_id(picture) if info is None else info.id
+            info = await transport.send(Exchange("GET", f"/v1/images/{image_id}", ImageInfo))
         if (there := await asyncio.to_thread(already_there, info, path)) is not None:
             return there
         largest = max(info.file_size, MAX_ANSWER)

@@ -71,6 +71,18 @@ async def test_a_batch_is_saved_and_resumed(gateway: Gateway, tmp_path: Path, fi
     assert missing.st_size == third.stat().st_size
 
 
+async def test_urls_and_ids_are_saved(gateway: Gateway, tmp_path: Path) -> None:
+    """As a batch gives them, with None for what failed; one that is no picture affects no other."""
+    async with gateway as running, running.client() as client:
+        batch = await client.image.generate_urls_batch(["a lake", "", "a hill"], **TINY)
+        made = [info for info in batch.infos if info is not None]
+        saved = await client.image.save([*batch, made[0].id, "https://example.org/"], tmp_path)
+        with pytest.raises(InvalidRequest, match=r"download\(\) takes one"):
+            await client.image.save(made[0].url, tmp_path)
+    assert [path and path.stem for path in saved] == [made[0].id, made[1].id, made[0].id, None]
+    assert isinstance(saved.failures[0].error, InvalidRequest)
+
+
 async def test_a_deferred_batch_is_saved_once_it_is_there(gateway: Gateway, tmp_path: Path) -> None:
     """Its infos were told before the pictures were made."""
     async with gateway as running, running.client() as client:
