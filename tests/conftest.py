@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leaves campaigns out of a run of everything; ``-m`` and the names of files have them run."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as what a shell starts in the background does
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as in what nohup starts
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if not config.option.markexpr and not _files_named(config):
         config.option.markexpr = "not campaign"
 
