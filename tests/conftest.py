@@ -59,13 +59,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """Keeps the garbage collector from looking again and again at modules and tests, which all stay."""
+    """Keeps the garbage collector from looking again and again at what is imported, which stays."""
     gc.disable()
     try:
         _import_own_share(session.config)
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
