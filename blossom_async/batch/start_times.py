@@ -219,9 +219,9 @@ class StartLog:
         self._longest_s = 0.0  # the period of any limit so far
         self._due = self._begins  # when the next one is, at an even pace
         self._paused_until = -math.inf
-        self.last = -math.inf
+        self.last: float = -math.inf
         """The latest start time given out."""
-        self.idle_at = -math.inf
+        self.idle_at: float = -math.inf
         """From when on it is the same as a new one."""
 
     def is_ahead(self, now: float) -> bool:
