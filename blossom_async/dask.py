@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -122,8 +121,6 @@ def _mapped(client: Client, rows: Any, work: Work, sharing: Sharing) -> Any:
     if isinstance(rows, dd.DataFrame):
         work.reads(list(rows.columns))
         if isinstance(work, Pictures):
-            if not client.asynchronous:
-                client.run(_import_early, on_error="ignore")
             return rows.map_partitions(task.frame, meta=_with_columns(rows._meta, []))
         rows = rows.to_bag(format="dict")
     if isinstance(rows, db.Bag):
@@ -179,12 +176,6 @@ class _Task:
         with _engine(self) as engine:
             new = engine.columns(pa.Table.from_pandas(needed, preserve_index=False).to_pylist())
         return _with_columns(frame, new)
-
-
-def _import_early() -> None:
-    """Begins to import pandas, which takes a second: a worker that gets its first partition late would do so
-    while the others have nothing left to do."""
-    threading.Thread(target=importlib.import_module, args=("dask.dataframe",), daemon=True).start()
 
 
 _PANDAS = {"string": "string", "int64": "Int64", "bool": "boolean"}  # types that have a null
