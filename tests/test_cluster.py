@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,3 +92,13 @@ async def test_nothing_stays_behind_when_the_terminal_is_closed(place: Path) -> 
         await running.communicate()
     assert running.returncode == 0
     assert os.listdir(place) == []  # noqa: PTH208 - as above
+    assert commands_with(place) == []
+
+
+def commands_with(place: Path) -> list[str]:
+    """The command lines of all processes that name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            found.append((process / "cmdline").read_text(errors="replace"))
+    return [command for command in found if str(place) in command]

@@ -64,7 +64,8 @@ def start_all(running: ExitStack, folder: Path, count: int, port: int) -> dict[s
     watched: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(name: str, command: list[str], ready: Callable[[], bool], **more: object) -> None:
-        watched[name] = running.enter_context(process(folder, name, command, **more))
+        with undisturbed():
+            watched[name] = running.enter_context(process(folder, name, command, **more))
         wait_for(name, watched[name], ready, folder)
 
     database = start_postgres(start, folder)
@@ -262,6 +263,23 @@ def process(
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever asks this program to end is heeded after the block, when what was started is known."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager
