@@ -32,7 +32,7 @@ class Events:
         self._line: list[bytes] = []  # its pieces so far
         self._data: list[bytes] = []
         self._answer = b""
-        self._has_picture = False
+        self._has_picture: bool | None = None  # of the answer, once that is asked
 
     def feed(self, part: bytes) -> None:
         """Takes what has arrived."""
@@ -64,9 +64,17 @@ class Events:
             return
         if isinstance(event, dict) and self._watch(event):
             return
-        has_picture = picture_of(event) is not None
-        if has_picture or not self._has_picture:
-            self._answer, self._has_picture = data, has_picture
+        if not self._answer:  # most have one event, whose base64 need not be decoded here
+            self._answer = data
+        elif picture_of(event) is not None:
+            self._answer, self._has_picture = data, True
+        elif not self._holds_picture():
+            self._answer = data
+
+    def _holds_picture(self) -> bool:
+        if self._has_picture is None:
+            self._has_picture = picture_of(orjson.loads(self._answer)) is not None
+        return self._has_picture
 
 
 def watching(show: Show, most: object) -> Watch:
