@@ -60,7 +60,7 @@ _BEHIND_S = 1.0  # start times that nobody asked for in this time, or that were 
 _BEHIND_AT_FIRST_S = 0.25
 _HORIZON_S = 0.2  # further ahead, more would be known later about the start times before
 _REMEMBERED = 100_000
-_KEPT = ("_remembered", "_begins", "_longest_s", "_step", "_due", "_paused_until", "last", "idle_at")
+_KEPT = ("_begins", "_longest_s", "_step", "_due", "_paused_until", "last", "idle_at")
 
 
 class Grant(NamedTuple):
@@ -232,7 +232,7 @@ class StartLog:
         """All of it, to be kept elsewhere."""
         limits = [(limit.amount, limit.per_s, until) for limit, until in self._limits.items()]
         numbers = [
-            *(float(getattr(self, name)) for name in _KEPT),
+            *(getattr(self, name) for name in _KEPT),
             len(limits),
             len(self._given),
             *chain.from_iterable((*limits, *self._given.items())),
@@ -241,10 +241,11 @@ class StartLog:
         return struct.pack(f"<{len(numbers)}d", *numbers)
 
     @classmethod
-    def unpacked(cls, packed: bytes) -> StartLog:
-        """One as it was when these bytes were ``packed``."""
+    def unpacked(cls, packed: bytes, *, remembered: int = _REMEMBERED) -> StartLog:
+        """One as it was when these bytes were ``packed``, by one with the same ``remembered``."""
         numbers = iter(struct.unpack(f"<{len(packed) // 8}d", packed))
         log = cls.__new__(cls)
+        log._remembered = remembered
         for name in _KEPT:
             setattr(log, name, next(numbers))
         limits, given = int(next(numbers)), int(next(numbers))
@@ -308,7 +309,7 @@ class StartLog:
 
     def _forget(self, now: float) -> None:
         ended = bisect_left(self._ends, now - _MARGIN * self._longest_s)
-        del self._ends[: max(ended, len(self._ends) - 2 * int(self._remembered))]
+        del self._ends[: max(ended, len(self._ends) - 2 * self._remembered)]
         while self._given and (first := next(iter(self._given))) + _LONGEST_HOLD_S < now:
             del self._given[first]
         self._limits = {limit: until for limit, until in self._limits.items() if until > now}

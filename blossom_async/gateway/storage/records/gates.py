@@ -43,7 +43,7 @@ def take_and_tell(tenant: str, question: GateQuestion, connection: sa.Connection
     """
     state, packed = _held(tenant, question.name, connection)
     now = now_s(connection)
-    log = None if packed is None else StartLog.unpacked(packed)
+    log = None if packed is None else StartLog.unpacked(packed, remembered=_REMEMBERED)
     if log is None or log.last != state.last or log.is_ahead(now):  # or ``take`` was asked, or the clock set
         unknown_since = -math.inf if log is None and not state.last else now
         log = StartLog(unknown_since, question.limit, remembered=_REMEMBERED)
