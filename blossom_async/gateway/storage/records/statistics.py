@@ -197,23 +197,18 @@ def recount(connection: sa.Connection) -> int:
         row = connection.execute(_LEFT.limit(1).with_for_update(skip_locked=True)).first()
         if row is None:
             break
-        counted += 1 + _recount(row.tenant, row.tracking_id, row.uncounted_from, connection)
-    return counted
-
-
-def _recount(tenant: str, tracking_id: str, start: int | None, connection: sa.Connection) -> int:
-    counted = 0
-    if start == ALL_UNCOUNTED:
-        counted += _recount_pictures(tenant, tracking_id, connection)
-        start = _BEFORE_ALL
-    while start is not None and counted < _ROWS_AT_ONCE:
-        later = of(views, tenant, tracking_id) & (views.c.day >= start)
-        day = connection.scalar(sa.select(sa.func.min(views.c.day)).where(later))
-        if day is not None:
-            counted += _recount_day(tenant, tracking_id, day, connection)
-        start = None if day is None else day + 1
-    change = campaigns.update().where(of(campaigns, tenant, tracking_id))
-    connection.execute(change.values(uncounted_from=start, changes=campaigns.c.changes + 1))
+        campaign, start = (row.tenant, row.tracking_id), row.uncounted_from
+        if start == ALL_UNCOUNTED:
+            counted += 1 + _recount_pictures(*campaign, connection)
+            later: int | None = _BEFORE_ALL
+        else:
+            day = connection.scalar(
+                sa.select(sa.func.min(views.c.day)).where(of(views, *campaign) & (views.c.day >= start))
+            )
+            counted += 1 + (0 if day is None else _recount_day(*campaign, day, connection))
+            later = None if day is None else day + 1
+        change = campaigns.update().where(of(campaigns, *campaign))
+        connection.execute(change.values(uncounted_from=later, changes=campaigns.c.changes + 1))
     return counted
 
 
