@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from blossom_async.gateway.calls.front_door import MOST, QUALITIES
+from blossom_async.gateway.calls.front_door_parameters import MOST, QUALITIES
 from blossom_async.gateway.calls.uploads import MOST_PICTURES
 
 __all__ = ["PATHS", "schemas"]
