@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from datetime import datetime
 
 from blossom_async.errors import Overloaded
 from blossom_async.gateway.making.failpoints import reached
@@ -13,6 +15,7 @@ from blossom_async.gateway.making.verdicts import (
     Settled,
     booked,
     in_doubt,
+    micro_usd,
     refused,
     resend_pause_s,
     unknown,
@@ -29,11 +32,28 @@ from blossom_async.gateway.providers import (
     show_nobody,
 )
 from blossom_async.gateway.providers.faults import ProviderFault
-from blossom_async.gateway.storage.records import ProviderAttempt
+from blossom_async.gateway.storage.records import Claim, ProviderAttempt
 from blossom_async.models import ImageRequest, OpenAIRequest
 from blossom_async.tracing import span
 
-__all__ = ["ask"]
+__all__ = ["ask", "new_attempt"]
+
+
+def new_attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
+    """The ``n``-th attempt at the claim's picture, from 0, with what it may cost and its idempotency key."""
+    price = upstream.provider.price(claim.request)
+    return ProviderAttempt(
+        image_id=claim.image_id,
+        n=n,
+        tenant=claim.tenant,
+        payer=claim.payer,
+        provider=upstream.name,
+        provider_key=hmac.digest(secret, f"{claim.image_id} {n}".encode(), "sha256").hex(),
+        day=int(now.timestamp()) // 86_400,
+        reserved=0 if price is None else micro_usd(price),
+        priced=price is not None,
+        sent_at=now,
+    )
 
 
 async def ask(

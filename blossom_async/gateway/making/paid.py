@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -26,7 +25,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.making.asking import ask
+from blossom_async.gateway.making.asking import ask, new_attempt
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.provider_calls import note_held, note_unusable
@@ -37,7 +36,6 @@ from blossom_async.gateway.making.upstreams import Upstream, Upstreams
 from blossom_async.gateway.making.verdicts import (
     Settled,
     booked,
-    micro_usd,
     nobody_left,
     problem_of,
     refused,
@@ -231,8 +229,8 @@ class Paid:
     ) -> Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         place = partial(self._staging.reserved, claim.image_id, claim.request)
-        if (claim.payer, _day(self._now())) in self._exhausted:  # it takes no turn from those who can pay
-            attempt = _attempt(claim, upstream, n, self._secret, self._now())
+        attempt = new_attempt(claim, upstream, n, self._secret, self._now())
+        if (attempt.payer, attempt.day) in self._exhausted:  # it takes no turn from those who can pay
             try:
                 await self._records.read(partial(call_records.check_budget, attempt, self._daily_budget))
             except PaymentRequired as exc:
@@ -249,7 +247,7 @@ class Paid:
                 return Settled(error=exc)
             if inputs is None:
                 return Settled(error=_inputs_lost())
-            attempt = _attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
+            attempt = new_attempt(claim, upstream, n, self._secret, self._now())  # of the day it is sent
             try:
                 refusal = await self._results.begun(claim, attempt, self._daily_budget)
             except PaymentRequired as exc:
@@ -340,26 +338,6 @@ def _inputs_lost() -> Overloaded:
         "the pictures to draw from were lost when a gateway died; nothing was paid; send the request again",
         code="pictures_lost",
         retry_after_s=1.0,
-    )
-
-
-def _day(now: datetime) -> int:
-    return int(now.timestamp()) // 86_400
-
-
-def _attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
-    price = upstream.provider.price(claim.request)
-    return ProviderAttempt(
-        image_id=claim.image_id,
-        n=n,
-        tenant=claim.tenant,
-        payer=claim.payer,
-        provider=upstream.name,
-        provider_key=hmac.digest(secret, f"{claim.image_id} {n}".encode(), "sha256").hex(),
-        day=_day(now),
-        reserved=0 if price is None else micro_usd(price),
-        priced=price is not None,
-        sent_at=now,
     )
 
 
