@@ -22,8 +22,9 @@ import aiohttp
 import aioresponses.core
 import attrs
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.internal.conjecture import providers
+from hypothesis.strategies import none
 
 from blossom_async import BlossomClient
 from blossom_async.gateway.server import listen, serving
@@ -65,7 +66,14 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
         _import_own_share(session.config)
         return (yield)
     finally:
+        _nothing_drawn()  # Hypothesis looks for who holds its generators, and would not find what is frozen
+        gc.freeze()
         gc.enable()
+
+
+@given(none())
+def _nothing_drawn(nothing: None) -> None:
+    pass
 
 
 def _import_own_share(config: pytest.Config) -> None:
