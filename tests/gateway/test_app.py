@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from blossom_async.errors import ConfigurationError
+from blossom_async.gateway import server
+from blossom_async.gateway.app import create_app
 from blossom_async.gateway.server import listen, serving
 from blossom_async.gateway.settings import Settings
+from tests.conftest import running_gateway
 from tests.forking import FORKS, forked
 from tests.scarcity import descriptors
 from tests.waiting import wait_until
@@ -48,6 +56,25 @@ def test_a_failed_start_leaves_nothing_open(tmp_path: Path, spoil: Callable[[Pat
         fail()
     wait_until(lambda: descriptors() <= before[0])
     wait_until(lambda: set(threading.enumerate()) <= before[1])  # they end without being waited for
+
+
+async def test_a_gateway_that_has_ended_leaves_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may start one after another."""
+    started = []
+
+    def create(*args: Any, **options: Any) -> web.Application:
+        app = create_app(*args, **options)
+        started.append(weakref.ref(app))
+        return app
+
+    monkeypatch.setattr(server, "create_app", create)
+    async with running_gateway(tmp_path / "data") as running, aiohttp.ClientSession() as session:
+        async with session.get(f"{running.base_url}/healthz") as answer:
+            assert answer.status == 200
+    gc.collect()
+    assert [app() for app in started] == [None]
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "..", "x" * 70])
