@@ -54,8 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two for each core, as tests often wait; for one file this process alone, for ``-s`` and ``--pdb``."""
-    return 0 if _files_named(config) == 1 else 2 * (os.cpu_count() or 1)
+    """One more than cores, as tests often wait; for one file this process alone, for ``-s`` and ``--pdb``."""
+    return 0 if _files_named(config) == 1 else 1 + (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)
