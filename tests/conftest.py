@@ -68,6 +68,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
     finally:
         _nothing_drawn()  # Hypothesis looks for who holds its generators, and would not find what is frozen
         gc.freeze()
+        gc.set_threshold(5_000)  # each test leaves a little, of which most goes without being looked for
         gc.enable()
 
 
