@@ -378,9 +378,13 @@ class TestAnUnknownSendBefore:
 class TestManyAtOnce:
     async def test_some_that_fail_first_do_not_shut_the_provider(self, tmp_path: Path) -> None:
         """Failures are quick: six of thirty back before any picture are no outage."""
-        paid = Paid()
-        for _ in range(6):
-            paid.fails(Kind.UNAVAILABLE, "no")
+        paid, all_sent = Paid(), asyncio.Barrier(30)
+
+        async def fails() -> None:
+            await all_sent.wait()
+            raise ProviderFault("paid", Kind.UNAVAILABLE, "as the test wants", charged="no")
+
+        paid.script = [*[fails] * 6, *[all_sent.wait] * 24]  # type: ignore[list-item]
         async with house(tmp_path, paid, limits=Limits(at_once=30)) as rooms:
             wishes = (attrs.evolve(WISH, seed=number) for number in range(30))
             made = await asyncio.gather(
