@@ -71,8 +71,6 @@ class Postgres:
     server, too.
     """
 
-    writers = 2  # while one waits for the server, the other works; more would make smaller groups
-
     def __init__(self, url: sa.URL) -> None:
         self._name = (
             f"PostgreSQL database {url.database} at {url.host or url.query.get('host') or 'localhost'}"

@@ -41,8 +41,6 @@ _STUDENT_PRAGMAS = (*_READER_PRAGMAS, f"mmap_size={1 << 31}")
 class Sqlite:
     """A database in one file, for the processes of one machine."""
 
-    writers = 1
-
     def __init__(self, path: Path) -> None:
         self._path = path
         self.writing: sa.Engine = _engine(path, _WRITER_PRAGMAS)

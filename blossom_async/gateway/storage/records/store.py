@@ -51,7 +51,7 @@ class Records:
 
     def __init__(self, place: Path | str, *, readers: int = 2) -> None:
         self._database = _database(place)
-        self._writer = Desk("blossom-records-writer", self._database.writers, self._commit)
+        self._writer = Desk("blossom-records-writer", 1, self._commit)
         reading, studying = self._database.reading, self._database.studying
         self._connected = [*[reading] * readers, studying]  # the connections of these threads
         self._readers = Desk("blossom-records-reader", readers, partial(self._look_up, reading))
