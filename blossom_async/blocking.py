@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager, ExitStack
 from datetime import date, datetime
 from inspect import CORO_CREATED, getcoroutinestate
@@ -37,6 +37,8 @@ from blossom_async.url_batch import BatchOptions, Request, UrlBatch
 __all__ = ["BlockingClient", "BlockingImages", "EitherStream", "FinishedUrl", "LoopThread"]
 
 T = TypeVar("T")
+
+_LOOKS_UP_S = 0.5  # a Ctrl-C that the system hands to another thread does not wake the one that waits
 
 
 class LoopThread:
@@ -80,6 +82,8 @@ class LoopThread:
         """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
         running: Future[T] = self.portal.start_task_soon(work)
         try:
+            while not running.done():
+                wait([running], _LOOKS_UP_S)
             return running.result()
         except BaseException:  # raised in this thread, or by the work, which has then ended
             if not running.done():

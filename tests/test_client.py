@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -644,6 +645,25 @@ def test_ctrl_c_stops_a_blocking_batch(tmp_path: Path) -> None:
         assert there.wait(60) == 0
     assert rest[-1] == "stopped"
     assert len(rest) < 5000
+
+
+def test_ctrl_c_that_another_thread_takes_stops_a_blocking_call() -> None:
+    """The system may hand it to any thread, and the one that waits is not woken."""
+    went_on = []
+
+    async def work() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        await asyncio.sleep(20)
+        went_on.append(True)
+
+    thread, before = LoopThread(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            thread.call(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        thread.end(partial(asyncio.sleep, 0))
+    assert went_on == []
 
 
 def test_no_base_url_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
