@@ -80,15 +80,24 @@ class LoopThread:
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
-        running: Future[T] = self.portal.start_task_soon(work)
+        portal, may_begin, running = self.portal, Future[None](), cast("Future[T] | None", None)
+
+        async def begin() -> T:
+            await asyncio.wrap_future(may_begin)
+            return await work()
+
         try:
+            running = portal.start_task_soon(begin)
+            may_begin.set_result(None)
             while not running.done():
                 wait([running], _LOOKS_UP_S)
             return running.result()
         except BaseException:  # raised in this thread, or by the work, which has then ended
-            if not running.done():
+            if running is None:
+                may_begin.cancel()  # Ctrl-C came while the task was made
+            elif not running.done():
                 running.cancel()
-                self.portal.call(_ended, running)
+                portal.call(_ended, running)
             elif not running.cancelled() and not isinstance(running.exception(), Exception | None):
                 self._join()  # such as SystemExit in a callback, which ends the event loop, too
             raise
