@@ -36,7 +36,12 @@ from blossom_async.gateway.storage.records import Claim, ProviderAttempt
 from blossom_async.models import ImageRequest, OpenAIRequest
 from blossom_async.tracing import span
 
-__all__ = ["ask", "new_attempt"]
+__all__ = ["ask", "day_of", "new_attempt"]
+
+
+def day_of(now: datetime) -> int:
+    """The day (UTC) whose budget pays for what is sent now, counted from 1970."""
+    return int(now.timestamp()) // 86_400
 
 
 def new_attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: datetime) -> ProviderAttempt:
@@ -49,7 +54,7 @@ def new_attempt(claim: Claim, upstream: Upstream, n: int, secret: bytes, now: da
         payer=claim.payer,
         provider=upstream.name,
         provider_key=hmac.digest(secret, f"{claim.image_id} {n}".encode(), "sha256").hex(),
-        day=int(now.timestamp()) // 86_400,
+        day=day_of(now),
         reserved=0 if price is None else micro_usd(price),
         priced=price is not None,
         sent_at=now,

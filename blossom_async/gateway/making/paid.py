@@ -25,7 +25,7 @@ from blossom_async.errors import (
     Rejected,
     ResponseError,
 )
-from blossom_async.gateway.making.asking import ask, new_attempt
+from blossom_async.gateway.making.asking import ask, day_of, new_attempt
 from blossom_async.gateway.making.callers import Callers
 from blossom_async.gateway.making.failpoints import reached
 from blossom_async.gateway.making.provider_calls import note_held, note_unusable
@@ -229,8 +229,8 @@ class Paid:
     ) -> Answer | Settled:
         """One attempt. Before it is sent, it is recorded, and a file for its answer is reserved."""
         place = partial(self._staging.reserved, claim.image_id, claim.request)
-        attempt = new_attempt(claim, upstream, n, self._secret, self._now())
-        if (attempt.payer, attempt.day) in self._exhausted:  # it takes no turn from those who can pay
+        if (claim.payer, day_of(self._now())) in self._exhausted:  # it takes no turn from those who can pay
+            attempt = new_attempt(claim, upstream, n, self._secret, self._now())
             try:
                 await self._records.read(partial(call_records.check_budget, attempt, self._daily_budget))
             except PaymentRequired as exc:
