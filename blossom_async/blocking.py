@@ -80,7 +80,9 @@ class LoopThread:
 
     def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the work. Ctrl-C cancels it and waits for it to end; a second one does not wait."""
-        portal, may_begin, running = self.portal, Future[None](), cast("Future[T] | None", None)
+        portal = self.portal
+        may_begin: Future[None] = Future()
+        running: Future[T] | None = None
 
         async def begin() -> T:
             await asyncio.wrap_future(may_begin)
