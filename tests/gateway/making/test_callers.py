@@ -58,7 +58,7 @@ async def line(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[
 async def opened(folder: Path, *, remote: bool = True) -> AsyncIterator[Line]:
     provider, go = Paid(), asyncio.Event()
     provider.remote = remote
-    provider.script = [go.wait]  # type: ignore[list-item]
+    provider.script = [go.wait]
     async with house(folder, provider, limits=Limits(at_once=1)) as rooms:
         first = asyncio.create_task(rooms.create(key="first"))
         await until(lambda: provider.sent)

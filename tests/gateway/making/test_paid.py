@@ -59,7 +59,7 @@ class Paid:
         self.usd = Decimal(usd)
         self.ledger: list[str] = []
         self.sent: list[str] = []
-        self.script: list[ProviderFault | Callable[[], Awaitable[None]]] = []
+        self.script: list[ProviderFault | Callable[[], Awaitable[object]]] = []
 
     def fails(self, kind: Kind, charged: Charged, **more: Any) -> None:
         self.script.append(ProviderFault(self.name, kind, "as the test wants", charged=charged, **more))
@@ -474,7 +474,7 @@ class TestBudgets:
     async def test_the_day_is_that_of_sending(self, tmp_path: Path) -> None:
         """A call that waits until after midnight takes nothing from the day it came."""
         paid, go, time = Paid(), asyncio.Event(), [NOW]
-        paid.script = [go.wait]  # type: ignore[list-item]
+        paid.script = [go.wait]
         async with house(tmp_path, paid, limits=Limits(at_once=1), now=lambda: time[0]) as rooms:
             both = [asyncio.create_task(rooms.create(key=key)) for key in ("first", "second")]
             (upstream,) = rooms.upstreams
@@ -574,7 +574,7 @@ class TestLimits:
         """Beyond the line: 503 with a time, nothing claimed for good, nothing paid."""
         gate = asyncio.Event()
         paid = Paid()
-        paid.script = [gate.wait] * 3  # type: ignore[list-item]
+        paid.script = [gate.wait] * 3
         async with house(tmp_path, paid, limits=Limits(at_once=1, line=1)) as rooms:
             tasks = [asyncio.create_task(rooms.create(key=str(number))) for number in range(3)]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -589,7 +589,7 @@ class TestLimits:
         gate, paid = asyncio.Event(), Paid()
         async with house(tmp_path, paid, most=1) as rooms:
             first = await rooms.create(key="first")
-            paid.script = [gate.wait]  # type: ignore[list-item]
+            paid.script = [gate.wait]
             making = asyncio.create_task(rooms.create(key="second"))
             await until(lambda: len(paid.ledger) == 2)
             with pytest.raises(Overloaded):
@@ -617,7 +617,7 @@ class TestDeferred:
         """`defer` answers with the call; later the picture has the same id."""
         gate = asyncio.Event()
         paid = Paid()
-        paid.script = [gate.wait]  # type: ignore[list-item]
+        paid.script = [gate.wait]
         async with house(tmp_path, paid) as rooms:
             call = await rooms.create(attrs.evolve(WISH, defer=True))
             assert isinstance(call, Claim)
@@ -664,7 +664,7 @@ class TestTakingOver:
     async def test_what_waits_at_the_end_is_not_sent(self, tmp_path: Path) -> None:
         """Its answer might come too late. It is left to the next process."""
         paid, go = Paid(), asyncio.Event()
-        paid.script = [go.wait]  # type: ignore[list-item]
+        paid.script = [go.wait]
         async with house(tmp_path, paid, limits=Limits(at_once=1)) as rooms:
             wish = attrs.evolve(WISH, defer=True)
             first, second = [(await rooms.create(wish, key=key)).id for key in ("first", "second")]
@@ -733,7 +733,7 @@ class TestTakingOver:
         """An ended process's call is carried out by the next one."""
         paid = Paid()
         gate = asyncio.Event()
-        paid.script = [gate.wait]  # type: ignore[list-item]
+        paid.script = [gate.wait]
         async with house(tmp_path, paid) as rooms:
             call = await rooms.create(attrs.evolve(WISH, defer=True))
             assert isinstance(call, Claim)

@@ -384,7 +384,7 @@ class TestManyAtOnce:
             await all_sent.wait()
             raise ProviderFault("paid", Kind.UNAVAILABLE, "as the test wants", charged="no")
 
-        paid.script = [*[fails] * 6, *[all_sent.wait] * 24]  # type: ignore[list-item]
+        paid.script = [*[fails] * 6, *[all_sent.wait] * 24]
         async with house(tmp_path, paid, limits=Limits(at_once=30)) as rooms:
             wishes = (attrs.evolve(WISH, seed=number) for number in range(30))
             made = await asyncio.gather(
