@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from blossom_async.gateway.storage.records.inserting import MICRO, SERVER_TIME
 from blossom_async.gateway.storage.records.keys import REMOVED
 from blossom_async.gateway.storage.records.postgres import Postgres
+from blossom_async.gateway.storage.records.store import enough_connections
 from blossom_async.gateway.storage.records.tables import owners
 
 __all__ = ["Lease"]
@@ -83,8 +84,9 @@ class Lease:
         self.name: str = ""  # until it is open
 
     def open(self) -> None:
-        """Marks this process as alive, until ``close``."""
-        self._begin()
+        """Marks this process as alive, until ``close``. Raises as ``enough_connections``."""
+        with enough_connections():
+            self._begin()
         self._thread.start()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from blossom_async.errors import ConfigurationError, Overloaded
+from blossom_async.gateway.storage.leases import Lease
 from blossom_async.gateway.storage.records import Records
 from blossom_async.gateway.storage.records.postgres import Postgres
 from blossom_async.gateway.storage.records.tables import owners
@@ -46,6 +47,30 @@ async def test_a_newer_versions_database_is_refused(postgres_url: str) -> None:
     said(postgres_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigurationError, match=r"has schema '9999'.*Update blossom-async"):
         await Records(postgres_url).open()
+
+
+async def test_a_server_with_too_few_connections_is_refused(postgres_url: str) -> None:
+    """None for the threads that read, or none for the lease, which asks last; with one more it starts."""
+    role = f"role_{sa.make_url(postgres_url).database}"
+    said(postgres_url, f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data, pg_write_all_data")
+    for given in (3, 4):
+        said(postgres_url, f"ALTER ROLE {role} CONNECTION LIMIT {given}")
+        with pytest.raises(ConfigurationError, match="too many connections for role"):
+            await opened_and_closed(postgres_url.replace("postgres@", f"{role}@"))
+    said(postgres_url, f"ALTER ROLE {role} CONNECTION LIMIT 5")
+    await opened_and_closed(postgres_url.replace("postgres@", f"{role}@"))
+    said(postgres_url, f"DROP ROLE {role}")
+
+
+async def opened_and_closed(url: str) -> None:
+    """What a gateway opens, in its order."""
+    records, lease = Records(url), Lease(url)
+    await records.open()
+    try:
+        lease.open()
+        lease.close()
+    finally:
+        await records.close()
 
 
 @contextmanager

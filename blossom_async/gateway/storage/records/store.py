@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from blossom_async.gateway.storage.threads import in_a_thread
 if TYPE_CHECKING:
     from blossom_async.gateway.storage.records.postgres import Postgres
 
-__all__ = ["Records", "postgres"]
+__all__ = ["Records", "enough_connections", "postgres"]
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Records:
 
     def _connect_readers(self) -> None:
         """Opens the files of all reading connections, so that none is needed later."""
-        with contextlib.ExitStack() as opened:
+        with enough_connections(), contextlib.ExitStack() as opened:
             for engine in self._connected:
                 connection = opened.enter_context(engine.connect())
                 connection.execute(sa.select(revision))  # the first look opens the side files
@@ -197,6 +197,18 @@ class Records:
             if exc.connection_invalidated and again:  # the server ended it since, as when it restarts
                 return self._look_up(engine, questions, again=False)
             return [self._database.error("read", exc) for _ in questions]
+
+
+@contextlib.contextmanager
+def enough_connections() -> Iterator[None]:
+    """Raises ``ConfigurationError`` where the block gets no connection, or loses it."""
+    try:
+        yield
+    except sa.exc.DBAPIError as exc:
+        raise ConfigurationError(
+            f"The database gives this gateway too few connections ({' '.join(str(exc.orig).split())}). "
+            "It needs seven: end what uses them up, or raise max_connections of the server."
+        ) from exc
 
 
 def postgres(url: str) -> Postgres:
