@@ -53,10 +53,7 @@ class Earlier:
             raise key_reused()
         if isinstance(standing, IdempotencyEntry):
             record = await self._records.get(standing.image_id)
-            made, now = _replayable(record, self._now()), self._now()
-            if now - made.created_at < _FRESH:  # another process may not have been told that it is stored
-                await self._records.settled()
-            return made
+            return await self._lasting(_replayable(record, self._now()))
         claim = await self._recovery.resume(standing)
         if order.request.defer and claim.state is not ClaimState.UNKNOWN:
             return claim
@@ -96,7 +93,7 @@ class Earlier:
         await self.wait(claim.image_id, _ELSEWHERE_S)
         record = await self._records.get(claim.image_id)
         if record is not None:
-            return record
+            return await self._lasting(record)
         left = await self.pending(claim.image_id)
         if left is not None and left.state is not ClaimState.RUNNING:
             raise stored_problem(left)
@@ -105,6 +102,12 @@ class Earlier:
             code="in_progress",
             retry_after_s=FULL_RETRY_S,
         )
+
+    async def _lasting(self, made: ImageRecord) -> ImageRecord:
+        """The picture, once it is sure to outlast a crash: its own process may not have been told yet."""
+        if self._now() - made.created_at < _FRESH:
+            await self._records.settled()
+        return made
 
 
 def _replayable(record: ImageRecord | None, now: datetime) -> ImageRecord:

@@ -310,7 +310,7 @@ class Paid:
         except Overloaded:
             if await self._records.get(record.id) is None:
                 raise
-            # Only the acknowledgement was lost.
+            await self._records.settled()  # only the acknowledgement was lost
         reached("committed")
         self._storing.made[record.provider, record.request.format] += 1
         return record

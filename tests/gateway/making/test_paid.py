@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import attrs
 import pytest
@@ -130,6 +131,24 @@ class LateToAnswer(Records):
         return given
 
 
+class SlowDisk(Records):
+    """A database that shows what another process has stored before that outlasts a crash."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self.outlasts = asyncio.Event()
+        self.read_of: list[object] = []
+        self.asked = False
+
+    async def read(self, question: Any) -> Any:
+        self.read_of.append(getattr(question, "func", None))
+        return await super().read(question)
+
+    async def settled(self) -> None:
+        self.asked = True
+        await self.outlasts.wait()
+
+
 @attrs.define
 class House:
     """A gateway's back rooms on a data folder."""
@@ -236,6 +255,27 @@ async def test_two_processes_race_and_pay_once(tmp_path: Path) -> None:
         made = await asyncio.gather(*(rooms.create() for rooms in (first, second) for _ in range(50)))
         assert len({record.id for record in made}) == 1
     assert len(paid.ledger) + len(other.ledger) == 1
+
+
+async def test_who_waits_for_another_process_is_answered_once_the_picture_outlasts_a_crash(
+    tmp_path: Path,
+) -> None:
+    """It is seen before; the caller is not told of what a crash may still take away."""
+    paid, drawn = Paid(), asyncio.Event()
+    paid.script.append(drawn.wait)
+    async with house(tmp_path, paid) as first, house(tmp_path, paid, database=SlowDisk) as second:
+        disk = second.records
+        assert isinstance(disk, SlowDisk)
+        making = asyncio.create_task(first.create())
+        await until(lambda: paid.sent)
+        waiting = asyncio.create_task(second.create())
+        await until(lambda: call_records.claim_by_id in disk.read_of)
+        drawn.set()
+        made = await making
+        await until(lambda: disk.asked)
+        assert not waiting.done()
+        disk.outlasts.set()
+        assert await waiting == made
 
 
 async def test_another_request_under_the_key_is_refused(tmp_path: Path) -> None:
@@ -397,6 +437,20 @@ class TestFalteringDatabase:
                 await rooms.create()
             assert isinstance(await rooms.create(), ImageRecord)
             assert sum(row["reserved"] for row in await rooms.spent()) == 0
+        assert len(paid.ledger) == 1
+
+    async def test_a_picture_that_a_crash_may_take_away_is_not_answered(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its row is there, but was not acknowledged: that it lasts has to be found out first."""
+        paid = Paid()
+        async with self.falters(tmp_path, call_records.finish, True, paid) as rooms:
+            with monkeypatch.context() as patched:
+                away = Overloaded("the database is away", code="storage_failed")
+                patched.setattr(rooms.records, "settled", AsyncMock(side_effect=away))
+                with pytest.raises(Overloaded):
+                    await rooms.create()
+            assert isinstance(await rooms.create(), ImageRecord)
         assert len(paid.ledger) == 1
 
     @pytest.mark.parametrize("made", [True, False])
