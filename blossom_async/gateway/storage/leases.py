@@ -85,7 +85,7 @@ class Lease:
 
     def open(self) -> None:
         """Marks this process as alive, until ``close``. Raises as ``enough_connections``."""
-        with enough_connections():
+        with enough_connections(), self._database.reading.connect():  # for ``has_ended``
             self._begin()
         self._thread.start()
 

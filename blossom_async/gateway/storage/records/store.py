@@ -53,10 +53,11 @@ class Records:
         self._database = _database(place)
         self._writer = Desk("blossom-records-writer", 1, self._commit)
         reading, studying = self._database.reading, self._database.studying
-        self._connected = [*[reading] * readers, studying]  # the connections of these threads
         self._readers = Desk("blossom-records-reader", readers, partial(self._look_up, reading))
         self._student = Desk("blossom-records-student", 1, partial(self._look_up, studying))
         self._apart = None if isinstance(place, Path) else Desk("blossom-records-apart", 1, self._commit)
+        writing = [] if self._apart is None else [self._database.writing] * 2
+        self._connected = [*[reading] * readers, studying, *writing]  # the connections of these threads
         self._unpurged = False
         self._home = Home()
 
@@ -139,15 +140,15 @@ class Records:
     def _begin(self) -> None:
         try:
             self._database.prepare()
-            self._connect_readers()
+            self._connect()
         except ConfigurationError:
             self._dispose()
             raise
         self._unpurged = True  # the process before may have been killed after a delete
         self._purge()
 
-    def _connect_readers(self) -> None:
-        """Opens the files of all reading connections, so that none is needed later."""
+    def _connect(self) -> None:
+        """Opens the connections of the threads: none is needed later, nor a file of SQLite to read."""
         with enough_connections(), contextlib.ExitStack() as opened:
             for engine in self._connected:
                 connection = opened.enter_context(engine.connect())
@@ -207,7 +208,7 @@ def enough_connections() -> Iterator[None]:
     except sa.exc.DBAPIError as exc:
         raise ConfigurationError(
             f"The database gives this gateway too few connections ({' '.join(str(exc.orig).split())}). "
-            "It needs seven: end what uses them up, or raise max_connections of the server."
+            "It needs seven: end what uses them up, or raise max_connections of the server or its pool."
         ) from exc
 
 
