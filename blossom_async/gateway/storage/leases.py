@@ -100,7 +100,7 @@ class Lease:
                     owners.update().where(owners.c.name == self.name).values(alive_until=_CLOSED)
                 )
         except sa.exc.DBAPIError as exc:  # the others find out by themselves
-            _log.warning("the end of this process could not be told to the others: %s", type(exc).__name__)
+            _log.warning("the end of this process could not be told to the others: %s", _reason(exc))
         self._database.reading.dispose()
 
     def has_ended(self, name: str) -> bool:
@@ -126,12 +126,15 @@ class Lease:
             return False  # nobody can tell
 
     def _run(self) -> None:
+        logged = ""
         while not self._ending.is_set():
             try:
                 self._live()
             except (sa.exc.DBAPIError, psycopg.Error) as exc:
-                if self._pulse.well_since is not None:
-                    _log.warning("the database cannot be reached: %s", type(exc).__name__)
+                reason = _reason(exc)
+                if self._pulse.well_since is not None or reason != logged:
+                    _log.warning("the database cannot be reached: %s", reason)
+                logged = reason
                 self._pulse.well_since = None
                 self._database.reading.dispose()
                 self._ending.wait(_BEAT_S)
@@ -176,3 +179,7 @@ class Lease:
             connection.execute(owners.insert().values(name=name, alive_until=alive_until))
         self.name = name
         self._pulse.begin(self._clock())
+
+
+def _reason(exc: Exception) -> str:
+    return " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())

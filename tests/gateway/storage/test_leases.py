@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -148,3 +149,20 @@ async def test_a_delete_is_heard_by_the_others(postgres_url: str, clock: Clock) 
     await until(lambda: len(heard) > 1)
     await records.close()
     await asyncio.to_thread(lease.close)
+
+
+def test_why_the_database_cannot_be_reached_is_logged(
+    postgres_url: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each reason once, in the words of the server; the process goes on when it can."""
+    database = sa.make_url(postgres_url).database
+    server = postgres_url.replace(f"/{database}?", "/postgres?")
+    allowing = f"ALTER DATABASE {database} ALLOW_CONNECTIONS"
+    reason = f'the database cannot be reached: .*database "{database}" is not currently accepting connections'
+    with opened(postgres_url, clock) as lease:
+        said(server, f"{allowing} false")
+        said(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'")
+        wait_until(lambda: re.search(reason, caplog.text))
+        said(server, f"{allowing} true")
+        pass_in_beats(postgres_url, clock, lease, seconds=2)
+    assert len(re.findall(reason, caplog.text)) == 1
