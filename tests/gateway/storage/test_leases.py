@@ -161,7 +161,7 @@ def test_why_the_database_cannot_be_reached_is_logged(
     reason = f'the database cannot be reached: .*database "{database}" is not currently accepting connections'
     with opened(postgres_url, clock) as lease:
         said(server, f"{allowing} false")
-        said(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'")
+        said(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ~ '^test'")
         wait_until(lambda: re.search(reason, caplog.text))
         said(server, f"{allowing} true")
         pass_in_beats(postgres_url, clock, lease, seconds=2)
