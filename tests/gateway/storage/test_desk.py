@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from blossom_async.gateway.storage.records import desk as desks
 from blossom_async.gateway.storage.records.desk import Desk
 
 
@@ -28,3 +32,37 @@ async def test_questions_are_answered_in_groups_of_bounded_size() -> None:
     desk.end()
     assert max(sizes) == 500
     assert sum(sizes) == 1200
+
+
+async def test_a_crowd_is_gathered_and_a_single_question_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked meanwhile goes with the crowd."""
+    loop, begun, may_go_on = asyncio.get_running_loop(), threading.Event(), threading.Event()
+    sizes: list[int] = []
+    gathered: list[float] = []
+    asked: list[asyncio.Future[Any]] = []
+
+    def answer(questions: Sequence[Any]) -> list[Any]:
+        begun.set()
+        may_go_on.wait()
+        sizes.append(len(questions))
+        return list(questions)
+
+    async def ask(count: int) -> None:
+        asked.extend(asyncio.ensure_future(desk.ask(number)) for number in range(count))
+        await asyncio.sleep(0)  # all of them are in the queue
+
+    def sleep(seconds: float) -> None:
+        gathered.append(seconds)
+        asyncio.run_coroutine_threadsafe(ask(3), loop).result()
+
+    monkeypatch.setattr(desks, "time", SimpleNamespace(sleep=sleep))
+    desk = Desk("test", 1, answer, gather_s=0.25)
+    desk.start()
+    await ask(1)
+    await asyncio.to_thread(begun.wait)
+    await ask(9)
+    may_go_on.set()
+    await asyncio.gather(*asked)
+    await asyncio.gather(*asked)  # and those that came meanwhile
+    desk.end()
+    assert (sizes, gathered) == ([1, 12], [0.25])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from blossom_async.gateway.storage.forks import Home
 __all__ = ["Desk"]
 
 _GROUP = 500  # at most so many questions at once, to keep transactions short and SELECTs bounded
+_CROWD = 6  # so many questions in two groups: what a group costs is then worth sharing
 
 
 @attrs.define(eq=False)
@@ -28,13 +31,22 @@ class _Ticket:
 class Desk:
     """Threads that take all queued questions, answer them together, and wake each event loop once.
 
+    With ``gather_s`` a crowd's questions are gathered so long before they are answered; few do not wait.
     ``answer`` takes the questions and returns their answers in the same order. An exception among the answers
     is raised where its question was asked. The threads are daemons: they never keep the interpreter from
     exiting.
     """
 
-    def __init__(self, name: str, threads: int, answer: Callable[[Sequence[Any]], list[Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        answer: Callable[[Sequence[Any]], list[Any]],
+        *,
+        gather_s: float = 0.0,
+    ) -> None:
         self._answer = answer
+        self._gather_s = gather_s
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no ticket may be queued behind the end marks
         self._open = False
@@ -77,9 +89,14 @@ class Desk:
         return await ticket.future
 
     def _work(self) -> None:
-        more = True
+        more, before = True, 0
         while more:
-            tickets, more = self._take()
+            tickets: list[_Ticket] = []
+            more = self._take(tickets)
+            if self._gather_s and more and before + len(tickets) >= _CROWD:
+                time.sleep(self._gather_s)
+                more = self._take(tickets)
+            before = len(tickets)
             if tickets:
                 try:
                     answers = self._answer([ticket.question for ticket in tickets])
@@ -87,19 +104,15 @@ class Desk:
                     answers = [exc] * len(tickets)
                 _settle(tickets, answers)
 
-    def _take(self) -> tuple[list[_Ticket], bool]:
-        """The queued tickets, at least one unless it is the end; and whether more may come."""
-        tickets: list[_Ticket] = []
-        try:
-            ticket = self._queue.get()
-            while ticket is not None:
+    def _take(self, tickets: list[_Ticket]) -> bool:
+        """Adds the queued tickets, waiting for one if there are none; False at the end."""
+        with contextlib.suppress(queue.Empty):
+            while len(tickets) < _GROUP:
+                ticket = self._queue.get(block=not tickets)
+                if ticket is None:
+                    return False
                 tickets.append(ticket)
-                if len(tickets) == _GROUP:
-                    return tickets, True
-                ticket = self._queue.get_nowait()
-        except queue.Empty:
-            return tickets, True
-        return tickets, False
+        return True
 
 
 def _settle(tickets: Sequence[_Ticket], answers: Sequence[Any]) -> None:

@@ -37,6 +37,9 @@ __all__ = ["Records", "enough_connections", "postgres"]
 
 T = TypeVar("T")
 
+# For a server, where each group costs a round trip and a flush of its disk, as its own commit_delay.
+_GATHER_S = 0.002
+
 
 class Records:
     """The records in one database: a file, which ``open`` creates if needed, or a URL of PostgreSQL.
@@ -51,7 +54,8 @@ class Records:
 
     def __init__(self, place: Path | str, *, readers: int = 2) -> None:
         self._database = _database(place)
-        self._writer = Desk("blossom-records-writer", 1, self._commit)
+        gather_s = 0.0 if isinstance(place, Path) else _GATHER_S
+        self._writer = Desk("blossom-records-writer", 1, self._commit, gather_s=gather_s)
         reading, studying = self._database.reading, self._database.studying
         self._readers = Desk("blossom-records-reader", readers, partial(self._look_up, reading))
         self._student = Desk("blossom-records-student", 1, partial(self._look_up, studying))
