@@ -62,6 +62,23 @@ async def test_a_server_with_too_few_connections_is_refused(postgres_url: str) -
     said(postgres_url, f"DROP ROLE {role}")
 
 
+async def test_callers_are_not_told_where_the_database_is(postgres_url: str) -> None:
+    """Nor who logs in there: whoever reaches the gateway, or asks ``/readyz``, reads these words."""
+    role = f"role_{sa.make_url(postgres_url).database}"
+    said(postgres_url, f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data, pg_write_all_data")
+    records = Records(postgres_url.replace("postgres@", f"{role}@"))
+    await records.open()
+    said(postgres_url, f"ALTER ROLE {role} NOLOGIN")
+    said(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ~ '^role'")
+    with pytest.raises(Overloaded) as caught:
+        await records.get("any")
+    assert caught.value.detail == (
+        "The database could not be read (it cannot be reached); send the request again in 1 s."
+    )
+    await records.close()
+    said(postgres_url, f"DROP ROLE {role}")
+
+
 async def opened_and_closed(url: str) -> None:
     """What a gateway opens, in its order."""
     records, lease = Records(url), Lease(url)

@@ -156,7 +156,9 @@ class Postgres:
         if _state(exc) == _FULL:
             sentence, code = "The disk that holds the database is full; make room, then", "storage_full"
         else:
-            sentence, code = f"The database could not be {done} ({_reason(exc)});", "storage_failed"
+            # Why there is no connection names the server and its user: that is for the log.
+            reason = _reason(exc) if _state(exc) else "it cannot be reached"
+            sentence, code = f"The database could not be {done} ({reason});", "storage_failed"
         error = Overloaded(
             f"{sentence} send the request again in {_RETRY_S:g} s.", code=code, retry_after_s=_RETRY_S
         )
