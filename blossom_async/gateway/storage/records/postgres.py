@@ -23,7 +23,7 @@ from blossom_async.gateway.storage.records.pipelines import (
 )
 from blossom_async.gateway.storage.records.schema import bring_up_to_date
 from blossom_async.gateway.storage.records.tables import owners
-from blossom_async.gateway.storage.records.wire import Patient
+from blossom_async.gateway.storage.records.wire import NoAnswer, Patient
 
 __all__ = ["Postgres"]
 
@@ -157,7 +157,8 @@ class Postgres:
             sentence, code = "The disk that holds the database is full; make room, then", "storage_full"
         else:
             # Why there is no connection names the server and its user: that is for the log.
-            reason = _reason(exc) if _state(exc) else "it cannot be reached"
+            told = _state(exc) or isinstance(exc.orig, NoAnswer)
+            reason = _reason(exc) if told else "it cannot be reached"
             sentence, code = f"The database could not be {done} ({reason});", "storage_failed"
         error = Overloaded(
             f"{sentence} send the request again in {_RETRY_S:g} s.", code=code, retry_after_s=_RETRY_S

@@ -16,7 +16,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 
-__all__ = ["ANSWER_S", "Patient", "Sent"]
+__all__ = ["ANSWER_S", "NoAnswer", "Patient", "Sent"]
 
 ANSWER_S = 30.0
 """How long a server may take for an answer: longer than it lets a statement wait for a lock."""
@@ -29,8 +29,12 @@ Sent = tuple[str, Sequence[Any]]
 T = TypeVar("T")
 
 
+class NoAnswer(psycopg.OperationalError):
+    """The server has not answered in time, and the connection is closed."""
+
+
 class Patient(psycopg.Connection[Any]):
-    """A connection that is closed where an answer takes longer than ``answer_s``: ``OperationalError``."""
+    """A connection that is closed where an answer takes longer than ``answer_s``: ``NoAnswer``."""
 
     answer_s = ANSWER_S
 
@@ -123,9 +127,9 @@ class Patient(psycopg.Connection[Any]):
             if not ready and time.monotonic() > until:
                 raise self._given_up()
 
-    def _given_up(self) -> psycopg.OperationalError:
+    def _given_up(self) -> NoAnswer:
         self.close()
-        return psycopg.OperationalError(f"no answer for {self.answer_s:g} s")
+        return NoAnswer(f"no answer for {self.answer_s:g} s")
 
 
 def _judged(results: list[PGresult]) -> list[PGresult] | psycopg.Error:
