@@ -39,7 +39,8 @@ def _word(_: click.Context, parameter: click.Parameter, value: str | None) -> st
 def keys() -> None:
     """Manage the gateway's API keys, and the secrets that sign its URLs.
 
-    The commands work on the data folder itself, whether or not a gateway runs there.
+    The commands work on the database itself: in the data folder, or the one that BLOSSOM_DATABASE_URL names.
+    It does not matter whether a gateway runs there.
     """
 
 

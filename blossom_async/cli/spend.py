@@ -28,7 +28,8 @@ _MICRO = 1e6
 def spend() -> None:
     """Show what providers were paid, and settle calls whose outcome is unknown.
 
-    The commands work on the data folder itself, whether or not a gateway runs there.
+    The commands work on the database itself: in the data folder, or the one that BLOSSOM_DATABASE_URL names.
+    It does not matter whether a gateway runs there.
     """
 
 
