@@ -29,6 +29,7 @@ __all__ = ["accepting", "listen", "serving"]
 
 _BACKLOG = 1024
 _AT_A_TIME = 16  # connections accepted in a pass of the event loop
+_TURNS_OF_ACCEPTING = 3  # asyncio accepts, makes the transport and tells the protocol in one each
 _KEEPALIVE_S = 75.0  # longer than our client's, so that the client closes idle connections first
 _DRAIN_S = 25.0
 _LAST_S = 0.5  # for requests that were sent before the sender learnt of the end
@@ -136,6 +137,9 @@ async def serving(
             status.stage = "draining"
             finder.find = nothing  # every answer has to say that its connection ends
             await asyncio.sleep(settings.drain_delay_s)
+            loop.remove_reader(sock)  # asyncio leaks what it accepts in the turns before ``close``
+            for _ in range(_TURNS_OF_ACCEPTING):
+                await asyncio.sleep(0)
             listening.close()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(room.empty(), _LAST_S)

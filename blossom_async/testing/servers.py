@@ -35,6 +35,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_BODY_BYTES = 32 * 2**20
 _WAIT_FOR_HANDLERS_S = 0.01
+_TURNS_OF_ACCEPTING = 3  # asyncio accepts, makes the transport and tells the protocol in one each
 
 
 @attrs.frozen
@@ -100,6 +101,7 @@ class FakeServer(ABC):
         self._clock = clock
         self._sleep = sleep
         self._runner: web.AppRunner | None = None
+        self._sock: socket.socket | None = None
         self._origin = ""
         self._news = asyncio.Condition()
         self._open = asyncio.Event()
@@ -122,7 +124,7 @@ class FakeServer(ABC):
         )
         try:
             await self._runner.setup()
-            sock = socket.create_server(("127.0.0.1", self._port))
+            self._sock = sock = socket.create_server(("127.0.0.1", self._port))
             await web.SockSite(self._runner, sock).start()
         except BaseException as exc:
             await self._close()
@@ -339,6 +341,11 @@ class FakeServer(ABC):
 
     async def _close(self) -> None:
         if self._runner is not None:
+            if self._sock is not None:  # asyncio leaks what it accepts in the turns before ``close``
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self._sock = None
+            for _ in range(_TURNS_OF_ACCEPTING):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
             self._runner = None
         for task in self._drawing:

@@ -1,11 +1,20 @@
-"""The socket of a gateway: how a crowd is let in."""
+"""The sockets of a gateway: how a crowd is let in, and who comes while it ends."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yarl
 
 from blossom_async.gateway.server import accepting, listen
+from blossom_async.testing import FakeOpenAI
+from tests.conftest import running_gateway
 
 
 async def test_a_crowd_is_let_in_a_few_at_a_time() -> None:
@@ -35,3 +44,21 @@ async def test_a_crowd_is_let_in_a_few_at_a_time() -> None:
         caller.close()
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("provider", [True, False])
+def test_a_connection_made_while_a_server_ends_is_closed(provider: bool, turns: int, tmp_path: Path) -> None:
+    """At whichever turn of the event loop: one left open would warn once its loop is closed."""
+    server: AbstractAsyncContextManager[Any] = FakeOpenAI() if provider else running_gateway(tmp_path)
+
+    async def connected() -> socket.socket:
+        async with server as running:
+            address = yarl.URL(running.base_url)
+            caller = socket.create_connection((address.host, address.port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return caller
+
+    with asyncio.run(connected()):
+        gc.collect()
