@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
-import pytest
-
-from blossom_async.gateway.storage.records import desk as desks
 from blossom_async.gateway.storage.records.desk import Desk
 
 
@@ -34,7 +31,7 @@ async def test_questions_are_answered_in_groups_of_bounded_size() -> None:
     assert sum(sizes) == 1200
 
 
-async def test_a_crowd_is_gathered_and_a_single_question_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_crowd_is_gathered_and_a_single_question_is_not() -> None:
     """What is asked meanwhile goes with the crowd."""
     loop, begun, may_go_on = asyncio.get_running_loop(), threading.Event(), threading.Event()
     sizes: list[int] = []
@@ -51,12 +48,11 @@ async def test_a_crowd_is_gathered_and_a_single_question_is_not(monkeypatch: pyt
         asked.extend(asyncio.ensure_future(desk.ask(number)) for number in range(count))
         await asyncio.sleep(0)  # all of them are in the queue
 
-    def sleep(seconds: float) -> None:
+    def gather(seconds: float) -> None:
         gathered.append(seconds)
         asyncio.run_coroutine_threadsafe(ask(3), loop).result()
 
-    monkeypatch.setattr(desks, "time", SimpleNamespace(sleep=sleep))
-    desk = Desk("test", 1, answer, gather_s=0.25)
+    desk = Desk("test", 1, answer, gather=partial(gather, 0.25))
     desk.start()
     await ask(1)
     await asyncio.to_thread(begun.wait)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ class _Ticket:
 class Desk:
     """Threads that take all queued questions, answer them together, and wake each event loop once.
 
-    With ``gather_s`` a crowd's questions are gathered so long before they are answered; few do not wait.
+    ``gather`` waits while a crowd's questions are gathered, before they are answered; few do not wait.
     ``answer`` takes the questions and returns their answers in the same order. An exception among the answers
     is raised where its question was asked. The threads are daemons: they never keep the interpreter from
     exiting.
@@ -43,10 +42,10 @@ class Desk:
         threads: int,
         answer: Callable[[Sequence[Any]], list[Any]],
         *,
-        gather_s: float = 0.0,
+        gather: Callable[[], None] | None = None,
     ) -> None:
         self._answer = answer
-        self._gather_s = gather_s
+        self._gather = gather
         self._queue: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no ticket may be queued behind the end marks
         self._open = False
@@ -93,8 +92,8 @@ class Desk:
         while more:
             tickets: list[_Ticket] = []
             more = self._take(tickets)
-            if self._gather_s and more and before + len(tickets) >= _CROWD:
-                time.sleep(self._gather_s)
+            if self._gather is not None and more and before + len(tickets) >= _CROWD:
+                self._gather()
                 more = self._take(tickets)
             before = len(tickets)
             if tickets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -54,13 +55,14 @@ class Records:
 
     def __init__(self, place: Path | str, *, readers: int = 2) -> None:
         self._database = _database(place)
-        gather_s = 0.0 if isinstance(place, Path) else _GATHER_S
-        self._writer = Desk("blossom-records-writer", 1, self._commit, gather_s=gather_s)
+        on_a_server = not isinstance(place, Path)
+        gather = partial(time.sleep, _GATHER_S) if on_a_server else None
+        self._writer = Desk("blossom-records-writer", 1, self._commit, gather=gather)
         reading, studying = self._database.reading, self._database.studying
         self._readers = Desk("blossom-records-reader", readers, partial(self._look_up, reading))
         self._student = Desk("blossom-records-student", 1, partial(self._look_up, studying))
-        self._apart = None if isinstance(place, Path) else Desk("blossom-records-apart", 1, self._commit)
-        writing = [] if self._apart is None else [self._database.writing] * 2
+        self._apart = Desk("blossom-records-apart", 1, self._commit) if on_a_server else None
+        writing = [self._database.writing] * 2 if on_a_server else []
         self._connected = [*[reading] * readers, studying, *writing]  # the connections of these threads
         self._unpurged = False
         self._home = Home()
