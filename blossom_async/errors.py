@@ -32,6 +32,7 @@ __all__ = [
     "Unauthenticated",
     "UnknownOption",
     "class_for_status",
+    "in_one_line",
     "nearest",
     "shown",
 ]
@@ -270,6 +271,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def shown(value: object) -> str:
     """A value for a message: its repr, of bounded length and depth."""
     return _SHORT.repr(value)
+
+
+def in_one_line(error: BaseException | None) -> str:
+    """The words of an error for a message or a log."""
+    return " ".join(str(error).split())
 
 
 def _rebuild_invalid_request(

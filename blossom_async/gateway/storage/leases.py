@@ -18,6 +18,7 @@ from typing import Any, cast
 import psycopg
 import sqlalchemy as sa
 
+from blossom_async.errors import in_one_line
 from blossom_async.gateway.storage.records.inserting import MICRO, SERVER_TIME
 from blossom_async.gateway.storage.records.keys import REMOVED
 from blossom_async.gateway.storage.records.postgres import Postgres
@@ -182,4 +183,4 @@ class Lease:
 
 
 def _reason(exc: Exception) -> str:
-    return " ".join(str(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc).split())
+    return in_one_line(exc.orig if isinstance(exc, sa.exc.DBAPIError) else exc)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from psycopg.abc import Buffer
 from psycopg.types.string import StrDumper
 
-from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
+from blossom_async.errors import BlossomError, ConfigurationError, Overloaded, in_one_line
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_alone
 from blossom_async.gateway.storage.records.inserting import SERVER_TIME
 from blossom_async.gateway.storage.records.pipelines import (
@@ -268,4 +268,4 @@ def _reason(exc: sa.exc.DBAPIError) -> str:
     """What the server said, without the values in it."""
     if isinstance(exc.orig, psycopg.Error) and exc.orig.diag.message_primary:
         return exc.orig.diag.message_primary
-    return " ".join(str(exc.orig).split())
+    return in_one_line(exc.orig)

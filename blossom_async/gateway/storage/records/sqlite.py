@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from blossom_async.errors import BlossomError, ConfigurationError, Overloaded
+from blossom_async.errors import BlossomError, ConfigurationError, Overloaded, in_one_line
 from blossom_async.gateway.storage.records.images import ONE_IS_AT_FAULT, apply_apart, apply_together
 from blossom_async.gateway.storage.records.schema import bring_up_to_date, version
 from blossom_async.gateway.storage.records.tables import revision
@@ -144,7 +144,7 @@ def _cannot_open(path: Path, exc: sa.exc.DBAPIError) -> str:
         return _disk_is_full(path)
     if code in _DAMAGED:
         return _damaged(path)
-    reason = " ".join(str(exc.orig).split())
+    reason = in_one_line(exc.orig)
     return f"The database {path} cannot be opened for writing ({reason}). Check its owner and permissions."
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import sqlalchemy as sa
 
-from blossom_async.errors import ConfigurationError
+from blossom_async.errors import ConfigurationError, in_one_line
 from blossom_async.gateway.storage.forks import Home
 from blossom_async.gateway.storage.records.desk import Desk
 from blossom_async.gateway.storage.records.images import (
@@ -213,7 +213,7 @@ def enough_connections() -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as exc:
         raise ConfigurationError(
-            f"The database gives this gateway too few connections ({' '.join(str(exc.orig).split())}). "
+            f"The database gives this gateway too few connections ({in_one_line(exc.orig)}). "
             "It needs seven: end what uses them up, or raise max_connections of the server or its pool."
         ) from exc
 
