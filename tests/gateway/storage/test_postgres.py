@@ -49,34 +49,39 @@ async def test_a_newer_versions_database_is_refused(postgres_url: str) -> None:
         await Records(postgres_url).open()
 
 
+@contextmanager
+def role(url: str) -> Iterator[tuple[str, str]]:
+    """A role of its own that may read and write the database, and the URL with it."""
+    name = f"role_{sa.make_url(url).database}"
+    said(url, f"CREATE ROLE {name} LOGIN IN ROLE pg_read_all_data, pg_write_all_data")
+    yield name, url.replace("postgres@", f"{name}@")
+    said(url, f"DROP ROLE {name}")
+
+
 async def test_a_server_with_too_few_connections_is_refused(postgres_url: str) -> None:
     """Whichever thread goes without one; the lease asks last."""
-    role = f"role_{sa.make_url(postgres_url).database}"
-    said(postgres_url, f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data, pg_write_all_data")
-    for given in range(3, 7):
-        said(postgres_url, f"ALTER ROLE {role} CONNECTION LIMIT {given}")
-        with pytest.raises(ConfigurationError, match="too many connections for role"):
-            await opened_and_closed(postgres_url.replace("postgres@", f"{role}@"))
-    said(postgres_url, f"ALTER ROLE {role} CONNECTION LIMIT 7")
-    await opened_and_closed(postgres_url.replace("postgres@", f"{role}@"))
-    said(postgres_url, f"DROP ROLE {role}")
+    with role(postgres_url) as (name, url):
+        for given in range(3, 7):
+            said(postgres_url, f"ALTER ROLE {name} CONNECTION LIMIT {given}")
+            with pytest.raises(ConfigurationError, match="too many connections for role"):
+                await opened_and_closed(url)
+        said(postgres_url, f"ALTER ROLE {name} CONNECTION LIMIT 7")
+        await opened_and_closed(url)
 
 
 async def test_callers_are_not_told_where_the_database_is(postgres_url: str) -> None:
     """Nor who logs in there: whoever reaches the gateway, or asks ``/readyz``, reads these words."""
-    role = f"role_{sa.make_url(postgres_url).database}"
-    said(postgres_url, f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data, pg_write_all_data")
-    records = Records(postgres_url.replace("postgres@", f"{role}@"))
-    await records.open()
-    said(postgres_url, f"ALTER ROLE {role} NOLOGIN")
-    said(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ~ '^role'")
-    with pytest.raises(Overloaded) as caught:
-        await records.get("any")
-    assert caught.value.detail == (
-        "The database could not be read (it cannot be reached); send the request again in 1 s."
-    )
-    await records.close()
-    said(postgres_url, f"DROP ROLE {role}")
+    with role(postgres_url) as (name, url):
+        records = Records(url)
+        await records.open()
+        said(postgres_url, f"ALTER ROLE {name} NOLOGIN")
+        said(postgres_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename ~ '^role'")
+        with pytest.raises(Overloaded) as caught:
+            await records.get("any")
+        assert caught.value.detail == (
+            "The database could not be read (it cannot be reached); send the request again in 1 s."
+        )
+        await records.close()
 
 
 async def opened_and_closed(url: str) -> None:
